@@ -1,0 +1,1 @@
+"""interp: find out by intervention which parts of a network cause its behaviour."""

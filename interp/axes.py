@@ -1,0 +1,43 @@
+"""Axis names, once and for all: every array of the workbench uses these and no others.
+
+>>> from interp import axes
+>>> axes.check(("layer", "position", "example"))
+('layer', 'position', 'example')
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from interp.errors import UnknownNameError
+
+EXAMPLE = "example"
+LAYER = "layer"
+HEAD = "head"
+POSITION = "position"
+UNIT = "unit"
+FEATURE = "feature"
+SOURCE_POSITION = "source_position"
+VOCAB = "vocab"
+CELL = "cell"
+METRIC = "metric"
+CALL = "call"
+SEED = "seed"
+
+#: Axes along which a sweep may run, in the order in which they are laid out.
+SWEPT = (SEED, CALL, LAYER, HEAD, POSITION, UNIT, CELL)
+
+#: Every axis of a result.
+ALL = (METRIC, *SWEPT, FEATURE, SOURCE_POSITION, VOCAB, EXAMPLE)
+
+#: Axes of an activation that no sweep indexes: the width of the stream and of a head.
+WIDTHS = ("d_model", "d_head")
+
+
+def check(names: Iterable[str]) -> tuple[str, ...]:
+    """Return ``names`` as a tuple, or raise ``UnknownNameError`` with near matches."""
+    names = tuple(names)
+    for name in names:
+        if name not in ALL and name not in WIDTHS:
+            raise UnknownNameError("axis", name, (*ALL, *WIDTHS))
+    return names

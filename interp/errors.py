@@ -1,0 +1,83 @@
+"""User mistakes, one class each, and the words that help to mend them.
+
+Every class derives from ``ValueError`` or ``KeyError``, so ``except ValueError`` keeps working for callers that do not know
+this package; every message names the argument, what was received, what was expected and the nearest valid choice.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnknownNameError(KeyError):
+    """A name that is not in a known, finite list (a site, a metric, a task, a role, a zoo model)."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str], where: str = "") -> None:
+        self.kind, self.name, self.known = kind, name, sorted(set(known))
+        super().__init__(unknown(kind, name, self.known, where))
+
+    def __str__(self) -> str:  # KeyError would print the repr, with escaped quotes
+        return str(self.args[0])
+
+
+class UnknownSiteError(UnknownNameError):
+    """A site that this model does not have, or that no model has."""
+
+
+class HeadOutOfRangeError(ValueError, IndexError):
+    """A head (or unit, or layer) index beyond what the model has."""
+
+
+class PositionError(ValueError, IndexError):
+    """A token position outside a prompt, or a role that a prompt does not have."""
+
+
+class UnequalLengthsError(ValueError):
+    """Two prompts whose positions are matched by raw index have different numbers of tokens."""
+
+
+class AnswerError(ValueError):
+    """A metric asks for answer tokens that the pairs lack, or an answer is not what the metric can read."""
+
+
+class ShapeMismatchError(ValueError):
+    """A source, an edit or a featurizer returned a tensor whose shape does not fit its site."""
+
+
+class OrderError(ValueError):
+    """Two changes of one coordinate do not commute and no order was stated."""
+
+
+class CompiledModelError(ValueError):
+    """Hooks added after the first compiled call are silently ignored, so a compiled model is refused."""
+
+
+class LoadError(ValueError):
+    """A model could not be loaded, with the reason in one line."""
+
+
+class ProbeError(ValueError):
+    """The probe run at load found that a site does not hold what its name says."""
+
+
+class SiteNotFiredError(RuntimeError):
+    """A site fired another number of times than it declares, so its number would not have been patched."""
+
+
+class StoreError(ValueError):
+    """A run that is missing, damaged or written by another version."""
+
+
+def nearest(name: object, known: Iterable[str], n: int = 3) -> list[str]:
+    """The known names closest to ``name``, best first."""
+    return difflib.get_close_matches(str(name), list(known), n=n, cutoff=0.5)
+
+
+def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> str:
+    """``unknown site 'resid_prex'; did you mean 'resid_pre'? (all: …)``"""
+    known = list(known)
+    hint = nearest(name, known)
+    did = f"; did you mean {' or '.join(repr(h) for h in hint)}?" if hint else "."
+    listed = f" All {kind}s{' ' + where if where else ''}: {', '.join(known)}" if len(known) <= 40 else ""
+    return f"unknown {kind} {name!r}{did}{listed}"

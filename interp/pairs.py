@@ -1,0 +1,123 @@
+"""Prompts and pairs of prompts: what a task hands to a model, in words, before any tokenizer.
+
+    >>> pair = Pair(
+    ...     clean=Prompt("When Mary and John went home, John gave a book to", {"S2": (30, 34)}),
+    ...     corrupted=Prompt("When Mary and John went home, Mary gave a book to", {"S2": (30, 34)}),
+    ...     answers=(" Mary",), wrong=(" John",), template="demo", entities=("Mary", "John"))
+    >>> Pairs((pair,), task="demo")
+    Pairs(demo, 1 pair)
+
+*clean* is the prompt with the behaviour, *corrupted* its contrast; a sweep runs on one of them, the base, and takes values
+from the other, the source (in causal-abstraction work the counterfactual). The README's page "Words" has the whole mapping.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, overload
+
+from interp.errors import AnswerError, PositionError
+
+Span = tuple[int, int]
+"""Start and stop (exclusive) of a role: in characters of a text, in tokens of a prompt given as ids."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt: a text, or token ids wherever a text is accepted, with the roles of its parts."""
+
+    text: str | tuple[int, ...]
+    roles: Mapping[str, Span] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for role, (start, stop) in self.roles.items():
+            if not 0 <= start < stop <= len(self.text):
+                raise PositionError(f"role {role!r} spans [{start}, {stop}) of a prompt of length {len(self.text)}: {self.text!r}")
+
+    def spec(self) -> dict[str, Any]:
+        text = self.text if isinstance(self.text, str) else list(self.text)
+        return {"text": text, "roles": {k: list(v) for k, v in sorted(self.roles.items())}}
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A clean prompt, its contrast, and what the model should say to each.
+
+    Answers are written exactly as they would follow the prompt, leading space included. Several answers are alternatives of
+    equal standing (greater-than: every later year), not a sequence.
+    """
+
+    clean: Prompt
+    corrupted: Prompt
+    answers: tuple[str | int, ...] = ()
+    """Right for the clean prompt."""
+    wrong: tuple[str | int, ...] = ()
+    """The contrast: usually right for the corrupted prompt."""
+    template: str = ""
+    """Id of the template; intervals cluster by it and splits keep it whole."""
+    entities: tuple[str, ...] = ()
+    """Ids of what fills the template (names, nouns), for splits by entity."""
+
+    def __post_init__(self) -> None:
+        if set(self.answers) & set(self.wrong):
+            raise AnswerError(f"an answer is both right and wrong: {sorted(map(str, set(self.answers) & set(self.wrong)))}")
+
+    def swap(self) -> Pair:
+        """The same pair seen from the other side: the corrupted prompt becomes the clean one."""
+        return replace(self, clean=self.corrupted, corrupted=self.clean, answers=self.wrong, wrong=self.answers)
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "clean": self.clean.spec(),
+            "corrupted": self.corrupted.spec(),
+            "answers": list(self.answers),
+            "wrong": list(self.wrong),
+            "template": self.template,
+            "entities": list(self.entities),
+        }
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Pairs(Sequence[Pair]):
+    """Pairs of one task, with what made them."""
+
+    items: tuple[Pair, ...]
+    task: str = "pairs"
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    """The generator's arguments (seed, corruption, templates …), JSON, kept with every result."""
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+    @overload
+    def __getitem__(self, index: slice) -> Pairs: ...
+    def __getitem__(self, index: int | slice) -> Pair | Pairs:
+        return replace(self, items=self.items[index]) if isinstance(index, slice) else self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Pair]:
+        return iter(self.items)
+
+    def swap(self) -> Pairs:
+        """Every pair seen from the other side."""
+        return replace(self, items=tuple(pair.swap() for pair in self.items))
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles that every prompt has, in the order of the first clean prompt."""
+        if not self.items:
+            return ()
+        return tuple(r for r in self.items[0].clean.roles if all(r in p.clean.roles and r in p.corrupted.roles for p in self.items))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the pairs' content, 16 hexadecimal digits; generator arguments do not enter."""
+        canonical = json.dumps([pair.spec() for pair in self.items], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+    def __repr__(self) -> str:
+        return f"Pairs({self.task}, {len(self)} pair{'' if len(self) == 1 else 's'})"

@@ -1,0 +1,384 @@
+"""Where in a network: sites, positions and grids of them.
+
+>>> from interp.sites import Site, Positions, grid
+>>> Site.parse("blocks.3.attn.hook_z")
+L3.z
+>>> Site.parse("9.6"), Site.parse("a9.h6"), Site.parse("L9H6.q")
+(L9H6.z, L9H6.z, L9H6.q)
+>>> Positions.parse(-1), Positions.parse("subject[-1]"), Positions.parse(...)
+(-1, subject[-1], all)
+>>> grid("z", layer=..., head=...)
+grid(z, layer=all, head=all)
+
+A site names a tensor by the role that it plays, the same in every architecture; the model says where that tensor is. Heads
+of ``k`` and ``v`` are key/value heads. ``q k v`` are projection outputs, before q/k norms and rotary embedding, as
+TransformerLens' ``hook_q``; ``z`` is a head's output before W_O and ``result`` after it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import EllipsisType
+
+from interp import axes
+from interp.errors import HeadOutOfRangeError, PositionError, UnknownSiteError
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A kind of activation: its axes, batch first, and the name that TransformerLens gives it."""
+
+    name: str
+    axes: tuple[str, ...]
+    lens: str
+    """TransformerLens' hook name; ``{layer}`` stands for the block's number."""
+    meaning: str
+
+    @property
+    def per_layer(self) -> bool:
+        return "{layer}" in self.lens
+
+    @property
+    def selectable(self) -> tuple[str, ...]:
+        """The axes that a site, its positions or a grid may index."""
+        return tuple(a for a in self.axes if a in (axes.POSITION, axes.HEAD, axes.UNIT))
+
+
+_STREAM = (axes.EXAMPLE, axes.POSITION, "d_model")
+_HEADS = (axes.EXAMPLE, axes.POSITION, axes.HEAD, "d_head")
+_ATTENTION = (axes.EXAMPLE, axes.HEAD, axes.POSITION, axes.SOURCE_POSITION)
+_UNITS = (axes.EXAMPLE, axes.POSITION, axes.UNIT)
+
+COMPONENTS: Mapping[str, Component] = {
+    c.name: c
+    for c in (
+        Component("embed", _STREAM, "hook_embed", "token embedding"),
+        Component("pos_embed", _STREAM, "hook_pos_embed", "position embedding, where it is added to the stream"),
+        Component("resid_pre", _STREAM, "blocks.{layer}.hook_resid_pre", "residual stream entering the block"),
+        Component("resid_mid", _STREAM, "blocks.{layer}.hook_resid_mid", "residual stream between attention and MLP"),
+        Component("resid_post", _STREAM, "blocks.{layer}.hook_resid_post", "residual stream leaving the block"),
+        Component("attn_out", _STREAM, "blocks.{layer}.hook_attn_out", "what attention adds to the stream"),
+        Component("mlp_out", _STREAM, "blocks.{layer}.hook_mlp_out", "what the MLP adds to the stream"),
+        Component("q", _HEADS, "blocks.{layer}.attn.hook_q", "query projection, before norms and rotary"),
+        Component("k", _HEADS, "blocks.{layer}.attn.hook_k", "key projection, before norms and rotary"),
+        Component("v", _HEADS, "blocks.{layer}.attn.hook_v", "value projection"),
+        Component("scores", _ATTENTION, "blocks.{layer}.attn.hook_attn_scores", "masked scores before the softmax"),
+        Component("pattern", _ATTENTION, "blocks.{layer}.attn.hook_pattern", "attention probabilities"),
+        Component("z", _HEADS, "blocks.{layer}.attn.hook_z", "head output before W_O"),
+        Component(
+            "result",
+            (axes.EXAMPLE, axes.POSITION, axes.HEAD, "d_model"),
+            "blocks.{layer}.attn.hook_result",
+            "head output after W_O, without b_O",
+        ),
+        Component("mlp_pre", _UNITS, "blocks.{layer}.mlp.hook_pre", "MLP (gate) before its nonlinearity"),
+        Component("mlp_up", _UNITS, "blocks.{layer}.mlp.hook_pre_linear", "linear branch of a gated MLP"),
+        Component("mlp_post", _UNITS, "blocks.{layer}.mlp.hook_post", "MLP units, as W_out reads them"),
+        Component("logits", (axes.EXAMPLE, axes.POSITION, axes.VOCAB), "unembed.hook_out", "unnormalised output"),
+    )
+}
+
+#: Sides of a module named by its path, for models and places that no role names.
+MODULE_SIDES = ("input", "output")
+
+_LENS = [(re.compile(re.escape(c.lens).replace(r"\{layer\}", r"(?P<layer>\d+)") + r"\Z"), c.name) for c in COMPONENTS.values()]
+_OURS = re.compile(
+    r"(?:(?P<stream>[a-z_]\w*):)?(?P<where>(?:L(?P<layer>\d+))?(?:H(?P<head>\d+))?)(?P<dot>\.)?(?P<name>[a-z]\w*)?"
+    r"(?:\[(?P<unit>\d+)\])?(?:#(?P<call>\d+))?\Z"
+)
+_HEAD = re.compile(r"(?:a(?P<al>\d+)\.h(?P<ah>\d+)|(?P<l>\d+)\.(?P<h>\d+))(?:\.(?P<name>[a-z_]+))?\Z")
+_MLP = re.compile(r"m(?P<layer>\d+)\Z")
+
+DECODER = "decoder"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Site:
+    """A place in the network.
+
+    ``Site("z", layer=9, head=6)`` prints as ``L9H6.z``. A head or unit left out means all of them together. ``stream`` names
+    the stack of blocks (decoder, encoder, vision), ``call`` the decoding or diffusion step. ``path`` names a module of an
+    arbitrary network instead of a role; the name is then its ``"output"`` or ``"input"``.
+    """
+
+    name: str
+    layer: int | None = None
+    head: int | None = None
+    unit: int | None = None
+    stream: str = DECODER
+    call: int | None = None
+    path: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            if self.name not in MODULE_SIDES:
+                raise UnknownSiteError("side of a module", self.name, MODULE_SIDES)
+            return
+        if self.name not in COMPONENTS:
+            raise UnknownSiteError("site", self.name, COMPONENTS)
+        for axis in (axes.HEAD, axes.UNIT):
+            index = getattr(self, axis)
+            if index is not None and axis not in self.component.selectable:
+                raise HeadOutOfRangeError(
+                    f"site {self.name!r} has no {axis} axis (its axes are {', '.join(self.component.axes)}), "
+                    f"but {axis}={index} was given"
+                )
+        if self.layer is not None and not self.component.per_layer:
+            raise HeadOutOfRangeError(f"site {self.name!r} exists once, not per layer, but layer={self.layer} was given")
+
+    @property
+    def component(self) -> Component:
+        if self.path is not None:
+            return Component(self.name, (axes.EXAMPLE, axes.POSITION, axes.UNIT), self.path, f"{self.name} of {self.path}")
+        return COMPONENTS[self.name]
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes of the whole tensor at this site, batch first."""
+        return self.component.axes
+
+    @property
+    def tensor(self) -> Site:
+        """The site of the whole tensor: this one without head and unit."""
+        return replace(self, head=None, unit=None)
+
+    @property
+    def lens(self) -> str:
+        """TransformerLens' name of the tensor: ``Site.parse("L3.z").lens == "blocks.3.attn.hook_z"``."""
+        return self.component.lens.format(layer="{layer}" if self.layer is None else self.layer)
+
+    def at(self, **changes: object) -> Site:
+        """The same site with some coordinates changed: ``site.at(layer=4)``."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+    @classmethod
+    def parse(cls, site: str | Site) -> Site:
+        """A site from its short name, a TransformerLens hook name, or a head as ``9.6``, ``L9H6``, ``a9.h6``.
+
+        A head without a component means its ``z``; ``m3`` is the output of MLP 3. A module is named by its path and side:
+        ``"encoder.fc1:output"``.
+
+        Raises:
+            UnknownSiteError: with the near matches.
+        """
+        if isinstance(site, Site):
+            return site
+        text = site.strip()
+        for pattern, name in _LENS:
+            if found := pattern.match(text):
+                layer = found.groupdict().get("layer")
+                return cls(name, layer=int(layer) if layer is not None else None)
+        if found := _HEAD.match(text):
+            layer, head = found["al"] or found["l"], found["ah"] or found["h"]
+            return cls(found["name"] or "z", layer=int(layer), head=int(head))
+        if found := _MLP.match(text):
+            return cls("mlp_out", layer=int(found["layer"]))
+        path, _, side = text.rpartition(":")
+        if path and side in MODULE_SIDES:
+            return cls(side, path=path)
+        found = _OURS.match(text)
+        if found and bool(found["where"]) == bool(found["dot"] or not found["name"]) and (found["name"] or found["head"]):
+            name = found["name"] or "z"
+            number = {k: int(found[k]) if found[k] is not None else None for k in ("layer", "head", "unit", "call")}
+            return cls(name, stream=found["stream"] or DECODER, **number)
+        last = text.rsplit(".", 1)[-1].removeprefix("hook_")
+        raise UnknownSiteError("site", last if last in COMPONENTS else text, [*COMPONENTS, *(c.lens for c in COMPONENTS.values())])
+
+    def __repr__(self) -> str:
+        if self.path is not None:
+            return f"{self.path}:{self.name}"
+        stream = "" if self.stream == DECODER else f"{self.stream}:"
+        where = ("" if self.layer is None else f"L{self.layer}") + ("" if self.head is None else f"H{self.head}")
+        unit = "" if self.unit is None else f"[{self.unit}]"
+        call = "" if self.call is None else f"#{self.call}"
+        return f"{stream}{where}{'.' if where else ''}{self.name}{unit}{call}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Positions:
+    """At which tokens: all of them, raw indices, or a role of the task.
+
+    Indices count from the first real token (BOS included where there is one), negative ones from the end; padding never
+    shows. A role is a span that the task names (``"subject"``); ``pick`` takes one of its tokens, so
+    ``Positions(role="subject", pick=-1)``, written ``subject[-1]``, is its last token.
+    """
+
+    indices: tuple[int, ...] | None = None
+    role: str | None = None
+    pick: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.indices is not None and self.role is not None:
+            raise PositionError(f"positions are either indices or a role, not both: indices={self.indices}, role={self.role!r}")
+        if self.pick is not None and self.role is None:
+            raise PositionError(f"pick={self.pick} needs a role to pick from")
+        if self.indices is not None and len(self.indices) == 0:
+            raise PositionError("positions are an empty tuple; leave them out to mean all of them")
+
+    @property
+    def is_all(self) -> bool:
+        return self.indices is None and self.role is None
+
+    @classmethod
+    def parse(cls, positions: PositionsLike) -> Positions:
+        """From ``...`` or ``"all"``, ``"last"``, an index, several indices, or a role such as ``"subject"``, ``"subject[-1]"``."""
+        if isinstance(positions, Positions):
+            return positions
+        if positions is ... or positions is None or positions == "all":
+            return cls()
+        if positions == "last":
+            return cls(indices=(-1,))
+        if isinstance(positions, str):
+            found = re.fullmatch(r"(?P<role>[^\[\]@]+)(?:\[(?P<pick>-?\d+)\])?", positions)
+            if not found:
+                raise PositionError(f"positions {positions!r} are neither 'all', 'last', a role nor a picked role like 'subject[-1]'")
+            return cls(role=found["role"], pick=int(found["pick"]) if found["pick"] is not None else None)
+        if isinstance(positions, int):
+            return cls(indices=(positions,))
+        return cls(indices=tuple(int(i) for i in positions))
+
+    def __repr__(self) -> str:
+        if self.is_all:
+            return "all"
+        if self.role is not None:
+            return self.role if self.pick is None else f"{self.role}[{self.pick}]"
+        assert self.indices is not None
+        return ",".join(map(str, self.indices))
+
+
+PositionsLike = Positions | str | int | Sequence[int] | EllipsisType | None
+
+ALL = Positions()
+LAST = Positions(indices=(-1,))
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One place of a grid: a site, the positions at it, and its coordinates along the swept axes."""
+
+    site: Site
+    positions: Positions
+    coords: Mapping[str, int | str]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Grid:
+    """A rectangular family of sites; made by :func:`grid`, laid out by :meth:`cells` once the sizes are known."""
+
+    site: Site
+    positions: Positions
+    swept: tuple[tuple[str, tuple[int | str, ...] | None], ...]
+    """Swept axes in the order of ``axes.SWEPT``, each with its values; None stands for every value that exists."""
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return tuple(name for name, _ in self.swept)
+
+    def values(self, sizes: Mapping[str, int]) -> dict[str, tuple[int | str, ...]]:
+        """The values along each swept axis, once the model and the prompts say how many there are.
+
+        Args:
+            sizes: number of layers, heads, units and positions, by axis name.
+
+        Raises:
+            HeadOutOfRangeError: an index beyond ``sizes``.
+        """
+        found: dict[str, tuple[int | str, ...]] = {}
+        for axis, given in self.swept:
+            found[axis] = tuple(range(sizes[axis])) if given is None else given
+        fixed = {a: getattr(self.site, a) for a in (axes.LAYER, axes.HEAD, axes.UNIT)}
+        for axis in (axes.LAYER, axes.HEAD, axes.UNIT):
+            chosen = found.get(axis, () if fixed[axis] is None else (fixed[axis],))
+            beyond = [v for v in chosen if isinstance(v, int) and not 0 <= v < sizes[axis]]
+            if beyond:
+                raise HeadOutOfRangeError(
+                    f"{axis} {beyond[0]} of {self.site.name!r} does not exist: this model has {sizes[axis]} {axis}s "
+                    f"there, 0 to {sizes[axis] - 1}"
+                )
+        return found
+
+    def cells(self, sizes: Mapping[str, int]) -> Iterator[Cell]:
+        """Every cell, the last axis running fastest."""
+        values = self.values(sizes)
+        total = 1
+        for column in values.values():
+            total *= len(column)
+        for flat in range(total):
+            coords: dict[str, int | str] = {}
+            for axis in reversed(values):
+                flat, i = divmod(flat, len(values[axis]))
+                coords[axis] = values[axis][i]
+            coords = {axis: coords[axis] for axis in values}
+            site = replace(self.site, **{a: v for a, v in coords.items() if a != axes.POSITION})  # type: ignore[arg-type]
+            positions = Positions.parse(coords[axes.POSITION]) if axes.POSITION in coords else self.positions
+            yield Cell(site, positions, coords)
+
+    def spec(self) -> dict[str, object]:
+        """JSON that says which grid this is."""
+        return {
+            "site": repr(self.site),
+            "positions": repr(self.positions),
+            "axes": {axis: "all" if given is None else list(given) for axis, given in self.swept},
+        }
+
+    def __repr__(self) -> str:
+        swept = [f"{axis}={'all' if given is None else list(given)}" for axis, given in self.swept]
+        at = [] if self.positions.is_all or axes.POSITION in self.axes else [f"position={self.positions!r}"]
+        return f"grid({', '.join([repr(self.site), *swept, *at])})"
+
+
+def grid(
+    site: str | Site,
+    *,
+    layer: int | Sequence[int] | EllipsisType | None = None,
+    head: int | Sequence[int] | EllipsisType | None = None,
+    unit: int | Sequence[int] | EllipsisType | None = None,
+    position: PositionsLike | Sequence[int | str] = None,
+) -> Grid:
+    """A grid of single-site interventions, one cell for every combination of the swept axes.
+
+    >>> grid("resid_pre", layer=..., position=...)
+    grid(resid_pre, layer=all, position=all)
+    >>> grid("z", layer=[8, 9], head=..., position=-1)
+    grid(z, layer=[8, 9], head=all, position=-1)
+    >>> grid("mlp_out", layer=..., position=["S1", "S2", "END"]).axes
+    ('layer', 'position')
+
+    Args:
+        site: a component name (``"z"``), or a site with some coordinates already fixed (``"L9.z"``).
+        layer, head, unit: ``...`` sweeps all of them, a sequence sweeps those, a number fixes one, None leaves the site's own.
+        position: ``...`` sweeps every raw index; a list of indices or roles sweeps those; a single index or role (or several,
+            as ``Positions``) fixes them; None means all positions together.
+
+    Raises:
+        UnknownSiteError: no such component.
+        HeadOutOfRangeError: the component has no such axis.
+    """
+    base = Site.parse(site)
+    if base.path is None and layer is None and base.layer is None and base.component.per_layer:
+        raise HeadOutOfRangeError(f"site {base.name!r} exists once a layer: give layer=... for all of them, a number or a list")
+    swept: dict[str, tuple[int | str, ...] | None] = {}
+    for axis, given in ((axes.LAYER, layer), (axes.HEAD, head), (axes.UNIT, unit)):
+        if given is None:
+            continue
+        if isinstance(given, int):
+            base = base.at(**{axis: given})
+            continue
+        values = None if given is ... else tuple(int(v) for v in given)
+        if values == ():
+            raise HeadOutOfRangeError(f"{axis} is an empty list; give at least one, or ... for all of them")
+        base.at(**{axis: values[0] if values else 0})  # refuses an axis that the component does not have
+        swept[axis] = values
+    positions = ALL
+    if position is ...:
+        swept[axes.POSITION] = None
+    elif isinstance(position, Sequence) and not isinstance(position, str):
+        if not position:
+            raise PositionError("position is an empty list; give at least one, ... for all of them, or None for all together")
+        swept[axes.POSITION] = tuple(position)
+    else:
+        positions = Positions.parse(position)  # type: ignore[arg-type]
+    ordered = tuple((axis, swept[axis]) for axis in axes.SWEPT if axis in swept)
+    return Grid(base, positions, ordered)
