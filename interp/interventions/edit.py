@@ -1,0 +1,116 @@
+"""Doing what: pure functions of a value and a source value, in the featurizer's coordinates.
+
+>>> import torch
+>>> h, s = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 6.0])
+>>> Replace()(h, s), Add(2.0)(h, s), Scale(0.5)(h, s), Interpolate(0.25)(h, s)
+(tensor([5., 6.]), tensor([11., 14.]), tensor([0.5000, 1.0000]), tensor([2., 3.]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """``edit(h, s)`` with both ``[..., feature]``; returns the same shape."""
+
+    @property
+    def kind(self) -> str:
+        """Edits of one kind commute if ``commutes``: adding twice, scaling twice."""
+        ...
+
+    @property
+    def commutes(self) -> bool: ...
+    @property
+    def reads_source(self) -> bool: ...
+    def __call__(self, h: Tensor, s: Tensor) -> Tensor: ...
+    def spec(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """The source's value takes the place of the site's."""
+
+    kind = "replace"
+    commutes = False
+    reads_source = True
+
+    def __call__(self, h: Tensor, s: Tensor) -> Tensor:
+        return s.expand_as(h).to(h.dtype)
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """``h + scale · s``: steering vectors, noise."""
+
+    scale: float = 1.0
+    kind = "add"
+    commutes = True
+    reads_source = True
+
+    def __call__(self, h: Tensor, s: Tensor) -> Tensor:
+        return h + self.scale * s.to(h.dtype)
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": self.kind, "scale": self.scale}
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """``factor · h``: gates; 0 knocks the site out. Reads no source."""
+
+    factor: float = 0.0
+    kind = "scale"
+    commutes = True
+    reads_source = False
+
+    def __call__(self, h: Tensor, s: Tensor) -> Tensor:
+        return self.factor * h
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": self.kind, "factor": self.factor}
+
+
+@dataclass(frozen=True, slots=True)
+class Interpolate:
+    """``h + weight · (s − h)``: a soft replacement, as masks learn it."""
+
+    weight: float = 1.0
+    kind = "interpolate"
+    commutes = False
+    reads_source = True
+
+    def __call__(self, h: Tensor, s: Tensor) -> Tensor:
+        return h + self.weight * (s.to(h.dtype) - h)
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": self.kind, "weight": self.weight}
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Any function ``(h, s) -> h`` of the value and the source's value. It has no spec, so its runs are anonymous: no resume."""
+
+    function: Callable[[Tensor, Tensor], Tensor]
+    kind = "apply"
+    commutes = False
+    reads_source = True
+
+    def __call__(self, h: Tensor, s: Tensor) -> Tensor:
+        return self.function(h, s)
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": self.kind, "function": None}
+
+
+def knock_out() -> Scale:
+    """Multiply by zero: the head, unit or stream says nothing."""
+    return Scale(0.0)

@@ -1,0 +1,140 @@
+"""The sentence of the workbench, as a value.
+
+    h' = h + F⁻¹(edit(F(h), F(s))) − F⁻¹(F(h))          at a Site, for chosen Positions
+
+A :class:`Change` is one such sentence; an :class:`Intervention` is an ordered list of changes, made in one forward pass.
+
+    >>> Change("L9H6.z", "END")
+    L9H6.z@END ← Activation(source)
+    >>> Intervention.of("L9H6.z@END") & Intervention.of("L10H0.z@END")
+    Intervention(L9H6.z@END ← Activation(source); L10H0.z@END ← Activation(source))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from interp.errors import ShapeMismatchError
+from interp.interventions.edit import Edit, Replace
+from interp.interventions.featurizer import Featurizer, Identity
+from interp.interventions.source import Activation, Source
+from interp.sites import ALL, Positions, PositionsLike, Site
+
+IDENTITY = Identity()
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Change:
+    """One edit of one site: where, at which tokens, with what value, doing what, in which basis."""
+
+    site: Site
+    positions: Positions = ALL
+    source: Source = field(default_factory=Activation)
+    edit: Edit = field(default_factory=Replace)
+    featurizer: Featurizer = IDENTITY
+    keep_error: bool = True
+    """Add back what a lossy featurizer does not encode; False drops it on purpose."""
+
+    def __init__(
+        self,
+        site: str | Site,
+        positions: PositionsLike = ALL,
+        source: Source | None = None,
+        edit: Edit | None = None,
+        featurizer: Featurizer = IDENTITY,
+        keep_error: bool = True,
+    ) -> None:
+        set_ = object.__setattr__
+        set_(self, "site", Site.parse(site))
+        set_(self, "positions", Positions.parse(positions))
+        set_(self, "source", Activation() if source is None else source)
+        set_(self, "edit", Replace() if edit is None else edit)
+        set_(self, "featurizer", featurizer)
+        set_(self, "keep_error", keep_error)
+
+    def __call__(self, h: Tensor, s: Tensor) -> Tensor:
+        """The changed value of ``h`` given the source value ``s``, both ``[..., width]``."""
+        return apply(self.edit, self.featurizer, h, s, keep_error=self.keep_error, where=repr(self.site))
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "site": repr(self.site),
+            "positions": repr(self.positions),
+            "source": self.source.spec(),
+            "edit": self.edit.spec(),
+            "featurizer": self.featurizer.spec(),
+            "keep_error": self.keep_error,
+        }
+
+    def __repr__(self) -> str:
+        at = "" if self.positions.is_all else f"@{self.positions!r}"
+        source = f" ← {self.source!r}" if self.edit.reads_source else ""
+        edit = "" if isinstance(self.edit, Replace) else f" {self.edit!r}"
+        basis = "" if isinstance(self.featurizer, Identity) else f" in {self.featurizer!r}"
+        return f"{self.site!r}{at}{source}{edit}{basis}"
+
+
+def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_error: bool = True, where: str = "") -> Tensor:
+    """The sentence itself, on tensors ``[..., width]``.
+
+    In the identity basis the error term cancels and is not computed, so that ``Replace`` is exact to the bit.
+
+    Raises:
+        ShapeMismatchError: source and site have different widths, or the edit returned another shape.
+    """
+    if edit.reads_source and s.shape[-1] not in (1, h.shape[-1]) and s.ndim > 0:
+        raise ShapeMismatchError(f"the source of {where} has features {tuple(s.shape[1:])}, but the site has {tuple(h.shape[1:])}")
+    if isinstance(featurizer, Identity):
+        edited = edit(h, s)
+        new, expected = edited, h
+    else:
+        f = featurizer.encode(h)
+        edited = edit(f, featurizer.encode(s.expand_as(h)) if edit.reads_source else f)
+        decoded = featurizer.decode(edited)
+        new, expected = (h + (decoded - featurizer.decode(f)) if keep_error else decoded), f
+    if edited.shape != expected.shape:
+        raise ShapeMismatchError(
+            f"edit {edit!r} at {where} returned shape {tuple(edited.shape)} for a value of shape {tuple(expected.shape)}"
+        )
+    return new
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Intervention:
+    """Changes made together in one forward pass.
+
+    Two changes of one coordinate must commute (adding and adding, scaling and scaling), or the order must be stated with
+    :meth:`then`; the engine refuses anything else.
+    """
+
+    changes: tuple[Change, ...]
+    ordered: bool = False
+
+    @classmethod
+    def of(cls, *changes: Change | str | Site, **options: Any) -> Intervention:
+        """From changes, or from targets written ``"L9H6.z@END"`` with one set of options (source, edit, featurizer)."""
+        return cls(tuple(c if isinstance(c, Change) else _change(c, options) for c in changes))
+
+    def __and__(self, other: Intervention) -> Intervention:
+        """Both, in no particular order."""
+        return replace(self, changes=self.changes + other.changes, ordered=self.ordered or other.ordered)
+
+    def then(self, other: Intervention) -> Intervention:
+        """This first, the other after it where they meet."""
+        return Intervention(self.changes + other.changes, ordered=True)
+
+    def spec(self) -> dict[str, Any]:
+        return {"changes": [change.spec() for change in self.changes], "ordered": self.ordered}
+
+    def __repr__(self) -> str:
+        return f"Intervention({'; '.join(map(repr, self.changes))})"
+
+
+def _change(target: str | Site, options: dict[str, Any]) -> Change:
+    if isinstance(target, Site):
+        return Change(target, **options)
+    site, _, positions = target.partition("@")
+    return Change(site, positions or ALL, **options)

@@ -1,0 +1,179 @@
+"""With what value: the activation of a run, a constant, noise.
+
+    >>> Activation()                                    # the source run's own value at the target's site and positions
+    Activation(source)
+    >>> Activation(site="L3.resid_post", positions="subject[-1]")
+    Activation(source, L3.resid_post@subject[-1])
+    >>> zero(), mean(), resample(seed=1), noise(std=0.3)
+    (Constant(0.0), Activation(source, mean over example), Activation(source, resample seed=1), Noise(std=0.3, seed=0))
+
+An activation has coordinates of its own – model, prompt, site, layer, positions – and each one left out is the target's. So one
+word serves patching (all left out), Patchscopes (another layer and prompt) and cross-model patching (another model).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from interp import axes
+from interp.pairs import Prompt
+from interp.sites import Positions, PositionsLike, Site
+
+Runs = Literal["source", "base", "clean", "corrupted"]
+RUNS = ("source", "base", "clean", "corrupted")
+
+
+class RunsPrompts(Protocol):
+    """Whatever can run a prompt; :class:`interp.models.Model` is one. Interventions do not know more of a model."""
+
+    @property
+    def name(self) -> str: ...
+
+
+@dataclass(frozen=True, repr=False)
+class Activation:
+    """An activation of some run, and how examples are pooled.
+
+    Args:
+        prompt: which run: ``"source"`` (the other prompt of the pair than the base), ``"base"``, ``"clean"``, ``"corrupted"``,
+            or any prompt (text, token ids or :class:`interp.pairs.Prompt`), whose one run then serves every example.
+        model: another model than the target's, with the same width at the site.
+        site: another site; a component name keeps the target's layer and head.
+        layer: another layer.
+        positions: other positions; as many as the target's, or one, which then serves all of the target's.
+        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` that of another example.
+        over: for a mean, ``("example",)`` keeps positions apart and ``("example", "position")`` pools real tokens too.
+        by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
+        seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
+    """
+
+    prompt: Runs | str | tuple[int, ...] | Prompt = "source"
+    model: RunsPrompts | None = None
+    site: Site | str | None = None
+    layer: int | None = None
+    positions: PositionsLike = None
+    pool: Literal["none", "mean", "resample"] = "none"
+    over: tuple[str, ...] = (axes.EXAMPLE,)
+    by: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pool not in ("none", "mean", "resample"):
+            raise ValueError(f"pool={self.pool!r}; expected 'none', 'mean' or 'resample'")
+        if self.pool != "mean" and (self.by is not None or self.over != (axes.EXAMPLE,)):
+            raise ValueError(f"over={self.over} and by={self.by!r} are for pool='mean', but pool={self.pool!r}")
+        if axes.EXAMPLE not in self.over or not set(self.over) <= {axes.EXAMPLE, axes.POSITION}:
+            raise ValueError(f"over={self.over}; a mean runs over ('example',) or ('example', 'position')")
+
+    @property
+    def own_positions(self) -> Positions | None:
+        return None if self.positions is None else Positions.parse(self.positions)
+
+    def site_for(self, target: Site) -> Site:
+        """The site that is read for a target."""
+        site = target
+        if self.site is not None:
+            own = Site.parse(self.site)
+            inherited = {axis: getattr(target, axis) for axis in ("head", "unit") if axis in own.component.selectable}
+            if own.component.per_layer:
+                inherited["layer"] = target.layer
+            site = own.at(**{axis: value for axis, value in inherited.items() if getattr(own, axis) is None})
+        return site if self.layer is None else site.at(layer=self.layer)
+
+    @property
+    def is_counterpart(self) -> bool:
+        """Whether this is the source run's own value at the target's own coordinates: the case of the no-effect rule."""
+        moved = (self.model, self.site, self.layer, self.positions)
+        return self.prompt == "source" and all(c is None for c in moved) and self.pool == "none"
+
+    def spec(self) -> dict[str, Any]:
+        prompt = self.prompt.spec() if isinstance(self.prompt, Prompt) else self.prompt
+        return {
+            "kind": "activation",
+            "prompt": list(prompt) if isinstance(prompt, tuple) else prompt,
+            "model": None if self.model is None else self.model.name,
+            "site": None if self.site is None else repr(Site.parse(self.site)),
+            "layer": self.layer,
+            "positions": None if self.positions is None else repr(self.own_positions),
+            "pool": self.pool,
+            "over": list(self.over),
+            "by": self.by,
+            "seed": self.seed if self.pool == "resample" else None,
+        }
+
+    def __repr__(self) -> str:
+        where = "" if self.site is None else repr(Site.parse(self.site))
+        where += "" if self.layer is None else f"{' ' if where else ''}layer {self.layer}"
+        where += "" if self.positions is None else f"@{self.own_positions!r}"
+        pooled = {"none": "", "mean": f"mean over {'+'.join(self.over)}", "resample": f"resample seed={self.seed}"}[self.pool]
+        pooled += "" if self.by is None else f" by {self.by}"
+        prompt = self.prompt if isinstance(self.prompt, str) and self.prompt in RUNS else f"prompt {self.prompt!r}"
+        model = "" if self.model is None else f"of {self.model.name}"
+        return f"Activation({', '.join(part for part in (str(prompt), model, where, pooled) if part)})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Constant:
+    """One value for every row: a number, or a tensor that broadcasts to the site's features."""
+
+    value: float | Tensor = 0.0
+
+    def spec(self) -> dict[str, Any]:
+        value = self.value
+        return {"kind": "constant", "value": value.tolist() if isinstance(value, Tensor) else float(value)}
+
+    def __repr__(self) -> str:
+        return f"Constant({self.value if not isinstance(self.value, Tensor) else tuple(self.value.shape)})"
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Gaussian noise, drawn once an example and position and shared by every cell of a sweep.
+
+    The draw depends on the seed, the example's index, the site's features and the position alone, so neither batching nor
+    sharding changes it. Used with ``edit=Add()`` it corrupts an embedding as causal tracing does.
+    """
+
+    std: float
+    seed: int = 0
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": "noise", "std": self.std, "seed": self.seed}
+
+    def draw(self, example: int, shape: tuple[int, ...]) -> Tensor:
+        """Noise of one example, float64, on the CPU. ``shape`` is ``[position, *features]``, the position counted from 0.
+
+        A longer prompt only adds rows: the draw at a position does not depend on how many follow.
+        """
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + example) % (1 << 63))
+        rows = [torch.randn(shape[1:], generator=generator, dtype=torch.float64) for _ in range(shape[0])]
+        return self.std * torch.stack(rows)
+
+
+Source = Activation | Constant | Noise
+
+
+def zero() -> Constant:
+    """The zero vector (zero ablation)."""
+    return Constant(0.0)
+
+
+def mean(prompt: Runs = "source", over: tuple[str, ...] = (axes.EXAMPLE,), by: str | None = None) -> Activation:
+    """The mean over examples (mean ablation), position by position unless ``over`` pools positions too."""
+    return Activation(prompt, pool="mean", over=over, by=by)
+
+
+def resample(seed: int = 0, prompt: Runs = "source") -> Activation:
+    """Another example's value (resample ablation)."""
+    return Activation(prompt, pool="resample", seed=seed)
+
+
+def noise(std: float, seed: int = 0) -> Noise:
+    """Gaussian noise of standard deviation ``std`` in the activation's own units."""
+    return Noise(std, seed)
+
+

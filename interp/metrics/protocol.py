@@ -1,0 +1,89 @@
+"""What a metric is: it declares what it reads, and maps a readout to one number a row and example.
+
+    >>> class TopLogit:
+    ...     name, reads = "top_logit", Reads(columns="all")
+    ...     def __call__(self, readout):
+    ...         return readout.final.amax(-1)
+
+Declaring little is what makes a sweep cheap: an engine computes only the positions and vocabulary columns that are read. Any
+callable on logits is accepted too (see :func:`interp.metrics.resolve`), as one that reads every column.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import AnswerError
+from interp.sites import LAST, Positions
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What a metric needs of a forward pass."""
+
+    kind: Literal["logits", "logprobs", "hidden", "generated"] = "logits"
+    positions: Positions = LAST
+    """At which tokens."""
+    columns: Literal["answers", "all"] = "all"
+    """Only the vocabulary columns of the answers, or all of them."""
+    reference: bool = False
+    """Whether the clean run's readout is needed beside the row's."""
+    needs: tuple[Literal["answers", "wrong"], ...] = ()
+    """Which answers the pairs must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """What a forward pass gave at the positions and columns that were asked for, in float32 (float64 if the model is).
+
+    ``row`` counts interventions, ``example`` the pairs that they ran on. Answers are padded with −1.
+    """
+
+    logits: Float[Tensor, "row example position column"]
+    answers: Int[Tensor, "example answer"]
+    wrong: Int[Tensor, "example contrast"]
+    columns: Int[Tensor, "example column"] | None = None
+    """Vocabulary id of every column, ascending; None where the columns are the whole vocabulary."""
+    reference: Float[Tensor, "example position column"] | None = None
+    """The clean run's logits."""
+
+    @property
+    def final(self) -> Float[Tensor, "row example column"]:
+        """Logits at the last read position."""
+        return self.logits[:, :, -1]
+
+    def at(self, ids: Int[Tensor, "example answer"]) -> Float[Tensor, "row example answer"]:
+        """Logits of chosen tokens at the last read position; −inf where ``ids`` is padding."""
+        where = ids if self.columns is None else torch.searchsorted(self.columns, ids).clamp(max=self.columns.shape[-1] - 1)
+        wanted = where.clamp(min=0).expand(self.logits.shape[0], *ids.shape)
+        return self.final.gather(-1, wanted).masked_fill(ids < 0, -torch.inf)
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A frozen object: a name, what it reads, and a map from a readout to ``[row, example]``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def reads(self) -> Reads: ...
+    def __call__(self, readout: Readout) -> Float[Tensor, "row example"]: ...
+
+
+def require(reads: Reads, name: str, answers: Int[Tensor, "example answer"], wrong: Int[Tensor, "example contrast"]) -> None:
+    """Raise ``AnswerError`` if a metric needs answers that some pair lacks."""
+    for kind, ids in (("answers", answers), ("wrong", wrong)):
+        if kind not in reads.needs:
+            continue
+        lacking = (~(ids >= 0).any(-1)).nonzero().flatten().tolist() if ids.shape[-1] else list(range(ids.shape[0]))
+        if lacking:
+            few = ", ".join(map(str, lacking[:5])) + (", …" if len(lacking) > 5 else "")
+            raise AnswerError(
+                f"metric {name!r} needs the {kind!r} tokens of every pair, but {len(lacking)} of {ids.shape[0]} pairs have "
+                f"none (examples {few}); give Pair({kind}=(' token',)) or choose a metric that does not read them, such as 'kl'"
+            )

@@ -1,0 +1,144 @@
+"""The usual metrics: logit difference, probability, log-probability, KL, accuracy, probability difference.
+
+    >>> import interp
+    >>> interp.metrics.names()
+    ('accuracy', 'kl', 'logit_diff', 'logprob', 'prob', 'prob_diff', 'rank', 'top1')
+
+Alternatives of equal standing are pooled: logit differences compare the best right with the best wrong answer, probabilities
+add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.metrics.protocol import Readout, Reads
+
+Values = Float[Tensor, "row example"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitDiff:
+    """Logit of the answer minus logit of the wrong answer (Wang et al., arXiv 2211.00593); the best of each where there are several."""
+
+    name: str = "logit_diff"
+    reads: Reads = Reads(columns="answers", needs=("answers", "wrong"))
+    unit: str = "logits"
+
+    def __call__(self, readout: Readout) -> Values:
+        return readout.at(readout.answers).amax(-1) - readout.at(readout.wrong).amax(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class LogProb:
+    """Natural log of the answers' total probability."""
+
+    name: str = "logprob"
+    reads: Reads = Reads(columns="all", needs=("answers",))
+    unit: str = "nats"
+
+    def __call__(self, readout: Readout) -> Values:
+        return readout.at(readout.answers).logsumexp(-1) - readout.final.logsumexp(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Prob:
+    """Total probability of the answers."""
+
+    name: str = "prob"
+    reads: Reads = Reads(columns="all", needs=("answers",))
+    unit: str = "probability"
+
+    def __call__(self, readout: Readout) -> Values:
+        return (readout.at(readout.answers).logsumexp(-1) - readout.final.logsumexp(-1)).exp()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbDiff:
+    """Probability of the answers minus probability of the wrong ones (greater-than: Hanna et al., arXiv 2305.00586)."""
+
+    name: str = "prob_diff"
+    reads: Reads = Reads(columns="all", needs=("answers", "wrong"))
+    unit: str = "probability"
+
+    def __call__(self, readout: Readout) -> Values:
+        total = readout.final.logsumexp(-1)
+        right, wrong = (readout.at(ids).logsumexp(-1) - total for ids in (readout.answers, readout.wrong))
+        return right.exp() - wrong.exp()
+
+
+@dataclass(frozen=True, slots=True)
+class KL:
+    """KL divergence in nats of the row's next-token distribution from the clean run's: D(clean ‖ row). Zero is unchanged."""
+
+    name: str = "kl"
+    reads: Reads = Reads(columns="all", reference=True)
+    unit: str = "nats"
+
+    def __call__(self, readout: Readout) -> Values:
+        assert readout.reference is not None, "the engine supplies what a metric declares"
+        clean = readout.reference[:, -1].log_softmax(-1)
+        return (clean.exp() * (clean - readout.final.log_softmax(-1))).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """1 where the best right answer has a higher logit than every wrong one, else 0. Chance is one half with one of each."""
+
+    name: str = "accuracy"
+    reads: Reads = Reads(columns="answers", needs=("answers", "wrong"))
+    unit: str = "share"
+
+    def __call__(self, readout: Readout) -> Values:
+        return (readout.at(readout.answers).amax(-1) > readout.at(readout.wrong).amax(-1)).to(readout.logits.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """Number of tokens with a higher logit than the best right answer: 0 is the top of the vocabulary."""
+
+    name: str = "rank"
+    reads: Reads = Reads(columns="all", needs=("answers",))
+    unit: str = "tokens"
+
+    def __call__(self, readout: Readout) -> Values:
+        best = readout.at(readout.answers).amax(-1, keepdim=True)
+        return (readout.final > best).sum(-1).to(readout.logits.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Top1:
+    """1 where a right answer is the most likely token of the whole vocabulary, else 0."""
+
+    name: str = "top1"
+    reads: Reads = Reads(columns="all", needs=("answers",))
+    unit: str = "share"
+
+    def __call__(self, readout: Readout) -> Values:
+        return (readout.at(readout.answers).amax(-1) >= readout.final.amax(-1)).to(readout.logits.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class FromLogits:
+    """A metric from any function of logits ``[row, example, vocab]`` at the last position to ``[row, example]``."""
+
+    function: Callable[[Tensor], Tensor]
+    name: str
+    reads: Reads = Reads(columns="all")
+    unit: str = ""
+
+    def __call__(self, readout: Readout) -> Values:
+        values = self.function(readout.final)
+        if tuple(values.shape) != tuple(readout.final.shape[:2]):
+            raise ValueError(
+                f"metric {self.name!r} returned shape {tuple(values.shape)} for logits of shape {tuple(readout.final.shape)}; "
+                f"expected one number a row and example, {tuple(readout.final.shape[:2])}"
+            )
+        return values.to(readout.logits.dtype)
+
+
+STANDARD = {metric.name: metric for metric in (LogitDiff(), LogProb(), Prob(), ProbDiff(), KL(), Accuracy(), Rank(), Top1())}
