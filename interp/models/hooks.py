@@ -1,0 +1,192 @@
+"""The default backend: one forward pass of a module with hooks that read and write sites.
+
+    >>> with Hooks(module, taps, reads=[site], writes={other: lambda h: 0 * h}) as hooks:      # doctest: +SKIP
+    ...     module(**inputs)
+    >>> hooks.found[site]                                                                     # doctest: +SKIP
+
+The context manager owns every hook and removes it, also when the pass raises; hooks that a user registered stay and run before
+ours. A site that was planned fires exactly as often as it declares, or the run raises: an unpatched number is never returned.
+
+Attention scores and patterns are seen inside the model's own eager attention, around the one softmax that it calls, so masks, windows
+and soft-capping are the model's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
+
+from interp.errors import ShapeMismatchError, SiteNotFiredError
+from interp.models.taps import Call, Tap, Write, first_tensor, output_tensor, with_first, with_output
+from interp.sites import Site
+
+_SOFTMAX = frozenset({nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax})
+
+
+class Hooks:
+    """Reads and writes of one forward pass.
+
+    Args:
+        module: the model; never moved, cast or rewired.
+        taps: where each site is seen.
+        reads: sites whose tensors are kept in :attr:`found`, as they are after the writes.
+        writes: sites whose tensors are changed, each by a function of the whole tensor.
+        expected: how often a site should fire; once unless stated.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        taps: Mapping[Site, Tap],
+        reads: Collection[Site] = (),
+        writes: Mapping[Site, Write] | None = None,
+        expected: Mapping[Site, int] | None = None,
+    ) -> None:
+        self.module, self.taps, self.writes = module, taps, dict(writes or {})
+        self.expected = expected or {}
+        self.reads = frozenset(reads)
+        self.found: dict[Site, Tensor] = {}
+        self.fired: Counter[Site] = Counter()
+        self._handles: list[RemovableHandle] = []
+        self._softmax: _AroundSoftmax | None = None
+
+    def __enter__(self) -> Self:
+        at: dict[tuple[str, str], list[Site]] = defaultdict(list)
+        for site in dict.fromkeys((*self.writes, *self.reads)):
+            tap = self.taps[site]
+            at[tap.path, "attention" if tap.event in ("scores", "pattern") else tap.event].append(site)
+        try:
+            for (path, event), sites in at.items():
+                self._attach(self.module.get_submodule(path), event, sites)
+            if self._softmax is not None:
+                self._softmax.__enter__()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._softmax is not None:
+            self._softmax.__exit__(kind, error, trace)
+        self._remove()
+        if error is None:
+            self._check_fired()
+
+    def _attach(self, module: nn.Module, event: str, sites: list[Site]) -> None:
+        if event == "input":
+
+            def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+                seen = first_tensor(args, kwargs)
+                return with_first(args, kwargs, self._visit(sites, seen, Call(module, args, kwargs)))
+
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        elif event == "output":
+
+            def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+                seen = output_tensor(output)
+                new = self._visit(sites, seen, Call(module, args, kwargs))
+                return output if new is seen else with_output(output, new)
+
+            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+        else:
+            self._softmax = self._softmax or _AroundSoftmax(self)
+            around = self._softmax
+
+            def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+                around.sites = sites
+
+            def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+                around.sites = []
+
+            self._handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def _visit(self, sites: list[Site], seen: Tensor, call: Call | None) -> Tensor:
+        """Write, then read, every site of one event; returns what the model goes on with."""
+        for site in sites:
+            tap = self.taps[site]
+            self.fired[site] += 1
+            if site in self.writes:
+                seen = self._write(site, tap, seen, call)
+        for site in sites:
+            if site in self.reads:
+                value = self.taps[site].layout.read(seen, call)
+                self.found[site] = value.clone() if self.taps[site].in_place else value
+        return seen
+
+    def _write(self, site: Site, tap: Tap, seen: Tensor, call: Call | None) -> Tensor:
+        old = tap.layout.read(seen.clone() if tap.in_place else seen, call)
+        new = self.writes[site](old)
+        if not isinstance(new, Tensor) or new.shape != old.shape:
+            got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ShapeMismatchError(f"the write of {site!r} returned {got} for a tensor of shape {tuple(old.shape)} {site.axes}")
+        if new is old:
+            return seen
+        if tap.in_place:
+            return seen.copy_(new)
+        return tap.layout.put(seen, new.to(seen), call)
+
+    def _check_fired(self) -> None:
+        for site in (*self.writes, *self.reads):
+            expected = self.expected.get(site, 1)
+            if self.fired[site] != expected:
+                raise SiteNotFiredError(
+                    f"{site!r} (module {self.taps[site].path or type(self.module).__name__!r}, {self.taps[site].event}) fired "
+                    f"{self.fired[site]} times in one forward pass, expected {expected}; nothing it would have changed is returned"
+                )
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+class _AroundSoftmax(TorchFunctionMode):
+    """Shows the argument and the result of the softmax called inside an attention module."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        super().__init__()
+        self.hooks = hooks
+        self.sites: list[Site] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if not self.sites or func not in _SOFTMAX:
+            return func(*args, **kwargs)
+        by_event = {event: [s for s in self.sites if self.hooks.taps[s].event == event] for event in ("scores", "pattern")}
+        scores = self.hooks._visit(by_event["scores"], args[0], None)
+        return self.hooks._visit(by_event["pattern"], func(scores, *args[1:], **kwargs), None)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, each submodule's own mode restored after."""
+    training = [m for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
+
+
+@contextmanager
+def eager_attention(module: nn.Module) -> Iterator[None]:
+    """The model's own eager attention and mask inside, the previous implementation after."""
+    configs = {id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")}
+    previous = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config, _ in previous:
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        for config, implementation in previous:
+            config._attn_implementation = implementation
