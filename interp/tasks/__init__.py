@@ -1,1 +1,49 @@
+"""Tasks: generators of prompt pairs with answers, roles, templates and entities.
 
+    >>> from interp import tasks
+    >>> tasks.names()
+    ('greater_than', 'induction', 'ioi')
+    >>> tasks.make("ioi", 64, seed=0, corruption="abc") == tasks.ioi(64, seed=0, corruption="abc")
+    True
+
+The same arguments give the same pairs, bit for bit, on every machine; a larger ``n`` only adds pairs at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from interp.errors import UnknownNameError
+from interp.pairs import Pairs
+from interp.protocols import Tokenizer
+from interp.tasks import lexicon
+from interp.tasks.indirect_object import IOI_TEMPLATES, ioi, render_ioi
+from interp.tasks.repeats import induction, render_induction
+from interp.tasks.template import Template
+from interp.tasks.years import GREATER_THAN_TEMPLATES, greater_than, render_greater_than
+
+#: Generators by name; each takes ``n, *, seed, tokenizer`` and arguments of its own.
+TASKS: Mapping[str, Callable[..., Pairs]] = {"greater_than": greater_than, "induction": induction, "ioi": ioi}
+
+
+def names() -> tuple[str, ...]:
+    """The names that :func:`make` knows."""
+    return tuple(TASKS)
+
+
+def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None = None, **arguments: Any) -> Pairs:
+    """Pairs of the task called ``name``; ``arguments`` are the generator's own.
+
+    Raises:
+        UnknownNameError: no such task, with the nearest names.
+    """
+    if name not in TASKS:
+        raise UnknownNameError("task", name, TASKS)
+    return TASKS[name](n, seed=seed, tokenizer=tokenizer, **arguments)
+
+
+__all__ = [
+    "GREATER_THAN_TEMPLATES", "IOI_TEMPLATES", "TASKS", "Template", "greater_than", "induction", "ioi", "lexicon",
+    "make", "names", "render_greater_than", "render_induction", "render_ioi",
+]  # fmt: skip
