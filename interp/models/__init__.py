@@ -1,1 +1,10 @@
+"""Models: a module, its tokenizer, and the map from sites to its tensors."""
 
+from __future__ import annotations
+
+from interp.models.encoding import Bos, Encoded, Tokens
+from interp.models.loading import load
+from interp.models.model import Backend, Model, TorchHooks
+from interp.models.probe import Probe
+
+__all__ = ["Backend", "Bos", "Encoded", "Model", "Probe", "Tokens", "TorchHooks", "load"]

@@ -1,0 +1,185 @@
+"""Which module plays which role, found by structure: the blocks, their attention and MLP, the embeddings, the norms.
+
+    >>> anatomy = Anatomy.of(module)                                                          # doctest: +SKIP
+    >>> anatomy.blocks, anatomy.sizes["head"], anatomy.taps[Site("z", layer=0)].path            # doctest: +SKIP
+    ('model.layers', 9, 'model.layers.0.self_attn.o_proj')
+
+A role is found by the names that transformers gives to its modules; what the names promise is proved by a probe run when the
+model is loaded (:mod:`interp.models.probe`). A role that is not there leaves its sites out, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from interp import axes
+from interp.models.taps import Heads, Results, Tap
+from interp.sites import COMPONENTS, Site
+
+# The names that architectures give to a role; the first one present in a block is taken.
+ATTENTION = ("attn", "self_attn", "attention", "self_attention")
+MLP = ("mlp", "feed_forward")
+MIDDLE_NORM = ("ln_2", "post_attention_layernorm")
+QKV = (("q_proj", "k_proj", "v_proj"),)
+FUSED_QKV = ("c_attn",)
+W_O = ("o_proj", "c_proj", "out_proj", "dense")
+W_OUT = ("down_proj", "c_proj")
+W_IN = ("c_fc",)
+GATE, UP = "gate_proj", "up_proj"
+POSITION_EMBEDDING = ("wpe", "embed_positions")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The roles of one model's modules."""
+
+    blocks: str | None
+    """Path of the list of blocks; None for a network without one."""
+    sizes: Mapping[str, int]
+    """Number of layers, heads, key/value heads (``kv_head``) and MLP units, and the widths ``d_model`` and ``d_head``."""
+    taps: Mapping[Site, Tap]
+    """Where every site is seen."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Components that this model does not have, each with the reason."""
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Anatomy:
+        """Find the roles of a model; a module without transformer blocks has its ``logits`` alone."""
+        blocks = _block_list(module)
+        if blocks is None:
+            reason = f"{type(module).__name__} has no list of blocks with attention in it; name its modules by path"
+            return cls(None, {}, {Site("logits"): Tap("", "output")}, {name: reason for name in COMPONENTS if name != "logits"})
+        return _Dissection(module, blocks).anatomy()
+
+    def size(self, site: Site, axis: str) -> int:
+        """How many heads, units, … a site has along an axis."""
+        if axis == axes.HEAD and site.name in ("k", "v"):
+            return self.sizes["kv_head"]
+        return self.sizes[axis]
+
+
+def _block_list(module: nn.Module) -> str | None:
+    found = [
+        name
+        for name, child in module.named_modules()
+        if isinstance(child, nn.ModuleList) and len(child) and all(_child(block, ATTENTION) for block in child)
+    ]
+    return max(found, key=lambda name: len(module.get_submodule(name)), default=None)  # type: ignore[arg-type]
+
+
+def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
+    children = dict(module.named_children())
+    return next((name for name in names if name in children), None)
+
+
+class _Dissection:
+    """One walk through a model; collects taps, and reasons for what is missing."""
+
+    def __init__(self, module: nn.Module, blocks: str) -> None:
+        self.module, self.blocks = module, blocks
+        self.layers: Any = module.get_submodule(blocks)
+        config: Any = getattr(module, "config", None)
+        self.config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        self.taps: dict[Site, Tap] = {}
+        self.absent: dict[str, str] = {}
+        self.sizes: dict[str, int] = {axes.LAYER: len(self.layers)}
+
+    def anatomy(self) -> Anatomy:
+        self._ends()
+        for layer, block in enumerate(self.layers):
+            path = f"{self.blocks}.{layer}"
+            self._add("resid_pre", layer, Tap(path, "input"))
+            self._add("resid_post", layer, Tap(path, "output"))
+            self._attention(layer, block, path)
+            self._mlp(layer, block, path)
+        for name in COMPONENTS:
+            if name not in self.absent and not any(site.name == name for site in self.taps):
+                self.absent[name] = "no module of this model plays that role"
+        return Anatomy(self.blocks, self.sizes, self.taps, self.absent)
+
+    def _add(self, name: str, layer: int | None, tap: Tap) -> None:
+        self.taps[Site(name, layer=layer)] = tap
+
+    def _ends(self) -> None:
+        names = {id(child): name for name, child in self.module.named_modules()}
+        embed = self.module.get_input_embeddings() if hasattr(self.module, "get_input_embeddings") else None
+        if embed is not None:
+            self._add("embed", None, Tap(names[id(embed)], "output"))
+            self.sizes["d_model"] = int(embed.weight.shape[1])
+        parent = self.module.get_submodule(self.blocks.rpartition(".")[0])
+        position = _child(parent, POSITION_EMBEDDING)
+        if position is not None:
+            self._add("pos_embed", None, Tap(names[id(getattr(parent, position))], "output"))
+        else:
+            self.absent["pos_embed"] = "no position embedding is added to the stream"
+        self._add("logits", None, Tap("", "output"))
+
+    def _attention(self, layer: int, block: nn.Module, path: str) -> None:
+        name = _child(block, ATTENTION)
+        assert name is not None
+        attention, path = getattr(block, name), f"{path}.{name}"
+        self._add("attn_out", layer, Tap(path, "output"))
+        heads = int(self.config.num_attention_heads)
+        kv_heads = int(getattr(self.config, "num_key_value_heads", None) or heads)
+        out = _child(attention, W_O)
+        if out is not None:
+            width = _widths(getattr(attention, out))[0] // heads
+            self.sizes |= {axes.HEAD: heads, "kv_head": kv_heads, "d_head": width}
+            self._add("z", layer, Tap(f"{path}.{out}", "input", Heads(heads)))
+            self._add("result", layer, Tap(f"{path}.{out}", "output", Results(heads)))
+            self._qkv(layer, attention, path, heads, kv_heads, width)
+        self._add("scores", layer, Tap(path, "scores"))
+        self._add("pattern", layer, Tap(path, "pattern"))
+
+    def _qkv(self, layer: int, attention: nn.Module, path: str, heads: int, kv_heads: int, width: int) -> None:
+        fused = _child(attention, FUSED_QKV)
+        if fused is not None:
+            ends = [0, heads * width, (heads + kv_heads) * width, (heads + 2 * kv_heads) * width]
+            for name, n, start, stop in zip("qkv", (heads, kv_heads, kv_heads), ends, ends[1:], strict=False):
+                self._add(name, layer, Tap(f"{path}.{fused}", "output", Heads(n, start, stop)))
+            return
+        for names in QKV:
+            if all(hasattr(attention, name) for name in names):
+                for name, module, n in zip("qkv", names, (heads, kv_heads, kv_heads), strict=True):
+                    self._add(name, layer, Tap(f"{path}.{module}", "output", Heads(n)))
+                return
+        for name in "qkv":
+            self.absent[name] = f"{path} has none of the projections {', '.join((*QKV[0], *FUSED_QKV))}"
+
+    def _mlp(self, layer: int, block: nn.Module, path: str) -> None:
+        name = _child(block, MLP)
+        if name is None:
+            for component in ("resid_mid", "mlp_out", "mlp_pre", "mlp_up", "mlp_post"):
+                self.absent[component] = f"{path} has no MLP"
+            return
+        mlp, inner = getattr(block, name), f"{path}.{name}"
+        self._add("mlp_out", layer, Tap(inner, "output"))
+        norm = _child(block, MIDDLE_NORM)
+        if norm is not None:
+            self._add("resid_mid", layer, Tap(f"{path}.{norm}", "input", in_place=True))
+        else:
+            self.absent["resid_mid"] = f"{path} has no norm between attention and MLP that reads the residual stream"
+        out = _child(mlp, W_OUT)
+        gated = _child(mlp, (GATE,)) is not None
+        into = GATE if gated else _child(mlp, (*W_IN, UP))
+        if out is not None:
+            self._add("mlp_post", layer, Tap(f"{inner}.{out}", "input"))
+            self.sizes[axes.UNIT] = _widths(getattr(mlp, out))[0]
+        if into is not None:
+            self._add("mlp_pre", layer, Tap(f"{inner}.{into}", "output"))
+        if gated:
+            self._add("mlp_up", layer, Tap(f"{inner}.{UP}", "output"))
+        else:
+            self.absent["mlp_up"] = "its MLPs are not gated"
+
+
+def _widths(linear: Any) -> tuple[int, int]:
+    """Inputs and outputs of a linear map."""
+    rows, columns = linear.weight.shape
+    return (columns, rows) if isinstance(linear, nn.Linear) else (rows, columns)
+
+

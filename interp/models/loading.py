@@ -1,0 +1,133 @@
+"""Loading: a hub id, a local folder, a GGUF file, a live module, or a model of the zoo – one function.
+
+    >>> load("zoo/induction-2l")                                                        # doctest: +SKIP
+    >>> load("gpt2"); load("path/to/folder"); load("path/to/model.gguf"); load(module, tokenizer=tokenizer)   # doctest: +SKIP
+
+Only safetensors and GGUF files are read: a pickle can run code. What is wrong is said in one line.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from interp.errors import LoadError
+from interp.models import digest
+from interp.models.encoding import Bos
+from interp.models.model import Model
+from interp.protocols import Tokenizer
+
+
+def load(
+    model: str | os.PathLike[str] | nn.Module,
+    *,
+    tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+    name: str | None = None,
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str | None = None,
+    revision: str | None = None,
+    bos: Bos = "model",
+    trust_remote_code: bool = False,
+    check: bool = True,
+    **options: Any,
+) -> Model:
+    """Load a model and let it prove its sites.
+
+    Args:
+        model: a hub id, a folder, a GGUF file, ``zoo/<name>``, or a live module, which is used as it is.
+        tokenizer: for a live module; otherwise the model's own.
+        name: what results call the model; by default the id, the folder's or the class's name.
+        dtype: of the weights; ``"auto"`` keeps the checkpoint's own.
+        device: where the model is put; by default the CPU, or where ``device_map`` says.
+        revision: of a hub id.
+        bos: whether prompts begin with BOS: ``"model"`` for the tokenizer's way, True or False.
+        trust_remote_code: allow a checkpoint's own Python code to run.
+        check: run the probe that proves the sites.
+        **options: further keywords of transformers' ``from_pretrained`` (``device_map``, ``attn_implementation``, …).
+
+    Raises:
+        LoadError: with the reason in one line.
+        CompiledModelError: the module is compiled.
+        ProbeError: a site is not what its name says.
+    """
+    if isinstance(model, nn.Module):
+        if isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = _tokenizer(Path(tokenizer), {})
+        return Model(model, tokenizer, name=name, revision=revision, bos=bos, check=check)
+    where, found, weights = _locate(model)
+    options |= {"revision": revision} if revision is not None else {}
+    options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
+    module = _module(where, dtype, options)
+    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
+        gguf = {key: options[key] for key in ("gguf_file", "revision", "trust_remote_code") if key in options}
+        tokenizer = _tokenizer(where if tokenizer is None else Path(tokenizer), gguf if tokenizer is None else {})
+    if device is not None:
+        module = module.to(device)  # type: ignore[arg-type]
+    commit = getattr(getattr(module, "config", None), "_commit_hash", None)
+    return Model(module, tokenizer, name=name or found, revision=revision or commit, weights=weights, bos=bos, check=check)
+
+
+def _locate(model: str | os.PathLike[str]) -> tuple[Path | str, str, str | None]:
+    """Where to load from, what to call it, and the digest of its files if they are here."""
+    text = os.fspath(model)
+    if text.startswith("zoo/"):
+        from interp.models import zoo
+
+        folder = zoo.path(text)
+        return folder, text, digest.of_files(folder)
+    path = Path(text).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise LoadError(f"{path} is a file but not a .gguf; give the folder that holds config.json and *.safetensors")
+        return path, path.stem, digest.of_files(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise LoadError(f"folder {path} has no config.json, so it is not a model in transformers' format")
+        if not any(path.glob("*.safetensors")):
+            pickles = [file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
+            why = f"; {pickles[0]} is a pickle, which can run code: convert it to safetensors first" if pickles else ""
+            raise LoadError(f"folder {path} has no *.safetensors{why}")
+        return path, path.name, digest.of_files(path)
+    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or text.endswith(".gguf"):
+        raise LoadError(f"{text!r}: no such file or folder")
+    return text, text, None
+
+
+def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    if isinstance(where, Path) and where.is_file():
+        options["gguf_file"] = where.name
+        where = where.parent
+    else:
+        options["use_safetensors"] = True
+    try:
+        return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options).eval()
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise LoadError(_one_line(where, error)) from error
+
+
+def _tokenizer(where: Path | str, options: dict[str, Any]) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    if isinstance(where, Path) and where.is_file():
+        where, options = where.parent, {**options, "gguf_file": where.name}
+    try:
+        return AutoTokenizer.from_pretrained(where, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise LoadError(f"tokenizer of {where}: {_one_line(where, error)}; pass tokenizer= to load") from error
+
+
+def _one_line(where: Path | str, error: Exception) -> str:
+    text = str(error).strip().split("\n")[0]
+    hub = ("couldn't connect", "offline", "Connection", "not a local folder", "is not a valid model identifier", "Can't load")
+    if isinstance(where, str) and any(word.lower() in str(error).lower() for word in hub):
+        return (
+            f"{where!r} is no local folder, and the Hugging Face hub could not serve it (unreachable, offline mode, or no such "
+            f"model): {text}"
+        )
+    return f"{where}: {text}"

@@ -1,0 +1,200 @@
+"""A model: a module, its tokenizer, and the map from sites to its tensors.
+
+    >>> model = interp.load("zoo/language-4l")                                          # doctest: +SKIP
+    >>> model.sizes["layer"], model.sizes["head"], Site.parse("L2.z") in model.sites()      # doctest: +SKIP
+    (4, 4, True)
+
+The module is the user's own: it is never moved, cast or rewired, and its hooks, training mode and attention implementation are as
+they were after every call.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from interp import axes
+from interp.errors import CompiledModelError, HeadOutOfRangeError, UnknownSiteError
+from interp.models import digest
+from interp.models.anatomy import Anatomy
+from interp.models.encoding import Bos, Encoded, Tokens, encode, encode_pairs
+from interp.models.hooks import Hooks, eager_attention, evaluating
+from interp.models.probe import Probe, probe
+from interp.models.taps import Tap, Write
+from interp.pairs import Pairs, Prompt
+from interp.protocols import Tokenizer
+from interp.sites import COMPONENTS, Site
+
+
+class Backend(Protocol):
+    """What runs a forward pass. The one method that a backend implements."""
+
+    def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
+        """One forward pass; returns every site of ``reads``, in the axes that it declares, after the writes."""
+        ...
+
+
+class TorchHooks:
+    """The default backend: hooks on any ``nn.Module``."""
+
+    def __init__(self, module: nn.Module, taps: Mapping[Site, Tap]) -> None:
+        self.module, self.taps = module, taps
+
+    def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
+        taps = {site: self.tap(site) for site in (*reads, *writes)}
+        with Hooks(self.module, taps, reads, writes) as hooks:
+            self.module(**inputs)
+        return hooks.found
+
+    def tap(self, site: Site) -> Tap:
+        return Tap(site.path, "input" if site.name == "input" else "output") if site.path is not None else self.taps[site]
+
+
+class Model:
+    """A module with a map from sites to its tensors. Made by :func:`interp.load`."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        tokenizer: Tokenizer | None = None,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+        weights: str | None = None,
+        bos: Bos = "model",
+        check: bool = True,
+    ) -> None:
+        refuse_compiled(module)
+        self.module, self.tokenizer, self.bos = module, tokenizer, bos
+        self.name = name or type(module).__name__
+        self.revision = revision
+        self._weights = weights
+        self.anatomy = Anatomy.of(module)
+        self.backend: Backend = TorchHooks(module, self.anatomy.taps)
+        self._busy = threading.RLock()
+        self.probe: Probe | None = probe(self) if check and self.anatomy.blocks is not None else None
+
+    # what the model is
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Number of ``layer``, ``head``, ``kv_head`` and ``unit``, and the widths ``d_model`` and ``d_head``."""
+        return self.anatomy.sizes
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.module.parameters()).dtype
+
+    @property
+    def causal(self) -> bool:
+        """Whether the probe run found that a later token leaves earlier positions untouched; False if it was not run."""
+        return self.probe is not None and self.probe.causal
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the weights, 16 hexadecimal digits: of the files that were loaded, or of a live module's tensors."""
+        return self._weights or digest.of_module(self.module)
+
+    def sites(self) -> tuple[Site, ...]:
+        """Every site that this model has, by layer."""
+        return tuple(sorted(self.anatomy.taps, key=lambda s: (-1 if s.layer is None else s.layer, list(COMPONENTS).index(s.name))))
+
+    def sizes_at(self, site: Site) -> dict[str, int]:
+        """Sizes of the axes that can be indexed at a site; of one with its layer left out, for the layers that have it."""
+        self.check(site)
+        sizes = {axis: self.anatomy.size(site, axis) for axis in site.component.selectable if axis != axes.POSITION and site.path is None}
+        return {**sizes, axes.LAYER: self.sizes.get(axes.LAYER, 1)}
+
+    def check(self, site: Site) -> None:
+        """Raise if this model does not have the site.
+
+        Raises:
+            UnknownSiteError: no such component here, with the reason and the near matches.
+            HeadOutOfRangeError: layer, head or unit beyond the model's.
+        """
+        if site.path is not None:
+            paths = [name for name, _ in self.module.named_modules()]
+            if site.path not in paths:
+                raise UnknownSiteError("module", site.path, paths, f"of {self.name}")
+            return
+        if site.name in self.anatomy.absent:
+            reason = self.anatomy.absent[site.name]
+            present = {s.name for s in self.anatomy.taps}
+            error = UnknownSiteError("site", site.name, present, f"of {self.name}")
+            error.args = (f"{self.name} has no {site.name!r}: {reason}. Its sites: {', '.join(n for n in COMPONENTS if n in present)}",)
+            raise error
+        for axis in (axes.LAYER, axes.HEAD, axes.UNIT):
+            index = getattr(site, axis)
+            if index is None:
+                continue
+            n = self.anatomy.size(site, axis)
+            if not 0 <= index < n:
+                kind = "key/value head" if axis == axes.HEAD and site.name in ("k", "v") else axis
+                raise HeadOutOfRangeError(f"{axis} {index} of {site!r} does not exist: {self.name} has {n} {kind}s there, 0 to {n - 1}")
+
+    # words to tensors
+
+    def encode(self, prompts: Pairs | Sequence[Prompt | str | Sequence[int]] | str, *, bos: Bos | None = None) -> Any:
+        """Encode pairs (to :class:`Encoded`) or prompts (to :class:`Tokens`), padded on the left, on the model's device."""
+        bos = self.bos if bos is None else bos
+        pad = getattr(self.tokenizer, "pad_token_id", None) or 0
+        if isinstance(prompts, Pairs):
+            return encode_pairs(prompts, self.tokenizer, bos, pad).to(self.device)
+        many = [prompts] if isinstance(prompts, str) else prompts
+        return encode(many, self.tokenizer, bos, pad).to(self.device)
+
+    # forward passes
+
+    def inputs(self, tokens: Tokens, keep: int | None = None) -> dict[str, Tensor]:
+        """Keyword arguments of the module's forward for some tokens.
+
+        Args:
+            keep: compute the logits of the last ``keep`` positions only, where the model can.
+        """
+        inputs: dict[str, Any] = {name: value for name, value in tokens.inputs().items() if name in self._accepted}
+        if "use_cache" in self._accepted:
+            inputs["use_cache"] = False
+        if keep is not None and "logits_to_keep" in self._accepted:
+            inputs["logits_to_keep"] = keep
+        return inputs
+
+    @cached_property
+    def _accepted(self) -> frozenset[str]:
+        return frozenset(inspect.signature(self.module.forward).parameters)
+
+    @contextmanager
+    def prepared(self, sites: Collection[Site] = ()) -> Iterator[None]:
+        """Inside: evaluation mode, and eager attention if scores or patterns are among the sites. One sweep at a time."""
+        with self._busy, evaluating(self.module):
+            if any(site.name in ("scores", "pattern") and site.path is None for site in sites):
+                with eager_attention(self.module):
+                    yield
+            else:
+                yield
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{axis} {n}" for axis, n in self.sizes.items() if axis != "kv_head")
+        return f"Model({self.name}{': ' + sizes if sizes else ''}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+
+def refuse_compiled(module: nn.Module) -> None:
+    """Raise ``CompiledModelError`` for a compiled module, whose hooks would be ignored."""
+    wrapped = hasattr(module, "_orig_mod")
+    inside = next((name for name, child in module.named_modules() if getattr(child, "_compiled_call_impl", None) is not None), None)
+    if wrapped or inside is not None:
+        which = "the model" if wrapped or not inside else f"its module {inside!r}"
+        mend = "pass the original, model._orig_mod" if wrapped else "load it again without calling .compile()"
+        raise CompiledModelError(f"{which} is compiled (torch.compile): hooks added after the first call are silently ignored; {mend}")
