@@ -87,7 +87,8 @@ def assemble(
 
     Args:
         value: ``[metric, *axes, example]``, float32 or float64.
-        clean, corrupt: ``[metric, example]``, of the same dtype.
+        clean: ``[metric, example]``, of the same dtype.
+        corrupt: like ``clean``.
         axes: the swept axes in the order of ``interp.axes.SWEPT``, each with its values.
         metrics: names of the metrics.
         by_rule: ``[*axes, example]`` bool; none where left out.
@@ -221,6 +222,7 @@ def recovery(
     """How much of the behaviour is back: (value − corrupt) / (clean − corrupt); 0 = corrupted, 1 = clean.
 
     Args:
+        ds: a result.
         aggregate: ``"ratio"`` divides the mean over examples by the mean over examples; ``"examples"`` is the mean of the
             examples' own ratios, over those that are defined, whose number is the coordinate ``defined``; None leaves
             every example's ratio.
@@ -242,12 +244,12 @@ def _normalised(ds: xr.Dataset, quantity: str, aggregate: str | None, floor: flo
     least = noise_floor(ds, rounding=True) if floor is None else floor
     if aggregate == "ratio":
         below = denominator.mean(names.EXAMPLE)
-        ratio = numerator.mean(names.EXAMPLE, skipna=False) / below.where(np.abs(below) > least)
+        ratio = numerator.mean(names.EXAMPLE, skipna=False) / below.where(abs(below) > least)
     elif aggregate in ("examples", None):
-        defined = np.abs(denominator) > least
+        defined = abs(denominator) > least
         ratio = numerator / denominator.where(defined)
         if aggregate == "examples":
-            count = defined.sum(names.EXAMPLE)
+            count = defined.sum(dim=names.EXAMPLE)
             total = ratio.where(defined, 0.0).sum(names.EXAMPLE, skipna=False)
             ratio = (total / count.where(count > 0)).assign_coords(defined=count)
     else:
@@ -270,7 +272,7 @@ def noise_floor(ds: xr.Dataset, *, rounding: bool = False) -> xr.DataArray:
     floor = xr.zeros_like(ds[names.METRIC], dtype=float) + np.reshape(floors, ds[names.METRIC].shape)
     if not rounding:
         return floor
-    size = (np.abs(ds["clean"]) + np.abs(ds["corrupt"])).mean(names.EXAMPLE).astype("float64")
+    size = (abs(ds["clean"]) + abs(ds["corrupt"])).mean(names.EXAMPLE).astype("float64")
     return np.maximum(floor, 4 * np.finfo(ds["clean"].dtype).eps * size)
 
 
@@ -293,9 +295,13 @@ def summary(
     time: they are not adjusted for looking at many.
 
     Args:
+        ds: a result.
         quantity: recovery, damage, effect or value.
+        level: of the intervals.
         clusters: the coordinate along example that names the clusters; None resamples examples.
         method: bootstrap, or Student's t to first order (much faster on maps of 10⁵ cells).
+        resamples: bootstrap draws, the same for every cell.
+        seed: of the draws.
 
     Returns:
         ``mean``, ``low``, ``high``, ``n`` (examples that are there) and ``n_effective`` (units taken as independent), each
