@@ -2,10 +2,10 @@
 
     >>> from interp import tasks
     >>> pairs = tasks.ioi(64, seed=0)
-    >>> pairs[0].clean.text
-    'One morning Mary and John met at the park, and John handed a book to'
-    >>> pairs[0].answers, pairs[0].wrong, pairs[0].template
-    ((' Mary',), (' John',), 'ioi/0-ABBA')
+    >>> pairs[1].clean.text
+    'One morning Aaron and Daniel met at the market, and Aaron handed a basket to'
+    >>> pairs[1].answers, pairs[1].wrong, pairs[1].template
+    ((' Daniel',), (' Aaron',), 'ioi/0-BABA')
 
 Two people are named, one of them, the subject S, is named again as the giver, and the sentence breaks off before the
 receiver: the indirect object IO, the name said once. The task and the roles are those of Wang et al., *Interpretability in
@@ -14,6 +14,7 @@ the Wild* (arXiv 2211.00593); templates and words are our own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from interp.errors import UnknownNameError
@@ -122,7 +123,7 @@ def ioi(
     Raises:
         UnknownNameError: no such corruption, order or template.
         UnequalLengthsError: a given filler is not one token of ``tokenizer``.
-        ValueError: too few or repeated fillers, or n < 1.
+        ValueError: too few or repeated fillers, a name that is also another word of the prompt, or n < 1.
     """
     if n < 1:
         raise ValueError(f"n={n}: at least one pair is needed")
@@ -142,6 +143,7 @@ def ioi(
         "places": lexicon.choose("places", places, "places", tokenizer, least=1),
         "objects": lexicon.choose("objects", objects, "objects", tokenizer, least=1),
     }
+    _refuse_names_elsewhere(fill, [IOI_TEMPLATES[i] for i in indices])
     kinds = [(i, o) for i in indices for o in (ORDERS if order == "both" else (order,))]
     items = tuple(
         _pair(IOI_TEMPLATES[i], o, corruption, fill, Draw("ioi", seed, k))
@@ -156,6 +158,19 @@ def ioi(
         "lexicon": lexicon.record(fill),
     }  # fmt: skip
     return Pairs(items, task="ioi", made_by=made_by)
+
+
+def _refuse_names_elsewhere(fill: dict[str, tuple[str, ...]], templates: Sequence[Template]) -> None:
+    """A name that also stands elsewhere in the prompt would be repeated without being the subject."""
+    for where, words in (
+        *((key, set(fill[key])) for key in ("places", "objects")),
+        *((f"template {template.id!r}", set(re.findall(r"\w+", template.text))) for template in templates),
+    ):
+        for name in fill["names"]:
+            if name in words:
+                raise ValueError(
+                    f"names holds {name!r}, which is also a word of {where}; a name must occur only where it is put"
+                )
 
 
 def _pair(template: Template, order: str, corruption: str, fill: dict[str, tuple[str, ...]], draw: Draw) -> Pair:

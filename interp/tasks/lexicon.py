@@ -121,8 +121,7 @@ def following(text: str, tokenizer: Tokenizer) -> list[int]:
 
 def is_single(word: str, tokenizer: Tokenizer, *, leading_space: bool = True) -> bool:
     """Whether ``word`` is exactly one token that also reads back as the word (an unknown-word token does not)."""
-    text = " " + word if leading_space else word
-    ids = following(text, tokenizer)
+    ids = following(" " + word, tokenizer) if leading_space else tokenizer.encode(word, add_special_tokens=False)
     return len(ids) == 1 and str(tokenizer.decode(ids)).strip().casefold() == word.casefold()
 
 
@@ -158,17 +157,22 @@ def choose(
         repeated = sorted({word for word in words if words.count(word) > 1}) if len(set(words)) < len(words) else []
         if repeated:
             raise ValueError(f"{argument} holds {repeated[0]!r} twice; give each word once")
-        for word in words if tokenizer is not None else ():
-            if not is_single(word, tokenizer):
-                ids = following(" " + word, tokenizer)
-                raise UnequalLengthsError(
-                    f"{argument} holds {word!r}, which this tokenizer writes as {len(ids)} token{'' if len(ids) == 1 else 's'} "
-                    f"{spelled(tokenizer, ids)}; clean and corrupted prompts match by position only if every filler is one "
-                    f"token of its own. Leave it out, or filter with lexicon.single_token({argument}, tokenizer)"
-                )
+        if tokenizer is not None:
+            _refuse_several_tokens(argument, words, tokenizer)
     if len(words) < least:
         raise ValueError(f"{argument}: at least {least} different words are needed, {len(words)} {origin}")
     return words
+
+
+def _refuse_several_tokens(argument: str, words: Iterable[str], tokenizer: Tokenizer) -> None:
+    for word in words:
+        if not is_single(word, tokenizer):
+            ids = following(" " + word, tokenizer)
+            raise UnequalLengthsError(
+                f"{argument} holds {word!r}, which this tokenizer writes as {len(ids)} token{'' if len(ids) == 1 else 's'} "
+                f"{spelled(tokenizer, ids)}; clean and corrupted prompts match by position only if every filler is one "
+                f"token of its own. Leave it out, or filter with lexicon.single_token({argument}, tokenizer)"
+            )
 
 
 def record(lists: Mapping[str, Sequence[str]]) -> dict[str, dict[str, object]]:

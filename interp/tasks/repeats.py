@@ -2,10 +2,10 @@
 
     >>> from interp import tasks
     >>> pair = tasks.induction(64, seed=0, length=9)[0]
-    >>> pair.clean.text, pair.answers                        # A B … C D … A
-    ('river glass honey moon table silver wind coffee glass', (' honey',))
-    >>> pair.corrupted.text, pair.wrong                      # A B … C D … C
-    ('river glass honey moon table silver wind coffee silver', (' wind',))
+    >>> pair.clean.text, pair.answers                        # … C D … A B … A
+    ('fence potato garlic moon storm cloud paper shoulder cloud', (' paper',))
+    >>> pair.corrupted.text, pair.wrong                      # … C D … A B … C
+    ('fence potato garlic moon storm cloud paper shoulder garlic', (' moon',))
 
 The words are unrelated and all different but for the last, so that nothing but the repetition speaks for the answer. (Elhage
 et al., *A Mathematical Framework for Transformer Circuits*, 2021; Olsson et al., arXiv 2209.11895.)

@@ -3,9 +3,9 @@
     >>> from interp import tasks
     >>> pair = tasks.greater_than(64, seed=0)[0]
     >>> pair.clean.text
-    'The war lasted from the year 1732 to the year 17'
+    'The struggle lasted from the year 1471 to the year 14'
     >>> pair.answers[:2], pair.wrong[-2:], pair.corrupted.text
-    (('33', '34'), ('31', '32'), 'The war lasted from the year 1701 to the year 17')
+    (('72', '73'), ('70', '71'), 'The struggle lasted from the year 1401 to the year 14')
 
 The task is that of Hanna et al., *How does GPT-2 compute greater-than?* (arXiv 2305.00586); templates and nouns are our own.
 """

@@ -1,0 +1,41 @@
+"""A tokenizer made here: one token a word or mark, years two as GPT-2 does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from interp import tasks
+from interp.tasks import lexicon
+
+_SAMPLES = [
+    *(template.text for template in (*tasks.IOI_TEMPLATES, *tasks.GREATER_THAN_TEMPLATES)),
+    *(" ".join(words) for words in lexicon.LISTS.values()),
+    " ".join(f"{yy:02}" for yy in range(100)),
+]
+
+
+@pytest.fixture(scope="session")
+def word_tokenizer() -> Callable[..., Any]:
+    """Makes a tokenizer of the lexicon's and the templates' words, less some; numbers are cut into ``digits`` digits."""
+
+    def make(without: Iterable[str] = (), *, digits: int = 2) -> PreTrainedTokenizerFast:
+        split = pre_tokenizers.Split(Regex(rf"\d{{{digits}}}|[^\W\d]+|[^\w\s]"), behavior="removed", invert=True)
+        words = {"[UNK]", *"0123456789"}
+        for text in _SAMPLES:
+            words |= {word for word, _ in split.pre_tokenize_str(text)}
+        vocabulary = {word: i for i, word in enumerate(sorted(words - set(without)))}
+        inner = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+        inner.pre_tokenizer = split
+        return PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tokenizer(word_tokenizer: Callable[..., Any]) -> Any:
+    return word_tokenizer()
