@@ -1,1 +1,75 @@
-"""interp: find out by intervention which parts of a network cause its behaviour."""
+"""interp: find out by intervention which parts of a neural network cause its behaviour.
+
+    >>> import interp
+    >>> model = interp.load("zoo/language-4l")
+    >>> pairs = interp.tasks.ioi(64, seed=0)
+    >>> effects = interp.patch(model, pairs, interp.grid("resid_pre", layer=..., position=...), metric="logit_diff")
+    >>> interp.views.heatmap(effects)
+
+Names are imported when they are first used, so that ``import interp`` is quick and a process that only reads results never loads
+torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp import axes, effects, metrics, models, sites, stats, store, tasks, views
+    from interp.effects import damage, effect, recovery, summary, top
+    from interp.engine import patch
+    from interp.interventions import (
+        Activation,
+        Add,
+        Change,
+        Constant,
+        Interpolate,
+        Intervention,
+        Noise,
+        Replace,
+        Scale,
+        Subspace,
+    )
+    from interp.models import Model, load
+    from interp.pairs import Pair, Pairs, Prompt
+    from interp.sites import Positions, Site, grid
+    from interp.store import Store
+
+_ROOMS = ("axes", "effects", "engine", "interventions", "metrics", "models", "report", "sites", "stats", "store", "tasks", "views")
+_NAMES = {
+    "interp.effects": ("damage", "effect", "recovery", "summary", "top"),
+    "interp.engine": ("patch",),
+    "interp.interventions": (
+        *("Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Noise", "Replace", "Scale", "Subspace"),
+    ),
+    "interp.models": ("Model", "load"),
+    "interp.pairs": ("Pair", "Pairs", "Prompt"),
+    "interp.sites": ("Positions", "Site", "grid"),
+    "interp.store": ("Store",),
+}
+_HOME = {name: home for home, names in _NAMES.items() for name in names}
+
+__all__ = [
+    "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs", "Positions",
+    "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "axes", "damage", "effect", "effects", "grid", "load", "metrics",
+    "models", "patch", "recovery", "sites", "stats", "store", "summary", "tasks", "top", "views",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        found = getattr(import_module(_HOME[name]), name)
+    elif name in _ROOMS:
+        found = import_module(f"interp.{name}")
+    else:
+        from interp.errors import nearest
+
+        hint = nearest(name, __all__)
+        raise AttributeError(f"interp has no {name!r}{'; did you mean ' + ' or '.join(map(repr, hint)) + '?' if hint else ''}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

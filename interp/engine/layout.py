@@ -1,0 +1,29 @@
+"""One order of axes for the engine: ``[row, position, (head or unit), features]``, whatever a site's own.
+
+>>> import torch
+>>> from interp.sites import Site
+>>> canonical(Site("pattern", layer=0), torch.zeros(2, 4, 7, 9)).shape           # [example, head, position, source_position]
+torch.Size([2, 7, 4, 9])
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from interp import axes
+from interp.sites import Site
+
+
+def indexed_axis(site: Site) -> str | None:
+    """``"head"`` or ``"unit"``, where a site has such an axis."""
+    return next((axis for axis in (axes.HEAD, axes.UNIT) if axis in site.axes), None)
+
+
+def _order(site: Site) -> list[int]:
+    first = [axes.EXAMPLE, axes.POSITION]
+    return [site.axes.index(axis) for axis in (*first, *(a for a in site.axes if a not in first))]
+
+
+def canonical(site: Site, tensor: Tensor) -> Tensor:
+    """A view of a site's tensor in the engine's order."""
+    return tensor.permute(_order(site)) if tensor.ndim == len(site.axes) else tensor

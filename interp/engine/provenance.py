@@ -1,0 +1,87 @@
+"""What a result says about where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from interp import axes
+from interp.metrics import FromLogits, Metric
+from interp.models import Encoded, Model
+
+ENGINE_SEMANTICS = 1
+"""Raised only when numbers may change; part of a run's identity."""
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of the packages that made the numbers."""
+    return {name: metadata.version(name) for name in ("interp-workbench", "torch", "transformers", "numpy", "xarray")}
+
+
+def identity(model: Model, encoded: Encoded) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "model_digest": model.digest,
+        "revision": model.revision,
+        "pairs_digest": encoded.pairs.digest,
+        "bos": encoded.bos,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def spec(model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric], family: dict[str, Any]) -> dict[str, Any] | None:
+    """The canonical description whose digest identifies a run; None if something in it cannot be written down."""
+    named = [None if isinstance(m, FromLogits) else m.name for m in metrics]
+    if None in named or _anonymous(family):
+        return None
+    return identity(model, encoded) | {"patching": patching, "metrics": named} | family
+
+
+def _anonymous(spec: Any) -> bool:
+    """Whether a spec holds a function, which has no canonical description."""
+    if isinstance(spec, dict):
+        return ("function" in spec and spec["function"] is None) or any(_anonymous(v) for v in spec.values())
+    return isinstance(spec, list) and any(_anonymous(v) for v in spec)
+
+
+def attributes(model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Provenance that does not depend on what was swept."""
+    made_by = dict(encoded.pairs.made_by)
+    return identity(model, encoded) | {
+        "task": encoded.pairs.task,
+        "task_made_by": made_by,
+        "seed": made_by.get("seed"),
+        "patching": patching,
+        "units": {m.name: getattr(m, "unit", "") for m in metrics},
+        "device": str(model.device),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "engine_semantics": ENGINE_SEMANTICS,
+        "versions": versions(),
+    }
+
+
+def example_coordinates(encoded: Encoded) -> dict[str, Any]:
+    """Template and prompts of every example."""
+
+    def text(side: str) -> list[str]:
+        return [
+            prompt.text if isinstance(prompt.text, str) else " ".join(map(str, prompt.text))
+            for prompt in (getattr(pair, side) for pair in encoded.pairs)
+        ]
+
+    return {"template": [pair.template for pair in encoded.pairs], "clean_prompt": text("clean"), "corrupted_prompt": text("corrupted")}
+
+
+def token_coordinates(encoded: Encoded, positions: Sequence[int | str] | None) -> dict[str, Any]:
+    """The token at every raw position and example, where positions are raw indices."""
+    if positions is None or not all(isinstance(p, int) for p in positions):
+        return {}
+    return {
+        f"{side}_token": ((axes.POSITION, axes.EXAMPLE), [[strings[p] for strings in getattr(encoded, side).strings] for p in positions])  # type: ignore[index]
+        for side in ("clean", "corrupted")
+    }

@@ -1,0 +1,251 @@
+"""Source values: the runs that give them, read once and shared by every cell of a sweep.
+
+    >>> runs = Runs(model, encoded, base="corrupted")                                   # doctest: +SKIP
+    >>> values = runs.values(change)                                                    # doctest: +SKIP
+    >>> values.at(examples, slots)                                                      # doctest: +SKIP
+
+Whatever the source – another run, a mean, a constant, noise – its values become one tensor ``[example, position, (head),
+features]`` with two index maps: which of its examples serves which of ours, and which of its positions which of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp import axes
+from interp.engine.layout import canonical, indexed_axis
+from interp.errors import ShapeMismatchError, UnequalLengthsError
+from interp.interventions import Activation, Change, Constant, Noise
+from interp.models import Encoded, Model, Tokens
+from interp.pairs import Prompt
+from interp.sites import Positions, Site
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """Values of one source for one change."""
+
+    tensor: Tensor
+    """``[example, position, *rest]``, ``rest`` being (head), features."""
+    example: Int[Tensor, " example"]
+    """Which row of the tensor serves each example of the sweep."""
+    columns: Int[Tensor, "example span"]
+    """Which position of the tensor serves each token of the change, padded with −1."""
+    index: int | None
+    """Head or unit that is taken, None for all."""
+
+    def at(self, examples: Tensor, slots: Tensor) -> Tensor:
+        """Values ``[n, *features]`` of n tokens, each given by its example and its number within the change's positions."""
+        found = self.tensor[self.example[examples], self.columns[examples, slots]]
+        if self.index is None:
+            return found
+        return found[:, self.index] if found.ndim > 2 else found[:, self.index, None]
+
+
+class Runs:
+    """The runs of a sweep other than its rows, each done once: clean, corrupted, and other prompts and models.
+
+    Args:
+        base: which side of the pairs the sweep runs on, ``"clean"`` or ``"corrupted"``; the other one is the source.
+        batch: examples in one forward pass.
+    """
+
+    def __init__(self, model: Model, encoded: Encoded, base: str, batch: int) -> None:
+        self.model, self.encoded, self.batch = model, encoded, batch
+        self.side = {"base": base, "source": "clean" if base == "corrupted" else "corrupted", "clean": "clean", "corrupted": "corrupted"}
+        self._wanted: dict[tuple[Any, ...], set[Site]] = {}
+        self._tokens: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
+        self._found: dict[tuple[Any, ...], dict[Site, Tensor]] = {}
+        self._pooled: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+
+    @property
+    def base(self) -> Tokens:
+        return self.tokens("base")
+
+    def tokens(self, which: str) -> Tokens:
+        return getattr(self.encoded, self.side[which])
+
+    # planning: say what will be needed, then run once
+
+    def want(self, changes: Collection[Change]) -> None:
+        """Announce changes whose sources will be asked for, so that each run is done once, with all its reads together."""
+        for change in changes:
+            if isinstance(change.source, Activation) and change.edit.reads_source:
+                key = self._key(change.source)
+                site = change.source.site_for(change.site).tensor
+                self._tokens[key][0].check(site)
+                if site not in self._found.get(key, {}):
+                    self._wanted.setdefault(key, set()).add(site)
+
+    def _key(self, source: Activation) -> tuple[Any, ...]:
+        model: Model = source.model if source.model is not None else self.model  # type: ignore[assignment]
+        prompt = source.prompt
+        if isinstance(prompt, str) and prompt in self.side:
+            key: tuple[Any, ...] = (id(model), self.side[prompt])
+            if key not in self._tokens:
+                pairs = self.encoded if model is self.model else model.encode(self.encoded.pairs)
+                self._tokens[key] = (model, getattr(pairs, self.side[prompt]))
+        else:
+            key = (id(model), "prompt", repr(prompt.spec() if isinstance(prompt, Prompt) else prompt))
+            if key not in self._tokens:
+                self._tokens[key] = (model, model.encode([prompt]))
+        return key
+
+    def _run(self, key: tuple[Any, ...]) -> None:
+        sites = self._wanted.pop(key, set())
+        if not sites:
+            return
+        model, tokens = self._tokens[key]
+        parts: list[dict[Site, Tensor]] = []
+        with model.prepared(sites):
+            for start in range(0, len(tokens), self.batch):
+                inputs = model.inputs(tokens.take(slice(start, start + self.batch)), keep=1)
+                parts.append(model.backend.run(inputs, reads=sites, writes={}))
+        found = {site: canonical(site, torch.cat([part.pop(site) for part in parts])) for site in sites}
+        self._found.setdefault(key, {}).update(found)
+
+    # answers
+
+    def values(self, change: Change, columns: Int[Tensor, "example span"]) -> Values | None:
+        """The values that a change writes, for its resolved positions; None if its edit reads no source.
+
+        Raises:
+            ShapeMismatchError: the source's positions or features do not fit the target's.
+        """
+        if not change.edit.reads_source:
+            return None
+        n, source = len(self.encoded), change.source
+        device = self.model.device
+        everyone = torch.arange(n, device=device)
+        if isinstance(source, Constant):
+            value = torch.as_tensor(source.value, device=device).to(torch.promote_types(self.model.dtype, torch.float32))
+            value = value if value.ndim else value[None]
+            return Values(value[None, None], everyone * 0, torch.where(columns >= 0, 0, -1), None)
+        if isinstance(source, Noise):
+            return self._noise(source, change.site, columns)
+        assert isinstance(source, Activation)
+        self.want([change])
+        key = self._key(source)
+        self._run(key)
+        model, tokens = self._tokens[key]
+        site = source.site_for(change.site)
+        model.check(site)
+        tensor = self._found[key][site.tensor]
+        index = getattr(site, indexed_axis(site) or "", None)
+        if source.pool == "mean":
+            return self._mean(source, key, site, tokens, columns, index)
+        partner = everyone
+        if source.pool == "resample":
+            partner = _derangement(n, source.seed).to(device)
+        elif len(tokens) == 1 != n:
+            partner = everyone * 0
+        own = self._own_columns(source, change, tokens)[partner]
+        return Values(tensor, partner, _matched(own, columns, change), index)
+
+    def _own_columns(self, source: Activation, change: Change, tokens: Tokens) -> Int[Tensor, "example span"]:
+        """The source's positions, which are the target's unless it has its own; raw indices need prompts of equal length."""
+        positions = source.own_positions or change.positions
+        raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
+        if raw and source.own_positions is None and self._is_pair(tokens):
+            self.encoded.require_equal_lengths(f"{change.site!r}@{change.positions!r}")
+        return tokens.columns(positions, what=f"source position of {change.site!r}")
+
+    def _is_pair(self, tokens: Tokens) -> bool:
+        return tokens is self.encoded.clean or tokens is self.encoded.corrupted
+
+    def _mean(
+        self,
+        source: Activation,
+        key: tuple[Any, ...],
+        site: Site,
+        tokens: Tokens,
+        columns: Int[Tensor, "example span"],
+        index: int | None,
+    ) -> Values:
+        """Means over real tokens, positions counted from each prompt's first real token."""
+        if axes.SOURCE_POSITION in site.axes and not bool((tokens.lengths == tokens.lengths[0]).all()):
+            raise UnequalLengthsError(f"a mean of {site.tensor!r} over examples needs prompts of equal length")
+        pooled = (*key, site.tensor, source.over, source.by)
+        if pooled not in self._pooled:
+            self._pooled[pooled] = _mean(self._found[key][site.tensor], tokens, source.over, self._groups(source.by))
+        tensor, groups = self._pooled[pooled]
+        if axes.POSITION in source.over:
+            return Values(tensor, groups, torch.where(columns >= 0, 0, -1), index)
+        positions = source.own_positions
+        own = columns - self.base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
+        own = torch.where(columns >= 0, own.expand_as(columns), -1)
+        if bool((own >= tensor.shape[1]).any()):
+            raise ShapeMismatchError(f"{source!r} has {tensor.shape[1]} positions, fewer than the base prompts: pool over positions too")
+        return Values(tensor, groups, own, index)
+
+    def _groups(self, by: str | None) -> list[str]:
+        if by is None:
+            return [""] * len(self.encoded)
+        if by not in ("template", "entities"):
+            raise ValueError(f"by={by!r}; a conditional mean groups examples by 'template' or 'entities'")
+        return [str(getattr(pair, by)) for pair in self.encoded.pairs]
+
+    def _noise(self, source: Noise, site: Site, columns: Int[Tensor, "example span"]) -> Values:
+        model, base = self.model, self.base
+        model.check(site)
+        if axes.SOURCE_POSITION in site.axes:
+            raise ShapeMismatchError(f"noise on {site!r} would not be a probability; use a site whose features are a fixed width")
+        axis = indexed_axis(site)
+        widths = [model.anatomy.size(site, a) for a in site.axes if a not in (axes.EXAMPLE, axes.POSITION)]
+        key = ("noise", source.std, source.seed, *widths)
+        if key not in self._pooled:
+            dtype = torch.promote_types(model.dtype, torch.float32)
+            drawn = torch.stack([source.draw(e, (int(base.lengths.max()), *widths)) for e in range(len(base))])
+            self._pooled[key] = drawn.to(model.device, dtype), torch.arange(len(base), device=model.device)
+        tensor, everyone = self._pooled[key]
+        own = torch.where(columns >= 0, columns - base.first[:, None], -1)
+        return Values(tensor, everyone, own, getattr(site, axis) if axis else None)
+
+
+def _matched(own: Int[Tensor, "example span"], columns: Int[Tensor, "example span"], change: Change) -> Int[Tensor, "example span"]:
+    """The source's columns beside the target's: as many in every example, or one, which then serves all."""
+    target_span, own_span = (columns >= 0).sum(-1), (own >= 0).sum(-1)
+    if bool((own_span == target_span).all()):
+        return own[:, : columns.shape[1]]
+    if bool((own_span == 1).all()):
+        return torch.where(columns >= 0, own[:, :1], -1)
+    example = int((own_span != target_span).nonzero()[0])
+    raise ShapeMismatchError(
+        f"{change!r}: the target is {int(target_span[example])} tokens and the source {int(own_span[example])} in example {example}; "
+        "spans must be equally long, or the source one token, such as Activation(positions='subject[-1]')"
+    )
+
+
+def _mean(tensor: Tensor, tokens: Tokens, over: Sequence[str], groups: list[str]) -> tuple[Tensor, Tensor]:
+    """Means ``[group, position or 1, *rest]`` in at least float32, and the group of every example."""
+    names = sorted(set(groups))
+    member = torch.tensor([names.index(g) for g in groups], device=tensor.device)
+    if len(tokens) != len(groups):
+        member = member[:1].expand(len(tokens))
+    columns = tokens.columns(Positions())
+    real = (columns >= 0).to(torch.promote_types(tensor.dtype, torch.float32))
+    rows = torch.arange(len(tokens), device=tensor.device)[:, None]
+    aligned = tensor[rows, columns.clamp(min=0)].to(real.dtype)
+    shape = (*real.shape, *(1 for _ in tensor.shape[2:]))
+    total = torch.zeros(len(names), *aligned.shape[1:], dtype=real.dtype, device=tensor.device)
+    total.index_add_(0, member, aligned * real.view(shape))
+    count = torch.zeros(len(names), real.shape[1], dtype=real.dtype, device=tensor.device).index_add_(0, member, real)
+    if axes.POSITION in over:
+        total, count = total.sum(1, keepdim=True), count.sum(1, keepdim=True)
+    mean = total / count.clamp(min=1).view(*count.shape, *shape[2:])
+    every = torch.tensor([names.index(g) for g in groups], device=tensor.device)
+    return mean, every
+
+
+def _derangement(n: int, seed: int) -> Tensor:
+    """A random cyclic order: example i takes its values from another example, never from itself (but for n = 1)."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(-1)
+    return partner
