@@ -21,11 +21,16 @@ _SAMPLES = [
 
 @pytest.fixture(scope="session")
 def word_tokenizer() -> Callable[..., Any]:
-    """Makes a tokenizer of the lexicon's and the templates' words, less some; numbers are cut into ``digits`` digits."""
+    """Makes a tokenizer of the lexicon's and the templates' words, less some.
 
-    def make(without: Iterable[str] = (), *, digits: int = 2) -> PreTrainedTokenizerFast:
-        split = pre_tokenizers.Split(Regex(rf"\d{{{digits}}}|[^\W\d]+|[^\w\s]"), behavior="removed", invert=True)
-        words = {"[UNK]", *"0123456789"}
+    Numbers are cut into ``digits`` digits; a text of ``whole`` is one token whatever is in it.
+    """
+
+    def make(without: Iterable[str] = (), *, digits: int = 2, whole: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+        split = pre_tokenizers.Split(
+            Regex("|".join([*whole, rf"\d{{{digits}}}", r"[^\W\d]+", r"[^\w\s]"])), behavior="removed", invert=True
+        )
+        words = {"[UNK]", *"0123456789", *whole}
         for text in _SAMPLES:
             words |= {word for word, _ in split.pre_tokenize_str(text)}
         vocabulary = {word: i for i, word in enumerate(sorted(words - set(without)))}

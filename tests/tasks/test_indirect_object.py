@@ -166,6 +166,12 @@ def test_a_given_name_of_several_tokens_is_refused(tokenizer: Any) -> None:
         ioi(4, names=["Tom", "John", "Mary12"], tokenizer=tokenizer)
 
 
+def test_prompts_of_unequal_length_are_refused_although_every_name_is_a_token(word_tokenizer: Any) -> None:
+    # "Mary and" is one token of this tokenizer, and "Tom and" two: only a look at the whole prompts shows it.
+    with pytest.raises(UnequalLengthsError, match=r"the clean prompt has \d+ tokens and the corrupted one \d+\n +clean: +\["):
+        ioi(4, names=["Tom", "Mary"], corruption="order", tokenizer=word_tokenizer(whole=["Mary and"]))
+
+
 def test_made_by_is_json_and_says_everything() -> None:
     import json
 

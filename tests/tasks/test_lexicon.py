@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,14 @@ def test_single_token_counts_the_leading_space_as_part_of_the_word() -> None:
     assert lexicon.single_token(["ab", "cd"], tokenizer) == ("ab",)
     assert lexicon.single_token(["ab", "cd"], tokenizer, leading_space=False) == ()
     assert lexicon.following(" ab", tokenizer) == [pieces.index("Ġab")]
+
+
+@pytest.mark.parametrize("name", lexicon.LISTS)
+def test_every_word_is_one_token_of_smollm2(name: str, smollm2: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    assert lexicon.single_token(lexicon.LISTS[name], tokenizer) == lexicon.LISTS[name]
 
 
 def test_following_gives_the_whole_where_the_words_merge() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,19 @@ def test_a_tokenizer_decides_which_years_are_used(word_tokenizer: Any, seed: int
         ids = [tokenizer.convert_ids_to_tokens(tokenizer.encode(p.text)) for p in (pair.clean, pair.corrupted)]
         assert len(ids[0]) == len(ids[1])
         assert [(a, b) for a, b in zip(*ids, strict=True) if a != b] == [(pair.entities[1][2:], "01")]
+
+
+def test_a_century_is_left_out_where_its_corrupted_year_is_one_token(word_tokenizer: Any) -> None:
+    assert {year[:2] for year in usable_years(word_tokenizer(whole=["1701"]))} == set(CENTURIES) - {"17"}
+    with pytest.raises(AnswerError, match=r"years holds '1732'; .* but this one writes ' 1701' as 1 token \['1701'\]"):
+        greater_than(4, years=["1732"], tokenizer=word_tokenizer(whole=["1701"]))
+
+
+def test_the_tokenizer_of_smollm2_is_refused(smollm2: Path) -> None:
+    from transformers import AutoTokenizer
+
+    with pytest.raises(AnswerError, match=r"this one writes ' 1732' as 5 tokens \['Ġ', '1', '7', '3', '2'\]$"):
+        greater_than(4, tokenizer=AutoTokenizer.from_pretrained(smollm2))
 
 
 def test_a_tokenizer_that_splits_digits_is_refused_with_what_it_does(word_tokenizer: Any) -> None:
