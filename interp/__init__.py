@@ -3,11 +3,12 @@
     >>> import interp
     >>> model = interp.load("zoo/language-4l")
     >>> pairs = interp.tasks.ioi(64, seed=0)
-    >>> effects = interp.patch(model, pairs, interp.grid("resid_pre", layer=..., position=...), metric="logit_diff")
+    >>> grid = interp.grid("resid_pre", layer=..., position=...)
+    >>> effects = interp.patch(model, pairs, grid, metric="logit_diff")
     >>> interp.views.heatmap(effects)
 
-Names are imported when they are first used, so that ``import interp`` is quick and a process that only reads results never loads
-torch.
+Names are imported when they are first used, so that ``import interp`` is quick and a process that only reads results never
+loads torch.
 """
 
 from __future__ import annotations
@@ -36,7 +37,20 @@ if TYPE_CHECKING:
     from interp.sites import Positions, Site, grid
     from interp.store import Store
 
-_ROOMS = ("axes", "effects", "engine", "interventions", "metrics", "models", "report", "sites", "stats", "store", "tasks", "views")
+_ROOMS = (
+    "axes",
+    "effects",
+    "engine",
+    "interventions",
+    "metrics",
+    "models",
+    "report",
+    "sites",
+    "stats",
+    "store",
+    "tasks",
+    "views",
+)
 _NAMES = {
     "interp.effects": ("damage", "effect", "recovery", "summary", "top"),
     "interp.engine": ("patch",),

@@ -11,11 +11,24 @@ from collections.abc import Iterable
 
 
 class UnknownNameError(KeyError):
-    """A name that is not in a known, finite list (a site, a metric, a task, a role, a zoo model)."""
+    """A name that is not in a known, finite list (a site, a metric, a task, a role, a zoo model).
 
-    def __init__(self, kind: str, name: object, known: Iterable[str], where: str = "") -> None:
-        self.kind, self.name, self.known = kind, name, sorted(set(known))
-        super().__init__(unknown(kind, name, self.known, where))
+    Args:
+        kind: what the name is of, in the singular.
+        known: the valid names, in the order in which they are listed.
+        where: whose they are (``"of ioi"``).
+        aliases: further accepted spellings, which near matches come from but which are not listed.
+        why: the reason, where there is one beyond a misspelling.
+    """
+
+    def __init__(
+        self, kind: str, name: object, known: Iterable[str], where: str = "", *, aliases: Iterable[str] = (), why: str = ""
+    ) -> None:
+        self.kind, self.name, self.known = kind, name, list(dict.fromkeys(known))
+        near = nearest(name, [*self.known, *aliases])
+        did = f"; did you mean {' or '.join(map(repr, near))}?" if near and not why else ""
+        listed = f" ({kind}s{' ' + where if where else ''}: {', '.join(self.known)})" if len(self.known) <= 40 else ""
+        super().__init__(f"unknown {kind} {name!r}{': ' + why if why else ''}{did}{listed}")
 
     def __str__(self) -> str:  # KeyError would print the repr, with escaped quotes
         return str(self.args[0])
@@ -72,12 +85,3 @@ class StoreError(ValueError):
 def nearest(name: object, known: Iterable[str], n: int = 3) -> list[str]:
     """The known names closest to ``name``, best first."""
     return difflib.get_close_matches(str(name), list(known), n=n, cutoff=0.5)
-
-
-def unknown(kind: str, name: object, known: Iterable[str], where: str = "") -> str:
-    """``unknown site 'resid_prex'; did you mean 'resid_pre'? (all: …)``"""
-    known = list(known)
-    hint = nearest(name, known)
-    did = f"; did you mean {' or '.join(repr(h) for h in hint)}?" if hint else "."
-    listed = f" All {kind}s{' ' + where if where else ''}: {', '.join(known)}" if len(known) <= 40 else ""
-    return f"unknown {kind} {name!r}{did}{listed}"

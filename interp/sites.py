@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import EllipsisType
+from typing import Any
 
 from interp import axes
 from interp.errors import HeadOutOfRangeError, PositionError, UnknownSiteError
@@ -181,10 +182,10 @@ class Site:
         found = _OURS.match(text)
         if found and bool(found["where"]) == bool(found["dot"] or not found["name"]) and (found["name"] or found["head"]):
             name = found["name"] or "z"
-            number = {k: int(found[k]) if found[k] is not None else None for k in ("layer", "head", "unit", "call")}
+            number: dict[str, Any] = {k: int(found[k]) for k in ("layer", "head", "unit", "call") if found[k] is not None}
             return cls(name, stream=found["stream"] or DECODER, **number)
-        last = text.rsplit(".", 1)[-1].removeprefix("hook_")
-        raise UnknownSiteError("site", last if last in COMPONENTS else text, [*COMPONENTS, *(c.lens for c in COMPONENTS.values())])
+        spellings = [c.lens for c in COMPONENTS.values()]
+        raise UnknownSiteError("site", text, COMPONENTS, aliases=spellings)
 
     def __repr__(self) -> str:
         if self.path is not None:
@@ -223,7 +224,7 @@ class Positions:
 
     @classmethod
     def parse(cls, positions: PositionsLike) -> Positions:
-        """From ``...`` or ``"all"``, ``"last"``, an index, several indices, or a role such as ``"subject"``, ``"subject[-1]"``."""
+        """From ``...`` or ``"all"``, ``"last"``, an index, several of them, or a role: ``"subject"``, ``"subject[-1]"``."""
         if isinstance(positions, Positions):
             return positions
         if positions is ... or positions is None or positions == "all":
@@ -233,7 +234,9 @@ class Positions:
         if isinstance(positions, str):
             found = re.fullmatch(r"(?P<role>[^\[\]@]+)(?:\[(?P<pick>-?\d+)\])?", positions)
             if not found:
-                raise PositionError(f"positions {positions!r} are neither 'all', 'last', a role nor a picked role like 'subject[-1]'")
+                raise PositionError(
+                    f"positions {positions!r} are neither 'all', 'last', a role nor a picked role like 'subject[-1]'"
+                )
             return cls(role=found["role"], pick=int(found["pick"]) if found["pick"] is not None else None)
         if isinstance(positions, int):
             return cls(indices=(positions,))
@@ -311,7 +314,7 @@ class Grid:
                 flat, i = divmod(flat, len(values[axis]))
                 coords[axis] = values[axis][i]
             coords = {axis: coords[axis] for axis in values}
-            site = replace(self.site, **{a: v for a, v in coords.items() if a != axes.POSITION})  # type: ignore[arg-type]
+            site = self.site.at(**{a: v for a, v in coords.items() if a != axes.POSITION})
             positions = Positions.parse(coords[axes.POSITION]) if axes.POSITION in coords else self.positions
             yield Cell(site, positions, coords)
 
@@ -379,6 +382,6 @@ def grid(
             raise PositionError("position is an empty list; give at least one, ... for all of them, or None for all together")
         swept[axes.POSITION] = tuple(position)
     else:
-        positions = Positions.parse(position)  # type: ignore[arg-type]
+        positions = Positions.parse(position)
     ordered = tuple((axis, swept[axis]) for axis in axes.SWEPT if axis in swept)
     return Grid(base, positions, ordered)

@@ -1,4 +1,4 @@
-"""Interventions resolved for one model and one set of pairs: which tensor, which columns, which values, and which cells cannot matter.
+"""Interventions resolved for one model and one set of pairs: which tensor, columns and values, and which cells cannot matter.
 
 A cell is *inert* for an example when it cannot have an effect: in a causal model, the source is the counterfactual run at the
 target's own coordinates, and every token and mask up to the position is the same in base and source. Its value is the base's by
@@ -8,7 +8,7 @@ rule, in every strategy, without a forward pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Int
@@ -32,7 +32,7 @@ class Place:
     """What is written there; None if the edit reads no source."""
     inert: Bool[Tensor, " example"]
     order: int
-    """Place among the changes of one tensor, where an order was stated; 0 otherwise."""
+    """How many changes of the same coordinates come before this one: 0 for the first, or where none meet."""
 
     @property
     def tensor(self) -> Site:
@@ -73,14 +73,16 @@ def resolve(interventions: Sequence[Intervention], runs: Runs) -> list[Cell]:
     columns: dict[object, Tensor] = {}
     cells = []
     for intervention in interventions:
-        places = []
-        for order, change in enumerate(intervention.changes):
+        places: list[Place] = []
+        for change in intervention.changes:
             if change.positions not in columns:
                 columns[change.positions] = runs.base.columns(change.positions, what=f"position of {change.site!r}")
             where = columns[change.positions]
-            places.append(Place(change, where, runs.values(change, where), _inert(change, where, runs), order if intervention.ordered else 0))
-        if not intervention.ordered:
-            _refuse_ambiguous(places)
+            place = Place(change, where, runs.values(change, where), _inert(change, where, runs), order=0)
+            met = [earlier for earlier in places if _meet(earlier, place)]
+            if not intervention.ordered:
+                _refuse_ambiguous(met, place)
+            places.append(replace(place, order=1 + max((earlier.order for earlier in met), default=-1)))
         cells.append(Cell(intervention, tuple(places)))
     return cells
 
@@ -98,18 +100,21 @@ def _inert(change: Change, columns: Int[Tensor, "example span"], runs: Runs) -> 
     return torch.where(last >= 0, ~differed.gather(-1, last.clamp(min=0)[:, None])[:, 0], True)
 
 
-def _refuse_ambiguous(places: list[Place]) -> None:
+def _meet(one: Place, other: Place) -> bool:
+    """Whether two changes share a coordinate in some example."""
+    if one.tensor != other.tensor or not (one.index is None or other.index is None or one.index == other.index):
+        return False
+    return bool(((one.columns[:, :, None] == other.columns[:, None, :]) & (one.columns[:, :, None] >= 0)).any())
+
+
+def _refuse_ambiguous(met: list[Place], place: Place) -> None:
     """Two changes of one coordinate commute, or their order is stated."""
-    for i, one in enumerate(places):
-        for other in places[i + 1 :]:
-            if one.tensor != other.tensor or not (one.index is None or other.index is None or one.index == other.index):
-                continue
-            a, b = one.change.edit, other.change.edit
-            if a.kind == b.kind and a.commutes and b.commutes and one.change.keep_error and other.change.keep_error:
-                continue
-            meet = (one.columns[:, :, None] == other.columns[:, None, :]) & (one.columns[:, :, None] >= 0)
-            if bool(meet.any()):
-                raise OrderError(
-                    f"{one.change!r} and {other.change!r} change the same coordinate and do not commute; state the order with "
-                    "first.then(second)"
-                )
+    for earlier in met:
+        a, b = earlier.change, place.change
+        commute = (
+            a.edit.kind == b.edit.kind and a.edit.commutes and a.featurizer is b.featurizer and a.keep_error and b.keep_error
+        )
+        if not commute:
+            raise OrderError(
+                f"{a!r} and {b!r} change the same coordinate and do not commute; state the order with first.then(second)"
+            )

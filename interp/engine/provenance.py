@@ -34,7 +34,9 @@ def identity(model: Model, encoded: Encoded) -> dict[str, Any]:
     }
 
 
-def spec(model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric], family: dict[str, Any]) -> dict[str, Any] | None:
+def spec(
+    model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric], family: dict[str, Any]
+) -> dict[str, Any] | None:
     """The canonical description whose digest identifies a run; None if something in it cannot be written down."""
     named = [None if isinstance(m, FromLogits) else m.name for m in metrics]
     if None in named or _anonymous(family):
@@ -74,7 +76,11 @@ def example_coordinates(encoded: Encoded) -> dict[str, Any]:
             for prompt in (getattr(pair, side) for pair in encoded.pairs)
         ]
 
-    return {"template": [pair.template for pair in encoded.pairs], "clean_prompt": text("clean"), "corrupted_prompt": text("corrupted")}
+    return {
+        "template": [pair.template for pair in encoded.pairs],
+        "clean_prompt": text("clean"),
+        "corrupted_prompt": text("corrupted"),
+    }
 
 
 def token_coordinates(encoded: Encoded, positions: Sequence[int | str] | None) -> dict[str, Any]:
@@ -82,6 +88,9 @@ def token_coordinates(encoded: Encoded, positions: Sequence[int | str] | None) -
     if positions is None or not all(isinstance(p, int) for p in positions):
         return {}
     return {
-        f"{side}_token": ((axes.POSITION, axes.EXAMPLE), [[strings[p] for strings in getattr(encoded, side).strings] for p in positions])  # type: ignore[index]
+        f"{side}_token": (
+            (axes.POSITION, axes.EXAMPLE),
+            [[strings[p] for strings in getattr(encoded, side).strings] for p in positions],
+        )
         for side in ("clean", "corrupted")
     }

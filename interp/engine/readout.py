@@ -62,7 +62,10 @@ class Reader:
         return picked.to(torch.promote_types(picked.dtype, torch.float32))
 
     def measure(
-        self, logits: Float[Tensor, "row position vocab"], examples: Int[Tensor, " row"], reference: Float[Tensor, "example position vocab"] | None
+        self,
+        logits: Float[Tensor, "row position vocab"],
+        examples: Int[Tensor, " row"],
+        reference: Float[Tensor, "example position vocab"] | None,
     ) -> Float[Tensor, "metric row"]:
         """Every metric of rows that ran on ``examples``."""
         at = examples.to(logits.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from interp.engine.cells import Cell, Place
 from interp.engine.layout import canonical
 from interp.engine.readout import LOGITS, Reader
-from interp.interventions import Change, apply
+from interp.interventions import Change, Edit, apply
 from interp.models import Model, Tokens
 from interp.models.taps import Write
 from interp.sites import Site
@@ -26,6 +26,11 @@ Progress = Callable[[int], None]
 Rows = Int[Tensor, "row 2"]
 """Cell and example of each row, cell by cell."""
 Measured = Float[Tensor, "metric row"]
+
+_Key = tuple[int, Edit, int, bool, bool, int]
+"""What changes share that are made together: order, edit, featurizer, keep_error, whole or indexed, and source tensor."""
+_Parts = list[tuple[Place, Tensor, Tensor, Tensor]]
+"""Places with their rows, slots and examples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,8 +109,7 @@ def batched(work: Work, rows: Rows, progress: Progress, limit: int) -> Measured:
 def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
     """Each cell's number and the examples it runs on."""
     cells, counts = rows[:, 0].unique_consecutive(return_counts=True)
-    for cell, part in zip(cells.tolist(), rows[:, 1].split(counts.tolist()), strict=True):
-        yield cell, part
+    yield from zip(cells.tolist(), rows[:, 1].split(counts.tolist()), strict=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,25 +135,37 @@ class _Group:
 
 def writes_of(cells: Sequence[Cell], rows: Rows) -> dict[Site, Write]:
     """The writes of one pass in which row i is ``rows[i]``."""
-    parts: dict[Site, dict[tuple[object, ...], list[tuple[Place, Tensor, Tensor, Tensor]]]] = defaultdict(lambda: defaultdict(list))
+    parts: dict[Site, dict[_Key, _Parts]] = defaultdict(lambda: defaultdict(list))
     start = 0
     for cell, examples in by_cell(rows):
         for place in cells[cell].places:
             columns = place.columns[examples]
             row, slot = (columns >= 0).nonzero(as_tuple=True)
             change, values = place.change, place.values
-            key = (place.order, change.edit, id(change.featurizer), change.keep_error, place.index is None, id(values and values.tensor))
+            key = (
+                place.order,
+                change.edit,
+                id(change.featurizer),
+                change.keep_error,
+                place.index is None,
+                id(values.tensor) if values is not None else 0,
+            )
             parts[place.tensor][key].append((place, row + start, slot, examples[row]))
         start += len(examples)
-    return {site: _write(site, [_group(g) for _, g in sorted(groups.items(), key=lambda item: item[0][0])]) for site, groups in parts.items()}
+    return {site: _write(site, [_group(found) for _, found in _ordered(groups)]) for site, groups in parts.items()}
 
 
-def _group(parts: list[tuple[Place, Tensor, Tensor, Tensor]]) -> _Group:
+def _ordered(groups: dict[_Key, _Parts]) -> list[tuple[_Key, _Parts]]:
+    """Groups in the order of their changes; within one, no two changes of a row meet."""
+    return sorted(groups.items(), key=lambda item: item[0][0])
+
+
+def _group(parts: _Parts) -> _Group:
     first = parts[0][0]
     at = [torch.cat([row for _, row, _, _ in parts])]
     at.append(torch.cat([place.columns[example, slot] for place, _, slot, example in parts]))
     if first.index is not None:
-        at.append(torch.cat([torch.full_like(row, place.index) for place, row, _, _ in parts]))
+        at.append(torch.cat([torch.full_like(row, place.index or 0) for place, row, _, _ in parts]))
     source = None
     if first.values is not None:
         source = torch.cat([place.values.at(example, slot) for place, _, slot, example in parts if place.values])

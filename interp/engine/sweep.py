@@ -1,10 +1,11 @@
 """Sweeps: a grid of interventions on every pair, to one labelled result.
 
-    >>> model = interp.load("zoo/language-4l")                                              # doctest: +SKIP
-    >>> pairs = interp.tasks.ioi(64, seed=0)                                                # doctest: +SKIP
-    >>> effects = interp.patch(model, pairs, interp.grid("resid_pre", layer=..., position=...), metric="logit_diff")  # doctest: +SKIP
-    >>> effects.value.dims                                                                  # doctest: +SKIP
-    ('metric', 'layer', 'position', 'example')
+>>> model = interp.load("zoo/language-4l")                                              # doctest: +SKIP
+>>> pairs = interp.tasks.ioi(64, seed=0)                                                # doctest: +SKIP
+>>> grid = interp.grid("resid_pre", layer=..., position=...)                            # doctest: +SKIP
+>>> effects = interp.patch(model, pairs, grid, metric="logit_diff")                     # doctest: +SKIP
+>>> effects.value.dims                                                                  # doctest: +SKIP
+('metric', 'layer', 'position', 'example')
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from interp.engine.readout import LOGITS, Reader
 from interp.engine.values import Runs
 from interp.errors import PositionError, UnknownNameError
 from interp.interventions import Activation, Change, Edit, Featurizer, Identity, Intervention, Replace, Source
-from interp.metrics import MetricLike, resolve as resolve_metrics
+from interp.metrics import MetricLike
+from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model, Tokens
 from interp.pairs import Pairs
 from interp.sites import Cell as GridCell
@@ -87,7 +89,13 @@ def patch(
     if strategy not in STRATEGIES:
         raise UnknownNameError("strategy", strategy, STRATEGIES)
     encoded = pairs if isinstance(pairs, Encoded) else model.encode(pairs)
-    options: dict[str, Any] = {"patching": patching, "strategy": strategy, "rows": rows, "skip_inert": skip_inert, "progress": progress}
+    options: dict[str, Any] = {
+        "patching": patching,
+        "strategy": strategy,
+        "rows": rows,
+        "skip_inert": skip_inert,
+        "progress": progress,
+    }
     change = {"source": source, "edit": edit, "featurizer": featurizer or Identity(), "keep_error": keep_error}
     if isinstance(where, Mapping):
         families = {name: _sweep_grid(model, encoded, grid, metric, change, options) for name, grid in where.items()}
@@ -99,7 +107,9 @@ def patch(
     return _sweep_list(model, encoded, [where] if isinstance(where, Intervention) else list(where), metric, options)
 
 
-def _sweep_grid(model: Model, encoded: Encoded, grid: Grid, metric: Any, change: dict[str, Any], options: dict[str, Any]) -> xr.Dataset:
+def _sweep_grid(
+    model: Model, encoded: Encoded, grid: Grid, metric: Any, change: dict[str, Any], options: dict[str, Any]
+) -> xr.Dataset:
     if axes.POSITION in grid.axes:
         raw = dict(grid.swept)[axes.POSITION]
         if raw is None or any(isinstance(p, int) and p >= 0 for p in raw):
@@ -112,19 +122,27 @@ def _sweep_grid(model: Model, encoded: Encoded, grid: Grid, metric: Any, change:
         "axes": values,
         "coords": provenance.token_coordinates(encoded, values.get(axes.POSITION)),
         "attrs": {"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)},
-        "spec": {"grid": grid.spec(), "change": {k: v for k, v in interventions[0].changes[0].spec().items() if k not in ("site", "positions")}},
+        "spec": {
+            "grid": grid.spec(),
+            "change": {k: v for k, v in interventions[0].changes[0].spec().items() if k not in ("site", "positions")},
+        },
     }
     absent = np.array([not _exists(model, cell) for cell in cells]).reshape([len(v) for v in values.values()])
     return _sweep(model, encoded, interventions, metric, family, absent, **options)
 
 
-def _sweep_list(model: Model, encoded: Encoded, interventions: list[Intervention], metric: Any, options: dict[str, Any]) -> xr.Dataset:
+def _sweep_list(
+    model: Model, encoded: Encoded, interventions: list[Intervention], metric: Any, options: dict[str, Any]
+) -> xr.Dataset:
     if not interventions:
         raise ValueError("no intervention was given")
     family = {
         "axes": {axes.CELL: list(range(len(interventions)))},
         "coords": {"intervention": (axes.CELL, [repr(i)[len("Intervention(") : -1] for i in interventions])},
-        "attrs": {"site": ", ".join(dict.fromkeys(c.site.name for i in interventions for c in i.changes)), "positions": "listed"},
+        "attrs": {
+            "site": ", ".join(dict.fromkeys(c.site.name for i in interventions for c in i.changes)),
+            "positions": "listed",
+        },
         "spec": {"interventions": [i.spec() for i in interventions]},
     }
     return _sweep(model, encoded, interventions, metric, family, None, **options)
@@ -154,7 +172,10 @@ def _sweep(
     with torch.no_grad(), model.prepared(sites), full_precision():
         own = _self_patch(interventions[len(interventions) // 2])
         cells = resolve([*interventions, own], runs)
-        measured = {side: _baseline(model, tokens, reader, runs.batch) for side, tokens in (("clean", encoded.clean), ("corrupt", encoded.corrupted))}
+        measured = {
+            side: _baseline(model, tokens, reader, runs.batch)
+            for side, tokens in (("clean", encoded.clean), ("corrupt", encoded.corrupted))
+        }
         reference = measured["clean"] if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)
         clean, corrupt = (reader.measure(logits, everyone, reference) for logits in measured.values())
@@ -163,7 +184,11 @@ def _sweep(
         todo, by_rule = _rows(cells, skip_inert, everyone)
         value = base[:, None].repeat(1, len(cells), 1)
         with tqdm(total=len(todo), unit="row", disable=progress is False, delay=0 if progress else 1, leave=False) as bar:
-            done = strategies.serial(work, todo, bar.update) if strategy == "serial" else strategies.batched(work, todo, bar.update, limit)
+            done = (
+                strategies.serial(work, todo, bar.update)
+                if strategy == "serial"
+                else strategies.batched(work, todo, bar.update, limit)
+            )
         value[:, todo[:, 0], todo[:, 1]] = done
     floor = (value[:, -1] - base).abs().amax(-1).tolist()
     attrs = provenance.attributes(model, encoded, patching, reader.metrics) | family["attrs"] | {
@@ -199,7 +224,11 @@ def _self_patch(intervention: Intervention) -> Intervention:
 
 def _rows(cells: Sequence[Cell], skip_inert: bool, everyone: Tensor) -> tuple[Tensor, Tensor]:
     """Rows to run, and for every cell and example whether its value is known by rule. The last cell is the self-patch."""
-    by_rule = torch.stack([cell.inert for cell in cells]) if skip_inert else torch.zeros(len(cells), len(everyone), dtype=torch.bool, device=everyone.device)
+    by_rule = (
+        torch.stack([cell.inert for cell in cells])
+        if skip_inert
+        else torch.zeros(len(cells), len(everyone), dtype=torch.bool, device=everyone.device)
+    )
     by_rule[-1] = False
     return (~by_rule).nonzero(), by_rule
 
@@ -219,8 +248,8 @@ def _common_length(encoded: Encoded, grid: Grid) -> int:
     if dict(grid.swept).get(axes.POSITION, ()) is None and bool((lengths != lengths[0]).any()):
         counts = ", ".join(f"{int((lengths == n).sum())} of {int(n)} tokens" for n in lengths.unique())
         raise PositionError(
-            f"{grid!r} sweeps every raw position, but the prompts have different lengths ({counts}), so that one index would mean "
-            f"different things; sweep roles ({', '.join(encoded.pairs.roles) or 'none here'}), a list of indices, or negative ones"
+            f"{grid!r} sweeps every raw position, but the prompts have different lengths ({counts}), so that one index would "
+            f"mean different things; sweep roles ({', '.join(encoded.pairs.roles) or 'none here'}), or negative indices"
         )
     return int(lengths.min())
 
@@ -242,5 +271,3 @@ def full_precision() -> Iterator[None]:
 
 def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
     return tensor.detach().cpu().numpy()
-
-

@@ -58,7 +58,12 @@ class Runs:
 
     def __init__(self, model: Model, encoded: Encoded, base: str, batch: int) -> None:
         self.model, self.encoded, self.batch = model, encoded, batch
-        self.side = {"base": base, "source": "clean" if base == "corrupted" else "corrupted", "clean": "clean", "corrupted": "corrupted"}
+        self.side = {
+            "base": base,
+            "source": "clean" if base == "corrupted" else "corrupted",
+            "clean": "clean",
+            "corrupted": "corrupted",
+        }
         self._wanted: dict[tuple[Any, ...], set[Site]] = {}
         self._tokens: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
         self._found: dict[tuple[Any, ...], dict[Site, Tensor]] = {}
@@ -181,7 +186,9 @@ class Runs:
         own = columns - self.base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
         own = torch.where(columns >= 0, own.expand_as(columns), -1)
         if bool((own >= tensor.shape[1]).any()):
-            raise ShapeMismatchError(f"{source!r} has {tensor.shape[1]} positions, fewer than the base prompts: pool over positions too")
+            raise ShapeMismatchError(
+                f"{source!r} has {tensor.shape[1]} positions, fewer than the base prompts: pool over positions too"
+            )
         return Values(tensor, groups, own, index)
 
     def _groups(self, by: str | None) -> list[str]:
@@ -195,7 +202,9 @@ class Runs:
         model, base = self.model, self.base
         model.check(site)
         if axes.SOURCE_POSITION in site.axes:
-            raise ShapeMismatchError(f"noise on {site!r} would not be a probability; use a site whose features are a fixed width")
+            raise ShapeMismatchError(
+                f"noise on {site!r} would not be a probability; use a site whose features are a fixed width"
+            )
         axis = indexed_axis(site)
         widths = [model.anatomy.size(site, a) for a in site.axes if a not in (axes.EXAMPLE, axes.POSITION)]
         key = ("noise", source.std, source.seed, *widths)
@@ -208,7 +217,9 @@ class Runs:
         return Values(tensor, everyone, own, getattr(site, axis) if axis else None)
 
 
-def _matched(own: Int[Tensor, "example span"], columns: Int[Tensor, "example span"], change: Change) -> Int[Tensor, "example span"]:
+def _matched(
+    own: Int[Tensor, "example span"], columns: Int[Tensor, "example span"], change: Change
+) -> Int[Tensor, "example span"]:
     """The source's columns beside the target's: as many in every example, or one, which then serves all."""
     target_span, own_span = (columns >= 0).sum(-1), (own >= 0).sum(-1)
     if bool((own_span == target_span).all()):
@@ -216,8 +227,9 @@ def _matched(own: Int[Tensor, "example span"], columns: Int[Tensor, "example spa
     if bool((own_span == 1).all()):
         return torch.where(columns >= 0, own[:, :1], -1)
     example = int((own_span != target_span).nonzero()[0])
+    counts = f"the target has {int(target_span[example])} tokens, the source {int(own_span[example])}"
     raise ShapeMismatchError(
-        f"{change!r}: the target is {int(target_span[example])} tokens and the source {int(own_span[example])} in example {example}; "
+        f"{change!r}: in example {example} {counts}; "
         "spans must be equally long, or the source one token, such as Activation(positions='subject[-1]')"
     )
 

@@ -1,4 +1,4 @@
-"""What is put where: sources, featurizers, edits, and the interventions made of them. Pure tensor functions; no model is known."""
+"""What is put where: sources, featurizers, edits, and interventions made of them. Pure tensor functions; they know no model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from interp.interventions.intervention import Change, Intervention, apply
 from interp.interventions.source import Activation, Constant, Noise, Source, mean, noise, resample, zero
 
 __all__ = [
-    "Activation", "Add", "Apply", "Change", "Constant", "Edit", "Featurizer", "Identity", "Interpolate", "Intervention", "Noise",
+    "Activation", "Add", "Apply", "Change", "Constant", "Edit", "Featurizer", "Identity", "Interpolate", "Intervention",
+    "Noise",
     "Replace", "Scale", "Source", "Subspace", "apply", "knock_out", "mean", "noise", "resample", "zero",
 ]  # fmt: skip

@@ -97,7 +97,7 @@ class Interpolate:
 
 @dataclass(frozen=True, slots=True)
 class Apply:
-    """Any function ``(h, s) -> h`` of the value and the source's value. It has no spec, so its runs are anonymous: no resume."""
+    """Any function ``(h, s) -> h`` of the value and the source's. It has no spec, so its runs are anonymous: no resume."""
 
     function: Callable[[Tensor, Tensor], Tensor]
     kind = "apply"

@@ -86,7 +86,9 @@ def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_erro
         ShapeMismatchError: source and site have different widths, or the edit returned another shape.
     """
     if edit.reads_source and s.shape[-1] not in (1, h.shape[-1]) and s.ndim > 0:
-        raise ShapeMismatchError(f"the source of {where} has features {tuple(s.shape[1:])}, but the site has {tuple(h.shape[1:])}")
+        raise ShapeMismatchError(
+            f"the source of {where} has features {tuple(s.shape[1:])}, but the site has {tuple(h.shape[1:])}"
+        )
     if isinstance(featurizer, Identity):
         edited = edit(h, s)
         new, expected = edited, h

@@ -45,7 +45,7 @@ class Activation:
         site: another site; a component name keeps the target's layer and head.
         layer: another layer.
         positions: other positions; as many as the target's, or one, which then serves all of the target's.
-        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` that of another example.
+        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's.
         over: for a mean, ``("example",)`` keeps positions apart and ``("example", "position")`` pools real tokens too.
         by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
         seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
@@ -78,7 +78,9 @@ class Activation:
         site = target
         if self.site is not None:
             own = Site.parse(self.site)
-            inherited = {axis: getattr(target, axis) for axis in ("head", "unit") if axis in own.component.selectable}
+            inherited: dict[str, int | None] = {
+                axis: getattr(target, axis) for axis in ("head", "unit") if axis in own.component.selectable
+            }
             if own.component.per_layer:
                 inherited["layer"] = target.layer
             site = own.at(**{axis: value for axis, value in inherited.items() if getattr(own, axis) is None})
@@ -175,5 +177,3 @@ def resample(seed: int = 0, prompt: Runs = "source") -> Activation:
 def noise(std: float, seed: int = 0) -> Noise:
     """Gaussian noise of standard deviation ``std`` in the activation's own units."""
     return Noise(std, seed)
-
-

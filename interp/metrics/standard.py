@@ -23,7 +23,7 @@ Values = Float[Tensor, "row example"]
 
 @dataclass(frozen=True, slots=True)
 class LogitDiff:
-    """Logit of the answer minus logit of the wrong answer (Wang et al., arXiv 2211.00593); the best of each where there are several."""
+    """Logit of the answer minus that of the wrong one (Wang et al., arXiv 2211.00593); the best of each."""
 
     name: str = "logit_diff"
     reads: Reads = Reads(columns="answers", needs=("answers", "wrong"))

@@ -68,7 +68,7 @@ def _block_list(module: nn.Module) -> str | None:
         for name, child in module.named_modules()
         if isinstance(child, nn.ModuleList) and len(child) and all(_child(block, ATTENTION) for block in child)
     ]
-    return max(found, key=lambda name: len(module.get_submodule(name)), default=None)  # type: ignore[arg-type]
+    return max(found, key=lambda name: len(list(module.get_submodule(name).children())), default=None)
 
 
 def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
@@ -79,7 +79,7 @@ def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
 class _Dissection:
     """One walk through a model; collects taps, and reasons for what is missing."""
 
-    def __init__(self, module: nn.Module, blocks: str) -> None:
+    def __init__(self, module: Any, blocks: str) -> None:
         self.module, self.blocks = module, blocks
         self.layers: Any = module.get_submodule(blocks)
         config: Any = getattr(module, "config", None)
@@ -181,5 +181,3 @@ def _widths(linear: Any) -> tuple[int, int]:
     """Inputs and outputs of a linear map."""
     rows, columns = linear.weight.shape
     return (columns, rows) if isinstance(linear, nn.Linear) else (rows, columns)
-
-

@@ -4,8 +4,8 @@
     >>> tokens.ids.shape, tokens.first.tolist()                                 # doctest: +SKIP
     (torch.Size([2, 4]), [1, 0])
 
-Padding is on the left, so that the last token is the same column in every row; ``position_ids`` always count from the first real
-token and are always given to the model, because some models do not derive them from the mask.
+Padding is on the left, so that the last token is the same column in every row; ``position_ids`` count from the first real token
+and are always given to the model, because some models do not derive them from the mask.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ class Tokens:
                 n = int(lengths[example])
                 shown = f": {' '.join(repr(s) for s in self.strings[example])}" if self.strings else ""
                 raise PositionError(
-                    f"{what} {index} is past the end of example {example}, which has {n} tokens (0 to {n - 1}, or −{n} to −1)" + shown
+                    f"{what} {index} is past the end of example {example}, which has {n} tokens (0 to {n - 1}, or −{n} to −1)"
+                    + shown
                 )
             found.append(first + index if index >= 0 else first + lengths + index)
         return torch.stack(found, dim=-1)
@@ -109,7 +110,7 @@ class Tokens:
     def _role(self, positions: Positions) -> Int[Tensor, "example span"]:
         assert positions.role is not None
         if positions.role not in self.roles:
-            raise UnknownNameError("role", positions.role, self.roles, "of these prompts")
+            raise UnknownNameError("role", positions.role, self.roles, why="" if self.roles else "these prompts name no roles")
         columns = self.roles[positions.role]
         if positions.pick is None:
             return columns
@@ -168,7 +169,9 @@ def _zip_longest(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
     return [(a[i] if i < len(a) else "–", b[i] if i < len(b) else "–") for i in range(n)]
 
 
-def encode(prompts: Sequence[Prompt | str | Sequence[int]], tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0) -> Tokens:
+def encode(
+    prompts: Sequence[Prompt | str | Sequence[int]], tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0
+) -> Tokens:
     """Encode prompts with left padding.
 
     Args:
@@ -179,7 +182,10 @@ def encode(prompts: Sequence[Prompt | str | Sequence[int]], tokenizer: Tokenizer
     Raises:
         PositionError: a role that no token carries, or an empty prompt.
     """
-    encoded = [_encode_one(p if isinstance(p, Prompt) else Prompt(p if isinstance(p, str) else tuple(p)), tokenizer, bos) for p in prompts]
+    encoded = [
+        _encode_one(p if isinstance(p, Prompt) else Prompt(p if isinstance(p, str) else tuple(p)), tokenizer, bos)
+        for p in prompts
+    ]
     if not encoded:
         raise PositionError("no prompt was given")
     width = max(len(ids) for ids, _, _ in encoded)
@@ -199,19 +205,23 @@ def encode(prompts: Sequence[Prompt | str | Sequence[int]], tokenizer: Tokenizer
     return Tokens(ids, mask, roles, tuple(strings for _, _, strings in encoded))
 
 
-def _encode_one(prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos) -> tuple[list[int], dict[str, list[int]], tuple[str, ...]]:
+def _encode_one(
+    prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos
+) -> tuple[list[int], dict[str, list[int]], tuple[str, ...]]:
     if not isinstance(prompt.text, str):
         ids = list(prompt.text)
         roles = {role: list(range(start, stop)) for role, (start, stop) in prompt.roles.items()}
         return ids, roles, tuple(_strings(ids, tokenizer))
     if tokenizer is None:
-        raise PositionError(f"prompt {prompt.text!r} is a text, but the model has no tokenizer: pass tokenizer= to load, or give token ids")
+        raise PositionError(
+            f"prompt {prompt.text!r} is a text, but the model has no tokenizer: pass tokenizer= to load, or give token ids"
+        )
     found = tokenizer(prompt.text, add_special_tokens=bos == "model", return_offsets_mapping=bool(prompt.roles))
     ids = list(found["input_ids"])
     spans = [tuple(span) for span in found["offset_mapping"]] if prompt.roles else []
-    if bos is True and tokenizer.bos_token_id is None:
-        raise PositionError("bos=True, but this tokenizer has no BOS token; use bos='model' or bos=False")
     if bos is True:
+        if tokenizer.bos_token_id is None:
+            raise PositionError("bos=True, but this tokenizer has no BOS token; use bos='model' or bos=False")
         ids, spans = [tokenizer.bos_token_id, *ids], [(0, 0), *spans]
     if not ids:
         raise PositionError(f"prompt {prompt.text!r} has no tokens; give a text, or bos=True for the BOS token alone")
@@ -219,7 +229,9 @@ def _encode_one(prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos) -> tuple[
     for role, (start, stop) in prompt.roles.items():
         roles[role] = [i for i, (a, b) in enumerate(spans) if a < stop and start < b]
         if not roles[role]:
-            raise PositionError(f"role {role!r} of prompt {prompt.text!r} covers {prompt.text[start:stop]!r}, which no token carries")
+            raise PositionError(
+                f"role {role!r} of prompt {prompt.text!r} covers {prompt.text[start:stop]!r}, which no token carries"
+            )
     return ids, roles, tuple(_strings(ids, tokenizer))
 
 
@@ -236,32 +248,40 @@ def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", 
     clean = encode([pair.clean for pair in pairs], tokenizer, bos, pad)
     corrupted = encode([pair.corrupted for pair in pairs], tokenizer, bos, pad)
     width = max(clean.ids.shape[1], corrupted.ids.shape[1])
-    cache: dict[str, int] = {}
+    cache: dict[tuple[str, str], int] = {}
     answers, wrong = (
-        _pad([[_answer(a, pair.clean, tokenizer, cache) for a in getattr(pair, side)] for pair in pairs]) for side in ("answers", "wrong")
+        _pad([[_answer(a, pair.clean, tokenizer, cache) for a in getattr(pair, side)] for pair in pairs])
+        for side in ("answers", "wrong")
     )
     begins = clean.ids[torch.arange(len(clean)), clean.first]
     has_bos = tokenizer is not None and tokenizer.bos_token_id is not None and bool((begins == tokenizer.bos_token_id).all())
     return Encoded(pairs, clean.padded(width, pad), corrupted.padded(width, pad), answers, wrong, has_bos)
 
 
-def _answer(answer: str | int, prompt: Prompt, tokenizer: Tokenizer | None, cache: dict[str, int]) -> int:
-    """The id of the one token with which ``answer`` continues ``prompt``."""
+def _answer(answer: str | int, prompt: Prompt, tokenizer: Tokenizer | None, cache: dict[tuple[str, str], int]) -> int:
+    """The id of the one token with which ``answer`` continues ``prompt``.
+
+    It is looked up in its place, because some tokenizers spell a word at the beginning of a text differently; prompts that end
+    in the same character share the answer.
+    """
     if isinstance(answer, int):
         return answer
-    if answer in cache:
-        return cache[answer]
     if tokenizer is None:
         raise AnswerError(f"answer {answer!r} is a text, but the model has no tokenizer: give its token id")
+    text = prompt.text if isinstance(prompt.text, str) else ""
+    if (answer, text[-1:]) in cache:
+        return cache[answer, text[-1:]]
     ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
-    if len(ids) != 1 and isinstance(prompt.text, str):  # a tokenizer may mark the beginning of a text; see it in its place
-        before, after = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (prompt.text, prompt.text + answer))
+    if text:
+        before, after = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (text, text + answer))
         ids = after[len(before) :] if after[: len(before)] == before else ids
     if len(ids) != 1:
         pieces = " + ".join(repr(tokenizer.decode([i])) for i in ids)
-        near = " (an answer is written as it follows the prompt, usually with a leading space)" if not answer.startswith(" ") else ""
+        near = (
+            "" if answer.startswith(" ") else " (an answer is written as it follows the prompt, usually with a leading space)"
+        )
         raise AnswerError(f"answer {answer!r} is {len(ids)} tokens in this tokenizer: {pieces}; a metric reads one token{near}")
-    cache[answer] = ids[0]
+    cache[answer, text[-1:]] = ids[0]
     return ids[0]
 
 

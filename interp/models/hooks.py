@@ -7,8 +7,8 @@
 The context manager owns every hook and removes it, also when the pass raises; hooks that a user registered stay and run before
 ours. A site that was planned fires exactly as often as it declares, or the run raises: an unpatched number is never returned.
 
-Attention scores and patterns are seen inside the model's own eager attention, around the one softmax that it calls, so masks, windows
-and soft-capping are the model's own.
+Attention scores and patterns are seen inside the model's own eager attention, around the one softmax that it calls, so masks,
+windows and soft-capping are the model's own.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Hooks:
     def _attach(self, module: nn.Module, event: str, sites: list[Site]) -> None:
         if event == "input":
 
-            def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            def before(
+                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+            ) -> tuple[tuple[Any, ...], dict[str, Any]]:
                 seen = first_tensor(args, kwargs)
                 return with_first(args, kwargs, self._visit(sites, seen, Call(module, args, kwargs)))
 
@@ -126,7 +128,9 @@ class Hooks:
         new = self.writes[site](old)
         if not isinstance(new, Tensor) or new.shape != old.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-            raise ShapeMismatchError(f"the write of {site!r} returned {got} for a tensor of shape {tuple(old.shape)} {site.axes}")
+            raise ShapeMismatchError(
+                f"the write of {site!r} returned {got} for a tensor of shape {tuple(old.shape)} {site.axes}"
+            )
         if new is old:
             return seen
         if tap.in_place:
@@ -139,7 +143,7 @@ class Hooks:
             if self.fired[site] != expected:
                 raise SiteNotFiredError(
                     f"{site!r} (module {self.taps[site].path or type(self.module).__name__!r}, {self.taps[site].event}) fired "
-                    f"{self.fired[site]} times in one forward pass, expected {expected}; nothing it would have changed is returned"
+                    f"{self.fired[site]} times in one forward pass, expected {expected}; no number of this pass is returned"
                 )
 
     def _remove(self) -> None:
@@ -156,7 +160,9 @@ class _AroundSoftmax(TorchFunctionMode):
         self.hooks = hooks
         self.sites: list[Site] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if not self.sites or func not in _SOFTMAX:
             return func(*args, **kwargs)
@@ -181,7 +187,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def eager_attention(module: nn.Module) -> Iterator[None]:
     """The model's own eager attention and mask inside, the previous implementation after."""
-    configs = {id(m.config): m.config for m in module.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")}
+    owned: list[Any] = [getattr(m, "config", None) for m in module.modules()]
+    configs = {id(config): config for config in owned if hasattr(config, "_attn_implementation")}
     previous = [(config, config._attn_implementation) for config in configs.values()]
     try:
         for config, _ in previous:

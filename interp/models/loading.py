@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from interp.errors import LoadError
-from interp.models import digest
 from interp.models.encoding import Bos
 from interp.models.model import Model
 from interp.protocols import Tokenizer
@@ -41,7 +40,7 @@ def load(
         model: a hub id, a folder, a GGUF file, ``zoo/<name>``, or a live module, which is used as it is.
         tokenizer: for a live module; otherwise the model's own.
         name: what results call the model; by default the id, the folder's or the class's name.
-        dtype: of the weights; ``"auto"`` keeps the checkpoint's own.
+        dtype: of the weights; ``"auto"`` keeps the checkpoint's own, and unpacks a GGUF file to float32.
         device: where the model is put; by default the CPU, or where ``device_map`` says.
         revision: of a hub id.
         bos: whether prompts begin with BOS: ``"model"`` for the tokenizer's way, True or False.
@@ -58,32 +57,32 @@ def load(
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _tokenizer(Path(tokenizer), {})
         return Model(model, tokenizer, name=name, revision=revision, bos=bos, check=check)
-    where, found, weights = _locate(model)
+    where, found = _locate(model)
     options |= {"revision": revision} if revision is not None else {}
     options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     module = _module(where, dtype, options)
     if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        gguf = {key: options[key] for key in ("gguf_file", "revision", "trust_remote_code") if key in options}
-        tokenizer = _tokenizer(where if tokenizer is None else Path(tokenizer), gguf if tokenizer is None else {})
+        own: dict[str, Any] = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+        tokenizer = _tokenizer(where, own) if tokenizer is None else _tokenizer(Path(tokenizer), {})
     if device is not None:
-        module = module.to(device)  # type: ignore[arg-type]
+        module = module.to(device)
     commit = getattr(getattr(module, "config", None), "_commit_hash", None)
-    return Model(module, tokenizer, name=name or found, revision=revision or commit, weights=weights, bos=bos, check=check)
+    files = where if isinstance(where, Path) else None
+    return Model(module, tokenizer, name=name or found, revision=revision or commit, files=files, bos=bos, check=check)
 
 
-def _locate(model: str | os.PathLike[str]) -> tuple[Path | str, str, str | None]:
-    """Where to load from, what to call it, and the digest of its files if they are here."""
+def _locate(model: str | os.PathLike[str]) -> tuple[Path | str, str]:
+    """Where to load from (a path, or a hub id as text), and what to call it."""
     text = os.fspath(model)
     if text.startswith("zoo/"):
         from interp.models import zoo
 
-        folder = zoo.path(text)
-        return folder, text, digest.of_files(folder)
+        return zoo.path(text), text
     path = Path(text).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
             raise LoadError(f"{path} is a file but not a .gguf; give the folder that holds config.json and *.safetensors")
-        return path, path.stem, digest.of_files(path)
+        return path, path.stem
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise LoadError(f"folder {path} has no config.json, so it is not a model in transformers' format")
@@ -91,17 +90,21 @@ def _locate(model: str | os.PathLike[str]) -> tuple[Path | str, str, str | None]
             pickles = [file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
             why = f"; {pickles[0]} is a pickle, which can run code: convert it to safetensors first" if pickles else ""
             raise LoadError(f"folder {path} has no *.safetensors{why}")
-        return path, path.name, digest.of_files(path)
+        return path, path.name
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or text.endswith(".gguf"):
         raise LoadError(f"{text!r}: no such file or folder")
-    return text, text, None
+    return text, text
 
 
 def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     if isinstance(where, Path) and where.is_file():
-        options["gguf_file"] = where.name
+        from transformers import GgufConfig
+
+        # Without dequantize=True the weights stay packed wherever Hugging Face's `kernels` is installed.
+        options |= {"gguf_file": where.name, "quantization_config": GgufConfig(dequantize=True)}
+        dtype = torch.float32 if dtype == "auto" else dtype
         where = where.parent
     else:
         options["use_safetensors"] = True

@@ -4,8 +4,8 @@
     >>> model.sizes["layer"], model.sizes["head"], Site.parse("L2.z") in model.sites()      # doctest: +SKIP
     (4, 4, True)
 
-The module is the user's own: it is never moved, cast or rewired, and its hooks, training mode and attention implementation are as
-they were after every call.
+The module is the user's own: it is never moved, cast or rewired, and its hooks, training mode and attention implementation are
+as they were after every call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -24,7 +25,7 @@ from interp import axes
 from interp.errors import CompiledModelError, HeadOutOfRangeError, UnknownSiteError
 from interp.models import digest
 from interp.models.anatomy import Anatomy
-from interp.models.encoding import Bos, Encoded, Tokens, encode, encode_pairs
+from interp.models.encoding import Bos, Tokens, encode, encode_pairs
 from interp.models.hooks import Hooks, eager_attention, evaluating
 from interp.models.probe import Probe, probe
 from interp.models.taps import Tap, Write
@@ -67,7 +68,7 @@ class Model:
         *,
         name: str | None = None,
         revision: str | None = None,
-        weights: str | None = None,
+        files: Path | None = None,
         bos: Bos = "model",
         check: bool = True,
     ) -> None:
@@ -75,7 +76,7 @@ class Model:
         self.module, self.tokenizer, self.bos = module, tokenizer, bos
         self.name = name or type(module).__name__
         self.revision = revision
-        self._weights = weights
+        self._files = files
         self.anatomy = Anatomy.of(module)
         self.backend: Backend = TorchHooks(module, self.anatomy.taps)
         self._busy = threading.RLock()
@@ -106,16 +107,22 @@ class Model:
     @cached_property
     def digest(self) -> str:
         """sha256 of the weights, 16 hexadecimal digits: of the files that were loaded, or of a live module's tensors."""
-        return self._weights or digest.of_module(self.module)
+        return (self._files and digest.of_files(self._files)) or digest.of_module(self.module)
 
     def sites(self) -> tuple[Site, ...]:
         """Every site that this model has, by layer."""
-        return tuple(sorted(self.anatomy.taps, key=lambda s: (-1 if s.layer is None else s.layer, list(COMPONENTS).index(s.name))))
+        return tuple(
+            sorted(self.anatomy.taps, key=lambda s: (-1 if s.layer is None else s.layer, list(COMPONENTS).index(s.name)))
+        )
 
     def sizes_at(self, site: Site) -> dict[str, int]:
         """Sizes of the axes that can be indexed at a site; of one with its layer left out, for the layers that have it."""
         self.check(site)
-        sizes = {axis: self.anatomy.size(site, axis) for axis in site.component.selectable if axis != axes.POSITION and site.path is None}
+        sizes = {
+            axis: self.anatomy.size(site, axis)
+            for axis in site.component.selectable
+            if axis != axes.POSITION and site.path is None
+        }
         return {**sizes, axes.LAYER: self.sizes.get(axes.LAYER, 1)}
 
     def check(self, site: Site) -> None:
@@ -128,14 +135,12 @@ class Model:
         if site.path is not None:
             paths = [name for name, _ in self.module.named_modules()]
             if site.path not in paths:
-                raise UnknownSiteError("module", site.path, paths, f"of {self.name}")
+                raise UnknownSiteError("module path", site.path, paths)
             return
         if site.name in self.anatomy.absent:
-            reason = self.anatomy.absent[site.name]
             present = {s.name for s in self.anatomy.taps}
-            error = UnknownSiteError("site", site.name, present, f"of {self.name}")
-            error.args = (f"{self.name} has no {site.name!r}: {reason}. Its sites: {', '.join(n for n in COMPONENTS if n in present)}",)
-            raise error
+            why = f"{self.name} does not have it, because {self.anatomy.absent[site.name]}"
+            raise UnknownSiteError("site", site.name, [name for name in COMPONENTS if name in present], why=why)
         for axis in (axes.LAYER, axes.HEAD, axes.UNIT):
             index = getattr(site, axis)
             if index is None:
@@ -143,7 +148,9 @@ class Model:
             n = self.anatomy.size(site, axis)
             if not 0 <= index < n:
                 kind = "key/value head" if axis == axes.HEAD and site.name in ("k", "v") else axis
-                raise HeadOutOfRangeError(f"{axis} {index} of {site!r} does not exist: {self.name} has {n} {kind}s there, 0 to {n - 1}")
+                raise HeadOutOfRangeError(
+                    f"{axis} {index} of {site!r} does not exist: {self.name} has {n} {kind}s there, 0 to {n - 1}"
+                )
 
     # words to tensors
 
@@ -193,8 +200,12 @@ class Model:
 def refuse_compiled(module: nn.Module) -> None:
     """Raise ``CompiledModelError`` for a compiled module, whose hooks would be ignored."""
     wrapped = hasattr(module, "_orig_mod")
-    inside = next((name for name, child in module.named_modules() if getattr(child, "_compiled_call_impl", None) is not None), None)
+    inside = next(
+        (name for name, child in module.named_modules() if getattr(child, "_compiled_call_impl", None) is not None), None
+    )
     if wrapped or inside is not None:
         which = "the model" if wrapped or not inside else f"its module {inside!r}"
         mend = "pass the original, model._orig_mod" if wrapped else "load it again without calling .compile()"
-        raise CompiledModelError(f"{which} is compiled (torch.compile): hooks added after the first call are silently ignored; {mend}")
+        raise CompiledModelError(
+            f"{which} is compiled (torch.compile): hooks added after the first call are silently ignored; {mend}"
+        )

@@ -1,19 +1,19 @@
-"""A model proves its sites when it is loaded: a few short forward passes on random tokens, each site held to what its name says.
+"""A model proves its sites when it is loaded: short forward passes on random tokens, each site held to what its name says.
 
     >>> probe(model)                                                                     # doctest: +SKIP
     Probe(causal=True, checked=36, worst=2.4e-07)
 
-Checked: every site fires once and has its declared shape; the stream adds up (``resid_pre + attn_out = resid_mid``, ``resid_mid +
-mlp_out = resid_post``, block after block); heads add up to ``attn_out`` less its bias; pattern rows are probabilities, and pattern ×
-v is z. Writing is checked at the last layer, by writing another run's values: the residual stream at each of its joints must
-give the other run's logits, and q, k and v, or pattern and v, the other run's z.
+Checked: every site fires once and has its declared shape; the stream adds up (``resid_pre + attn_out = resid_mid``,
+``resid_mid + mlp_out = resid_post``, block after block); heads add up to ``attn_out`` less its bias; pattern rows are
+probabilities, and pattern × v is z. Writing is checked at the last layer, by writing another run's values: the residual stream
+at each of its joints must give the other run's logits, and q, k and v, or pattern and v, the other run's z.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -45,7 +45,8 @@ def probe(model: Model) -> Probe:
     Raises:
         ProbeError: a site is not what its name says, naming site, identity and deviation.
     """
-    vocabulary = model.module.get_input_embeddings().weight.shape[0]
+    module: Any = model.module
+    vocabulary = int(module.get_input_embeddings().weight.shape[0])
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(vocabulary, (3, _TOKENS), generator=generator).to(model.device)
     ids[2] = ids[0]
@@ -86,7 +87,7 @@ class _Checks:
         if not deviation <= self.tolerance:
             raise ProbeError(
                 f"{self.model.name}: {what} does not hold: relative deviation {deviation:.1e} (allowed {self.tolerance:.0e}). "
-                "A module of this architecture does not play the role that its name suggests; load with probe=False to look closer"
+                "A module does not play the role that its name suggests; load with check=False to look closer"
             )
 
     def shapes(self, batch: int) -> None:
@@ -97,12 +98,15 @@ class _Checks:
                     expected[i] = self.model.anatomy.size(site, axis)
             ok = len(expected) == tensor.ndim and all(e in (None, n) for e, n in zip(expected, tensor.shape, strict=False))
             if not ok:
-                raise ProbeError(f"{self.model.name}: {site!r} has shape {tuple(tensor.shape)}, expected {site.axes} = {expected}")
+                raise ProbeError(
+                    f"{self.model.name}: {site!r} has shape {tuple(tensor.shape)}, expected {site.axes} = {expected}"
+                )
 
     def stream(self, layer: int) -> None:
         pre, mid, post = self["resid_pre", layer], self["resid_mid", layer], self["resid_post", layer]
         attn, mlp, following = self["attn_out", layer], self["mlp_out", layer], self["resid_pre", layer + 1]
-        assert pre is not None and post is not None
+        assert pre is not None
+        assert post is not None
         if following is not None:
             self.equal(following, post, f"L{layer}.resid_post = L{layer + 1}.resid_pre")
         if attn is not None and mid is not None:
@@ -116,7 +120,9 @@ class _Checks:
         result, attn = self["result", layer], self["attn_out", layer]
         if result is not None and attn is not None:
             rest = attn - result.sum(-2)
-            self.equal(rest + attn.abs().max(), rest[:1, :1].expand_as(rest) + attn.abs().max(), f"L{layer}.attn_out − Σ result = b_O")
+            self.equal(
+                rest + attn.abs().max(), rest[:1, :1].expand_as(rest) + attn.abs().max(), f"L{layer}.attn_out − Σ result = b_O"
+            )
         pattern, v, z = self["pattern", layer], self["v", layer], self["z", layer]
         if pattern is not None:
             total = pattern.float().sum(-1)
@@ -134,7 +140,13 @@ class _Checks:
             self._written([Site(name, layer=layer)], logits, others, inputs)
         for names in (("q", "k", "v"), ("pattern", "v")):
             self._written([Site(name, layer=layer) for name in names], z, others, inputs)
-        for name, effect in (("attn_out", "resid_mid"), ("mlp_out", "resid_post"), ("mlp_post", "mlp_out"), ("z", "attn_out"), ("result", "attn_out")):
+        for name, effect in (
+            ("attn_out", "resid_mid"),
+            ("mlp_out", "resid_post"),
+            ("mlp_post", "mlp_out"),
+            ("z", "attn_out"),
+            ("result", "attn_out"),
+        ):
             effect = effect if Site(effect, layer=layer) in self.found else "resid_post"
             self._changed(Site(name, layer=layer), Site(effect, layer=layer), others, inputs)
         for name in ("embed", "pos_embed"):
@@ -148,7 +160,7 @@ class _Checks:
         self.equal(found[effect], others[effect], f"writing another run's {', '.join(map(repr, sites))} gives its {effect!r}")
 
     def _changed(self, site: Site, effect: Site, others: dict[Site, Tensor], inputs: dict[str, Tensor]) -> None:
-        """Writing another run's value moves what it adds to by the difference of the two values (bias and the rest unchanged)."""
+        """Writing another run's value moves what it adds to by the difference of the two values."""
         if site not in self.found or effect not in self.found:
             return
         found = self.model.backend.run(inputs, reads=[effect], writes={site: _constant(others[site])})[effect]

@@ -5,8 +5,8 @@
 >>> Heads(2, start=4, stop=8).read(fused, None)[0, 0].tolist()
 [[4.0, 5.0], [6.0, 7.0]]
 
-A :class:`Tap` names a module and an event on it; its layout turns the tensor seen there into the axes that the site declares and
-puts a changed value back.
+A :class:`Tap` names a module and an event on it; its layout turns the tensor seen there into the axes that the site declares
+and puts a changed value back.
 """
 
 from __future__ import annotations
