@@ -71,10 +71,7 @@ def write_marker(folder: Path, marker: dict[str, Any]) -> None:
     """Put the marker in place in one step, with its own digest."""
     text = json.dumps(marker | {"digest": sha256(canonical(marker))}, indent=1, ensure_ascii=False)
     part = folder / f".{MARKER}.{secrets.token_hex(4)}"
-    with part.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
+    part.write_text(text, encoding="utf-8")
     os.replace(part, folder / MARKER)
 
 

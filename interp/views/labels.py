@@ -1,0 +1,155 @@
+"""Words on a figure: ticks that never repeat or overlap, titles from provenance, numbers with intervals.
+
+>>> interval(0.3124, 0.29, 0.334)
+'0.31 ± 0.02'
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from typing import NamedTuple
+
+import xarray as xr
+
+from interp import axes as names
+from interp import effects as fx
+
+LONGEST = 14
+"""Characters of a token on an axis; the hover has all of it."""
+
+DIFFER = "·"
+"""Stands where the examples' tokens are not all the same."""
+
+
+class Ticks(NamedTuple):
+    """The labels of one axis."""
+
+    title: str
+    full: list[str]
+    """One label a value, already escaped."""
+    hover: list[str]
+    """A line about the value for the hover, "" where there is nothing to add."""
+
+    def thinned(self, most: int) -> tuple[list[int], list[str]]:
+        """Tick positions and their labels, at most ``most``, evenly spaced from the first."""
+        step = max(1, math.ceil(len(self.full) / max(1, most)))
+        step = next((s for s in (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500) if s >= step), step)
+        places = list(range(0, len(self.full), step))
+        return places, [self.full[i] for i in places]
+
+    @property
+    def longest(self) -> int:
+        """Characters of the longest label as it is drawn."""
+        return max((len(html.unescape(label)) for label in self.full), default=0)
+
+
+def ticks(ds: xr.Dataset, axis: str) -> Ticks:
+    """Labels of ``axis``: raw positions are ``3 John``, their number first, so that equal tokens stay apart."""
+    values = [str(v) for v in ds[axis].values.tolist()]
+    if axis != names.POSITION or "clean_token" not in ds.coords:
+        return Ticks(axis, [escape(v) for v in values], [""] * len(values))
+    clean = _common(ds["clean_token"])
+    corrupted = _common(ds["corrupted_token"]) if "corrupted_token" in ds.coords else clean
+    full = [escape(f"{v} {short(token)}") for v, token in zip(values, clean, strict=True)]
+    hover = [_token_line(a, b) for a, b in zip(clean, corrupted, strict=True)]
+    return Ticks("position and token of the clean prompt", full, hover)
+
+
+def _common(tokens: xr.DataArray) -> list[str | None]:
+    """The token that all examples share at each position; None where they differ."""
+    table = tokens.transpose(names.POSITION, names.EXAMPLE).values
+    return [str(row[0]) if all(t == row[0] for t in row) else None for row in table]
+
+
+def _token_line(clean: str | None, corrupted: str | None) -> str:
+    a, b = ("differs" if t is None else repr(t) for t in (clean, corrupted))
+    return escape(f"token {a}" if a == b else f"token {a}, corrupted {b}")
+
+
+def short(token: str | None) -> str:
+    """A token for an axis: no outer spaces, line ends visible, cut at `LONGEST` characters."""
+    if token is None:
+        return DIFFER
+    text = token.strip() or token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
+    text = "".join(c if c.isprintable() else "�" for c in text.replace("\n", "⏎").replace("\t", "⇥"))
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def escape(text: object) -> str:
+    """For plotly, which reads ``<b>``, ``<br>`` and entities in any text."""
+    return html.escape(str(text), quote=False).replace("\n", " ")
+
+
+def interval(mean: float, low: float, high: float) -> str:
+    """``0.31 ± 0.02``: two decimals, up to four where the half width warrants them."""
+    if not math.isfinite(mean):
+        return "undefined"
+    half = (high - low) / 2
+    if not math.isfinite(half):
+        return f"{_fixed(mean, 2)} ± ?"
+    size = half if half > 0 else abs(mean)
+    decimals = 2 if size == 0 or size >= 0.005 else min(4, 1 - math.floor(math.log10(size)))
+    return f"{_fixed(mean, decimals)} ± {_fixed(half, decimals)}"
+
+
+def _fixed(number: float, decimals: int) -> str:
+    text = f"{number:.{decimals}f}"
+    return text if float(text) != 0 else f"{0:.{decimals}f}"  # no −0.00
+
+
+def quantity_name(quantity: str, metric: str, *, short: bool = False) -> str:
+    """``recovery of logit_diff``, ``effect on prob``; the short form for a colour bar."""
+    if quantity == "value":
+        return escape(metric)
+    if short:
+        return {"effect": f"effect on {escape(metric)}"}.get(quantity, quantity)
+    return f"{quantity} {'on' if quantity == 'effect' else 'of'} {escape(metric)}"
+
+
+def headline(ds: xr.Dataset, quantity: str, metric: str) -> str:
+    """``resid_pre: recovery of logit_diff (0 = corrupted, 1 = clean)``."""
+    ends = {"recovery": " (0 = corrupted, 1 = clean)", "damage": " (0 = clean, 1 = corrupted)"}.get(quantity, "")
+    site = f"{escape(ds.attrs['site'])}: " if ds.attrs.get("site") else ""
+    return f"{site}{quantity_name(quantity, metric)}{ends}"
+
+
+def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
+    """``denoising, source clean · gpt2 · ioi · n=64, 8 templates · position=14``."""
+    attrs = ds.attrs
+    source = f", source {attrs['source']}" if isinstance(attrs.get("source"), str) else ""
+    fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
+    words = [f"{attrs['patching']}{source}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
+    return escape(" · ".join([*words, f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *fixed]))
+
+
+def clusters(table: xr.Dataset) -> str:
+    """``, 8 templates`` where intervals are over templates; too few of them are named as what they are."""
+    found = int(table.attrs["templates"])
+    if table.attrs["resampled"] != "example":
+        return f", {found} {table.attrs['resampled']}s"
+    return f", only {found} templates" if 1 < found < fx.FEWEST_CLUSTERS else ""
+
+
+def wrap(text: str, characters: int) -> list[str]:
+    """``text`` on several lines, broken between its `` · `` parts, or at spaces where one part is too long."""
+    lines = [""]
+    for part in text.split(" · "):
+        joined = f"{lines[-1]} · {part}" if lines[-1] else part
+        if _length(joined) <= characters:
+            lines[-1] = joined
+        else:
+            lines += _wrap_words(part, characters)
+    return [line for line in lines if line]
+
+
+def _wrap_words(text: str, characters: int) -> list[str]:
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        lines = [*lines[:-1], joined] if _length(joined) <= characters or not lines[-1] else [*lines, word]
+    return lines
+
+
+def _length(text: str) -> int:
+    return len(html.unescape(text))
