@@ -26,7 +26,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 if os.environ.get("INTERP_TYPECHECK", "1") != "0":
     from jaxtyping import install_import_hook
 
-    install_import_hook("interp", "beartype.beartype")
+    install_import_hook("interp", "checked.beartype")
 
 from hypothesis import settings
 
