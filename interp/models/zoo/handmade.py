@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as tokenizer_models
@@ -179,17 +180,14 @@ def induction_sequences(
     Rows of the transition matrix are Dirichlet(alpha); a position without a parent is uniform.
     """
     above = parents_of(parents, length)
-    generator = torch.Generator().manual_seed(seed)
-    # a Dirichlet draw is a vector of gamma draws, normalised; torch takes no generator in its own Dirichlet
-    rates = torch.full((n, n_tokens, n_tokens), alpha, dtype=torch.float64)
-    draws = torch._standard_gamma(rates, generator=generator).clamp_min(1e-300)
-    matrix = draws / draws.sum(-1, keepdim=True)
-    out = torch.randint(n_tokens, (n, length), generator=generator)
+    random = np.random.default_rng(seed)
+    edges = random.dirichlet(np.full(n_tokens, alpha), size=(n, n_tokens)).cumsum(-1)
+    out = random.integers(n_tokens, size=(n, length))
     for i, parent in enumerate(above[:-1]):
         if parent != ROOT:
-            rows = matrix[torch.arange(n), out[:, parent]]
-            out[:, i] = torch.multinomial(rows, 1, generator=generator)[:, 0]
-    return out
+            beyond = random.random((n, 1)) > edges[np.arange(n), out[:, parent], :-1]
+            out[:, i] = beyond.sum(-1)  # the first token whose cumulated probability exceeds the draw
+    return torch.from_numpy(out)
 
 
 class EqualityRows(NamedTuple):

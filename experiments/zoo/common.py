@@ -1,0 +1,180 @@
+"""What the zoo's training scripts share: a tokenizer, a training loop, attention scores, a model card.
+
+Run from the repository root after ``pip install -e .``; see README.md beside this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from interp.models.zoo import ZooForCausalLM
+
+WEIGHTS = Path(__file__).parents[2] / "interp" / "models" / "zoo" / "weights"
+RESULTS = Path(__file__).parent / "results.json"
+PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
+#: A word, one or two digits (so that a year is two tokens), or a mark; each takes the space before it along.
+PIECES = r" ?[A-Za-z]+| ?[0-9]{1,2}| ?[^\sA-Za-z0-9]|\s"
+
+
+def pieces(text: str) -> list[str]:
+    """How a text is cut before each piece is looked up."""
+    return [piece for piece, _ in _splitter().pre_tokenize_str(text)]
+
+
+def _splitter() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+
+
+def make_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
+    """One token a piece, BOS in front with ``add_special_tokens=True``, padding on the left."""
+    specials = (PAD, BOS, EOS, UNK)
+    ids = {piece: i for i, piece in enumerate((*specials, *sorted(set(vocabulary))))}
+    inner = Tokenizer(models.WordLevel(ids, unk_token=UNK))
+    inner.pre_tokenizer = _splitter()
+    inner.decoder = decoders.Fuse()
+    inner.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNK,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+@dataclass
+class Recipe:
+    """How a model is trained; stored in its card."""
+
+    steps: int
+    batch: int
+    peak_lr: float
+    warmup: int
+    weight_decay: float
+    seed: int
+    head_penalty: float = 0.0
+    """Final weight of the sum over heads of √‖W_O‖, raised linearly from 0: of several heads that do the same, one stays."""
+    minutes: float = 0.0
+    """Wall time, filled in by :func:`train`."""
+
+
+class Batch(NamedTuple):
+    """Rows of one length."""
+
+    tokens: Tensor
+    """``[example, position]``."""
+    target: Tensor
+    """What each position should predict next, -100 for nothing."""
+    weight: Tensor
+    """How much that counts."""
+
+
+def train(model: ZooForCausalLM, sample: Callable[[torch.Generator], list[Batch]], recipe: Recipe, every: int = 200) -> None:
+    """AdamW with linear warm-up and cosine decay, in place; the loss is the weighted mean over the batches of one step.
+
+    Args:
+        sample: draws the batches of one step.
+    """
+    generator = torch.Generator().manual_seed(recipe.seed)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.98))
+    model.train()
+    began = time.perf_counter()
+    for step in range(recipe.steps):
+        warm = min(1.0, (step + 1) / recipe.warmup)
+        rate = recipe.peak_lr * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batches = sample(generator)
+        whole = sum(((b.target >= 0) * b.weight).sum() for b in batches)
+        loss = sum(_loss(model, b) for b in batches) / whole
+        optimizer.zero_grad(set_to_none=True)
+        if recipe.head_penalty:
+            loss = loss + recipe.head_penalty * step / recipe.steps * _shared_work(model)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if (step + 1) % every == 0 or step == 0:
+            print(f"step {step + 1:5d}  loss {loss.item():.4f}  {time.perf_counter() - began:6.0f} s", flush=True)
+    recipe.minutes = round((time.perf_counter() - began) / 60, 1)
+    model.eval()
+
+
+def _loss(model: ZooForCausalLM, batch: Batch) -> Tensor:
+    """Weighted sum of cross-entropies; the logits of untrained positions are never computed."""
+    trained = batch.target >= 0
+    hidden = model.model(batch.tokens, use_cache=False).last_hidden_state[trained]
+    each = torch.nn.functional.cross_entropy(model.lm_head(hidden), batch.target[trained], reduction="none")
+    return (each * batch.weight[trained]).sum()
+
+
+def _shared_work(model: ZooForCausalLM) -> Tensor:
+    """Sum over layers and heads of √‖W_O‖ (Frobenius).
+
+    The root makes it cheaper for one head to do all than for two to share; a plain sum of norms would not mind, and weight
+    decay prefers sharing.
+    """
+    per_head = [
+        block.self_attn.o_proj.weight.unflatten(1, (-1, model.config.head_dim)).pow(2).sum((0, 2)) for block in model.model.layers
+    ]
+    return (torch.cat(per_head) + 1e-4).pow(0.25).sum()
+
+
+class HeadScores(NamedTuple):
+    """Mean attention ``[layer, head]`` on repeated random sequences."""
+
+    previous: Tensor
+    """From a token to the token before it (BOS and the first token left out)."""
+    induction: Tensor
+    """From a token of the second copy to the token after its first occurrence."""
+
+
+@torch.no_grad()
+def head_scores(model: ZooForCausalLM, tokens: Tensor, period: int, start: int = 1) -> HeadScores:
+    """Scores of every head on ``tokens`` = ``start`` leading tokens, then a sequence of ``period`` tokens twice."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    patterns = torch.stack(model(tokens, output_attentions=True).attentions)  # [layer, example, head, position, source_position]
+    model.set_attn_implementation(before)
+    at = torch.arange(start + 1, tokens.shape[1])
+    again = torch.arange(start + period, tokens.shape[1])
+    return HeadScores(patterns[..., at, at - 1].mean((1, 3)), patterns[..., again, again - period + 1].mean((1, 3)))
+
+
+def held_out(*parts: str, share: float = 0.2) -> bool:
+    """Whether a combination of fillers is kept from training: a hash decides, the same one for ever."""
+    first = hashlib.sha256("\x1f".join(parts).encode()).digest()[:8]
+    return int.from_bytes(first, "big") < share * 2**64
+
+
+def ship(model: ZooForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, card: str, results: dict[str, object]) -> None:
+    """Write a folder that loads like any other model, with its card; ``{digest}`` in the card becomes the weights' sha256."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "generation_config.json").unlink(missing_ok=True)  # it says nothing that config.json does not
+    digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    (out / "README.md").write_text(card.replace("{digest}", digest), encoding="utf-8")
+    if out.parent == WEIGHTS:
+        known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        known[out.name] = {**results, "sha256": digest}
+        RESULTS.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n")
+    size = sum(f.stat().st_size for f in out.iterdir()) / 2**20
+    print(f"wrote {out.name}: {size:.2f} MiB, sha256 {digest}")
