@@ -10,7 +10,11 @@ import difflib
 from collections.abc import Iterable
 
 
-class UnknownNameError(KeyError):
+class UserError(Exception):
+    """Base of all of them: something that the user can mend; the command line prints it without a traceback."""
+
+
+class UnknownNameError(UserError, KeyError):
     """A name that is not in a known, finite list (a site, a metric, a task, a role, a zoo model).
 
     Args:
@@ -38,47 +42,47 @@ class UnknownSiteError(UnknownNameError):
     """A site that this model does not have, or that no model has."""
 
 
-class HeadOutOfRangeError(ValueError, IndexError):
+class HeadOutOfRangeError(UserError, ValueError, IndexError):
     """A head (or unit, or layer) index beyond what the model has."""
 
 
-class PositionError(ValueError, IndexError):
+class PositionError(UserError, ValueError, IndexError):
     """A token position outside a prompt, or a role that a prompt does not have."""
 
 
-class UnequalLengthsError(ValueError):
+class UnequalLengthsError(UserError, ValueError):
     """Two prompts whose positions are matched by raw index have different numbers of tokens."""
 
 
-class AnswerError(ValueError):
+class AnswerError(UserError, ValueError):
     """A metric asks for answer tokens that the pairs lack, or an answer is not what the metric can read."""
 
 
-class ShapeMismatchError(ValueError):
+class ShapeMismatchError(UserError, ValueError):
     """A source, an edit or a featurizer returned a tensor whose shape does not fit its site."""
 
 
-class OrderError(ValueError):
+class OrderError(UserError, ValueError):
     """Two changes of one coordinate do not commute and no order was stated."""
 
 
-class CompiledModelError(ValueError):
+class CompiledModelError(UserError, ValueError):
     """Hooks added after the first compiled call are silently ignored, so a compiled model is refused."""
 
 
-class LoadError(ValueError):
+class LoadError(UserError, ValueError):
     """A model could not be loaded, with the reason in one line."""
 
 
-class ProbeError(ValueError):
+class ProbeError(UserError, ValueError):
     """The probe run at load found that a site does not hold what its name says."""
 
 
-class SiteNotFiredError(RuntimeError):
+class SiteNotFiredError(UserError, RuntimeError):
     """A site fired another number of times than it declares, so its number would not have been patched."""
 
 
-class StoreError(ValueError):
+class StoreError(UserError, ValueError):
     """A run that is missing, damaged or written by another version."""
 
 

@@ -1,0 +1,100 @@
+"""The command line: ``interp demo``, ``interp ls``, ``interp show``.
+
+Every command is a dataclass; the text under a field is its help.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from interp.errors import StoreError, UserError
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Check that a model identifies the indirect object, patch it, and draw which places carry the answer."""
+
+    model: str = "zoo/language-4l"
+    """A hub id, a folder, a GGUF file, or a model of the zoo."""
+    out: Path = field(default_factory=lambda: Path("interp-demo"))
+    """Folder for report.html, the figures and the store of results."""
+    examples: int = 32
+    """Pairs of prompts."""
+    seed: int = 0
+    """Seed of the pairs."""
+
+    def run(self) -> None:
+        from interp.demo import demo
+
+        demo(self.model, self.out, examples=self.examples, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Ls:
+    """List the runs of a store."""
+
+    store: tyro.conf.Positional[Path]
+    """Folder of the store."""
+
+    def run(self) -> None:
+        from interp.store import Store
+
+        if not self.store.is_dir():
+            raise StoreError(f"{self.store} is no folder, so it is no store; interp demo makes one in interp-demo/runs")
+        runs = Store(self.store).runs()
+        print(runs.to_string(index=False) if len(runs) else f"{self.store} holds no runs")
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print what a run holds: its axes, its provenance and its strongest cells."""
+
+    store: tyro.conf.Positional[Path]
+    """Folder of the store."""
+    run_id: tyro.conf.Positional[str]
+    """Id of the run, a unique beginning of it, or its name."""
+    top: int = 10
+    """How many of the strongest cells."""
+
+    def run(self) -> None:
+        import json
+
+        import xarray as xr
+
+        from interp import effects
+        from interp.store import Store
+
+        result = Store(self.store).load(self.run_id)
+        families = {n.path: n.to_dataset() for n in result.leaves} if isinstance(result, xr.DataTree) else {self.run_id: result}
+        for name, family in families.items():
+            print(f"{name}: {', '.join(f'{axis} {size}' for axis, size in family.sizes.items())}")
+            print(json.dumps({k: v for k, v in family.attrs.items() if k != "spec"}, indent=2, default=str))
+            if effects.swept_axes(family):
+                print(effects.top(family, self.top).to_string(index=False))
+
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Ls, tyro.conf.subcommand("ls")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command; a mistake of the user is one message on standard error and exit status 2."""
+    command = tyro.cli(Command, prog="interp", description="Find out by intervention which parts of a network cause its behaviour.", args=args)
+    try:
+        command.run()  # type: ignore[union-attr]
+    except UserError as error:
+        print(f"interp: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
