@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import warnings
@@ -13,6 +14,10 @@ from interp.errors import UnknownNameError
 
 IMAGES = (".png", ".svg", ".pdf")
 SUFFIXES = (".html", *IMAGES)
+
+
+#: For figures in a page: no button that sends data anywhere, and few enough of them to leave the title free.
+HTML_CONFIG = {"displaylogo": False, "responsive": False, "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}
 
 
 class ExportError(RuntimeError):
@@ -41,7 +46,8 @@ def save(fig: go.Figure, path: str | os.PathLike[str], *, scale: float = 2.0) ->
     if kind not in SUFFIXES:
         raise UnknownNameError("figure ending", kind, SUFFIXES, f"of {path.name!r}")
     if kind == ".html":
-        path.write_text(fig.to_html(include_plotlyjs=True, include_mathjax=False, full_html=True), encoding="utf-8")
+        page = fig.to_html(config=HTML_CONFIG, include_plotlyjs=True, include_mathjax=False, full_html=True)
+        path.write_text(page, encoding="utf-8")
         return path
     if missing := missing_exporter():
         raise ExportError(f"cannot write {path.name!r}: {missing} (HTML needs neither)")
@@ -55,8 +61,7 @@ def _draw(fig: go.Figure, kind: str, scale: float) -> bytes:
     A running ``kaleido.start_sync_server()`` is used, which saves the start of a browser for every figure; its page is then
     the one that it was started with, and kaleido's warning about that is not ours to pass on.
     """
-    import kaleido
-
+    kaleido = importlib.import_module("kaleido")  # an extra: imported only when an image is drawn
     size = {"width": fig.layout.width or 700, "height": fig.layout.height or 450}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The kopts argument is ignored")
@@ -74,9 +79,8 @@ def missing_exporter() -> str:
     """What to install before images can be written; "" where nothing is missing."""
     if importlib.util.find_spec("kaleido") is None:
         return "kaleido is not installed: pip install 'interp-workbench[export]'"
-    from choreographer.browsers.chromium import Chromium  # kaleido's own way of finding its browser
-
-    browser = Chromium.find_browser(skip_local=False)
+    chromium = importlib.import_module("choreographer.browsers.chromium")  # kaleido's own way of finding its browser
+    browser = chromium.Chromium.find_browser(skip_local=False)
     if not browser or not Path(browser).is_file():
         return (
             "kaleido found no Chrome or Chromium: apt-get install chromium, or install Chrome, or run kaleido_get_chrome, "

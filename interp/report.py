@@ -1,0 +1,178 @@
+"""Reports: figures, tables and provenance in one HTML file that opens without a network.
+
+    >>> from interp import report
+    >>> report.write("report.html", "IOI in gpt2", {                       # doctest: +SKIP
+    ...     "Residual stream": ["Where the answer is held, by layer.", figure, effects.top(ds), report.provenance(ds)]})
+
+Plotly's script is in the file once, however many figures there are, and a content security policy in its head forbids the
+browser to load anything from anywhere. All text is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pandas as pd
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.offline import get_plotlyjs
+
+from interp.views.export import HTML_CONFIG
+
+Item: TypeAlias = str | go.Figure | pd.DataFrame | Mapping[str, Any]
+"""A paragraph, a figure, a table, or facts by name."""
+
+Sections: TypeAlias = Mapping[str, Item | Iterable[Item]] | Iterable[tuple[str, Item | Iterable[Item]]]
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; worker-src blob:"
+)
+
+_STYLE = """
+:root {
+  color-scheme: light dark;
+  --ink: #1c2330; --soft: #5b6575; --line: #dfe3ea; --page: #f6f7f9; --card: #ffffff; --link: #1f5fa8; }
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e6e9ef; --soft: #9aa5b5; --line: #333b48; --page: #14181f; --card: #1c222b; --link: #8ab8ee;
+  } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
+  font: 16px/1.55 system-ui, "DejaVu Sans", "Segoe UI", Helvetica, Arial, sans-serif; }
+main { max-width: 56rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; }
+h2 { font-size: 1.2rem; margin: 0 0 .75rem; }
+p { max-width: 44rem; margin: .5rem 0; white-space: pre-line; }
+nav { margin: 1rem 0 0; } nav a { margin-right: 1.25rem; } a { color: var(--link); }
+section { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 1.5rem; margin-top: 1.5rem; }
+.wide { overflow-x: auto; margin: 1rem 0; }
+.figure { background: #fff; border-radius: 6px; width: fit-content; max-width: 100%; }
+@media (prefers-color-scheme: dark) { .figure { padding: .5rem; } }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th { color: var(--soft); font-weight: 600; } th:first-child, td:first-child { text-align: left; padding-left: 0; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1.25rem; font-size: .875rem; margin: 1rem 0 0; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+footer { color: var(--soft); font-size: .8rem; margin-top: 1.5rem; }
+@media print { body { background: #fff; } section { break-inside: avoid; border: 0; padding: 0; } nav { display: none; } }
+"""
+
+
+def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro: str = "") -> Path:
+    """Write a report.
+
+    Args:
+        path: of the HTML file; its folder must exist.
+        title: heading and name of the page.
+        sections: the headings, each with an item or several: text is a paragraph, a figure stays interactive, a data frame
+            is a table, a mapping is a list of facts.
+        intro: a paragraph below the title.
+
+    Returns:
+        The path written.
+
+    Raises:
+        TypeError: an item that is none of those.
+    """
+    parts = [(name, _listed(items)) for name, items in (sections.items() if isinstance(sections, Mapping) else sections)]
+    figures = 0
+    body = []
+    for number, (name, items) in enumerate(parts):
+        cards = []
+        for item in items:
+            figures += isinstance(item, go.Figure)
+            cards.append(_render(item, figures))
+        body.append(f'<section id="part-{number}">\n<h2>{_text(name)}</h2>\n' + "\n".join(cards) + "\n</section>")
+    links = "".join(f'<a href="#part-{number}">{_text(name)}</a> ' for number, (name, _) in enumerate(parts))
+    script = f"<script>{get_plotlyjs()}</script>" if figures else ""
+    written = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{_text(title)}</title>
+<style>{_STYLE}</style>
+{script}
+</head>
+<body>
+<main>
+<h1>{_text(title)}</h1>
+{f"<p>{_text(intro)}</p>" if intro else ""}
+{f"<nav>{links}</nav>" if len(parts) > 1 else ""}
+{chr(10).join(body)}
+<footer>Written {written} by interp. This file needs no network.</footer>
+</main>
+</body>
+</html>
+"""
+    path = Path(path)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def provenance(effects: xr.Dataset) -> dict[str, Any]:
+    """The facts about a result that a reader needs to judge and to repeat it, for a list in a report."""
+    attrs = effects.attrs
+    templates = len(set(effects["template"].values.tolist())) if "template" in effects.coords else 0
+    sweep = " × ".join(f"{effects.sizes[d]} {d}s" for d in effects["value"].dims if d not in ("metric", "example"))
+    facts = {
+        "model": _joined(attrs.get("model"), attrs.get("model_digest")),
+        "task": _joined(attrs.get("task"), attrs.get("pairs_digest")),
+        "examples": f"{effects.sizes['example']}" + (f", {templates} template{'s' * (templates > 1)}" if templates else ""),
+        "patching": attrs.get("patching"),
+        "site": attrs.get("site"),
+        "sweep": sweep,
+        "source": attrs.get("source"),
+        "edit": attrs.get("edit"),
+        "metrics": ", ".join(map(str, effects["metric"].values.ravel())),
+        "noise floor": attrs.get("noise_floor"),
+        "equal to the base by rule": f"{float(effects['by_rule'].mean()):.0%} of the values, without a forward pass",
+        "strategy": attrs.get("strategy"),
+        "dtype": attrs.get("dtype"),
+        "seed": attrs.get("seed"),
+        "made at": attrs.get("made_at"),
+        "took": None if attrs.get("wall_seconds") is None else f"{attrs['wall_seconds']:.1f} s",
+        "versions": attrs.get("versions"),
+    }
+    return {name: fact for name, fact in facts.items() if fact not in (None, "")}
+
+
+def _joined(*parts: object) -> str:
+    return ", ".join(str(p) for p in parts if p is not None)
+
+
+def _listed(items: Any) -> list[Item]:
+    return [items] if isinstance(items, str | go.Figure | pd.DataFrame | Mapping) else list(items)
+
+
+def _render(item: object, number: int) -> str:
+    if isinstance(item, str):
+        return f"<p>{_text(item)}</p>"
+    if isinstance(item, go.Figure):
+        drawn = item.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{number}", config=HTML_CONFIG)
+        return f'<div class="wide figure">{drawn}</div>'
+    if isinstance(item, pd.DataFrame):
+        table = item.to_html(index=False, border=0, escape=True, na_rep="–", float_format="{:.3g}".format)
+        return f'<div class="wide">{table}</div>'
+    if isinstance(item, Mapping):
+        facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(_fact(fact))}</dd>" for name, fact in item.items())
+        return f"<dl>{facts}</dl>"
+    raise TypeError(f"a report is made of text, plotly figures, data frames and mappings, got {type(item).__name__}")
+
+
+def _fact(fact: object) -> str:
+    if isinstance(fact, Mapping):
+        return ", ".join(f"{name} {_fact(value)}" for name, value in fact.items())
+    return f"{fact:.3g}" if isinstance(fact, float) else str(fact)
+
+
+def _text(text: object) -> str:
+    return html.escape(str(text))
