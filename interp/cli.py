@@ -87,7 +87,9 @@ Command = (
 
 def main(args: list[str] | None = None) -> int:
     """Run one command; a mistake of the user is one message on standard error and exit status 2."""
-    command = tyro.cli(Command, prog="interp", description="Find out by intervention which parts of a network cause its behaviour.", args=args)
+    command = tyro.cli(
+        Command, prog="interp", description="Find out by intervention which parts of a network cause its behaviour.", args=args
+    )
     try:
         command.run()  # type: ignore[union-attr]
     except UserError as error:

@@ -192,7 +192,7 @@ def _sweep(
         value[:, todo[:, 0], todo[:, 1]] = done
     floor = (value[:, -1] - base).abs().amax(-1).tolist()
     attrs = provenance.attributes(model, encoded, patching, reader.metrics) | family["attrs"] | {
-        "source": repr(interventions[0].changes[0].source),
+        "source": _source(interventions, patching),
         "edit": repr(interventions[0].changes[0].edit),
         "strategy": "serial" if strategy == "serial" else "batched",
         "rows": len(todo),
@@ -213,6 +213,16 @@ def _sweep(
         coords=provenance.example_coordinates(encoded) | family["coords"],
         attrs=attrs,
     )
+
+
+def _source(interventions: list[Intervention], patching: Patching) -> str:
+    """What was written, in words."""
+    found = {change.source for i in interventions for change in i.changes if change.edit.reads_source}
+    if not found:
+        return "none"
+    if any(not (isinstance(source, Activation) and source.is_counterpart) for source in found):
+        return ", ".join(sorted({repr(source) for source in found}))
+    return "clean run" if patching == "denoising" else "corrupted run"
 
 
 def _self_patch(intervention: Intervention) -> Intervention:
