@@ -91,7 +91,7 @@ def main(args: list[str] | None = None) -> int:
         Command, prog="interp", description="Find out by intervention which parts of a network cause its behaviour.", args=args
     )
     try:
-        command.run()  # type: ignore[union-attr]
+        command.run()
     except UserError as error:
         print(f"interp: {error}", file=sys.stderr)
         return 2

@@ -3,8 +3,8 @@
     >>> from interp.demo import demo
     >>> demo("zoo/language-4l", "interp-demo")                                              # doctest: +SKIP
 
-Indirect-object identification (Wang et al., arXiv 2211.00593): the corrupted prompt swaps the repeated name, so that the other name
-becomes the answer. Each cell of a map restores one activation of the clean run in the corrupted one.
+Indirect-object identification (Wang et al., arXiv 2211.00593): the corrupted prompt swaps the repeated name, so that the other
+name becomes the answer. Each cell of a map restores one activation of the clean run in the corrupted one.
 """
 
 from __future__ import annotations
@@ -96,21 +96,21 @@ def _sections(
     pair = pairs[0]
     return {
         "The task": [
-            "Which of two names is the indirect object? The clean prompt repeats one name; the corrupted prompt repeats the other, so "
-            "that the answer changes and everything else stays.",
+            "Which of two names is the indirect object? The clean prompt repeats one name; the corrupted prompt repeats the "
+            "other, so that the answer changes and everything else stays.",
             {
                 "clean": pair.clean.text,
                 "answer": pair.answers[0],
                 "corrupted": pair.corrupted.text,
                 "its answer": pair.wrong[0],
             },
-            "logit_diff is the logit of the clean prompt's answer minus that of the other name; accuracy is the share of prompts on "
-            "which it is positive (chance 0.5); top1 the share on which the answer is the most likely of all tokens.",
+            "logit_diff is the logit of the clean prompt's answer minus that of the other name; accuracy is the share of "
+            "prompts on which it is positive (chance 0.5); top1 the share on which the answer is the most likely of all tokens.",
             task,
         ],
         "Where: residual stream, layer by position": [
-            "Each cell puts the clean run's residual stream, at one layer and token, into the corrupted run. 0: nothing changes; 1: "
-            "the clean logit difference is restored.",
+            "Each cell puts the clean run's residual stream, at one layer and token, into the corrupted run. 0: nothing "
+            "changes; 1: the clean logit difference is restored.",
             figures["residual stream"],
             report.provenance(results["residual stream"]),
         ],

@@ -34,6 +34,9 @@ class UnknownNameError(UserError, KeyError):
         listed = f" ({kind}s{' ' + where if where else ''}: {', '.join(self.known)})" if len(self.known) <= 40 else ""
         super().__init__(f"unknown {kind} {name!r}{': ' + why if why else ''}{did}{listed}")
 
+    def __reduce__(self) -> tuple[object, ...]:  # an error raised in a worker process is shown in this one
+        return _revived, (type(self), self.args[0], self.__dict__)
+
     def __str__(self) -> str:  # KeyError would print the repr, with escaped quotes
         return str(self.args[0])
 
@@ -84,6 +87,13 @@ class SiteNotFiredError(UserError, RuntimeError):
 
 class StoreError(UserError, ValueError):
     """A run that is missing, damaged or written by another version."""
+
+
+def _revived(kind: type[UnknownNameError], message: str, state: dict[str, object]) -> UnknownNameError:
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    error.__dict__.update(state)
+    return error
 
 
 def nearest(name: object, known: Iterable[str], n: int = 3) -> list[str]:

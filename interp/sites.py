@@ -20,8 +20,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import index
 from types import EllipsisType
-from typing import Any
+from typing import Any, SupportsIndex
 
 from interp import axes
 from interp.errors import HeadOutOfRangeError, PositionError, UnknownSiteError
@@ -91,6 +92,8 @@ _OURS = re.compile(
 )
 _HEAD = re.compile(r"(?:a(?P<al>\d+)\.h(?P<ah>\d+)|(?P<l>\d+)\.(?P<h>\d+))(?:\.(?P<name>[a-z_]+))?\Z")
 _MLP = re.compile(r"m(?P<layer>\d+)\Z")
+_MODULE = re.compile(r"(?P<path>\S+):(?P<side>input|output)(?:\[(?P<unit>\d+)\])?(?:#(?P<call>\d+))?\Z")
+_INDICES = re.compile(r"-?\d+(,-?\d+)*\Z")
 
 DECODER = "decoder"
 
@@ -116,6 +119,10 @@ class Site:
         if self.path is not None:
             if self.name not in MODULE_SIDES:
                 raise UnknownSiteError("side of a module", self.name, MODULE_SIDES)
+            if self.layer is not None or self.head is not None:
+                raise HeadOutOfRangeError(
+                    f"{self.path}:{self.name} is one module, without layers and heads; its last axis is unit"
+                )
             return
         if self.name not in COMPONENTS:
             raise UnknownSiteError("site", self.name, COMPONENTS)
@@ -176,9 +183,9 @@ class Site:
             return cls(found["name"] or "z", layer=int(layer), head=int(head))
         if found := _MLP.match(text):
             return cls("mlp_out", layer=int(found["layer"]))
-        path, _, side = text.rpartition(":")
-        if path and side in MODULE_SIDES:
-            return cls(side, path=path)
+        if found := _MODULE.match(text):
+            unit, call = (int(found[k]) if found[k] is not None else None for k in ("unit", "call"))
+            return cls(found["side"], path=found["path"], unit=unit, call=call)
         found = _OURS.match(text)
         if found and bool(found["where"]) == bool(found["dot"] or not found["name"]) and (found["name"] or found["head"]):
             name = found["name"] or "z"
@@ -188,12 +195,12 @@ class Site:
         raise UnknownSiteError("site", text, COMPONENTS, aliases=spellings)
 
     def __repr__(self) -> str:
-        if self.path is not None:
-            return f"{self.path}:{self.name}"
         stream = "" if self.stream == DECODER else f"{self.stream}:"
         where = ("" if self.layer is None else f"L{self.layer}") + ("" if self.head is None else f"H{self.head}")
         unit = "" if self.unit is None else f"[{self.unit}]"
         call = "" if self.call is None else f"#{self.call}"
+        if self.path is not None:
+            return f"{self.path}:{self.name}{unit}{call}"
         return f"{stream}{where}{'.' if where else ''}{self.name}{unit}{call}"
 
 
@@ -217,6 +224,8 @@ class Positions:
             raise PositionError(f"pick={self.pick} needs a role to pick from")
         if self.indices is not None and len(self.indices) == 0:
             raise PositionError("positions are an empty tuple; leave them out to mean all of them")
+        if self.indices is not None and len(set(self.indices)) < len(self.indices):
+            raise PositionError(f"positions {self.indices} name one token twice")
 
     @property
     def is_all(self) -> bool:
@@ -231,6 +240,8 @@ class Positions:
             return cls()
         if positions == "last":
             return cls(indices=(-1,))
+        if isinstance(positions, str) and _INDICES.match(positions):
+            return cls(indices=tuple(map(int, positions.split(","))))
         if isinstance(positions, str):
             found = re.fullmatch(r"(?P<role>[^\[\]@]+)(?:\[(?P<pick>-?\d+)\])?", positions)
             if not found:
@@ -238,9 +249,9 @@ class Positions:
                     f"positions {positions!r} are neither 'all', 'last', a role nor a picked role like 'subject[-1]'"
                 )
             return cls(role=found["role"], pick=int(found["pick"]) if found["pick"] is not None else None)
-        if isinstance(positions, int):
-            return cls(indices=(positions,))
-        return cls(indices=tuple(int(i) for i in positions))
+        if isinstance(positions, SupportsIndex):
+            return cls(indices=(index(positions),))
+        return cls(indices=tuple(index(i) for i in positions))
 
     def __repr__(self) -> str:
         if self.is_all:
@@ -251,7 +262,7 @@ class Positions:
         return ",".join(map(str, self.indices))
 
 
-PositionsLike = Positions | str | int | Sequence[int] | EllipsisType | None
+PositionsLike = Positions | str | SupportsIndex | Sequence[int] | EllipsisType | None
 
 ALL = Positions()
 LAST = Positions(indices=(-1,))
@@ -290,11 +301,15 @@ class Grid:
         """
         found: dict[str, tuple[int | str, ...]] = {}
         for axis, given in self.swept:
+            if given is None and axis not in sizes:
+                raise HeadOutOfRangeError(
+                    f"how many {axis}s {self.site!r} has is not known before it runs; give a list of them"
+                )
             found[axis] = tuple(range(sizes[axis])) if given is None else given
         fixed = {a: getattr(self.site, a) for a in (axes.LAYER, axes.HEAD, axes.UNIT)}
         for axis in (axes.LAYER, axes.HEAD, axes.UNIT):
             chosen = found.get(axis, () if fixed[axis] is None else (fixed[axis],))
-            beyond = [v for v in chosen if isinstance(v, int) and not 0 <= v < sizes[axis]]
+            beyond = [v for v in chosen if isinstance(v, int) and not 0 <= v < sizes.get(axis, v + 1)]
             if beyond:
                 raise HeadOutOfRangeError(
                     f"{axis} {beyond[0]} of {self.site.name!r} does not exist: this model has {sizes[axis]} {axis}s "
@@ -335,9 +350,9 @@ class Grid:
 def grid(
     site: str | Site,
     *,
-    layer: int | Sequence[int] | EllipsisType | None = None,
-    head: int | Sequence[int] | EllipsisType | None = None,
-    unit: int | Sequence[int] | EllipsisType | None = None,
+    layer: SupportsIndex | Sequence[int] | EllipsisType | None = None,
+    head: SupportsIndex | Sequence[int] | EllipsisType | None = None,
+    unit: SupportsIndex | Sequence[int] | EllipsisType | None = None,
     position: PositionsLike | Sequence[int | str] = None,
 ) -> Grid:
     """A grid of single-site interventions, one cell for every combination of the swept axes.
@@ -366,22 +381,28 @@ def grid(
     for axis, given in ((axes.LAYER, layer), (axes.HEAD, head), (axes.UNIT, unit)):
         if given is None:
             continue
-        if isinstance(given, int):
-            base = base.at(**{axis: given})
+        if isinstance(given, SupportsIndex):
+            base = base.at(**{axis: index(given)})
             continue
-        values = None if given is ... else tuple(int(v) for v in given)
-        if values == ():
-            raise HeadOutOfRangeError(f"{axis} is an empty list; give at least one, or ... for all of them")
+        values = None if given is ... else tuple(index(v) for v in given)
+        if values is not None:
+            _refuse_empty_or_repeated(axis, values)
         base.at(**{axis: values[0] if values else 0})  # refuses an axis that the component does not have
         swept[axis] = values
     positions = ALL
     if position is ...:
         swept[axes.POSITION] = None
     elif isinstance(position, Sequence) and not isinstance(position, str):
-        if not position:
-            raise PositionError("position is an empty list; give at least one, ... for all of them, or None for all together")
-        swept[axes.POSITION] = tuple(position)
+        _refuse_empty_or_repeated(axes.POSITION, position)
+        swept[axes.POSITION] = tuple(p if isinstance(p, str) else index(p) for p in position)
     else:
         positions = Positions.parse(position)
     ordered = tuple((axis, swept[axis]) for axis in axes.SWEPT if axis in swept)
     return Grid(base, positions, ordered)
+
+
+def _refuse_empty_or_repeated(axis: str, values: Sequence[int | str]) -> None:
+    if len(values) == 0:
+        raise HeadOutOfRangeError(f"{axis} is an empty list; give at least one value, or ... for all of them")
+    if len(set(values)) < len(values):
+        raise HeadOutOfRangeError(f"{axis} names a value twice: {list(values)}")

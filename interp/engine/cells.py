@@ -79,6 +79,7 @@ def resolve(interventions: Sequence[Intervention], runs: Runs) -> list[Cell]:
                 columns[change.positions] = runs.base.columns(change.positions, what=f"position of {change.site!r}")
             where = columns[change.positions]
             place = Place(change, where, runs.values(change, where), _inert(change, where, runs), order=0)
+            _refuse_aliases(places, place, runs)
             met = [earlier for earlier in places if _meet(earlier, place)]
             if not intervention.ordered:
                 _refuse_ambiguous(met, place)
@@ -96,8 +97,25 @@ def _inert(change: Change, columns: Int[Tensor, "example span"], runs: Runs) -> 
     base, source = runs.base, runs.tokens("source")
     differ = (base.ids != source.ids) | (base.mask != source.mask)
     differed = differ.long().cumsum(-1) > 0
+    theirs = source.columns(change.positions)
+    if theirs.shape != columns.shape:
+        return never
+    moved = (theirs != columns).any(-1)  # a role that stands elsewhere in the other prompt
     last = columns.max(-1).values
-    return torch.where(last >= 0, ~differed.gather(-1, last.clamp(min=0)[:, None])[:, 0], True)
+    return ~moved & torch.where(last >= 0, ~differed.gather(-1, last.clamp(min=0)[:, None])[:, 0], True)
+
+
+def _refuse_aliases(places: list[Place], place: Place, runs: Runs) -> None:
+    """One tensor goes by one name within an intervention: a module's path and a role of that module would not be ordered."""
+    taps = runs.model.taps
+    for earlier in places:
+        if earlier.tensor == place.tensor or (earlier.tensor.path is None) == (place.tensor.path is None):
+            continue
+        one, other = taps(earlier.tensor), taps(place.tensor)
+        if (one.path, one.event) == (other.path, other.event):
+            raise OrderError(
+                f"{earlier.tensor!r} and {place.tensor!r} are seen in the same tensor; use one of the two names for both"
+            )
 
 
 def _meet(one: Place, other: Place) -> bool:

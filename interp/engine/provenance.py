@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -38,10 +39,17 @@ def spec(
     model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric], family: dict[str, Any]
 ) -> dict[str, Any] | None:
     """The canonical description whose digest identifies a run; None if something in it cannot be written down."""
-    named = [None if isinstance(m, FromLogits) else m.name for m in metrics]
-    if None in named or _anonymous(family):
+    described = [_metric(metric) for metric in metrics]
+    if None in described or _anonymous(family):
         return None
-    return identity(model, encoded) | {"patching": patching, "metrics": named} | family
+    return identity(model, encoded) | {"patching": patching, "metrics": described} | family
+
+
+def _metric(metric: Any) -> str | None:
+    """A metric's class with its fields; None for a function, or for an object that does not say what it is."""
+    if isinstance(metric, FromLogits) or not is_dataclass(metric):
+        return None
+    return f"{type(metric).__module__}.{metric!r}"
 
 
 def _anonymous(spec: Any) -> bool:

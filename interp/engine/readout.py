@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import PositionError
 from interp.metrics import Metric, Readout, require
 from interp.models import Encoded, Model, Tokens
 from interp.sites import Positions, Site
@@ -27,9 +28,11 @@ class Reader:
     encoded: Encoded
     metrics: tuple[Metric, ...]
     positions: Positions
+    whole: bool
+    """Whether all positions of the logits are needed, because an intervention acts on them."""
 
     @classmethod
-    def of(cls, model: Model, encoded: Encoded, metrics: Sequence[Metric]) -> Reader:
+    def of(cls, model: Model, encoded: Encoded, metrics: Sequence[Metric], *, whole: bool = False) -> Reader:
         """Check that the pairs have what the metrics need.
 
         Raises:
@@ -44,13 +47,21 @@ class Reader:
         if len(positions) != 1:
             each = ", ".join(f"{m.name} at {m.reads.positions!r}" for m in metrics)
             raise ValueError(f"the metrics of one sweep read the same positions, got {each}; make one sweep for each")
-        return cls(model, encoded, tuple(metrics), positions.pop())
+        read = positions.pop()
+        for side in (encoded.clean, encoded.corrupted):
+            ragged = (side.columns(read, what="metric position") < 0).any(-1).nonzero().flatten()
+            if len(ragged):
+                raise PositionError(
+                    f"a metric reads {read!r}, which spans different numbers of tokens (fewer in example {int(ragged[0])}); "
+                    f"read one of them, such as '{read!r}[-1]'"
+                )
+        return cls(model, encoded, tuple(metrics), read, whole)
 
     @property
     def keep(self) -> int | None:
         """How many last columns of logits are needed; None for all."""
         indices = self.positions.indices
-        return max(-i for i in indices) if indices is not None and max(indices) < 0 else None
+        return max(-i for i in indices) if indices is not None and max(indices) < 0 and not self.whole else None
 
     def logits(self, tokens: Tokens, found: Tensor) -> Float[Tensor, "row position vocab"]:
         """Logits at the read positions, at least float32, from those that a forward pass returned."""
@@ -69,13 +80,18 @@ class Reader:
     ) -> Float[Tensor, "metric row"]:
         """Every metric of rows that ran on ``examples``."""
         at = examples.to(logits.device)
-        readout = Readout(
+        given = {"logits": (logits, reference)}
+        if any(metric.reads.kind == "logprobs" for metric in self.metrics):
+            given["logprobs"] = (logits.log_softmax(-1), None if reference is None else reference.log_softmax(-1))
+        return torch.stack([metric(self._readout(*given[metric.reads.kind], at))[0] for metric in self.metrics])
+
+    def _readout(self, logits: Tensor, reference: Tensor | None, at: Tensor) -> Readout:
+        return Readout(
             logits=logits[None],
             answers=self.encoded.answers.to(logits.device)[at],
             wrong=self.encoded.wrong.to(logits.device)[at],
             reference=None if reference is None else reference.to(logits.device)[at],
         )
-        return torch.stack([metric(readout)[0] for metric in self.metrics])
 
     @property
     def needs_reference(self) -> bool:

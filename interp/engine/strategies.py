@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.cells import Cell, Place
-from interp.engine.layout import canonical
+from interp.engine.layout import canonical, indexed_axis
 from interp.engine.readout import LOGITS, Reader
-from interp.interventions import Change, Edit, apply
+from interp.errors import HeadOutOfRangeError, ShapeMismatchError
+from interp.interventions import Edit, apply
 from interp.models import Model, Tokens
 from interp.models.taps import Write
 from interp.sites import Site
@@ -67,16 +68,34 @@ def _token_by_token(place: Place, examples: Tensor) -> Write:
         h = h.clone()
         seen = canonical(place.tensor, h)
         for row, example in enumerate(examples.tolist()):
+            _within(place, seen)
             for slot, column in enumerate(place.columns[example].tolist()):
                 if column < 0:
                     continue
                 old = seen[row, column] if place.index is None else seen[row, column, place.index]
-                s = place.values.at(torch.tensor([example]), torch.tensor([slot]))[0].to(h.device) if place.values else old
-                new = place.change(old.reshape(1, *old.shape or (1,)), s.reshape(1, *s.shape))[0]
+                old = old.reshape(1, *old.shape or (1,))
+                s = place.values.at(torch.tensor([example]), torch.tensor([slot])).to(h.device) if place.values else old
+                _fitting(place, old, s)
+                new = place.change(old, s)[0]
                 seen[row, column] = new if place.index is None else _put(seen[row, column], place.index, new)
         return h
 
     return write
+
+
+def _within(place: Place, seen: Tensor) -> None:
+    if place.index is not None and place.index >= seen.shape[2]:
+        axis = indexed_axis(place.change.site)
+        raise HeadOutOfRangeError(f"{axis} {place.index} of {place.change.site!r} does not exist: there are {seen.shape[2]}")
+
+
+def _fitting(place: Place, old: Tensor, s: Tensor) -> None:
+    """Values of an activation have the features of their target one by one; only constants broadcast."""
+    if place.values is not None and place.values.exact and s.shape[1:] != old.shape[1:]:
+        raise ShapeMismatchError(
+            f"the source of {place.change!r} has features {tuple(s.shape[1:])}, but the site has {tuple(old.shape[1:])}; "
+            "nothing is broadcast silently"
+        )
 
 
 def _put(values: Tensor, index: int, new: Tensor) -> Tensor:
@@ -116,19 +135,22 @@ def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
 class _Group:
     """Changes of one tensor that differ in row, position, head and value alone, as index arrays of one length."""
 
-    change: Change
+    example_of: Place
+    """One of the changes; the others share its edit, featurizer and kind of source."""
     at: tuple[Tensor, ...]
     """Row, column and, where one head or unit is changed, its index."""
     source: Tensor | None
 
     def __call__(self, seen: Tensor) -> None:
         """Change ``seen`` in place."""
+        _within(self.example_of, seen)
         old = seen[self.at]
         scalar = old.ndim == 1
         old = old[:, None] if scalar else old
         s = old if self.source is None else self.source.to(old.device)
+        _fitting(self.example_of, old, s)
         s = s.reshape(len(s), *(1 for _ in range(old.ndim - s.ndim)), *s.shape[1:])
-        change = self.change
+        change = self.example_of.change
         new = apply(change.edit, change.featurizer, old, s, keep_error=change.keep_error, where=repr(change.site.tensor))
         seen[self.at] = (new[:, 0] if scalar else new).to(seen.dtype)
 
@@ -169,7 +191,7 @@ def _group(parts: _Parts) -> _Group:
     source = None
     if first.values is not None:
         source = torch.cat([place.values.at(example, slot) for place, _, slot, example in parts if place.values])
-    return _Group(first.change, tuple(at), source)
+    return _Group(first, tuple(at), source)
 
 
 def _write(site: Site, groups: list[_Group]) -> Write:

@@ -35,11 +35,11 @@ from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model, Tokens
 from interp.pairs import Pairs
 from interp.sites import Cell as GridCell
-from interp.sites import Grid
+from interp.sites import Grid, Positions
 
 Patching = Literal["denoising", "noising"]
 STRATEGIES = ("auto", "batched", "serial")
-Where = Grid | Intervention | Sequence[Intervention] | Mapping[str, Grid]
+Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid]
 
 
 def patch(
@@ -98,13 +98,29 @@ def patch(
     }
     change = {"source": source, "edit": edit, "featurizer": featurizer or Identity(), "keep_error": keep_error}
     if isinstance(where, Mapping):
+        if not where:
+            raise ValueError("where is an empty mapping; name at least one grid")
         families = {name: _sweep_grid(model, encoded, grid, metric, change, options) for name, grid in where.items()}
         return xr.DataTree.from_dict(families)
     if isinstance(where, Grid):
         return _sweep_grid(model, encoded, where, metric, change, options)
     if source is not None or edit is not None or featurizer is not None:
         raise ValueError("interventions say their own source, edit and featurizer; leave these arguments out, or give a grid")
-    return _sweep_list(model, encoded, [where] if isinstance(where, Intervention) else list(where), metric, options)
+    return _sweep_list(model, encoded, _listed(where), metric, options)
+
+
+def _listed(where: Any) -> list[Intervention]:
+    """Interventions from one or several, changes being interventions of one change."""
+    many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
+    for one in many:
+        if not isinstance(one, Intervention | Change):
+            raise ValueError(
+                f"where holds {one!r} of type {type(one).__name__}; expected a grid such as interp.grid('resid_pre', layer=...), "
+                " a mapping of names to grids, or interventions such as Intervention.of('L9H6.z@-1')"
+            )
+    if not many:
+        raise ValueError("where is an empty list; give at least one intervention")
+    return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
 
 
 def _sweep_grid(
@@ -114,6 +130,8 @@ def _sweep_grid(
         raw = dict(grid.swept)[axes.POSITION]
         if raw is None or any(isinstance(p, int) and p >= 0 for p in raw):
             encoded.require_equal_lengths(f"{grid!r}")
+        for index in raw or ():
+            encoded.clean.columns(Positions.parse(index), what=f"position of {grid!r}")
     sizes = model.sizes_at(grid.site) | {axes.POSITION: _common_length(encoded, grid)}
     values = grid.values(sizes)
     cells = list(grid.cells(sizes))
@@ -134,8 +152,6 @@ def _sweep_grid(
 def _sweep_list(
     model: Model, encoded: Encoded, interventions: list[Intervention], metric: Any, options: dict[str, Any]
 ) -> xr.Dataset:
-    if not interventions:
-        raise ValueError("no intervention was given")
     family = {
         "axes": {axes.CELL: list(range(len(interventions)))},
         "coords": {"intervention": (axes.CELL, [repr(i)[len("Intervention(") : -1] for i in interventions])},
@@ -163,12 +179,14 @@ def _sweep(
     progress: bool | None,
 ) -> xr.Dataset:
     began = time.perf_counter()
-    reader = Reader.of(model, encoded, resolve_metrics(metric))
+    changes = [change for i in interventions for change in i.changes]
+    sites = {change.site for change in changes}
+    sites |= {c.source.site_for(c.site) for c in changes if isinstance(c.source, Activation)}
+    reader = Reader.of(model, encoded, resolve_metrics(metric), whole=any(site.name == "logits" for site in sites))
     limit = rows_a_pass(model, encoded, reader) if rows is None else rows
     if limit < 1:
         raise ValueError(f"rows={rows}; a pass has at least one row")
     runs = Runs(model, encoded, base="corrupted" if patching == "denoising" else "clean", batch=min(limit, 256))
-    sites = {change.site for i in interventions for change in i.changes}
     with torch.no_grad(), model.prepared(sites), full_precision():
         own = _self_patch(interventions[len(interventions) // 2])
         cells = resolve([*interventions, own], runs)

@@ -26,6 +26,8 @@ from interp.models import Encoded, Model, Tokens
 from interp.pairs import Prompt
 from interp.sites import Positions, Site
 
+LOGITS = Site("logits")
+
 
 @dataclass(frozen=True, eq=False)
 class Values:
@@ -39,6 +41,8 @@ class Values:
     """Which position of the tensor serves each token of the change, padded with −1."""
     index: int | None
     """Head or unit that is taken, None for all."""
+    exact: bool = True
+    """Whether the features must be the target's one by one; a constant may broadcast."""
 
     def at(self, examples: Tensor, slots: Tensor) -> Tensor:
         """Values ``[n, *features]`` of n tokens, each given by its example and its number within the change's positions."""
@@ -110,7 +114,8 @@ class Runs:
         parts: list[dict[Site, Tensor]] = []
         with model.prepared(sites):
             for start in range(0, len(tokens), self.batch):
-                inputs = model.inputs(tokens.take(slice(start, start + self.batch)), keep=1)
+                keep = None if LOGITS in sites else 1
+                inputs = model.inputs(tokens.take(slice(start, start + self.batch)), keep=keep)
                 parts.append(model.backend.run(inputs, reads=sites, writes={}))
         found = {site: canonical(site, torch.cat([part.pop(site) for part in parts])) for site in sites}
         self._found.setdefault(key, {}).update(found)
@@ -131,7 +136,7 @@ class Runs:
         if isinstance(source, Constant):
             value = torch.as_tensor(source.value, device=device).to(torch.promote_types(self.model.dtype, torch.float32))
             value = value if value.ndim else value[None]
-            return Values(value[None, None], everyone * 0, torch.where(columns >= 0, 0, -1), None)
+            return Values(value[None, None], everyone * 0, torch.where(columns >= 0, 0, -1), None, exact=False)
         if isinstance(source, Noise):
             return self._noise(source, change.site, columns)
         assert isinstance(source, Activation)
@@ -150,6 +155,8 @@ class Runs:
             partner = _derangement(n, source.seed).to(device)
         elif len(tokens) == 1 != n:
             partner = everyone * 0
+        if axes.SOURCE_POSITION in site.axes:
+            self._refuse_other_layout(tokens, partner, site)
         own = self._own_columns(source, change, tokens)[partner]
         return Values(tensor, partner, _matched(own, columns, change), index)
 
@@ -157,9 +164,21 @@ class Runs:
         """The source's positions, which are the target's unless it has its own; raw indices need prompts of equal length."""
         positions = source.own_positions or change.positions
         raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
-        if raw and source.own_positions is None and self._is_pair(tokens):
+        if raw and source.own_positions is None and tokens is not self.base and self._is_pair(tokens):
             self.encoded.require_equal_lengths(f"{change.site!r}@{change.positions!r}")
         return tokens.columns(positions, what=f"source position of {change.site!r}")
+
+    def _refuse_other_layout(self, tokens: Tokens, partner: Tensor, site: Site) -> None:
+        """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
+        base = self.base
+        alike = tokens.ids.shape[1] == base.ids.shape[1] and bool((tokens.lengths[partner] == base.lengths).all())
+        if not alike and self._is_pair(tokens):
+            self.encoded.require_equal_lengths(f"{site.tensor!r}, along source_position,")
+        if not alike:
+            raise UnequalLengthsError(
+                f"{site.tensor!r} is matched along source_position by raw index, but base and source prompts differ in length: "
+                f"{base.lengths.tolist()} and {tokens.lengths[partner].tolist()} tokens"
+            )
 
     def _is_pair(self, tokens: Tokens) -> bool:
         return tokens is self.encoded.clean or tokens is self.encoded.corrupted
@@ -174,22 +193,34 @@ class Runs:
         index: int | None,
     ) -> Values:
         """Means over real tokens, positions counted from each prompt's first real token."""
-        if axes.SOURCE_POSITION in site.axes and not bool((tokens.lengths == tokens.lengths[0]).all()):
-            raise UnequalLengthsError(f"a mean of {site.tensor!r} over examples needs prompts of equal length")
+        if axes.SOURCE_POSITION in site.axes:
+            lengths = torch.cat([tokens.lengths, self.base.lengths])
+            if not bool((lengths == lengths[0]).all()):
+                raise UnequalLengthsError(
+                    f"a mean of {site.tensor!r} over examples needs prompts of one length, got {lengths.unique().tolist()}"
+                )
+        if source.by is not None and len(tokens) != len(self.encoded):
+            raise ValueError(f"{source!r}: a mean by {source.by!r} is over the prompts of the pairs, not over one prompt")
+        groups = self._groups(source.by)
         pooled = (*key, site.tensor, source.over, source.by)
         if pooled not in self._pooled:
-            self._pooled[pooled] = _mean(self._found[key][site.tensor], tokens, source.over, self._groups(source.by))
-        tensor, groups = self._pooled[pooled]
+            self._pooled[pooled] = _mean(self._found[key][site.tensor], tokens, source.over, groups[: len(tokens)])
+        tensor, count = self._pooled[pooled]
+        names = sorted(set(groups))
+        group = torch.tensor([names.index(name) for name in groups], device=tensor.device)
         if axes.POSITION in source.over:
-            return Values(tensor, groups, torch.where(columns >= 0, 0, -1), index)
+            return Values(tensor, group, torch.where(columns >= 0, 0, -1), index)
         positions = source.own_positions
         own = columns - self.base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
         own = torch.where(columns >= 0, own.expand_as(columns), -1)
-        if bool((own >= tensor.shape[1]).any()):
+        missing = (own >= 0) & (count[group[:, None], own.clamp(0, count.shape[1] - 1)] == 0)
+        if bool((missing | (own >= count.shape[1])).any()):
+            example = int(missing.any(-1).nonzero()[0])
             raise ShapeMismatchError(
-                f"{source!r} has {tensor.shape[1]} positions, fewer than the base prompts: pool over positions too"
+                f"{source!r}: example {example} needs the mean at position {int(own[example].max())}, which no prompt of the "
+                "source has; pool positions too, with over=('example', 'position')"
             )
-        return Values(tensor, groups, own, index)
+        return Values(tensor, group, own, index)
 
     def _groups(self, by: str | None) -> list[str]:
         if by is None:
@@ -199,20 +230,23 @@ class Runs:
         return [str(getattr(pair, by)) for pair in self.encoded.pairs]
 
     def _noise(self, source: Noise, site: Site, columns: Int[Tensor, "example span"]) -> Values:
-        model, base = self.model, self.base
-        model.check(site)
+        base = self.base
         if axes.SOURCE_POSITION in site.axes:
             raise ShapeMismatchError(
                 f"noise on {site!r} would not be a probability; use a site whose features are a fixed width"
             )
         axis = indexed_axis(site)
-        widths = [model.anatomy.size(site, a) for a in site.axes if a not in (axes.EXAMPLE, axes.POSITION)]
-        key = ("noise", source.std, source.seed, *widths)
-        if key not in self._pooled:
-            dtype = torch.promote_types(model.dtype, torch.float32)
-            drawn = torch.stack([source.draw(e, (int(base.lengths.max()), *widths)) for e in range(len(base))])
-            self._pooled[key] = drawn.to(model.device, dtype), torch.arange(len(base), device=model.device)
-        tensor, everyone = self._pooled[key]
+        seen = Change(site, source=Activation("base"))  # the base's own values say how wide the site is
+        self.want([seen])
+        key = self._key(Activation("base"))
+        self._run(key)
+        widths = tuple(self._found[key][site.tensor].shape[2:])
+        drawn = ("noise", source.std, source.seed, *widths)
+        if drawn not in self._pooled:
+            dtype = torch.promote_types(self.model.dtype, torch.float32)
+            draws = torch.stack([source.draw(e, (int(base.lengths.max()), *widths)) for e in range(len(base))])
+            self._pooled[drawn] = draws.to(self.model.device, dtype), torch.arange(len(base), device=self.model.device)
+        tensor, everyone = self._pooled[drawn]
         own = torch.where(columns >= 0, columns - base.first[:, None], -1)
         return Values(tensor, everyone, own, getattr(site, axis) if axis else None)
 
@@ -235,24 +269,20 @@ def _matched(
 
 
 def _mean(tensor: Tensor, tokens: Tokens, over: Sequence[str], groups: list[str]) -> tuple[Tensor, Tensor]:
-    """Means ``[group, position or 1, *rest]`` in at least float32, and the group of every example."""
+    """Means ``[group, position or 1, *rest]`` in at least float32, and how many real tokens each is of."""
     names = sorted(set(groups))
     member = torch.tensor([names.index(g) for g in groups], device=tensor.device)
-    if len(tokens) != len(groups):
-        member = member[:1].expand(len(tokens))
     columns = tokens.columns(Positions())
     real = (columns >= 0).to(torch.promote_types(tensor.dtype, torch.float32))
     rows = torch.arange(len(tokens), device=tensor.device)[:, None]
     aligned = tensor[rows, columns.clamp(min=0)].to(real.dtype)
-    shape = (*real.shape, *(1 for _ in tensor.shape[2:]))
+    ones = tuple(1 for _ in tensor.shape[2:])
     total = torch.zeros(len(names), *aligned.shape[1:], dtype=real.dtype, device=tensor.device)
-    total.index_add_(0, member, aligned * real.view(shape))
+    total.index_add_(0, member, aligned * real.view(*real.shape, *ones))
     count = torch.zeros(len(names), real.shape[1], dtype=real.dtype, device=tensor.device).index_add_(0, member, real)
     if axes.POSITION in over:
         total, count = total.sum(1, keepdim=True), count.sum(1, keepdim=True)
-    mean = total / count.clamp(min=1).view(*count.shape, *shape[2:])
-    every = torch.tensor([names.index(g) for g in groups], device=tensor.device)
-    return mean, every
+    return total / count.clamp(min=1).view(*count.shape, *ones), count
 
 
 def _derangement(n: int, seed: int) -> Tensor:

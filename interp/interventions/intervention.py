@@ -104,6 +104,11 @@ def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_erro
     return new
 
 
+def _fits(s: Tensor, h: Tensor) -> bool:
+    """Whether ``s`` broadcasts to the shape of ``h``."""
+    return s.ndim <= h.ndim and all(a in (1, b) for a, b in zip(reversed(s.shape), reversed(h.shape), strict=False))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Intervention:
     """Changes made together in one forward pass.

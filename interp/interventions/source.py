@@ -32,6 +32,8 @@ class RunsPrompts(Protocol):
 
     @property
     def name(self) -> str: ...
+    @property
+    def digest(self) -> str: ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -97,7 +99,7 @@ class Activation:
         return {
             "kind": "activation",
             "prompt": list(prompt) if isinstance(prompt, tuple) else prompt,
-            "model": None if self.model is None else self.model.name,
+            "model": None if self.model is None else [self.model.name, self.model.digest],
             "site": None if self.site is None else repr(Site.parse(self.site)),
             "layer": self.layer,
             "positions": None if self.positions is None else repr(self.own_positions),

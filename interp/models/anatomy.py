@@ -50,8 +50,11 @@ class Anatomy:
     def of(cls, module: nn.Module) -> Anatomy:
         """Find the roles of a model; a module without transformer blocks has its ``logits`` alone."""
         blocks = _block_list(module)
-        if blocks is None:
-            reason = f"{type(module).__name__} has no list of blocks with attention in it; name its modules by path"
+        if blocks is None or not hasattr(_config(module), "num_attention_heads"):
+            lacks = (
+                "list of blocks with attention in it" if blocks is None else "config that says how many heads its attention has"
+            )
+            reason = f"{type(module).__name__} has no {lacks}; name its modules by path"
             return cls(None, {}, {Site("logits"): Tap("", "output")}, {name: reason for name in COMPONENTS if name != "logits"})
         return _Dissection(module, blocks).anatomy()
 
@@ -71,6 +74,11 @@ def _block_list(module: nn.Module) -> str | None:
     return max(found, key=lambda name: len(list(module.get_submodule(name).children())), default=None)
 
 
+def _config(module: nn.Module) -> Any:
+    config: Any = getattr(module, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def _child(module: nn.Module, names: tuple[str, ...]) -> str | None:
     children = dict(module.named_children())
     return next((name for name in names if name in children), None)
@@ -82,8 +90,7 @@ class _Dissection:
     def __init__(self, module: Any, blocks: str) -> None:
         self.module, self.blocks = module, blocks
         self.layers: Any = module.get_submodule(blocks)
-        config: Any = getattr(module, "config", None)
-        self.config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        self.config = _config(module)
         self.taps: dict[Site, Tap] = {}
         self.absent: dict[str, str] = {}
         self.sizes: dict[str, int] = {axes.LAYER: len(self.layers)}

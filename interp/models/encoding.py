@@ -105,7 +105,12 @@ class Tokens:
                     + shown
                 )
             found.append(first + index if index >= 0 else first + lengths + index)
-        return torch.stack(found, dim=-1)
+        columns = torch.stack(found, dim=-1)
+        ordered = columns.sort(dim=-1).values
+        repeated = (ordered[:, 1:] == ordered[:, :-1]).any(-1).nonzero().flatten()
+        if len(repeated):
+            raise PositionError(f"{what} {positions!r} names one token twice in example {int(repeated[0])}")
+        return columns
 
     def _role(self, positions: Positions) -> Int[Tensor, "example span"]:
         assert positions.role is not None
@@ -210,6 +215,8 @@ def _encode_one(
 ) -> tuple[list[int], dict[str, list[int]], tuple[str, ...]]:
     if not isinstance(prompt.text, str):
         ids = list(prompt.text)
+        if not ids:
+            raise PositionError("a prompt given as token ids is empty")
         roles = {role: list(range(start, stop)) for role, (start, stop) in prompt.roles.items()}
         return ids, roles, tuple(_strings(ids, tokenizer))
     if tokenizer is None:

@@ -9,16 +9,21 @@ Only safetensors and GGUF files are read: a pickle can run code. What is wrong i
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from interp.errors import LoadError
 from interp.models.encoding import Bos
 from interp.models.model import Model
 from interp.protocols import Tokenizer
+
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, struct.error)
+"""What transformers, safetensors and gguf raise for files that are missing, damaged or of another model."""
 
 
 def load(
@@ -54,6 +59,11 @@ def load(
         ProbeError: a site is not what its name says.
     """
     if isinstance(model, nn.Module):
+        given = [*options, *(["dtype"] if dtype != "auto" else []), *(["device"] if device is not None else [])]
+        if given:
+            raise LoadError(
+                f"a live module is used as it is, so {', '.join(given)} cannot apply; change the module before loading it"
+            )
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _tokenizer(Path(tokenizer), {})
         return Model(model, tokenizer, name=name, revision=revision, bos=bos, check=check)
@@ -99,6 +109,8 @@ def _locate(model: str | os.PathLike[str]) -> tuple[Path | str, str]:
 def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
+    auto: Any = AutoModelForCausalLM
+
     if isinstance(where, Path) and where.is_file():
         from transformers import GgufConfig
 
@@ -109,9 +121,14 @@ def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]
     else:
         options["use_safetensors"] = True
     try:
-        return AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options).eval()
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        module, report = auto.from_pretrained(where, dtype=dtype, output_loading_info=True, **options)
+    except _UNREADABLE as error:
         raise LoadError(_one_line(where, error)) from error
+    lacking = sorted(report["missing_keys"])
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise LoadError(f"{where}: the checkpoint lacks {', '.join(lacking[:3])}{more}, which would be random numbers")
+    return module.eval()
 
 
 def _tokenizer(where: Path | str, options: dict[str, Any]) -> Tokenizer:
@@ -121,7 +138,7 @@ def _tokenizer(where: Path | str, options: dict[str, Any]) -> Tokenizer:
         where, options = where.parent, {**options, "gguf_file": where.name}
     try:
         return AutoTokenizer.from_pretrained(where, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except _UNREADABLE as error:
         raise LoadError(f"tokenizer of {where}: {_one_line(where, error)}; pass tokenizer= to load") from error
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from interp import axes
-from interp.errors import CompiledModelError, HeadOutOfRangeError, UnknownSiteError
+from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, UnknownSiteError
 from interp.models import digest
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens, encode, encode_pairs
@@ -49,13 +49,15 @@ class TorchHooks:
         self.module, self.taps = module, taps
 
     def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
-        taps = {site: self.tap(site) for site in (*reads, *writes)}
+        taps = {site: tap_of(self.taps, site) for site in (*reads, *writes)}
         with Hooks(self.module, taps, reads, writes) as hooks:
             self.module(**inputs)
         return hooks.found
 
-    def tap(self, site: Site) -> Tap:
-        return Tap(site.path, "input" if site.name == "input" else "output") if site.path is not None else self.taps[site]
+
+def tap_of(taps: Mapping[Site, Tap], site: Site) -> Tap:
+    """Where a site is seen: a role in ``taps``, or a module by its path."""
+    return Tap(site.path, "input" if site.name == "input" else "output") if site.path is not None else taps[site]
 
 
 class Model:
@@ -115,6 +117,10 @@ class Model:
             sorted(self.anatomy.taps, key=lambda s: (-1 if s.layer is None else s.layer, list(COMPONENTS).index(s.name)))
         )
 
+    def taps(self, site: Site) -> Tap:
+        """Where the tensor of a site is seen."""
+        return tap_of(self.anatomy.taps, site)
+
     def sizes_at(self, site: Site) -> dict[str, int]:
         """Sizes of the axes that can be indexed at a site; of one with its layer left out, for the layers that have it."""
         self.check(site)
@@ -159,9 +165,27 @@ class Model:
         bos = self.bos if bos is None else bos
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
         if isinstance(prompts, Pairs):
-            return encode_pairs(prompts, self.tokenizer, bos, pad).to(self.device)
+            pairs = encode_pairs(prompts, self.tokenizer, bos, pad)
+            for what, ids in (
+                ("prompts", pairs.clean.ids),
+                ("prompts", pairs.corrupted.ids),
+                ("answers", pairs.answers),
+                ("wrong", pairs.wrong),
+            ):
+                self._within_vocabulary(ids, what)
+            return pairs.to(self.device)
         many = [prompts] if isinstance(prompts, str) else prompts
-        return encode(many, self.tokenizer, bos, pad).to(self.device)
+        tokens = encode(many, self.tokenizer, bos, pad)
+        self._within_vocabulary(tokens.ids, "prompts")
+        return tokens.to(self.device)
+
+    def _within_vocabulary(self, ids: Tensor, what: str) -> None:
+        embed = self.module.get_input_embeddings() if hasattr(self.module, "get_input_embeddings") else None  # type: ignore[operator]
+        if embed is not None and int(ids.max()) >= embed.weight.shape[0]:
+            raise AnswerError(
+                f"the {what} hold token id {int(ids.max())}, but {self.name} has {embed.weight.shape[0]} tokens, 0 to "
+                f"{embed.weight.shape[0] - 1}"
+            )
 
     # forward passes
 
@@ -185,6 +209,7 @@ class Model:
     @contextmanager
     def prepared(self, sites: Collection[Site] = ()) -> Iterator[None]:
         """Inside: evaluation mode, and eager attention if scores or patterns are among the sites. One sweep at a time."""
+        refuse_compiled(self.module)
         with self._busy, evaluating(self.module):
             if any(site.name in ("scores", "pattern") and site.path is None for site in sites):
                 with eager_attention(self.module):
@@ -198,14 +223,13 @@ class Model:
 
 
 def refuse_compiled(module: nn.Module) -> None:
-    """Raise ``CompiledModelError`` for a compiled module, whose hooks would be ignored."""
-    wrapped = hasattr(module, "_orig_mod")
-    inside = next(
-        (name for name, child in module.named_modules() if getattr(child, "_compiled_call_impl", None) is not None), None
-    )
-    if wrapped or inside is not None:
-        which = "the model" if wrapped or not inside else f"its module {inside!r}"
-        mend = "pass the original, model._orig_mod" if wrapped else "load it again without calling .compile()"
-        raise CompiledModelError(
-            f"{which} is compiled (torch.compile): hooks added after the first call are silently ignored; {mend}"
-        )
+    """Raise ``CompiledModelError`` for a module that is compiled, wholly or in part, because its hooks would be ignored."""
+    for name, child in module.named_modules():
+        wrapped = hasattr(child, "_orig_mod")
+        forward = hasattr(child.__dict__.get("forward"), "_torchdynamo_orig_callable")
+        if wrapped or forward or getattr(child, "_compiled_call_impl", None) is not None:
+            which = f"its module {name!r}" if name else "the model"
+            mend = "pass the original, model._orig_mod" if wrapped and not name else "load it again without compiling it"
+            raise CompiledModelError(
+                f"{which} is compiled (torch.compile): hooks added after the first call are silently ignored; {mend}"
+            )
