@@ -35,7 +35,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,7 +57,6 @@ PROVENANCE = (
 """What every result says about itself; None where it is not known."""
 
 QUANTITIES = ("recovery", "damage", "effect", "value")
-Quantity = Literal["recovery", "damage", "effect", "value"]
 
 _ON_EXAMPLE = ("template", "clean_prompt", "corrupted_prompt")
 _ON_TOKEN = ("clean_token", "corrupted_token")
@@ -216,9 +215,7 @@ def effect(ds: xr.Dataset) -> xr.DataArray:
     return _named(ds["value"] - base(ds), ds, "effect")
 
 
-def recovery(
-    ds: xr.Dataset, aggregate: Literal["ratio", "examples"] | None = "ratio", *, floor: float | None = None
-) -> xr.DataArray:
+def recovery(ds: xr.Dataset, aggregate: str | None = "ratio", *, floor: float | None = None) -> xr.DataArray:
     """How much of the behaviour is back: (value − corrupt) / (clean − corrupt); 0 = corrupted, 1 = clean.
 
     Args:
@@ -232,9 +229,7 @@ def recovery(
     return _normalised(ds, "recovery", aggregate, floor)
 
 
-def damage(
-    ds: xr.Dataset, aggregate: Literal["ratio", "examples"] | None = "ratio", *, floor: float | None = None
-) -> xr.DataArray:
+def damage(ds: xr.Dataset, aggregate: str | None = "ratio", *, floor: float | None = None) -> xr.DataArray:
     """How much of the behaviour is lost: (clean − value) / (clean − corrupt); 0 = clean, 1 = corrupted. See `recovery`."""
     return _normalised(ds, "damage", aggregate, floor)
 
@@ -278,11 +273,11 @@ def noise_floor(ds: xr.Dataset, *, rounding: bool = False) -> xr.DataArray:
 
 def summary(
     ds: xr.Dataset,
-    quantity: Quantity = "recovery",
+    quantity: str = "recovery",
     *,
     level: float = 0.95,
     clusters: str | None = "template",
-    method: Literal["bootstrap", "t"] = "bootstrap",
+    method: str = "bootstrap",
     resamples: int = 1000,
     seed: int = 0,
 ) -> xr.Dataset:

@@ -58,7 +58,7 @@ def heatmap(
     *,
     x: str | None = None,
     y: str | None = None,
-    quantity: fx.Quantity | None = None,
+    quantity: str | None = None,
     metric: str | None = None,
     title: str | None = None,
     width: int = PAGE,
@@ -117,7 +117,7 @@ def heatmap(
     return dress(figure, title or head, under, columns, rows, width=width, template=template)
 
 
-def _default_quantity(ds: xr.Dataset) -> fx.Quantity:
+def _default_quantity(ds: xr.Dataset) -> str:
     if str(ds[names.METRIC].values) != "logit_diff":
         return "effect"
     return "recovery" if ds.attrs["patching"] == fx.DENOISING else "damage"
@@ -148,7 +148,7 @@ def _choose_axes(ds: xr.Dataset, x: str | None, y: str | None) -> tuple[str, str
     return x, y or next(a for a in swept if a != x), ds
 
 
-def _lay_out(ds: xr.Dataset, x: str, y: str, quantity: fx.Quantity, level: float, seed: int) -> _Map:
+def _lay_out(ds: xr.Dataset, x: str, y: str, quantity: str, level: float, seed: int) -> _Map:
     table = fx.summary(ds, quantity, level=level, seed=seed).isel({names.METRIC: 0}).transpose(y, x)
     raw = xr.Dataset(
         {"value": ds["value"].mean(names.EXAMPLE, skipna=False), "effect": fx.effect(ds).mean(names.EXAMPLE, skipna=False)}

@@ -88,7 +88,7 @@ def interval(mean: float, low: float, high: float) -> str:
     half = (high - low) / 2
     if not math.isfinite(half):
         return f"{_fixed(mean, 2)} ± ?"
-    size = half if half > 0 else abs(mean)
+    size = half if half >= 5e-5 else abs(mean)  # a half width that four decimals would not show decides nothing
     decimals = 2 if size == 0 or size >= 0.005 else min(4, 1 - math.floor(math.log10(size)))
     return f"{_fixed(mean, decimals)} ± {_fixed(half, decimals)}"
 

@@ -1,0 +1,368 @@
+"""The store: what comes back is bit for bit what went in, or an error that names the run and the file."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from interp import effects
+from interp.errors import StoreError
+from interp.store import Store, run_id
+from interp.store.folder import MARKER
+
+ATTRS = {
+    "patching": "denoising",
+    "noise_floor": {"logit_diff": 1e-6},
+    "engine_semantics": 1,
+    "model": "tiny",
+    "task": "demo",
+    "site": "z",
+}
+
+
+def result(spec=1, dtype="float32", **attrs):
+    """A result with every kind of value that is easily lost: a NaN with a payload, −0, infinities, odd text."""
+    bits = "uint32" if dtype == "float32" else "uint64"
+    value = np.linspace(-1, 1, 24).astype(dtype).reshape(1, 3, 2, 4)
+    value.view(bits)[0, 0, 0, 0] = 0x7FC12345 if dtype == "float32" else 0x7FF8000000012345
+    value[0, 0, 0, 1:] = [np.inf, -0.0, np.nan]
+    return effects.assemble(
+        value,
+        np.ones((1, 4), dtype),
+        np.zeros((1, 4), dtype),
+        axes={"layer": [0, 1, 2], "position": ["S2", "END"]},
+        metrics=["logit_diff"],
+        by_rule=np.arange(24).reshape(3, 2, 4) == 99,
+        absent=np.zeros((3, 2), bool),
+        coords={"template": ["", "\x00", "a\x00", "é ☃"], "clean_token": np.array([["a", " b", "\n", "<b>"]] * 2, object)},
+        attrs=ATTRS | {"spec": {"n": spec}} | attrs,
+    )
+
+
+def same(a, b):
+    """Equal in values to the bit, dtypes, coordinates, attrs and order."""
+    assert a.identical(b)
+    assert list(a.variables) == list(b.variables)
+    for name, variable in a.variables.items():
+        assert variable.dtype == b[name].dtype, name
+        if variable.dtype != object:
+            assert variable.values.tobytes() == b[name].values.tobytes(), name
+    return True
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_loaded_is_what_was_saved(store, dtype):
+    ds = result(dtype=dtype)
+    run = store.save(ds, name="first", tags=["a"])
+    assert run.status == "complete"
+    assert same(store.load(run.id), ds)
+    assert same(store.load("first"), ds)
+    assert same(store.load(run.id[:5]), ds)
+    assert same(run.load(), ds)
+    same(store.load(store.save(store.load("first")).id), ds)  # and once more round
+
+
+def test_a_tree_of_families(store):
+    tree = xr.DataTree.from_dict({"/resid": result(1), "/z": result(2)})
+    run = store.save(tree)
+    found = store.load(run.id)
+    assert isinstance(found, xr.DataTree)
+    assert found.identical(tree)
+    for name in ("resid", "z"):
+        assert same(found[name].to_dataset(), tree[name].to_dataset())
+    assert run.id == run_id({"families": {"/resid": {"n": 1}, "/z": {"n": 2}}}, 1)
+    assert store.runs().loc[0, "site"] == "z"
+
+
+def test_zarr_alone_reads_a_run(store):
+    run = store.save(result())
+    plain = xr.open_zarr(run.path / run.marker["data"], consolidated=False, chunks=None)
+    assert plain["value"].shape == (1, 3, 2, 4)
+    assert plain.attrs["spec"] == {"n": 1}
+
+
+def test_large_arrays_are_cut_into_chunks(store, monkeypatch):
+    monkeypatch.setattr("interp.store.arrays.CHUNK_BYTES", 16)
+    ds = result()
+    run = store.save(ds)
+    assert len([f for f in run.marker["files"] if f.startswith("value/c/")]) == 6  # four examples of 4 bytes each
+    assert same(run.load(), ds)
+
+
+def test_the_id_is_the_digest_of_spec_and_semantics(store):
+    # sha256 of {"engine_semantics":1,"spec":{"n":1}}, its first 12 digits; worked out with sha256sum.
+    assert store.save(result(versions={"torch": "1"})).id == "7a62bc1d18f0" == run_id({"n": 1}, 1)
+    assert store.save(result(versions={"torch": "2"})).id == "7a62bc1d18f0"
+    assert store.save(result(engine_semantics=2)).id != "7a62bc1d18f0"
+    assert store.find({"n": 1}, 1).id == "7a62bc1d18f0"
+    assert store.find({"n": 5}, 1) is None
+    assert "7a62bc1d18f0" in store
+    assert "nobody" not in store
+
+
+def test_saving_again_replaces_the_numbers_and_keeps_the_words(store):
+    store.save(result(), name="mine", tags=["a"])
+    newer = result()
+    newer["value"][0, 1, 1, 1] = 7.0
+    run = store.save(newer, tags=["b", "a"])
+    assert (run.name, run.tags) == ("mine", ("a", "b"))
+    assert same(store.load("mine"), newer)
+    assert len([p for p in run.path.iterdir() if p.suffix == ".zarr"]) == 1
+    assert len(store.runs()) == 1
+
+
+def test_a_run_without_spec_is_anonymous(store):
+    nameless = result().assign_attrs(spec=None)
+    one, two = store.save(nameless), store.save(nameless)
+    assert one.id != two.id
+    assert same(one.load(), two.load())
+
+
+def test_the_table_of_runs(store):
+    assert store.runs().empty
+    store.save(result(1, made_at="2026-01-01T00:00:00+00:00"), name="old", tags=["x", "y"])
+    store.save(result(2, made_at="2026-02-01T00:00:00+00:00", task=None))
+    table = store.runs()
+    assert table.columns.tolist() == [
+        *("id", "name", "model", "task", "site", "patching", "metrics", "made_at", "size", "tags", "status", "reason")
+    ]
+    assert table["name"].tolist() == ["", "old"]  # newest first
+    assert table["task"].tolist() == ["", "demo"]
+    assert table["tags"].tolist() == [(), ("x", "y")]
+    assert table["metrics"].tolist() == ["logit_diff", "logit_diff"]
+    assert (table["size"] > 0).all()
+    assert (table["status"] == "complete").all()
+
+
+def test_delete(store):
+    run = store.save(result(), name="mine")
+    store.delete("mine")
+    assert not run.path.exists()
+    with pytest.raises(StoreError, match="no run 'mine' among the 0 of this store"):
+        store.load("mine")
+
+
+@pytest.mark.parametrize("name", ["../other", "a/b", "..", "a\\b", ".hidden", "", " x", "a\nb", "x" * 101])
+def test_names_that_could_reach_outside_are_refused(store, name):
+    with pytest.raises(StoreError, match=r"is refused: it may have 1 to 100 characters"):
+        store.save(result(), name=name)
+    with pytest.raises(StoreError):
+        store.load(name)
+    with pytest.raises(StoreError):
+        store.delete(name)
+    assert not store.path.exists()
+
+
+def test_a_reference_that_fits_none_or_several(store):
+    first = store.save(result(1), name="same")
+    store.save(result(2), name="same")
+    with pytest.raises(StoreError, match=f"could be any of .*{first.id}.*give more of the id"):
+        store.load("same")
+    with pytest.raises(StoreError, match="no run 'sane' among the 2 of this store; did you mean 'same'"):
+        store.load("sane")
+
+
+def test_only_a_folder_is_a_store(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"a store is a folder, but .* is a file"):
+        Store(tmp_path / "file")
+    with pytest.raises(StoreError, match="a store is a local folder, got the address 's3://bucket'"):
+        Store("s3://bucket")
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [
+        ({"spec": {"f": (1, 2)}}, "would change in JSON: use lists for tuples"),
+        ({"x": float("nan")}, "attrs of / must be JSON"),
+        ({"engine_semantics": None}, "one integer attrs"),
+    ],
+)
+def test_attrs_that_json_would_change_are_refused(store, attrs, message):
+    with pytest.raises(StoreError, match=message):
+        store.save(result().assign_attrs(attrs))
+    with pytest.raises(StoreError, match="has attrs"):
+        store.save(xr.Dataset({"a": 1}))
+
+
+def test_a_variable_that_zarr_cannot_hold_is_refused_and_leaves_nothing(store):
+    ds = result().assign_coords(thing=("example", np.array([{}, 1, "a", None], object)))
+    with pytest.raises(StoreError, match="cannot be written as zarr"):
+        store.save(ds)
+    assert len(store.runs()) == 0
+
+
+# ------------------------------------------------------------------------------------------------------------------- damage
+
+
+def files(run):
+    return sorted(p for p in (run.path / run.marker["data"]).rglob("*") if p.is_file())
+
+
+def test_one_flipped_bit_in_any_file_is_found(store, seed):
+    run = store.save(result())
+    other = store.save(result(2))
+    rng = random.Random(seed)
+    for file in files(run):
+        whole = file.read_bytes()
+        at = rng.randrange(len(whole))
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << rng.randrange(8)]) + whole[at + 1 :])
+        with pytest.raises(StoreError, match=f"run {run.id}: .*{file.name} is damaged"):
+            store.load(run.id)
+        assert store.check(run.id).status == "damaged"
+        assert store.check(other.id).status == "complete"
+        assert len(store.runs()) == 2
+        file.write_bytes(whole)
+    assert same(store.load(run.id), result().assign_attrs(made_at=run.load().attrs["made_at"]))
+
+
+@pytest.mark.parametrize("harm", ["truncate", "remove", "rename", "add", "link", "folder link"])
+def test_damage_is_listed_and_the_rest_stays_usable(store, tmp_path, harm):
+    run, other = store.save(result(), name="mine"), store.save(result(2))
+    file = next(f for f in files(run) if "value" in f.parts and f.name != "zarr.json")
+    if harm == "truncate":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif harm == "remove":
+        file.unlink()
+    elif harm == "rename":
+        file.rename(file.with_name("9"))
+    elif harm == "add":
+        file.with_name("9").write_bytes(b"x")
+    elif harm == "link":
+        shutil.copy(file, tmp_path / "elsewhere")
+        file.unlink()
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        data = run.path / run.marker["data"]
+        data.rename(tmp_path / "elsewhere")
+        data.symlink_to(tmp_path / "elsewhere")
+    table = store.runs().set_index("id")
+    assert table.loc[run.id, "status"] == "damaged"
+    assert table.loc[run.id, "reason"]
+    assert table.loc[other.id, "status"] == "complete"
+    with pytest.raises(StoreError, match=f"run {run.id}: "):
+        store.load(run.id)
+    store.load(other.id)
+    store.delete(run.id)
+    assert run.id not in store
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"format": 1}', "\x00", '{"format": 1, "digest": "x"}'])
+def test_a_broken_marker_is_damage(store, text):
+    run = store.save(result())
+    (run.path / MARKER).write_text(text)
+    assert store.runs()["status"].tolist() == ["damaged"]
+    with pytest.raises(StoreError, match=f"run {run.id}: {MARKER} is damaged"):
+        store.load(run.id)
+
+
+def test_a_changed_marker_is_damage(store):
+    run = store.save(result(), name="mine")
+    marker = json.loads((run.path / MARKER).read_text())
+    (run.path / MARKER).write_text(json.dumps(marker | {"data": "../../other.zarr"}))
+    with pytest.raises(StoreError, match=r"damaged \(its checksum does not hold\)"):
+        store.load(run.id)
+
+
+def test_a_renamed_run_is_damage(store):
+    run = store.save(result())
+    run.path.rename(store.path / ("0" * 12))
+    with pytest.raises(StoreError, match=f"the folder was renamed; its marker belongs to run {run.id}"):
+        store.load("0" * 12)
+
+
+def test_another_version_is_named(store):
+    run = store.save(result())
+    marker = json.loads((run.path / MARKER).read_text())
+    (run.path / MARKER).write_text(json.dumps(marker | {"format": 7}))
+    with pytest.raises(StoreError, match=f"run {run.id} was written in store format 7; this version reads format 1"):
+        store.load(run.id)
+    assert "store format 7" in store.runs()["reason"][0]
+
+
+def test_foreign_things_in_the_folder_are_not_runs(store):
+    run = store.save(result())
+    (store.path / "notes.txt").write_text("hello")
+    (store.path / "elsewhere").mkdir()
+    (store.path / ("a" * 12)).write_text("a file with the name of a run")
+    assert sorted(store.runs()["status"]) == ["complete", "damaged"]
+    store.delete("a" * 12)
+    assert store.runs()["id"].tolist() == [run.id]
+
+
+def test_an_unfinished_run_is_listed_and_never_read(store):
+    run = store.save(result())
+    (run.path / MARKER).unlink()
+    table = store.runs()
+    assert table["status"].tolist() == ["unfinished"]
+    assert table["reason"].tolist() == ["no run.json: its writer was stopped, or is still at work"]
+    with pytest.raises(StoreError, match=f"run {run.id} is unfinished"):
+        store.load(run.id)
+    assert same(store.save(result(made_at="x")).load(), result(made_at="x"))  # and can be saved again
+
+
+WRITER = """
+import sys
+sys.path.insert(0, {here!r})
+from test_runs import Store, result
+store = Store({path!r})
+print("ready", flush=True)
+n = 0
+while True:
+    ds = result(n % 3)
+    ds["clean"][:] = n
+    store.save(ds)
+    n += 1
+"""
+
+
+def test_a_killed_writer_leaves_whole_runs_or_unfinished_ones(store, seed):
+    rng = random.Random(seed)
+    code = WRITER.format(here=os.path.dirname(__file__), path=str(store.path))
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout.readline() == b"ready\n"
+            time.sleep(rng.uniform(0.05, 0.5))
+            writer.send_signal(signal.SIGKILL)
+        for run in store:
+            assert run.status in ("complete", "unfinished"), run.reason
+            if run.status == "complete":
+                ds = run.load()
+                assert len(np.unique(ds["clean"])) == 1  # one writer's version, not a mixture
+                assert same(
+                    ds.drop_vars("clean"), result(ds.attrs["spec"]["n"], made_at=ds.attrs["made_at"]).drop_vars("clean")
+                )
+
+
+def test_a_reader_sees_one_version_while_it_is_replaced(store):
+    code = WRITER.format(here=os.path.dirname(__file__), path=str(store.path))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout.readline() == b"ready\n"
+            wanted, seen, end = run_id({"n": 0}, 1), set(), time.monotonic() + 60
+            while len(seen) < 3 and time.monotonic() < end:
+                if store.find({"n": 0}, 1):
+                    values = np.unique(store.load(wanted)["clean"])
+                    assert len(values) == 1
+                    seen.add(values.item())
+        finally:
+            writer.kill()
+    assert len(seen) >= 3
+
+
+def test_results_are_read_without_torch():
+    code = "import sys, interp.store, interp.views, interp.effects, interp.stats, interp.report; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

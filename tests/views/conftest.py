@@ -1,0 +1,81 @@
+"""Results made up by a formula, so that a figure's numbers are known, and a browser to look at pages with."""
+
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from interp import effects
+
+WORDS = ["<|endoftext|>", "When", " Mary", " and", " John", ",", " John", " gave", " it", " to"]
+
+
+def made_up(
+    layers=4,
+    size=10,
+    axis="position",
+    *,
+    patching="denoising",
+    metric="logit_diff",
+    examples=8,
+    templates=4,
+    tokens=True,
+    **changes,
+):
+    """Layer l restores (l + 1)/layers at the last place, nothing at place 0 by rule, and −0.1 everywhere else."""
+    clean = np.linspace(2, 4, examples, dtype="float32")[None]
+    corrupt = -clean
+    base, source = (corrupt, clean) if patching == "denoising" else (clean, corrupt)
+    share = np.full((layers, size), -0.1, "float32")
+    share[:, 0] = 0
+    share[:, -1] = (np.arange(layers) + 1) / layers
+    coords = {"template": [f"t{i % templates}" for i in range(examples)]}
+    if axis == "position" and tokens:
+        table = np.array([[WORDS[i % len(WORDS)]] * examples for i in range(size)], object)
+        table[2, ::2] = " Anna"
+        other = table.copy()
+        other[6:7] = " Mary"
+        coords |= {"clean_token": table, "corrupted_token": other}
+    arguments = {
+        "value": base[:, None, None] + share[None, :, :, None] * (source - base)[:, None, None],
+        "clean": clean,
+        "corrupt": corrupt,
+        "axes": {"layer": range(layers), axis: range(size)},
+        "metrics": [metric],
+        "by_rule": np.broadcast_to((np.arange(size) == 0)[None, :, None], (layers, size, examples)),
+        "coords": coords,
+        "attrs": {
+            "patching": patching,
+            "noise_floor": {metric: 1e-4},
+            "engine_semantics": 1,
+            "spec": {},
+            "model": "tiny <model>",
+            "task": "ioi",
+            "site": "resid_pre" if axis == "position" else "z",
+            "source": "clean" if patching == "denoising" else "corrupted",
+        },
+    }
+    return effects.assemble(**(arguments | changes))
+
+
+@pytest.fixture
+def make():
+    return made_up
+
+
+@pytest.fixture
+def browse(tmp_path):
+    """The page as a browser without a network sees it, after its scripts ran."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium or Chrome is installed: apt-get install chromium")
+    still = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    still += ["--disable-background-networking", "--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND"]
+
+    def look(page, *more):
+        command = [browser, *still, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000", *more]
+        done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+        return done.stdout
+
+    return look

@@ -1,0 +1,61 @@
+"""Numbers and names as a reader sees them."""
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.views import labels
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.3124, 0.29, 0.334), "0.31 ± 0.02"),
+        ((12.3, 10.0, 15.0), "12.30 ± 2.50"),
+        ((0.0636, 0.0593, 0.0679), "0.0636 ± 0.0043"),
+        ((-0.1, -0.1000001, -0.1), "-0.10 ± 0.00"),
+        ((0.0, 0.0, 0.0), "0.00 ± 0.00"),
+        ((-0.0, -0.0, 0.0), "0.00 ± 0.00"),
+        ((-1e-7, -2e-7, 0.0), "0.0000 ± 0.0000"),
+        ((0.5, math.nan, math.nan), "0.50 ± ?"),
+        ((math.nan, math.nan, math.nan), "undefined"),
+    ],
+)
+def test_intervals(numbers, text):
+    assert labels.interval(*numbers) == text
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [
+        (" Mary", "Mary"),
+        ("\n", "⏎"),
+        ("  ", "␣␣"),
+        ("a\nb", "a⏎b"),
+        ("\x00", "�"),
+        ("internationalisation", "international…"),
+        (None, "·"),
+        ("", ""),
+    ],
+)
+def test_tokens_on_an_axis(token, text):
+    assert labels.short(token) == text
+
+
+@given(st.integers(1, 2000), st.integers(1, 80))
+def test_thinned_ticks_are_few_and_evenly_spaced(count, most):
+    places, text = labels.Ticks("x", [str(i) for i in range(count)], [""] * count).thinned(most)
+    assert 1 <= len(places) <= most
+    assert places[0] == 0
+    assert len({b - a for a, b in pairwise(places)}) <= 1
+    assert text == [str(i) for i in places]
+
+
+@given(st.text(alphabet="ab ·", max_size=200), st.integers(5, 60))
+def test_wrapping_loses_no_word(text, width):
+    lines = labels.wrap(text, width)
+    assert " ".join(lines).replace("·", " ").split() == text.replace("·", " ").split()
+    assert all(len(line) <= width or " " not in line.strip() for line in lines)
