@@ -105,12 +105,12 @@ def _sections(
                 "its answer": pair.wrong[0],
             },
             "logit_diff is the logit of the clean prompt's answer minus that of the other name; accuracy is the share of "
-            "prompts on which it is positive (chance 0.5); top1 the share on which the answer is the most likely of all tokens.",
+            "prompts on which it is positive (chance 0.5); top1 the share on which the answer is the likeliest of all tokens.",
             task,
         ],
         "Where: residual stream, layer by position": [
-            "Each cell puts the clean run's residual stream, at one layer and token, into the corrupted run. 0: nothing "
-            "changes; 1: the clean logit difference is restored.",
+            "Each cell puts the clean run's residual stream, at one layer and token, into the corrupted run. 0: "
+            "nothing changes; 1: the clean logit difference is restored.",
             figures["residual stream"],
             report.provenance(results["residual stream"]),
         ],

@@ -35,7 +35,9 @@ class Prompt:
     def __post_init__(self) -> None:
         for role, (start, stop) in self.roles.items():
             if not 0 <= start < stop <= len(self.text):
-                raise PositionError(f"role {role!r} spans [{start}, {stop}) of a prompt of length {len(self.text)}: {self.text!r}")
+                raise PositionError(
+                    f"role {role!r} spans [{start}, {stop}) of a prompt of length {len(self.text)}: {self.text!r}"
+                )
 
     def spec(self) -> dict[str, Any]:
         text = self.text if isinstance(self.text, str) else list(self.text)
@@ -111,7 +113,9 @@ class Pairs(Sequence[Pair]):
         """Roles that every prompt has, in the order of the first clean prompt."""
         if not self.items:
             return ()
-        return tuple(r for r in self.items[0].clean.roles if all(r in p.clean.roles and r in p.corrupted.roles for p in self.items))
+        return tuple(
+            r for r in self.items[0].clean.roles if all(r in p.clean.roles and r in p.corrupted.roles for p in self.items)
+        )
 
     @property
     def digest(self) -> str:
