@@ -95,14 +95,7 @@ def test_it_opens_in_a_browser_without_a_network(page, tmp_path):
         pytest.skip("no Chromium or Chrome is installed: apt-get install chromium")
     still = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
     still += ["--disable-component-update", "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND"]
-    command = [
-        browser,
-        *still,
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-        page.as_uri(),
-    ]
+    still += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
     dom = subprocess.run([browser, *still, page.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
     assert dom.count('<g class="hm">') == 2  # both maps were drawn
     assert "<title>broken</title>" not in dom
