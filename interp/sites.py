@@ -393,7 +393,7 @@ def grid(
     if position is ...:
         swept[axes.POSITION] = None
     elif isinstance(position, Sequence) and not isinstance(position, str):
-        _refuse_empty_or_repeated(axes.POSITION, position)
+        _refuse_empty_or_repeated(axes.POSITION, position, PositionError)
         swept[axes.POSITION] = tuple(p if isinstance(p, str) else index(p) for p in position)
     else:
         positions = Positions.parse(position)
@@ -401,8 +401,8 @@ def grid(
     return Grid(base, positions, ordered)
 
 
-def _refuse_empty_or_repeated(axis: str, values: Sequence[int | str]) -> None:
+def _refuse_empty_or_repeated(axis: str, values: Sequence[int | str], error: type[Exception] = HeadOutOfRangeError) -> None:
     if len(values) == 0:
-        raise HeadOutOfRangeError(f"{axis} is an empty list; give at least one value, or ... for all of them")
+        raise error(f"{axis} is an empty list; give at least one value, or ... for all of them")
     if len(set(values)) < len(values):
-        raise HeadOutOfRangeError(f"{axis} names a value twice: {list(values)}")
+        raise error(f"{axis} names a value twice: {list(values)}")

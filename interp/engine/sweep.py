@@ -116,7 +116,8 @@ def _listed(where: Any) -> list[Intervention]:
         if not isinstance(one, Intervention | Change):
             raise ValueError(
                 f"where holds {one!r} of type {type(one).__name__}; expected a grid such as "
-                "interp.grid('resid_pre', layer=...), a mapping of names to grids, or interventions such as Intervention.of('L9H6.z@-1')"
+                "interp.grid('resid_pre', layer=...), a mapping of names to grids, or interventions such as "
+                "Intervention.of('L9H6.z@-1')"
             )
     if not many:
         raise ValueError("where is an empty list; give at least one intervention")

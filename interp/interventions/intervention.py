@@ -90,18 +90,19 @@ def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_erro
             f"the source of {where} has features {tuple(s.shape[1:])}, but the site has {tuple(h.shape[1:])}"
         )
     if isinstance(featurizer, Identity):
-        edited = edit(h, s)
-        new, expected = edited, h
-    else:
-        f = featurizer.encode(h)
-        edited = edit(f, featurizer.encode(s.expand_as(h)) if edit.reads_source else f)
-        decoded = featurizer.decode(edited)
-        new, expected = (h + (decoded - featurizer.decode(f)) if keep_error else decoded), f
-    if edited.shape != expected.shape:
+        return _same_shape(edit(h, s), h, edit, where)
+    f = featurizer.encode(h)
+    edited = _same_shape(edit(f, featurizer.encode(s.expand_as(h)) if edit.reads_source else f), f, edit, where)
+    decoded = featurizer.decode(edited)
+    return h + (decoded - featurizer.decode(f)) if keep_error else decoded
+
+
+def _same_shape(edited: Tensor, value: Tensor, edit: Edit, where: str) -> Tensor:
+    if edited.shape != value.shape:
         raise ShapeMismatchError(
-            f"edit {edit!r} at {where} returned shape {tuple(edited.shape)} for a value of shape {tuple(expected.shape)}"
+            f"edit {edit!r} at {where} returned shape {tuple(edited.shape)} for a value of shape {tuple(value.shape)}"
         )
-    return new
+    return edited
 
 
 def _fits(s: Tensor, h: Tensor) -> bool:

@@ -14,7 +14,7 @@ word serves patching (all left out), Patchscopes (another layer and prompt) and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ Runs = Literal["source", "base", "clean", "corrupted"]
 RUNS = ("source", "base", "clean", "corrupted")
 
 
+@runtime_checkable
 class RunsPrompts(Protocol):
     """Whatever can run a prompt; :class:`interp.models.Model` is one. Interventions do not know more of a model."""
 
