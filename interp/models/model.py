@@ -38,7 +38,11 @@ class Backend(Protocol):
     """What runs a forward pass. The one method that a backend implements."""
 
     def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
-        """One forward pass; returns every site of ``reads``, in the axes that it declares, after the writes."""
+        """One forward pass; returns every site of ``reads``, in the axes that it declares, after the writes.
+
+        What is returned may be a view or a copy of what the model goes on with: a gradient with respect to a site is taken with
+        respect to an offset of zero that a write adds to it, not with respect to the tensor read.
+        """
         ...
 
 
@@ -139,7 +143,7 @@ class Model:
             HeadOutOfRangeError: layer, head or unit beyond the model's.
         """
         if site.path is not None:
-            paths = [name for name, _ in self.module.named_modules()]
+            paths = [name for name, _ in self.module.named_modules() if name]
             if site.path not in paths:
                 raise UnknownSiteError("module path", site.path, paths)
             return
