@@ -112,3 +112,115 @@ def test_the_report_opens_offline_in_a_headless_browser(demo: tuple[FreshClone, 
     }
     assert figures["heatmaps_drawn"] >= 2
     assert shot.stat().st_size > 20_000
+
+
+SMOLLM2 = (
+    "On SmolLM2-135M-Instruct loaded from its GGUF file: IOI accuracy over 32 prompts >= 90%, and a residual layer x position map "
+    "in which resid_post at (last layer, last position) is 1.00 +- 1e-4 normalised and cells without possible effect are 0 by "
+    "rule, in every strategy; the rule itself is checked once by brute force"
+)
+
+
+@pytest.fixture(scope="module")
+def smollm2_model(smollm2_gguf: Path) -> Any:
+    import torch
+
+    import interp
+
+    torch.set_num_threads(1)
+    return interp.load(smollm2_gguf)
+
+
+@pytest.mark.done_when(2, SMOLLM2)
+@pytest.mark.parametrize("bos", [False, True])
+def test_smollm2_knows_the_indirect_object(smollm2_model: Any, bos: bool, figures: dict[str, Any]) -> None:
+    import interp
+
+    pairs = interp.tasks.ioi(32, seed=0, tokenizer=smollm2_model.tokenizer)
+    run = interp.patch(
+        smollm2_model, smollm2_model.encode(pairs, bos=bos), interp.Change("L0.resid_pre", -1), ["accuracy", "top1", "logit_diff"]
+    )
+    for side in ("clean", "corrupt"):
+        figures[side] = {str(m): float(run[side].sel(metric=m).mean()) for m in run.metric.values}
+    assert figures["clean"]["accuracy"] >= 0.9
+
+
+@pytest.mark.done_when(2, SMOLLM2)
+def test_the_residual_map_of_smollm2(smollm2_model: Any, figures: dict[str, Any]) -> None:
+    """All 30 layers and 16 positions of four pairs, by each strategy and by brute force."""
+    import interp
+    from interp import effects
+
+    pairs = interp.tasks.ioi(4, seed=0, templates=[0], order="ABBA", tokenizer=smollm2_model.tokenizer)
+    where = interp.grid("resid_post", layer=..., position=...)
+    runs = {
+        "serial": interp.patch(smollm2_model, pairs, where, strategy="serial"),
+        "batched": interp.patch(smollm2_model, pairs, where, strategy="batched"),
+        "brute force": interp.patch(smollm2_model, pairs, where, strategy="batched", skip_inert=False),
+    }
+    ruled = runs["serial"]["by_rule"].values
+    largest = float(abs(runs["serial"]["clean"]).max())
+    for name, run in runs.items():
+        last = float(effects.recovery(run).sel(metric="logit_diff").isel(layer=-1, position=-1))
+        inert = abs(effects.effect(run).isel(metric=0).values[ruled]).max()
+        figures[name] = {
+            "last_layer_last_position": last,
+            "largest_effect_of_an_inert_cell": float(inert),
+            "rows": run.attrs["rows"],
+            "rows_by_rule": run.attrs["rows_by_rule"],
+            "noise_floor": run.attrs["noise_floor"],
+            "seconds": round(run.attrs["wall_seconds"], 1),
+            "max_abs_diff_to_serial": float(abs(run["value"] - runs["serial"]["value"]).max()),
+        }
+        assert last == pytest.approx(1, abs=1e-4)
+        assert figures[name]["max_abs_diff_to_serial"] <= 1e-4 * (1 + largest)
+    assert figures["serial"]["largest_effect_of_an_inert_cell"] == 0
+    assert figures["batched"]["largest_effect_of_an_inert_cell"] == 0
+    assert figures["brute force"]["rows_by_rule"] == 0
+    assert figures["brute force"]["largest_effect_of_an_inert_cell"] <= 1e-4 * (1 + largest)
+
+
+def suite(*paths: str) -> dict[str, Any]:
+    """Run part of the test suite in a process of its own; how many passed, failed and were skipped."""
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    closing = done.stdout.strip().splitlines()[-1]
+    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|xfailed|error)", closing)}
+    return {"closing_line": closing, "returncode": done.returncode, "counts": counts, "tail": done.stdout[-3000:]}
+
+
+def require(figures: dict[str, Any], *paths: str) -> None:
+    """Every test of ``paths`` passes; none is skipped, none is expected to fail."""
+    found = suite(*paths)
+    tail = found.pop("tail")
+    figures |= found
+    assert found["returncode"] == 0, tail
+    assert set(found["counts"]) == {"passed"}, tail
+
+
+@pytest.mark.done_when(
+    2,
+    "Ground-truth tests pass: restoring every position at one layer recovers exactly the clean output; the hand-built induction "
+    "model shows exactly its two heads; batched equals serial to 1e-5 x (1 + max |logit|) on zoo, tiny random GPT-2 and tiny "
+    "random Llama",
+)
+def test_ground_truths(figures: dict[str, Any]) -> None:
+    require(figures, "tests/ground_truth", "tests/engine")
+
+
+@pytest.mark.done_when(
+    2,
+    "Parity: residual, z and q/k/v patches equal TransformerLens 4.3 (transformer_lens.patching on a TransformerBridge of the same "
+    "weights, raw and in compatibility mode) to 1e-5 x (1 + max |logit|) on tiny GPT-2 and Llama",
+)
+def test_parity_with_transformer_lens(figures: dict[str, Any]) -> None:
+    require(figures, "tests/parity")
+
+
+@pytest.mark.done_when(
+    2,
+    "Wrong use answers with the errors described in STYLE.md (each one tested): unequal lengths, head out of range, unknown site, "
+    "position past the end, missing answer tokens, a compiled model whose hooks would be ignored",
+)
+def test_wrong_use(figures: dict[str, Any]) -> None:
+    require(figures, "tests/test_errors.py", "tests/test_sites.py", "tests/models", "tests/engine", "tests/metrics")
