@@ -110,18 +110,18 @@ def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]
     from transformers import AutoModelForCausalLM
 
     auto: Any = AutoModelForCausalLM
-
+    folder = where
     if isinstance(where, Path) and where.is_file():
         from transformers import GgufConfig
 
         # Without dequantize=True the weights stay packed wherever Hugging Face's `kernels` is installed.
         options |= {"gguf_file": where.name, "quantization_config": GgufConfig(dequantize=True)}
         dtype = torch.float32 if dtype == "auto" else dtype
-        where = where.parent
+        folder = where.parent
     else:
         options["use_safetensors"] = True
     try:
-        module, report = auto.from_pretrained(where, dtype=dtype, output_loading_info=True, **options)
+        module, report = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     except _UNREADABLE as error:
         raise LoadError(_one_line(where, error)) from error
     lacking = sorted(report["missing_keys"])
@@ -134,12 +134,13 @@ def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]
 def _tokenizer(where: Path | str, options: dict[str, Any]) -> Tokenizer:
     from transformers import AutoTokenizer
 
+    folder = where
     if isinstance(where, Path) and where.is_file():
-        where, options = where.parent, {**options, "gguf_file": where.name}
+        folder, options = where.parent, {**options, "gguf_file": where.name}
     try:
-        return AutoTokenizer.from_pretrained(where, **options)
+        return AutoTokenizer.from_pretrained(folder, **options)
     except _UNREADABLE as error:
-        raise LoadError(f"tokenizer of {where}: {_one_line(where, error)}; pass tokenizer= to load") from error
+        raise LoadError(f"tokenizer of {_one_line(where, error)}; pass tokenizer= to load") from error
 
 
 def _one_line(where: Path | str, error: Exception) -> str:

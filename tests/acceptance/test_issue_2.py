@@ -115,9 +115,9 @@ def test_the_report_opens_offline_in_a_headless_browser(demo: tuple[FreshClone, 
 
 
 SMOLLM2 = (
-    "On SmolLM2-135M-Instruct loaded from its GGUF file: IOI accuracy over 32 prompts >= 90%, and a residual layer x position map "
-    "in which resid_post at (last layer, last position) is 1.00 +- 1e-4 normalised and cells without possible effect are 0 by "
-    "rule, in every strategy; the rule itself is checked once by brute force"
+    "On SmolLM2-135M-Instruct loaded from its GGUF file: IOI accuracy over 32 prompts >= 90%, and a residual layer x position "
+    "map in which resid_post at (last layer, last position) is 1.00 +- 1e-4 normalised and cells without possible effect are 0 "
+    "by rule, in every strategy; the rule itself is checked once by brute force"
 )
 
 
@@ -138,7 +138,10 @@ def test_smollm2_knows_the_indirect_object(smollm2_model: Any, bos: bool, figure
 
     pairs = interp.tasks.ioi(32, seed=0, tokenizer=smollm2_model.tokenizer)
     run = interp.patch(
-        smollm2_model, smollm2_model.encode(pairs, bos=bos), interp.Change("L0.resid_pre", -1), ["accuracy", "top1", "logit_diff"]
+        smollm2_model,
+        smollm2_model.encode(pairs, bos=bos),
+        interp.Change("L0.resid_pre", -1),
+        ["accuracy", "top1", "logit_diff"],
     )
     for side in ("clean", "corrupt"):
         figures[side] = {str(m): float(run[side].sel(metric=m).mean()) for m in run.metric.values}
@@ -200,9 +203,9 @@ def require(figures: dict[str, Any], *paths: str) -> None:
 
 @pytest.mark.done_when(
     2,
-    "Ground-truth tests pass: restoring every position at one layer recovers exactly the clean output; the hand-built induction "
-    "model shows exactly its two heads; batched equals serial to 1e-5 x (1 + max |logit|) on zoo, tiny random GPT-2 and tiny "
-    "random Llama",
+    "Ground-truth tests pass: restoring every position at one layer recovers exactly the clean output; the hand-built "
+    "induction model shows exactly its two heads; batched equals serial to 1e-5 x (1 + max |logit|) on zoo, tiny random GPT-2 "
+    "and tiny random Llama",
 )
 def test_ground_truths(figures: dict[str, Any]) -> None:
     require(figures, "tests/ground_truth", "tests/engine")
@@ -210,8 +213,8 @@ def test_ground_truths(figures: dict[str, Any]) -> None:
 
 @pytest.mark.done_when(
     2,
-    "Parity: residual, z and q/k/v patches equal TransformerLens 4.3 (transformer_lens.patching on a TransformerBridge of the same "
-    "weights, raw and in compatibility mode) to 1e-5 x (1 + max |logit|) on tiny GPT-2 and Llama",
+    "Parity: residual, z and q/k/v patches equal TransformerLens 4.3 (transformer_lens.patching on a TransformerBridge of the "
+    "same weights, raw and in compatibility mode) to 1e-5 x (1 + max |logit|) on tiny GPT-2 and Llama",
 )
 def test_parity_with_transformer_lens(figures: dict[str, Any]) -> None:
     require(figures, "tests/parity")
@@ -219,8 +222,8 @@ def test_parity_with_transformer_lens(figures: dict[str, Any]) -> None:
 
 @pytest.mark.done_when(
     2,
-    "Wrong use answers with the errors described in STYLE.md (each one tested): unequal lengths, head out of range, unknown site, "
-    "position past the end, missing answer tokens, a compiled model whose hooks would be ignored",
+    "Wrong use answers with the errors described in STYLE.md (each one tested): unequal lengths, head out of range, unknown "
+    "site, position past the end, missing answer tokens, a compiled model whose hooks would be ignored",
 )
 def test_wrong_use(figures: dict[str, Any]) -> None:
     require(figures, "tests/test_errors.py", "tests/test_sites.py", "tests/models", "tests/engine", "tests/metrics")
