@@ -44,7 +44,7 @@ from numpy.typing import ArrayLike
 
 from interp import axes as names
 from interp import stats
-from interp.errors import ShapeMismatchError, UnknownNameError
+from interp.errors import ShapeMismatchError, UnknownNameError, UserError
 
 DENOISING, NOISING = "denoising", "noising"
 PATCHING = (DENOISING, NOISING)
@@ -66,7 +66,7 @@ FEWEST_CLUSTERS = 4
 """With fewer templates than this an interval over templates says nearly nothing (t = 4.3 at three), so examples are taken."""
 
 
-class EffectsError(ValueError):
+class EffectsError(UserError, ValueError):
     """A dataset that is not laid out as a result."""
 
 
@@ -352,7 +352,7 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     chosen = choose_metric(ds, metric)
     table = summary(chosen, "effect", level=level).isel({names.METRIC: 0})
     normalised = "recovery" if ds.attrs["patching"] == DENOISING else "damage"
-    table[normalised] = _normalised(chosen, normalised, "ratio", None)
+    table[normalised] = summary(chosen, normalised, level=level)["mean"].isel({names.METRIC: 0})
     axes = swept_axes(ds)
     flat = table.stack(place=axes, create_index=False) if axes else table.expand_dims("place")
     columns = [a for a in names.ALL if a in flat.coords and a not in (names.CELL, names.METRIC)] or [*axes]

@@ -138,6 +138,7 @@ def test_an_uncertain_denominator_makes_a_metric_undefined(seed):
     for method in ("bootstrap", "t"):
         table = effects.summary(ds, "recovery", method=method, clusters=None)
         assert np.isnan(table[["mean", "low", "high"]].to_array()).all()
+    assert effects.top(ds.drop_vars("template"))["recovery"].isna().all()
 
 
 def test_by_rule_is_exactly_zero(seed):

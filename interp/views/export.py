@@ -10,7 +10,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from interp.errors import UnknownNameError
+from interp.errors import UnknownNameError, UserError
 
 IMAGES = (".png", ".svg", ".pdf")
 SUFFIXES = (".html", *IMAGES)
@@ -20,7 +20,7 @@ SUFFIXES = (".html", *IMAGES)
 HTML_CONFIG = {"displaylogo": False, "responsive": False, "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]]}
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError, RuntimeError):
     """What draws images is not installed."""
 
 

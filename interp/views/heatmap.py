@@ -102,7 +102,7 @@ def heatmap(
             text=np.where(drawn.why == "", hover, ""),
             hoverinfo="text",
             hoverongaps=False,
-            colorbar=_bar(drawn),
+            colorbar={"title": {"text": labels.bar_name(one, drawn.quantity, drawn.metric), "side": "right"}},
             **grid,
             **_colours(drawn, numbers, limit),
         )
@@ -174,10 +174,6 @@ def _colours(drawn: _Map, numbers: NDArray[np.float64], limit: float | None) -> 
         return {"colorscale": SEQUENTIAL, "zmin": low, "zmax": limit or high}
     end = limit or (float(np.abs(finite).max()) if finite.size else 0.0) or 1.0
     return {"colorscale": DIVERGING, "zmin": -end, "zmax": end}
-
-
-def _bar(drawn: _Map) -> dict[str, object]:
-    return {"title": {"text": labels.quantity_name(drawn.quantity, drawn.metric, short=True), "side": "right"}}
 
 
 def _hover(drawn: _Map, ds: xr.Dataset, x: str, y: str) -> NDArray[np.object_]:

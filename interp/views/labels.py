@@ -98,13 +98,20 @@ def _fixed(number: float, decimals: int) -> str:
     return text if float(text) != 0 else f"{0:.{decimals}f}"  # no −0.00
 
 
-def quantity_name(quantity: str, metric: str, *, short: bool = False) -> str:
-    """``recovery of logit_diff``, ``effect on prob``; the short form for a colour bar."""
+def quantity_name(quantity: str, metric: str) -> str:
+    """``recovery of logit_diff``, ``effect on prob``."""
     if quantity == "value":
         return escape(metric)
-    if short:
-        return {"effect": f"effect on {escape(metric)}"}.get(quantity, quantity)
     return f"{quantity} {'on' if quantity == 'effect' else 'of'} {escape(metric)}"
+
+
+def bar_name(ds: xr.Dataset, quantity: str, metric: str) -> str:
+    """What the colour bar says: ``recovery``, or ``effect on kl (nats)`` where the result says the units."""
+    if quantity in ("recovery", "damage"):
+        return quantity
+    units = ds.attrs.get("units")
+    unit = units.get(metric) if isinstance(units, dict) else None
+    return quantity_name(quantity, metric) + (f" ({escape(unit)})" if unit else "")
 
 
 def headline(ds: xr.Dataset, quantity: str, metric: str) -> str:

@@ -63,8 +63,12 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -below / height, "yanchor": "top", "font": {"size": size}},
         hoverlabel={"align": "left", "font": {"family": FONT}},
     )
-    bar = {"thickness": 12, "len": 1, "ypad": 0, "x": 1.02, "outlinewidth": 0, "nticks": 5, "tickfont": {"size": size}}
-    figure.update_traces(colorbar=bar)
+    bar = {"thickness": 12, "len": 1, "ypad": 0, "x": 1.02, "outlinewidth": 0, "nticks": 5, "exponentformat": "e"}
+    for trace in figure.data[:1]:
+        name = trace.colorbar.title.text or ""
+        if glyph * len(name) > height:  # the title has the rest
+            trace.colorbar.title.text = name.split(" ")[0]
+    figure.update_traces(colorbar=bar | {"tickfont": {"size": size}})
     shared = {"showgrid": False, "zeroline": False, "ticks": "", "tickmode": "array", "automargin": False}
     angle = -90 if upright else 0
     standoff = int(0.6 * size)

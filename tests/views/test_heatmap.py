@@ -114,6 +114,10 @@ def test_raw_shares_are_sequential(make):
     drawn = views.heatmap(ds, quantity="value").data[0]
     assert (drawn.zmin, drawn.zmax) == (0, 1)
     assert drawn.colorscale[0][1] == get_colorscale("Viridis")[0][1]
+    assert drawn.colorbar.title.text == "accuracy"
+    tall = make(layers=12, metric="kl").assign_attrs(units={"kl": "nats"})
+    assert views.heatmap(tall).data[0].colorbar.title.text == "effect on kl (nats)"
+    assert views.heatmap(tall.isel(layer=[0])).data[0].colorbar.title.text == "effect"  # no room beside one row
     mixed = views.heatmap(make(), quantity="value").data[0]  # a logit difference of both signs
     assert mixed.zmin == -mixed.zmax
 
