@@ -49,7 +49,6 @@ def test_near_matches_are_best_first() -> None:
     assert nearest("q", ["zzz"]) == []
 
 
-@pytest.mark.xfail(strict=True, reason="bugs.md 27: the constructor's arguments are not the exception's args")
 def test_an_unknown_name_travels_between_processes() -> None:
     """Errors of workers are pickled; one whose constructor takes other arguments than ``args`` would break the pool."""
     error = UnknownNameError("metric", "kll", ["kl"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,7 +96,6 @@ def test_a_module_is_read_back_from_what_it_prints(path: str, side: str) -> None
     assert Site.parse(repr(Site(side, path=path))) == Site(side, path=path)
 
 
-@pytest.mark.xfail(strict=True, reason="bugs.md 10a: the repr of a module path drops unit and call")
 @pytest.mark.parametrize("more", [{"unit": 3}, {"call": 2}])
 def test_sites_of_a_module_that_differ_print_differently(more: dict[str, int]) -> None:
     assert repr(Site("output", path="mlp", **more)) != repr(Site("output", path="mlp"))
@@ -176,15 +176,12 @@ def test_positions(given_: object, positions: Positions, text: str) -> None:
     assert Positions.parse(found) is found
 
 
-INDICES_AS_ROLES = pytest.mark.xfail(strict=True, reason="bugs.md 21: indices are read back as roles")
-
-
 @pytest.mark.parametrize(
     "positions",
     [
-        pytest.param(Positions(indices=(-1,)), marks=INDICES_AS_ROLES),
-        pytest.param(Positions(indices=(4,)), marks=INDICES_AS_ROLES),
-        pytest.param(Positions(indices=(0, -2)), marks=INDICES_AS_ROLES),
+        Positions(indices=(-1,)),
+        Positions(indices=(4,)),
+        Positions(indices=(0, -2)),
         ALL,
         Positions(role="subject"),
         Positions(role="subject", pick=-1),
@@ -295,6 +292,34 @@ def test_grids_that_cannot_be(make: object, words: str) -> None:
 def test_a_grid_over_no_positions() -> None:
     with pytest.raises(PositionError, match="position is an empty list; give at least one"):
         grid("resid_pre", layer=..., position=[])
+    with pytest.raises(PositionError, match="position names a value twice"):
+        grid("resid_pre", layer=..., position=[0, 1, 0])
+
+
+def test_values_that_repeat_are_refused_before_anything_runs() -> None:
+    with pytest.raises(HeadOutOfRangeError, match=r"layer names a value twice: \[0, 1, 0\]"):
+        grid("z", layer=[0, 1, 0])
+    with pytest.raises(PositionError, match="name one token twice"):
+        Positions.parse([3, 3])
+
+
+def test_numpy_integers_are_integers() -> None:
+    assert grid("z", layer=np.int64(1), head=[np.int64(0), 1]) == grid("z", layer=1, head=[0, 1])
+    assert Positions.parse(np.int64(2)) == Positions(indices=(2,))
+    assert type(grid("z", layer=np.int64(1)).site.layer) is int
+
+
+@pytest.mark.xfail(strict=True, reason="bugs.md 36: an array is taken for a number")
+def test_numpy_arrays_are_lists() -> None:
+    assert grid("z", layer=np.arange(2)) == grid("z", layer=[0, 1])
+    assert Positions.parse(np.array([0, -1])) == Positions(indices=(0, -1))
+
+
+def test_a_module_has_no_layers_and_heads() -> None:
+    with pytest.raises(HeadOutOfRangeError, match="mlp:output is one module, without layers and heads; its last axis is unit"):
+        Site("output", path="mlp", head=1)
+    with pytest.raises(HeadOutOfRangeError, match="one module, without layers"):
+        grid("mlp:output", layer=...)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,268 @@
+"""Metrics against numbers computed by other means: by hand, with scipy, with torch's own losses.
+
+Tolerances in float64 are a few units in the last place of numbers near 10.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from interp import metrics
+from interp.errors import AnswerError, UnknownNameError
+from interp.metrics import FromLogits, LogitDiff, Metric, Readout, Reads, require, resolve
+
+LN2, LN3 = 0.6931471805599453, 1.0986122886681098
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    width = max(1, *map(len, rows))
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in rows])
+
+
+def readout(
+    logits: Tensor, answers: Sequence[Sequence[int]], wrong: Sequence[Sequence[int]], reference: Tensor | None = None
+) -> Readout:
+    """``logits`` is [row, example, vocab]; a position in front that no metric may look at is added."""
+    garbage = torch.full_like(logits, 1e6)
+    reference = None if reference is None else torch.stack((torch.full_like(reference, -1e6), reference), dim=1)
+    return Readout(torch.stack((garbage, logits), dim=2), padded(answers), padded(wrong), None, reference)
+
+
+def by_name(name: str) -> Metric:
+    return resolve(name)[0]
+
+
+# by hand: probabilities 1/2, 1/3, 1/6 and a fourth token that cannot be
+HAND = torch.tensor([[[LN3, LN2, 0.0, -torch.inf]]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "wrong", "expected"),
+    [
+        ("logit_diff", [0], [1], LN3 - LN2),
+        ("logit_diff", [2], [0], -LN3),
+        ("logit_diff", [2, 1], [0], LN2 - LN3),  # the best right answer against the best wrong one
+        ("logit_diff", [1], [2, 0], LN2 - LN3),
+        ("prob", [0], [1], 1 / 2),
+        ("prob", [1, 2], [0], 1 / 2),
+        ("logprob", [0], [1], -LN2),
+        ("logprob", [0, 1, 2], [3], 0.0),
+        ("prob_diff", [0], [1], 1 / 6),
+        ("prob_diff", [1, 2], [0], 0.0),
+        ("prob_diff", [2], [0, 1], 1 / 6 - 5 / 6),
+        ("accuracy", [0], [1], 1.0),
+        ("accuracy", [2, 1], [0], 0.0),
+        ("accuracy", [0], [1, 2], 1.0),
+        ("rank", [0], [1], 0.0),
+        ("rank", [2], [1], 2.0),
+        ("rank", [2, 1], [0], 1.0),
+        ("top1", [0], [1], 1.0),
+        ("top1", [1], [0], 0.0),
+        ("top1", [2, 0], [1], 1.0),
+    ],
+)
+def test_by_hand(name: str, answers: list[int], wrong: list[int], expected: float) -> None:
+    value = by_name(name)(readout(HAND, [answers], [wrong]))
+    assert value.shape == (1, 1)
+    assert value.item() == pytest.approx(expected, abs=1e-14)
+
+
+def test_a_tie_is_no_success() -> None:
+    """Accuracy is strict: a model that says the same of everything knows nothing. Top1 and rank count only what is higher."""
+    flat = readout(torch.zeros(1, 1, 5), [[0]], [[1]])
+    assert by_name("accuracy")(flat).item() == 0
+    assert by_name("rank")(flat).item() == 0
+    assert by_name("top1")(flat).item() == 1
+
+
+def test_kl_by_hand() -> None:
+    """D(clean ‖ row) with clean (1/2, 1/2) and row (1/4, 3/4): ½ ln 2 + ½ ln(2/3), not the other way round."""
+    clean, row = torch.tensor([[0.0, 0.0]], dtype=torch.float64), torch.tensor([[[0.0, LN3]]], dtype=torch.float64)
+    value = by_name("kl")(readout(row, [[0]], [[1]], clean)).item()
+    assert value == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(2 / 3), abs=1e-14)
+    reverse = scipy.stats.entropy([0.25, 0.75], [0.5, 0.5])
+    assert abs(value - reverse) > 0.01, "the two directions differ here, so the check can fail"
+
+
+def test_kl_of_a_run_with_itself_is_zero_and_never_negative() -> None:
+    logits = 30 * torch.randn(1, 50, 11)
+    assert by_name("kl")(readout(logits, [[0]] * 50, [[1]] * 50, logits[0])).abs().max() <= 1e-6
+    other = logits + 1e-3 * torch.randn_like(logits)
+    assert by_name("kl")(readout(other, [[0]] * 50, [[1]] * 50, logits[0])).min() >= -1e-6
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[int, int, int, int, list[list[int]], list[list[int]]]:
+    """Seed, rows, examples, vocabulary, and for every example disjoint right and wrong answers, one to three of each."""
+    vocabulary, examples = draw(st.integers(6, 12)), draw(st.integers(1, 4))
+    right, wrong = [], []
+    for _ in range(examples):
+        order = draw(st.permutations(range(vocabulary)))
+        a, b = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+        right.append(order[:a])
+        wrong.append(order[a : a + b])
+    return draw(st.integers(0, 2**31)), draw(st.integers(1, 3)), examples, vocabulary, right, wrong
+
+
+@settings(max_examples=60)
+@given(cases())
+def test_against_scipy(case: tuple[int, int, int, int, list[list[int]], list[list[int]]]) -> None:
+    seed, rows, examples, vocabulary, right, wrong = case
+    generator = np.random.default_rng(seed)
+    logits, clean = 4 * generator.normal(size=(rows, examples, vocabulary)), 4 * generator.normal(size=(examples, vocabulary))
+    given_ = readout(torch.tensor(logits), right, wrong, torch.tensor(clean))
+    found = {m.name: m(given_).numpy() for m in resolve(metrics.names())}
+    probabilities, reference = scipy.special.softmax(logits, axis=-1), scipy.special.softmax(clean, axis=-1)
+    for r in range(rows):
+        for e in range(examples):
+            x, p, a, w = logits[r, e], probabilities[r, e], right[e], wrong[e]
+            expected = {
+                "logit_diff": x[a].max() - x[w].max(),
+                "prob": p[a].sum(),
+                "logprob": np.log(p[a].sum()),
+                "prob_diff": p[a].sum() - p[w].sum(),
+                "kl": scipy.stats.entropy(reference[e], p),
+                "accuracy": float(x[a].max() > x[w].max()),
+                "rank": float((x > x[a].max()).sum()),
+                "top1": float(int(x.argmax()) in a),
+            }
+            assert set(expected) == set(found)
+            for name, number in expected.items():
+                assert found[name][r, e] == pytest.approx(number, abs=1e-12, rel=1e-12), name
+
+
+def test_against_torch_losses(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits, clean = torch.randn(1, 6, 9, generator=generator), torch.randn(6, 9, generator=generator)
+    answers = torch.randint(9, (6,), generator=generator)
+    given_ = readout(logits, [[int(a)] for a in answers], [[int(a + 1) % 9] for a in answers], clean)
+    nll = torch.nn.functional.cross_entropy(logits[0], answers, reduction="none")
+    torch.testing.assert_close(by_name("logprob")(given_)[0], -nll)
+    kl = torch.nn.functional.kl_div(logits[0].log_softmax(-1), clean.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    torch.testing.assert_close(by_name("kl")(given_)[0], kl)
+
+
+@settings(max_examples=40)
+@given(cases())
+def test_restricted_columns_give_what_the_whole_vocabulary_gives(
+    case: tuple[int, int, int, int, list[list[int]], list[list[int]]],
+) -> None:
+    """Metrics that declare ``columns="answers"`` may be given those columns alone, and then give the same number to the bit."""
+    seed, rows, examples, vocabulary, right, wrong = case
+    logits = torch.randn(rows, examples, 1, vocabulary, generator=torch.Generator().manual_seed(seed))
+    whole = Readout(logits, padded(right), padded(wrong))
+    needed = [sorted({*a, *w}) for a, w in zip(right, wrong, strict=True)]
+    # every example has as many columns: those with fewer answers are filled with other tokens, as an engine would
+    width = max(map(len, needed))
+    columns = torch.tensor([sorted([*n, *[t for t in range(vocabulary) if t not in n][: width - len(n)]]) for n in needed])
+    few = logits.gather(-1, columns[None, :, None].expand(rows, -1, 1, -1))
+    restricted = Readout(few, padded(right), padded(wrong), columns)
+    for metric in resolve(["logit_diff", "accuracy"]):
+        assert metric.reads.columns == "answers"
+        assert torch.equal(metric(restricted), metric(whole))
+
+
+def test_padding_is_never_the_last_token() -> None:
+    """−1 would index the last column: here that column is by far the highest."""
+    logits = torch.tensor([[[1.0, 2.0, 3.0, 100.0], [1.0, 2.0, 3.0, 100.0]]])
+    given_ = readout(logits, [[0], [0, 1]], [[2], [2]])
+    assert by_name("logit_diff")(given_).tolist() == [[-2.0, -1.0]]
+    assert by_name("prob")(given_).max() < 1e-30
+    assert by_name("rank")(given_).tolist() == [[3.0, 2.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_readouts_dtype_is_kept(dtype: torch.dtype) -> None:
+    logits = torch.randn(2, 3, 7).to(dtype)
+    given_ = readout(logits, [[0]] * 3, [[1]] * 3, logits[0])
+    for metric in (*resolve(metrics.names()), FromLogits(lambda x: x.argmax(-1), "argmax")):
+        value = metric(given_)
+        assert value.dtype == dtype
+        assert value.shape == (2, 3)
+
+
+# asking for metrics
+
+
+def test_names_and_objects_and_functions() -> None:
+    def confidence(logits: Tensor) -> Tensor:
+        return logits.softmax(-1).amax(-1)
+
+    found = resolve(["kl", LogitDiff(), confidence])
+    assert [m.name for m in found] == ["kl", "logit_diff", "confidence"]
+    assert found[2].reads == Reads(columns="all")
+    logits = torch.randn(2, 3, 5)
+    assert torch.equal(found[2](readout(logits, [[0]] * 3, [[1]] * 3)), confidence(logits))
+    assert resolve("kl") == resolve(["kl"]) == resolve(("kl",))
+    assert resolve(functools.partial(torch.amax, dim=-1))[0].name == "metric"
+
+
+def test_an_object_with_name_and_reads_is_a_metric() -> None:
+    class Top:
+        name, reads = "top", Reads()
+
+        def __call__(self, given_: Readout) -> Tensor:
+            return given_.final.amax(-1)
+
+    assert resolve(Top())[0].name == "top"
+    assert resolve([Top(), "kl"])[0](readout(torch.eye(3)[None], [[0]] * 3, [[1]] * 3)).tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_a_misspelt_metric_names_the_near_match() -> None:
+    with pytest.raises(UnknownNameError, match="unknown metric 'logit_dif'; did you mean 'logit_diff'"):
+        resolve("logit_dif")
+    with pytest.raises(UnknownNameError, match="unknown metric 'KLL'"):
+        resolve(["kl", "KLL"])
+
+
+def test_two_of_one_name() -> None:
+    with pytest.raises(ValueError, match="two metrics of one sweep have the same name: kl, kl"):
+        resolve(["kl", "kl"])
+    with pytest.raises(ValueError, match="have the same name: <lambda>, <lambda>"):
+        resolve([lambda x: x.amax(-1), lambda x: x.amin(-1)])
+
+
+def test_no_metric() -> None:
+    with pytest.raises(ValueError, match="no metric was given: name at least one, such as 'logit_diff'"):
+        resolve([])
+
+
+@pytest.mark.parametrize("function", [lambda x: x, lambda x: x.mean(), lambda x: x.mean(1), lambda x: x.amax(-1).T])
+def test_a_function_of_another_shape_is_named(function: object) -> None:
+    metric = FromLogits(function, "mine")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"metric 'mine' returned shape \(.*\) for logits of shape \(2, 3, 5\); .* \(2, 3\)"):
+        metric(readout(torch.randn(2, 3, 5), [[0]] * 3, [[1]] * 3))
+
+
+def test_missing_answers_are_counted_and_named() -> None:
+    reads, some = LogitDiff().reads, padded([[1], [], [2], [], []])
+    require(reads, "m", padded([[1]]), padded([[2]]))
+    require(Reads(), "m", padded([[]]), padded([[]]))
+    with pytest.raises(
+        AnswerError, match=r"metric 'm' needs the 'answers' tokens of every pair, but 3 of 5 pairs have none"
+    ) as e:
+        require(reads, "m", some, padded([[1]] * 5))
+    assert "(examples 1, 3, 4)" in str(e.value)
+    assert "'kl'" in str(e.value)
+    with pytest.raises(AnswerError, match=r"needs the 'wrong' tokens of every pair, but 5 of 5 .* \(examples 0, 1, 2, 3, 4\)"):
+        require(reads, "m", padded([[1]] * 5), torch.zeros(5, 0, dtype=torch.long))
+    with pytest.raises(AnswerError, match=r"examples 0, 1, 2, 3, 4, …\)"):
+        require(reads, "m", padded([[]] * 9), padded([[1]] * 9))
+
+
+def test_metrics_are_values() -> None:
+    assert LogitDiff() == LogitDiff()
+    assert LogitDiff() != replace(LogitDiff(), name="other")
+    assert hash(LogitDiff()) == hash(LogitDiff())
+    assert metrics.names() == ("accuracy", "kl", "logit_diff", "logprob", "prob", "prob_diff", "rank", "top1")
