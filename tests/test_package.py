@@ -70,7 +70,7 @@ def test_every_name_of_the_face_is_there() -> None:
 
 def test_an_unknown_name_of_the_face_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no_such_name"):
-        interp.no_such_name  # noqa: B018
+        interp.no_such_name
 
 
 @pytest.mark.skipif(os.environ.get("INTERP_TYPECHECK") == "0", reason="annotations are not checked in this run")

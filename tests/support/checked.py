@@ -1,7 +1,7 @@
 """How annotations are checked in tests: jaxtyping calls ``beartype`` below on every function and dataclass of the package."""
 
-from collections.abc import Callable
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, Self, get_args
 
 import beartype as _beartype
 import numpy as np
@@ -13,13 +13,15 @@ _OVERRIDES = {
 
 
 def beartype(function: Callable[..., Any]) -> Callable[..., Any]:
-    """beartype, which accepts an int for a float as type checkers do, and anything for a Protocol that has no run-time check."""
-    unchecked = {value: object for value in function.__globals__.values() if _is_static_protocol(value)}
+    """beartype, which accepts an int for a float as type checkers do, and anything for a Protocol without run-time check."""
+    unchecked = {protocol: object for hint in function.__annotations__.values() for protocol in _static_protocols(hint)}
     overrides = _beartype.FrozenDict(_OVERRIDES | unchecked)
     return _beartype.beartype(conf=_beartype.BeartypeConf(is_pep484_tower=True, hint_overrides=overrides))(function)
 
 
-def _is_static_protocol(value: object) -> bool:
-    if not isinstance(value, type) or value is Protocol:
-        return False
-    return getattr(value, "_is_protocol", False) and not getattr(value, "_is_runtime_protocol", False)
+def _static_protocols(hint: object) -> Iterator[object]:
+    protocol = isinstance(hint, type) and hint is not Protocol and getattr(hint, "_is_protocol", False)
+    if protocol and not getattr(hint, "_is_runtime_protocol", False):
+        yield hint
+    for part in get_args(hint):
+        yield from _static_protocols(part)
