@@ -21,29 +21,23 @@ def patched(job: dict[str, Any]) -> list[Tensor]:
 
 
 def _one(network: Any, base: Tensor, source: Tensor, family: str, cell: dict[str, Any]) -> Tensor:
-    block, at = f"{BLOCKS[family]}.{cell['layer']}", cell.get("position", slice(None))
-    width = tiny.WIDTH // tiny.HEADS
+    """Two traces: one takes the value from the source run, one writes it into the base run."""
+    block, at, width = f"{BLOCKS[family]}.{cell['layer']}", cell.get("position", slice(None)), tiny.WIDTH // tiny.HEADS
     if cell["site"] == "resid_post":
+        module = network.get(block)
         with network.trace(input_ids=source):
-            taken = network.get(block).output.save()
+            taken = module.output.save()
         with network.trace(input_ids=base):
-            network.get(block).output[:, at] = taken[:, at]
+            module.output[:, at] = taken[:, at]
             logits = network.output.logits.save()
-        return logits
-    if cell["site"] == "resid_pre":
+    else:  # resid_pre, or a head's z among the inputs of W_O
+        module = network.get(block if cell["site"] == "resid_pre" else f"{block}.{W_O[family]}")
+        features = slice(None) if cell["site"] == "resid_pre" else slice(cell["head"] * width, (cell["head"] + 1) * width)
         with network.trace(input_ids=source):
-            taken = network.get(block).input.save()
+            taken = module.input.save()
         with network.trace(input_ids=base):
-            network.get(block).input[:, at] = taken[:, at]
+            module.input[:, at, features] = taken[:, at, features]
             logits = network.output.logits.save()
-        return logits
-    assert cell["site"] == "z"
-    head = slice(cell["head"] * width, (cell["head"] + 1) * width)
-    with network.trace(input_ids=source):
-        taken = network.get(f"{block}.{W_O[family]}").input.save()
-    with network.trace(input_ids=base):
-        network.get(f"{block}.{W_O[family]}").input[:, at, head] = taken[:, at, head]
-        logits = network.output.logits.save()
     return logits
 
 

@@ -1,7 +1,7 @@
 """Sweeps and sites equal TransformerLens' on the same weights.
 
-Expected numbers: ``transformer_lens.patching`` and ``run_with_cache`` of TransformerLens 4.3, on a TransformerBridge of a copy of
-the network, raw and in compatibility mode.
+Expected numbers: ``transformer_lens.patching`` and ``run_with_cache`` of TransformerLens 4.3, on a TransformerBridge of a copy
+of the network, raw and in compatibility mode.
 
 Compatibility mode rewrites weights and keeps what the network computes. It changes what a site *holds* only by one affine map,
 the same in every run, which every later layer undoes; so a patch, which moves a value from one run to another, has the same
@@ -137,7 +137,7 @@ def test_sweep_over_heads_at_all_positions(
     scale = largest_logit(network, pairs)
     for site, values in zip(names.values(), result.values, strict=True):
         ours = patch(model, encoded, grid(site, layer=..., head=...)).value.isel(metric=0)
-        assert_close(ours.values, values[:, : ours.sizes["head"]], scale)  # theirs pads key/value heads with zeros
+        assert_close(ours.values, values[:, : ours.sizes["head"]], scale, what=site)  # theirs pads key/value heads with zeros
 
 
 def test_noising(
@@ -180,28 +180,28 @@ def test_zero_ablation(
     assert_close(ours, result.values, scale)
 
 
-@pytest.mark.parametrize("component", list(COMPONENTS))
 def test_names_and_values_of_sites(
-    component: str, family: str, network: PreTrainedModel, pairs: Pairs, assert_close: Callable[..., None]
+    family: str, network: PreTrainedModel, pairs: Pairs, assert_close: Callable[..., None]
 ) -> None:
-    """The hook that we name as a component's alias holds what we read there, shape and value, in every layer."""
+    """The hook whose name is a component's alias holds what we read there, shape and value, in every layer."""
     model = load(network)
     encoded = model.encode(pairs)
     _, cache = bridge_of(network, compatible=False).run_with_cache(encoded.clean.ids)
-    layers = range(tiny.LAYERS) if COMPONENTS[component].per_layer else [None]
-    for site in (Site(component, layer=layer) for layer in layers):
-        assert Site.parse(site.lens) == site
-        if component in NOT_THERE[family]:
-            assert site.lens not in cache
-            assert component in model.anatomy.absent
-            continue
-        ours, expected = read(model, encoded)[site], cache[site.lens]
-        if component == "scores":  # what the mask hides is −∞ for them, the lowest number of the dtype for transformers
-            hidden = torch.ones(ours.shape[-2:], dtype=torch.bool).triu(1)
-            assert bool((ours[..., hidden] < -1e30).all())
-            assert bool((expected[..., hidden] < -1e30).all())
-            ours, expected = ours.masked_fill(hidden, 0), expected.masked_fill(hidden, 0)
-        assert_close(ours, expected, float(expected.abs().max()))
+    found = read(model, encoded)
+    for name, component in COMPONENTS.items():
+        for site in (Site(name, layer=layer) for layer in (range(tiny.LAYERS) if component.per_layer else [None])):
+            assert Site.parse(site.lens) == site
+            if name in NOT_THERE[family]:
+                assert site.lens not in cache
+                assert name in model.anatomy.absent
+                continue
+            ours, expected = found[site], cache[site.lens]
+            if name == "scores":  # what the mask hides is −∞ for them, the lowest number of the dtype for transformers
+                hidden = torch.ones(ours.shape[-2:], dtype=torch.bool).triu(1)
+                assert bool((ours[..., hidden] < -1e30).all())
+                assert bool((expected[..., hidden] < -1e30).all())
+                ours, expected = ours.masked_fill(hidden, 0), expected.masked_fill(hidden, 0)
+            assert_close(ours, expected, float(expected.abs().max()), what=site)
 
 
 def test_values_of_sites_in_compatibility_mode(
@@ -214,7 +214,7 @@ def test_values_of_sites_in_compatibility_mode(
     lost = value_constants(network)
     for site, ours in read(model, encoded).items():
         if site.name == "scores":
-            continue  # checked through the pattern; masked entries are named differently
+            continue  # seen through the pattern; the hidden ones differ by definition
         if site.name in ("z", "v", "result"):
             constant = lost[site.layer]
             if site.name == "v":
@@ -225,7 +225,7 @@ def test_values_of_sites_in_compatibility_mode(
         centred = family == "gpt2" and "d_model" in site.component.axes
         if centred or site.name == "logits":
             ours = ours - ours.mean(-1, keepdim=True)
-        assert_close(ours, cache[site.lens], float(ours.abs().max()))
+        assert_close(ours, cache[site.lens], float(ours.abs().max()), what=site)
 
 
 @torch.no_grad()
