@@ -31,8 +31,9 @@ class UnknownNameError(UserError, KeyError):
         self.kind, self.name, self.known = kind, name, list(dict.fromkeys(known))
         near = nearest(name, [*self.known, *aliases])
         did = f"; did you mean {' or '.join(map(repr, near))}?" if near and not why else ""
-        listed = f" ({kind}s{' ' + where if where else ''}: {', '.join(self.known)})" if len(self.known) <= 40 else ""
-        super().__init__(f"unknown {kind} {name!r}{': ' + why if why else ''}{did}{listed}")
+        listed = f" (known: {', '.join(self.known)})" if len(self.known) <= 40 else ""
+        whose = f" {where}" if where else ""
+        super().__init__(f"unknown {kind} {name!r}{whose}{': ' + why if why else ''}{did}{listed}")
 
     def __reduce__(self) -> tuple[object, ...]:  # an error raised in a worker process is shown in this one
         return _revived, (type(self), self.args[0], self.__dict__)

@@ -18,8 +18,9 @@ TransformerLens' ``hook_q``; ``z`` is a head's output before W_O and ``result`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from operator import index
 from types import EllipsisType
 from typing import Any, SupportsIndex
@@ -249,9 +250,9 @@ class Positions:
                     f"positions {positions!r} are neither 'all', 'last', a role nor a picked role like 'subject[-1]'"
                 )
             return cls(role=found["role"], pick=int(found["pick"]) if found["pick"] is not None else None)
-        if isinstance(positions, SupportsIndex):
-            return cls(indices=(index(positions),))
-        return cls(indices=tuple(index(i) for i in positions))
+        if isinstance(positions, Integral):
+            return cls(indices=(int(positions),))
+        return cls(indices=_numbers(positions))
 
     def __repr__(self) -> str:
         if self.is_all:
@@ -262,7 +263,10 @@ class Positions:
         return ",".join(map(str, self.indices))
 
 
-PositionsLike = Positions | str | SupportsIndex | Sequence[int] | EllipsisType | None
+Numbers = Iterable[SupportsIndex]
+"""Several indices: a list, a range, an array."""
+
+PositionsLike = Positions | str | SupportsIndex | Numbers | EllipsisType | None
 
 ALL = Positions()
 LAST = Positions(indices=(-1,))
@@ -350,10 +354,10 @@ class Grid:
 def grid(
     site: str | Site,
     *,
-    layer: SupportsIndex | Sequence[int] | EllipsisType | None = None,
-    head: SupportsIndex | Sequence[int] | EllipsisType | None = None,
-    unit: SupportsIndex | Sequence[int] | EllipsisType | None = None,
-    position: PositionsLike | Sequence[int | str] = None,
+    layer: SupportsIndex | Numbers | EllipsisType | None = None,
+    head: SupportsIndex | Numbers | EllipsisType | None = None,
+    unit: SupportsIndex | Numbers | EllipsisType | None = None,
+    position: PositionsLike | Iterable[SupportsIndex | str] = None,
 ) -> Grid:
     """A grid of single-site interventions, one cell for every combination of the swept axes.
 
@@ -381,10 +385,10 @@ def grid(
     for axis, given in ((axes.LAYER, layer), (axes.HEAD, head), (axes.UNIT, unit)):
         if given is None:
             continue
-        if isinstance(given, SupportsIndex):
-            base = base.at(**{axis: index(given)})
+        if isinstance(given, Integral):
+            base = base.at(**{axis: int(given)})
             continue
-        values = None if given is ... else tuple(index(v) for v in given)
+        values = None if given is ... else _numbers(given)
         if values is not None:
             _refuse_empty_or_repeated(axis, values)
         base.at(**{axis: values[0] if values else 0})  # refuses an axis that the component does not have
@@ -392,13 +396,19 @@ def grid(
     positions = ALL
     if position is ...:
         swept[axes.POSITION] = None
-    elif isinstance(position, Sequence) and not isinstance(position, str):
-        _refuse_empty_or_repeated(axes.POSITION, position, PositionError)
-        swept[axes.POSITION] = tuple(p if isinstance(p, str) else index(p) for p in position)
+    elif isinstance(position, Iterable) and not isinstance(position, str | Positions):
+        places = tuple(p if isinstance(p, str) else index(p) for p in position)
+        _refuse_empty_or_repeated(axes.POSITION, places, PositionError)
+        swept[axes.POSITION] = places
     else:
         positions = Positions.parse(position)
     ordered = tuple((axis, swept[axis]) for axis in axes.SWEPT if axis in swept)
     return Grid(base, positions, ordered)
+
+
+def _numbers(given: Any) -> tuple[int, ...]:
+    """Several whole numbers; one that stands in a 0-dimensional array or tensor counts as several of one."""
+    return tuple(index(v) for v in (given if isinstance(given, Iterable) and getattr(given, "ndim", None) != 0 else (given,)))
 
 
 def _refuse_empty_or_repeated(axis: str, values: Sequence[int | str], error: type[Exception] = HeadOutOfRangeError) -> None:

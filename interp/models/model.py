@@ -199,12 +199,11 @@ class Model:
         Args:
             keep: compute the logits of the last ``keep`` positions only, where the model can.
         """
-        inputs: dict[str, Any] = {name: value for name, value in tokens.inputs().items() if name in self._accepted}
-        if "use_cache" in self._accepted:
-            inputs["use_cache"] = False
-        if keep is not None and "logits_to_keep" in self._accepted:
-            inputs["logits_to_keep"] = keep
-        return inputs
+        return self.accepted(tokens.inputs() | ({} if keep is None else {"logits_to_keep": keep}))
+
+    def accepted(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of ``inputs`` that the module's forward takes, without a cache."""
+        return {name: value for name, value in {**inputs, "use_cache": False}.items() if name in self._accepted}
 
     @cached_property
     def _accepted(self) -> frozenset[str]:

@@ -52,7 +52,7 @@ def probe(model: Model) -> Probe:
     ids[2] = ids[0]
     ids[2, -1] = (ids[2, -1] + 1) % vocabulary
     mask = torch.ones_like(ids)
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(-1) - 1}
+    inputs = model.accepted({"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(-1) - 1})
     sites = model.sites()
     with torch.no_grad(), model.prepared(sites):
         found = model.backend.run(inputs, reads=sites, writes={})

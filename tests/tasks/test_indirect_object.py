@@ -193,8 +193,8 @@ def test_made_by_is_json_and_says_everything() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"corruption": "swp"}, UnknownNameError, "unknown corruption 'swp'; did you mean 'swap'?"),
-        ({"order": "ABAB"}, UnknownNameError, "unknown order 'ABAB'; did you mean 'BABA' or 'ABBA'?"),
+        ({"corruption": "swp"}, UnknownNameError, "unknown corruption 'swp' of ioi; did you mean 'swap'?"),
+        ({"order": "ABAB"}, UnknownNameError, "unknown order 'ABAB' of ioi; did you mean 'BABA' or 'ABBA'?"),
         ({"templates": [99]}, UnknownNameError, "unknown template 99"),
         ({"templates": [-1]}, UnknownNameError, "unknown template -1"),
         ({"templates": []}, ValueError, "templates is empty"),

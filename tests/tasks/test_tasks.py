@@ -32,7 +32,7 @@ def test_an_unknown_task_names_its_neighbours() -> None:
     with pytest.raises(UnknownNameError) as caught:
         tasks.make("greater_then")
     assert str(caught.value) == (
-        "unknown task 'greater_then'; did you mean 'greater_than'? All tasks: greater_than, induction, ioi"
+        "unknown task 'greater_then'; did you mean 'greater_than'? (known: greater_than, induction, ioi)"
     )
 
 

@@ -20,9 +20,9 @@ def test_rendered_spans_cut_out_the_fillers() -> None:
 def test_a_missing_filler_and_an_unknown_slot_are_named() -> None:
     template = Template("t/0", "{first} met {second}")
     assert template.slots == ("first", "second")
-    with pytest.raises(UnknownNameError, match=r"^unknown filler 'second'; did you mean 'secnd'\?.*given to template 't/0'"):
+    with pytest.raises(UnknownNameError, match=r"^unknown filler 'second' given to template 't/0'; did you mean 'secnd'\?"):
         template.render(first="Mary", secnd="John")
-    with pytest.raises(UnknownNameError, match=r"^unknown slot 'thrid'.*All slots of template 't/0': first, second"):
+    with pytest.raises(UnknownNameError, match=r"^unknown slot 'thrid' of template 't/0'.*\(known: first, second\)"):
         template.render(first="Mary", second="John", thrid="Tom")
 
 

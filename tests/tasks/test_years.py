@@ -128,7 +128,7 @@ def test_restrictions_hold(seed: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"corruption": "02"}, UnknownNameError, "unknown corruption '02'; did you mean '01'?"),
+        ({"corruption": "02"}, UnknownNameError, "unknown corruption '02' of greater_than; did you mean '01'?"),
         ({"templates": [5]}, UnknownNameError, "unknown template 5"),
         ({"templates": []}, ValueError, "templates is empty"),
         ({"n": 0}, ValueError, "n=0: at least one pair is needed"),

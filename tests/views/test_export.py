@@ -89,5 +89,5 @@ def test_what_to_install_is_said(make, tmp_path, monkeypatch):
 
 
 def test_other_endings_are_refused(make, tmp_path):
-    with pytest.raises(UnknownNameError, match=r"unknown figure ending '.pgn'; did you mean '.png'"):
+    with pytest.raises(UnknownNameError, match=r"unknown figure ending '.pgn' of 'map.pgn'; did you mean '.png'"):
         views.save(views.heatmap(make()), tmp_path / "map.pgn")

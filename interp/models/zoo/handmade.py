@@ -51,7 +51,9 @@ def parents_of(parents: str | Sequence[int], length: int) -> tuple[int, ...]:
         raise ValueError(f"parents has {len(found)} entries, but length={length}: one parent a position is needed")
     late = [i for i, p in enumerate(found) if not ROOT <= p < i]
     if late:
-        raise ValueError(f"the parent of position {late[0]} is {found[late[0]]}; expected an earlier position, or {ROOT} for none")
+        raise ValueError(
+            f"the parent of position {late[0]} is {found[late[0]]}; expected an earlier position, or {ROOT} for none"
+        )
     return found
 
 
@@ -78,9 +80,9 @@ def induction_construction(
         [d0, 2 d0)     the same of the parent               (written by layer 0, head 1)
         [2 d0, 4 d0)   average of both over the matches     (written by layer 1, head 0)
 
-    Layer 0 head 1 scores ``beta`` from a position to its parent. Layer 1 head 0 scores ``gamma`` where the token copied from the
-    parent equals the current token, and -10 gamma at positions without a parent and at the last position. The other head of
-    each layer (L0H0, L1H1) has random queries, keys and values, and zero output: it attends, but can have no effect.
+    Layer 0 head 1 scores ``beta`` from a position to its parent. Layer 1 head 0 scores ``gamma`` where the token copied from
+    the parent equals the current token, and -10 gamma at positions without a parent and at the last position. The other head
+    of each layer (L0H0, L1H1) has random queries, keys and values, and zero output: it attends, but can have no effect.
     ``INDUCTION_HEADS`` says so to a program. There is no normalisation, no MLP, no BOS; prompts are ``length`` token ids.
 
     Args:
@@ -259,9 +261,9 @@ def hierarchical_equality(m: int = 4, dtype: torch.dtype = torch.float32) -> Hie
     """A network of formulas for "the first two entities are equal exactly if the last two are".
 
     Input ``[example, 4 m]``, entries -1 and 1, the entities w, x, y, z after one another; logits ``[example, 2]`` for (False,
-    True), always 1 and -1. Modules in order: ``first act1 hidden second act2 third act3 readout``, so a site is ``"act1:output"``
-    or ``"hidden:output"``. Units ``[0, 2m)`` of ``act1`` carry the first pair (their sum is the L1 distance of w and x), units
-    ``[2m, 4m)`` the second pair. ``hidden`` is an identity, and a rotation in :meth:`HierarchicalEquality.rotated`.
+    True), always 1 and -1. Modules in order: ``first act1 hidden second act2 third act3 readout``, so that a site is
+    ``"act1:output"`` or ``"hidden:output"``. Units ``[0, 2m)`` of ``act1`` carry the first pair (their sum is the L1 distance
+    of w and x), units ``[2m, 4m)`` the second. ``hidden`` is an identity, a rotation in :meth:`HierarchicalEquality.rotated`.
     """
     return HierarchicalEquality(m, dtype).eval()
 

@@ -7,7 +7,7 @@
 
 Nothing here is special to this package: attention goes through ``ALL_ATTENTION_FUNCTIONS``, masks through
 ``create_causal_mask``, keys and values through a ``Cache``, so whatever holds for the zoo is a fair test of what is said about
-real models. Modules carry the names of Llama; what a configuration leaves out (MLPs, position embeddings) does not exist at all.
+real models. Modules carry the names of Llama; what a configuration leaves out (MLPs, position embeddings) does not exist.
 
     model.embed_tokens  model.embed_positions (learned positions only)
     model.layers[i].input_layernorm  .self_attn.{q,k,v,o}_proj
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, slice_logits_to_keep
@@ -49,12 +49,12 @@ class ZooConfig(PretrainedConfig):
     """Width of the residual stream."""
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
-    num_key_value_heads: int | None = None
-    """Key/value heads, each shared by an equal group of query heads; None means one for every query head."""
-    head_dim: int | None = None
-    """Width of a head, independent of the others; None means ``hidden_size // num_attention_heads``."""
-    intermediate_size: int | None = None
-    """MLP units; None means ``4 * hidden_size``."""
+    num_key_value_heads: int = 0
+    """Key/value heads, each shared by an equal group of query heads; 0 means one for every query head."""
+    head_dim: int = 0
+    """Width of a head, independent of the others; 0 means ``hidden_size // num_attention_heads``."""
+    intermediate_size: int = 0
+    """MLP units; 0 means ``4 * hidden_size``."""
     max_position_embeddings: int = 128
     """Longest sequence; binding for learned positions only."""
     positions: str = "learned"
@@ -83,23 +83,21 @@ class ZooConfig(PretrainedConfig):
             raise UnknownNameError("kind of positions", self.positions, POSITIONS)
         if self.norm not in NORMS:
             raise UnknownNameError("norm", self.norm, NORMS)
-        if self.num_key_value_heads is None:
-            self.num_key_value_heads = self.num_attention_heads
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        self.head_dim = self.head_dim or self.hidden_size // self.num_attention_heads
+        self.intermediate_size = self.intermediate_size or 4 * self.hidden_size
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"num_attention_heads={self.num_attention_heads} is not a multiple of num_key_value_heads={self.num_key_value_heads}"
+                f"num_attention_heads={self.num_attention_heads} is not a multiple of "
+                f"num_key_value_heads={self.num_key_value_heads}"
             )
-        if self.head_dim is None:
-            self.head_dim = self.hidden_size // self.num_attention_heads
         if self.positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions turn pairs of coordinates, but head_dim={self.head_dim} is odd")
-        if self.intermediate_size is None:
-            self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
 
 
 def eager_attention_forward(
-    module: nn.Module,
+    module: ZooAttention,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -131,7 +129,7 @@ def eager_attention_forward(
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (j, j + d_head/2) of ``x[example, head, position, d_head]`` by their position's angles (arXiv 2104.09864)."""
+    """Rotate the pairs (j, j + d_head/2) of ``x[example, head, position, d_head]`` by their angles (arXiv 2104.09864)."""
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
@@ -299,7 +297,9 @@ class ZooModel(ZooPreTrainedModel):
         """The positions, or an error that says more than a failed table look-up; a compiled graph is not broken for it."""
         longest = self.config.max_position_embeddings
         if not torch.compiler.is_compiling() and int(position_ids.max()) >= longest:
-            raise PositionError(f"position {int(position_ids.max())} is past the end: this zoo model has {longest} learned positions")
+            raise PositionError(
+                f"position {int(position_ids.max())} is past the end: this zoo model has {longest} learned positions"
+            )
         return position_ids
 
 
