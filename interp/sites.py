@@ -237,13 +237,13 @@ class Positions:
         """From ``...`` or ``"all"``, ``"last"``, an index, several of them, or a role: ``"subject"``, ``"subject[-1]"``."""
         if isinstance(positions, Positions):
             return positions
-        if positions is ... or positions is None or positions == "all":
+        if positions is ... or positions is None:
             return cls()
-        if positions == "last":
-            return cls(indices=(-1,))
-        if isinstance(positions, str) and _INDICES.match(positions):
-            return cls(indices=tuple(map(int, positions.split(","))))
         if isinstance(positions, str):
+            if positions in ("all", "last"):
+                return cls() if positions == "all" else cls(indices=(-1,))
+            if _INDICES.match(positions):
+                return cls(indices=tuple(map(int, positions.split(","))))
             found = re.fullmatch(r"(?P<role>[^\[\]@]+)(?:\[(?P<pick>-?\d+)\])?", positions)
             if not found:
                 raise PositionError(
