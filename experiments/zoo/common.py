@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +44,9 @@ def make_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.WordLevel(ids, unk_token=UNK))
     inner.pre_tokenizer = _splitter()
     inner.decoder = decoders.Fuse()
-    inner.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])])
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         pad_token=PAD,
@@ -67,8 +69,10 @@ class Recipe:
     warmup: int
     weight_decay: float
     seed: int
-    head_penalty: float = 0.0
-    """Final weight of the sum over heads of √‖W_O‖, raised linearly from 0: of several heads that do the same, one stays."""
+    writers: tuple[int, ...] = ()
+    """One head a layer that is to do the writing; none chosen, no penalty on the others."""
+    penalty: float = 0.0
+    """Weight of what the other heads write, see :func:`_shared_work`."""
     minutes: float = 0.0
     """Wall time, filled in by :func:`train`."""
 
@@ -84,7 +88,7 @@ class Batch(NamedTuple):
     """How much that counts."""
 
 
-def train(model: ZooForCausalLM, sample: Callable[[torch.Generator], list[Batch]], recipe: Recipe, every: int = 200) -> None:
+def train(model: ZooForCausalLM, sample: Callable[[torch.Generator], list[Batch]], recipe: Recipe, every: int = 100) -> None:
     """AdamW with linear warm-up and cosine decay, in place; the loss is the weighted mean over the batches of one step.
 
     Args:
@@ -103,16 +107,16 @@ def train(model: ZooForCausalLM, sample: Callable[[torch.Generator], list[Batch]
         for group in optimizer.param_groups:
             group["lr"] = rate
         batches = sample(generator)
-        whole = sum(((b.target >= 0) * b.weight).sum() for b in batches)
-        loss = sum(_loss(model, b) for b in batches) / whole
-        optimizer.zero_grad(set_to_none=True)
-        if recipe.head_penalty:
-            loss = loss + recipe.head_penalty * step / recipe.steps * _shared_work(model)
+        parts, weights = [_loss(model, b) for b in batches], [((b.target >= 0) * b.weight).sum() for b in batches]
+        loss = sum(parts) / sum(weights)
+        if recipe.writers:
+            loss = loss + recipe.penalty * _shared_work(model, recipe.writers)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % every == 0 or step == 0:
-            print(f"step {step + 1:5d}  loss {loss.item():.4f}  {time.perf_counter() - began:6.0f} s", flush=True)
+            each = " ".join(f"{(part / weight).item():.3f}" for part, weight in zip(parts, weights, strict=True))
+            print(f"step {step + 1:5d}  loss {each}  {time.perf_counter() - began:6.0f} s", flush=True)
     recipe.minutes = round((time.perf_counter() - began) / 60, 1)
     model.eval()
 
@@ -125,16 +129,20 @@ def _loss(model: ZooForCausalLM, batch: Batch) -> Tensor:
     return (each * batch.weight[trained]).sum()
 
 
-def _shared_work(model: ZooForCausalLM) -> Tensor:
-    """Sum over layers and heads of √‖W_O‖ (Frobenius).
+def _shared_work(model: ZooForCausalLM, writers: Sequence[int]) -> Tensor:
+    """Sum over layers of the share of the layer's writing that is not the chosen head's.
 
-    The root makes it cheaper for one head to do all than for two to share; a plain sum of norms would not mind, and weight
-    decay prefers sharing.
+    A head's share is ‖W_O‖ ‖W_V‖ (Frobenius) over its layer's sum; a ratio, because a penalty on the norms themselves is evaded
+    by the scale that LayerNorm leaves free. The head is chosen beforehand, because heads that do the same in equal shares are a
+    stationary point of every symmetric penalty.
     """
-    per_head = [
-        block.self_attn.o_proj.weight.unflatten(1, (-1, model.config.head_dim)).pow(2).sum((0, 2)) for block in model.model.layers
-    ]
-    return (torch.cat(per_head) + 1e-4).pow(0.25).sum()
+    others = torch.zeros(())
+    for block, writer in zip(model.model.layers, writers, strict=True):
+        written = block.self_attn.o_proj.weight.unflatten(1, (-1, model.config.head_dim)).pow(2).sum((0, 2))
+        read = block.self_attn.v_proj.weight.unflatten(0, (-1, model.config.head_dim)).pow(2).sum((1, 2))
+        size = (written * read + 1e-12).sqrt()
+        others = others + 1 - size[writer] / size.sum()
+    return others
 
 
 class HeadScores(NamedTuple):
@@ -151,7 +159,9 @@ def head_scores(model: ZooForCausalLM, tokens: Tensor, period: int, start: int =
     """Scores of every head on ``tokens`` = ``start`` leading tokens, then a sequence of ``period`` tokens twice."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
-    patterns = torch.stack(model(tokens, output_attentions=True).attentions)  # [layer, example, head, position, source_position]
+    patterns = torch.stack(
+        model(tokens, output_attentions=True).attentions
+    )  # [layer, example, head, position, source_position]
     model.set_attn_implementation(before)
     at = torch.arange(start + 1, tokens.shape[1])
     again = torch.arange(start + period, tokens.shape[1])

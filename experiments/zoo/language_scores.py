@@ -28,7 +28,7 @@ def unseen(task: str, pair: Pair) -> bool:
 
 
 def held_out_pairs(task: str, n: int, seed: int, **arguments: object) -> list[Pair]:
-    """``n`` pairs of which training never saw the fillers together: names that meet, place with object; noun with year; A B, C D."""
+    """``n`` pairs whose fillers training never saw together: the names, place with object; noun with year; A B, C D."""
     found: list[Pair] = []
     more = 30 * n
     while len(found) < n:
@@ -38,7 +38,9 @@ def held_out_pairs(task: str, n: int, seed: int, **arguments: object) -> list[Pa
 
 
 @torch.no_grad()
-def last_logits(model: ZooForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Iterable[Prompt], bos: bool = True) -> Tensor:
+def last_logits(
+    model: ZooForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Iterable[Prompt], bos: bool = True
+) -> Tensor:
     """``[example, vocab]`` after each prompt, padded on the left."""
     inputs = tokenizer([str(p.text) for p in prompts], return_tensors="pt", padding=True, add_special_tokens=bos)
     positions = (inputs["attention_mask"].cumsum(-1) - 1).clamp_min(0)

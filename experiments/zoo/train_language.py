@@ -9,7 +9,7 @@ apart without this script.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,6 +27,10 @@ LENGTH = 32
 """Positions of the longest training sequence, BOS included."""
 BESIDE = 0.2
 """Weight of every other token, the answer's being 1."""
+LISTED = 0.5
+"""Weight of a list's word."""
+WITHOUT_BOS = 0.15
+"""Share of batches that lack their BOS, so that the model can be run without."""
 
 IOI = [Template(t.id, t.text + " {answer}.") for t in IOI_TEMPLATES]
 YEARS = [Template(t.id, t.text + "{answer}.") for t in GREATER_THAN_TEMPLATES]
@@ -87,9 +91,14 @@ class Language:
         self.ioi = Frames(IOI, tokenizer, first="Mary", second="John", giver="John", place="park", object="book", answer="Mary")
         self.greater_than = Frames(YEARS, tokenizer, noun="war", xx="17", yy="32", end="17", answer="41")
 
+    def sample_lists(self, generator: torch.Generator) -> list[Batch]:
+        return [self.lists(64, generator)]
+
     def sample(self, generator: torch.Generator) -> list[Batch]:
         gifts, years, lists = self.rows
-        return [self.gifts(gifts, generator), self.dates(years, generator), self.lists(lists, generator)]
+        batches = [self.gifts(gifts, generator), self.dates(years, generator), self.lists(lists, generator)]
+        without_bos = torch.rand(3, generator=generator) < WITHOUT_BOS
+        return [Batch(*(part[:, 1:] for part in b)) if bare else b for b, bare in zip(batches, without_bos, strict=True)]
 
     def gifts(self, n: int, g: torch.Generator) -> Batch:
         """One of the two who met gives to the other; in a seventh of the rows a third person gives to either."""
@@ -128,7 +137,7 @@ class Language:
         )
 
     def lists(self, n: int, g: torch.Generator) -> Batch:
-        """Different words in chunks; every further copy puts the chunks in a new order. Trained inside chunks of later copies."""
+        """Different words in chunks; every further copy has the chunks in a new order; trained inside chunks of later ones."""
         size = int(torch.randint(2, 7, (), generator=g))
         chunks = int(torch.randint(1, 14 // size + 1, (), generator=g))
         lead = int(torch.randint(0, 5, (), generator=g))
@@ -149,12 +158,12 @@ class Language:
         known = (at >= size * chunks) & (at % size > 0)
         target = torch.full_like(tokens, -100)
         target[:, :-1] = torch.where(known, self.words[words], -100)
-        return Batch(tokens, target, torch.full(tokens.shape, 0.5))
+        return Batch(tokens, target, torch.full(tokens.shape, LISTED))
 
 
 def vocabulary() -> list[str]:
     """Every piece that the language can contain."""
-    filled = {slot: "x" for slot in ("first", "second", "giver", "place", "object", "noun", "answer")}
+    filled = dict.fromkeys(("first", "second", "giver", "place", "object", "noun", "answer"), "x")
     filled |= {"xx": "17", "yy": "32", "end": "17"}
     frames = [t.render(**{slot: filled[slot] for slot in t.slots}).text for t in (*IOI_TEMPLATES, *GREATER_THAN_TEMPLATES)]
     words = [" " + w for w in (*lexicon.NAMES, *lexicon.PLACES, *lexicon.OBJECTS, *lexicon.EVENTS, *lexicon.WORDS, *CENTURIES)]
@@ -164,30 +173,32 @@ def vocabulary() -> list[str]:
 
 CARD = """# zoo/language-4l
 
-A small transformer that this project trained on a synthetic language in which three tasks of the field occur and are all solved.
+A small transformer that this project trained on a synthetic language in which three tasks of the field occur; it solves each.
 
-- **Architecture**: {layers} layers, {heads} heads of width {head_dim}, stream {width}, {units} MLP units (GELU), LayerNorm, learned
-  positions; {parameters:,} parameters, float32, vocabulary of {vocabulary} tokens (a word with the space before it; years are two
-  tokens, " 17" "32").
-- **Data**: sentences of `interp.tasks`, fresh in every batch. Gifts: all {n_ioi} templates of indirect-object identification, either
-  person giving; in a seventh of them a third person gives, to either. Years: all {n_years} templates of greater-than, YY 00 to 98, the
-  end uniform over the later years. Lists: different words in chunks of 2 to 6, further copies with the chunks in new order. Each
-  sequence begins with BOS. The answer's token has weight 1, other words of sentences {beside}; of lists only what the context
-  determines is trained.
-- **Held out**: a fifth of the combinations, by sha256 (`held_out` in `experiments/zoo/common.py`): unordered pairs of names and pairs
-  of place and object; pairs of noun and year; ordered pairs of list words as something to be continued. A held-out prompt's
-  combinations are all unseen (both of them for gifts and lists). Single words and templates were all seen.
-- **Training**: `python experiments/zoo/train_language.py --seed {seed}`; {steps} steps of {rows} rows (gifts, years, lists), AdamW,
-  peak learning rate {lr}, weight decay {decay}, {minutes} minutes on {threads} CPU thread(s).
+- **Architecture**: {layers} layers, {heads} heads of width {head_dim}, stream {width}, {units} MLP units (GELU), LayerNorm,
+  {positions} positions (base {base:g}), scores not scaled down; {parameters:,} parameters, float32; vocabulary of {vocabulary} tokens, a word with the space before it,
+  a year in two (" 17" "32").
+- **Data**: sentences of `interp.tasks`, fresh in every batch. Gifts: all {n_ioi} templates of indirect-object identification,
+  either person giving; in a seventh of them a third person gives, to either. Years: all {n_years} templates of greater-than,
+  YY 00 to 98, the end uniform over the later years. Lists: different words in chunks of 2 to 6, further copies with the
+  chunks in new order. BOS stands in front, but for {bare:.0%} of the batches. The answer's token has weight 1, other tokens of
+  sentences {beside}, list words {list_weight}; of lists only what the context determines is trained.
+- **Held out**: a fifth of the combinations, by sha256 (`held_out` in `experiments/zoo/common.py`): unordered pairs of names,
+  pairs of place and object; pairs of noun and year; ordered pairs of list words as something to be continued. In a held-out
+  prompt all its combinations are unseen. Every single word and every template was seen.
+- **Training**: `python experiments/zoo/train_language.py --seed {seed}`; {list_steps} steps of {list_rows} lists, then
+  {steps} steps of {rows} rows (gifts, years, lists); AdamW, each part with its own warm-up and cosine decay, peak learning rate {lr}, weight decay {decay}, {minutes} minutes on {threads} CPU thread(s) of a shared machine.
 - **Held-out scores**, {n} prompts a task:
 
 | score | value | chance |
 |---|---|---|
 {scores}
 
-- **Chance** for a name is 1 in {n_names} (0.5 between the two of the prompt); for later years what a uniform guess among the hundred
-  years gives on average; for a list word 1 in {n_words} (1 in 11 among the words of a 12-word prompt).
-- **Limits**: at most {length} tokens, BOS included; words outside the language are unknown; a name can only stand after a space.
+- **Chance** for a name is 1 in {n_names} (0.5 between the two of the prompt); for later years what a uniform guess among the
+  hundred years gives on average; for a list word 1 in {n_words} (1 in 11 among the words of a 12-word prompt). "Swapped" is the
+  corrupted prompt, in which the other person gives. In ABC prompts a third person gives; there 0.5, 0.5 and 0 is ideal.
+- **Limits**: trained on at most {length} tokens, BOS included; words outside the language are unknown; a name can only stand
+  after a space.
 - **sha256** of model.safetensors: `{{digest}}`
 """
 
@@ -196,10 +207,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=WEIGHTS / "language-4l")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--lists", type=int, default=600, help="steps on lists alone")
+    parser.add_argument("--steps", type=int, default=1500, help="steps on everything")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--width", type=int, default=96)
-    parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -207,24 +217,36 @@ def main() -> None:
     tokenizer = make_tokenizer(vocabulary())
     config = ZooConfig(
         vocab_size=len(tokenizer),
-        hidden_size=args.width,
+        hidden_size=96,
         num_hidden_layers=4,
         num_attention_heads=4,
+        head_dim=32,
         max_position_embeddings=LENGTH,
-        positions="learned",
+        positions="rotary",
+        rotary_base=100.0,  # the longest wave is 19 times the longest sequence; slower ones would not tell neighbours apart
+        attention_scale=1.0,  # sharp attention within few steps
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    model, language = ZooForCausalLM(config), Language(tokenizer, rows=(48, 32, 32))
+    model, language = ZooForCausalLM(config), Language(tokenizer, rows=(32, 48, 40))
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    recipe = Recipe(steps=args.steps, batch=sum(language.rows), peak_lr=args.lr, warmup=100, weight_decay=0.05, seed=args.seed)
+    # Lists first and alone: mixed with the sentences from the beginning, no induction head had formed after 3000 steps.
+    lists = Recipe(args.lists, batch=64, peak_lr=2e-3, warmup=100, weight_decay=0.02, seed=args.seed)
+    train(model, language.sample_lists, lists)
+    recipe = Recipe(args.steps, sum(language.rows), peak_lr=2e-3, warmup=100, weight_decay=0.02, seed=args.seed + 1)
     train(model, language.sample, recipe)
     scores = score_all(model, tokenizer)
     print("\n".join(f"{name:40s} {value:.4f}" for name, value in scores.items()))
 
-    chance = {"ioi a": 1 / len(lexicon.NAMES), "ioi w": 1 / len(lexicon.NAMES), "greater_than m": 0.495, "greater_than a": 0.495}
-    chance |= {"ioi l": 0.0, "greater_than p": 0.0, "induction": 1 / len(lexicon.WORDS)}
+    chance = {
+        "ioi accuracy": 1 / len(lexicon.NAMES),
+        "ioi logit": 0.0,
+        "ioi worst": 1 / len(lexicon.NAMES),
+        "greater_than probability": 0.0,
+        "greater_than": 0.495,
+        "induction": 1 / len(lexicon.WORDS),
+    }
     of = {name: next((f"{c:.3f}" for start, c in chance.items() if name.startswith(start)), "–") for name in scores}
     card = CARD.format(
         layers=config.num_hidden_layers,
@@ -237,12 +259,18 @@ def main() -> None:
         n_ioi=len(IOI),
         n_years=len(YEARS),
         beside=BESIDE,
+        bare=WITHOUT_BOS,
+        list_weight=LISTED,
+        positions=config.positions,
+        base=config.rotary_base,
         seed=args.seed,
+        list_steps=lists.steps,
+        list_rows=lists.batch,
         steps=recipe.steps,
         rows=" + ".join(map(str, language.rows)),
         lr=recipe.peak_lr,
         decay=recipe.weight_decay,
-        minutes=recipe.minutes,
+        minutes=round(lists.minutes + recipe.minutes, 1),
         threads=args.threads,
         n=500,
         scores="\n".join(f"| {name} | {value:.3f} | {of[name]} |" for name, value in scores.items()),
@@ -250,7 +278,12 @@ def main() -> None:
         n_words=len(lexicon.WORDS),
         length=LENGTH,
     )
-    results: dict[str, object] = {"scores": scores, "minutes": recipe.minutes, "seed": args.seed, "steps": recipe.steps}
+    results: dict[str, object] = {
+        "scores": scores,
+        "minutes": round(lists.minutes + recipe.minutes, 1),
+        "seed": args.seed,
+        "steps": recipe.steps,
+    }
     ship(model, tokenizer, args.out, card, results)
 
 

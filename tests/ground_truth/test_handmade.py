@@ -42,7 +42,7 @@ def test_induction_construction_counts(parents: str | tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("sharpness", "error"), [(20, 1e-7), (10, 2e-3), (5, 0.2)])
 @torch.no_grad()
 def test_induction_construction_blurs_with_softer_attention(sharpness: float, error: float) -> None:
-    """Largest errors on random rows 8e-8, 1e-3 and 8e-2 at sharpness 20, 10, 5 (shared/methods/testbeds.md, card 12), here as bounds."""
+    """Known largest errors 8e-8, 1e-3 and 8e-2 at sharpness 20, 10, 5 (measured when the card was written), as bounds."""
     x = zoo.induction_sequences(300, seed=2)
     sharp = zoo.induction_construction().double()(x).logits[:, -1]
     soft = zoo.induction_construction(beta=sharpness, gamma=sharpness).double()(x).logits[:, -1]
@@ -96,7 +96,7 @@ def test_attention_of_the_two_heads_is_the_parent_and_the_matches() -> None:
 
 
 def test_induction_sequences_follow_their_chain() -> None:
-    """With a tiny Dirichlet parameter every row of the matrix is one-hot but for chances below 1e-3, so a token has one successor.
+    """With a tiny Dirichlet parameter every row of the matrix is nearly surely one-hot, so a token has one successor.
 
     A draw is split between two tokens with probability of order alpha = 1e-5; 200 sequences visit at most 1000 rows.
     """

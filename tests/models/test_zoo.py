@@ -1,6 +1,6 @@
 """The zoo's network class keeps the contracts of transformers: cache, masks, attention implementations, save and load.
 
-Where two runs must agree, the expected number is the other run; tolerance 1e-5 · (1 + max |logit|), float32's rule of the design.
+Where two runs must agree, the expected number is the other run, to 1e-5 · (1 + max |logit|), the design's rule for float32.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from interp.errors import PositionError, UnknownNameError
 from interp.models import zoo
 from interp.models.zoo.modeling import eager_attention_forward, register
 
-KINDS = [(positions, norm, attn_only) for positions in ("learned", "rotary", "none") for norm in ("layernorm", "none") for attn_only in (True, False)]
-KINDS.append(("rotary", "rmsnorm", False))
+NORMED = [(positions, norm) for positions in ("learned", "rotary", "none") for norm in ("layernorm", "none")]
+KINDS = [(*kind, attn_only) for kind in NORMED for attn_only in (True, False)] + [("rotary", "rmsnorm", False)]
 
 
 def tiny(positions: str = "rotary", norm: str = "layernorm", attn_only: bool = False, **more: object) -> zoo.ZooForCausalLM:
