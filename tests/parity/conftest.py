@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from interp.pairs import Pair, Pairs, Prompt
 
 HERE = Path(__file__).parent
-LENGTH, SHARED = 7, 2
+LENGTH, SHARED = 6, 2
 """Tokens of a prompt, and how many of them at its beginning clean and corrupted prompt share."""
 
 

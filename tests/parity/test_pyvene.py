@@ -17,7 +17,7 @@ from interp.models import load
 from interp.pairs import Pairs
 from interp.sites import grid
 
-POSITIONS = (0, 3, 6)
+POSITIONS = (0, 3, 5)
 """The first is a shared token, where nothing can change; the last is where the answer is read."""
 
 

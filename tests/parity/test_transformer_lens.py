@@ -103,23 +103,24 @@ def compatible(request: pytest.FixtureRequest) -> bool:
     return request.param
 
 
-@pytest.mark.parametrize("site", [*STREAM, *HEADS])
+@pytest.mark.parametrize("sites", [STREAM, HEADS], ids=["stream", "heads"])
 def test_sweep_over_positions(
-    site: str, compatible: bool, network: PreTrainedModel, pairs: Pairs,
+    sites: tuple[str, ...], compatible: bool, network: PreTrainedModel, pairs: Pairs,
     largest_logit: Callable[..., float], assert_close: Callable[..., None],
 ) -> None:  # fmt: skip
-    model = load(network)
-    encoded = model.encode(pairs)
-    result = theirs(sweep(site), bridge_of(network, compatible=compatible), encoded)
-    heads = {"head": ...} if site in HEADS else {}
-    ours = patch(model, encoded, grid(site, layer=..., position=..., **heads))
-    renamed = {"pos": "position", "dest_pos": "position", "head_index": "head"}
-    value = ours.value.isel(metric=0).transpose(*(renamed.get(axis, axis) for axis in result.axis_names), "example")
-    scale = largest_logit(network, pairs)
-    assert_close(value.values, result.values, scale)
-    assert_close(ours.corrupt.values[0], result.baseline, scale)
-    assert bool(ours.by_rule.any())  # cells that we did not run, and they did
-    assert float(result.effect().abs().max()) > 0.1  # there was something to see
+    """Layer × position, by head where there are heads."""
+    model, bridge = load(network), bridge_of(network, compatible=compatible)
+    encoded, scale = model.encode(pairs), largest_logit(network, pairs)
+    for site in sites:
+        result = theirs(sweep(site), bridge, encoded)
+        heads = {"head": ...} if site in HEADS else {}
+        ours = patch(model, encoded, grid(site, layer=..., position=..., **heads))
+        renamed = {"pos": "position", "dest_pos": "position", "head_index": "head"}
+        value = ours.value.isel(metric=0).transpose(*(renamed.get(axis, axis) for axis in result.axis_names), "example")
+        assert_close(value.values, result.values, scale, what=site)
+        assert_close(ours.corrupt.values[0], result.baseline, scale, what="base")
+        assert bool(ours.by_rule.any()), site  # cells that we did not run, and they did
+        assert float(result.effect().abs().max()) > 0.1, site  # there was something to see
 
 
 def test_sweep_over_heads_at_all_positions(
