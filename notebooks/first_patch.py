@@ -14,10 +14,10 @@
 # %% [markdown]
 # # A first patch
 #
-# A small transformer that ships with the package has learnt to tell who receives something: after *"When Mary and John went to
-# the store, John gave a drink to"* it says *Mary*. Where in the network is that answer held, and which heads move it? We find out by
-# intervention: run the model on a prompt with another answer, put one activation of the original run into it, and see how
-# much of the original answer comes back.
+# A small transformer that ships with the package has learnt to tell who receives something: after *"When Mary and
+# John went to the store, John gave a drink to"* it says *Mary*. Where in the network is that answer held, and which
+# heads move it? We find out by intervention: run the model on a prompt with another answer, put one activation of the
+# original run into it, and see how much of the original answer comes back.
 #
 # You need to know PyTorch; nothing of this library is assumed.
 
@@ -30,8 +30,8 @@ model
 # %% [markdown]
 # ## The prompts
 #
-# A task makes **pairs**. The *clean* prompt has the behaviour; the *corrupted* prompt differs in one name, so that the answer flips
-# and everything else stays.
+# A task makes **pairs**. The *clean* prompt has the behaviour; the *corrupted* prompt differs in one name, so that
+# the answer flips and everything else stays.
 
 # %%
 pairs = interp.tasks.ioi(32, seed=0, tokenizer=model.tokenizer)
@@ -41,9 +41,9 @@ print(pairs[0].corrupted.text, "→", *pairs[0].wrong)
 # %% [markdown]
 # ## Where: the residual stream, layer by position
 #
-# A **grid** names a family of interventions, one for every combination of its axes; `...` means all. `patch` runs them: by default on
-# the corrupted prompt with values from the clean one ("denoising"). Positions by raw index need prompts that line up, so we take
-# one template here.
+# A **grid** names a family of interventions, one for every combination of its axes; `...` means all. `patch` runs
+# them: by default on the corrupted prompt with values from the clean one ("denoising"). Positions by raw index need
+# prompts that line up, so we take one template here.
 
 # %%
 aligned = interp.tasks.ioi(16, seed=0, templates=[0], order="ABBA", tokenizer=model.tokenizer)
@@ -51,9 +51,9 @@ stream = interp.patch(model, aligned, interp.grid("resid_pre", layer=..., positi
 stream
 
 # %% [markdown]
-# The result is an `xarray.Dataset` with one number for every cell *and example*: `value` with the intervention, `clean` and
-# `corrupt` without. Everything else is a function of these. Recovery is 0 where nothing changed and 1 where the clean answer is
-# fully back:
+# The result is an `xarray.Dataset` with one number for every cell *and example*: `value` with the intervention,
+# `clean` and `corrupt` without. Everything else is a function of these. Recovery is 0 where nothing changed and 1
+# where the clean answer is fully back:
 
 # %%
 interp.recovery(stream).sel(metric="logit_diff").round(2)
@@ -62,8 +62,9 @@ interp.recovery(stream).sel(metric="logit_diff").round(2)
 interp.views.heatmap(stream)
 
 # %% [markdown]
-# Cells before the first token that differs are exactly 0, without a forward pass: a causal model cannot know there. `by_rule` says
-# which. The noise floor is the effect of writing the base's own values back, measured in the same sweep:
+# Cells before the first token that differs are exactly 0, without a forward pass: a causal model cannot know there.
+# `by_rule` says which. The noise floor is the effect of writing the base's own values back, measured in the same
+# sweep:
 
 # %%
 print(f"{float(stream.by_rule.mean()):.0%} of the cells by rule; noise floor {stream.attrs['noise_floor']}")
@@ -83,8 +84,9 @@ interp.top(heads, 5)
 # %% [markdown]
 # ## Your own intervention
 #
-# A `Change` says where, at which tokens, with what value, doing what. Names of heads are read as people write them, and the tokens can
-# be named by their role in the task. Here: knock out the strongest head, at the last token only, in the clean run.
+# A `Change` says where, at which tokens, with what value, doing what. Names of heads are read as people write them,
+# and the tokens can be named by their role in the task. Here: knock out the strongest head, at the last token only,
+# in the clean run.
 
 # %%
 strongest = interp.top(heads, 1).iloc[0]
@@ -98,8 +100,8 @@ print("without it:", run["clean"].mean("example").to_series().round(3).to_dict()
 # %% [markdown]
 # ## Keep it
 #
-# A store is a folder. A run's id is the digest of what was asked, so the same question finds the same run; everything needed to judge
-# a number travels with it.
+# A store is a folder. A run's id is the digest of what was asked, so the same question finds the same run; everything
+# needed to judge a number travels with it.
 
 # %%
 store = interp.Store("runs")
