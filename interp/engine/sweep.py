@@ -10,34 +10,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp import axes, effects
-from interp.engine import provenance, strategies
-from interp.engine.budget import rows_a_pass
-from interp.engine.cells import Cell, resolve
-from interp.engine.readout import LOGITS, Reader
-from interp.engine.values import Runs
+from interp.engine import provenance
+from interp.engine.measure import Measured, Options, Patching, measure
 from interp.errors import PositionError, UnknownNameError
-from interp.interventions import Activation, Change, Edit, Featurizer, Identity, Intervention, Replace, Source
-from interp.metrics import MetricLike
+from interp.interventions import Change, Edit, Featurizer, Identity, Intervention, Source
+from interp.metrics import Metric, MetricLike
 from interp.metrics import resolve as resolve_metrics
-from interp.models import Encoded, Model, Tokens
+from interp.models import Encoded, Model
 from interp.pairs import Pairs
-from interp.sites import Cell as GridCell
 from interp.sites import Grid, Positions
 
-Patching = Literal["denoising", "noising"]
 STRATEGIES = ("auto", "batched", "serial")
 Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid]
 
@@ -89,24 +79,79 @@ def patch(
     if strategy not in STRATEGIES:
         raise UnknownNameError("strategy", strategy, STRATEGIES)
     encoded = pairs if isinstance(pairs, Encoded) else model.encode(pairs)
-    options: dict[str, Any] = {
-        "patching": patching,
-        "strategy": strategy,
-        "rows": rows,
-        "skip_inert": skip_inert,
-        "progress": progress,
-    }
+    metrics = resolve_metrics(metric)
+    options = Options(patching, strategy, rows, skip_inert, progress)
     change = {"source": source, "edit": edit, "featurizer": featurizer or Identity(), "keep_error": keep_error}
     if isinstance(where, Mapping):
         if not where:
             raise ValueError("where is an empty mapping; name at least one grid")
-        families = {name: _sweep_grid(model, encoded, grid, metric, change, options) for name, grid in where.items()}
+        families = {name: _sweep_grid(model, encoded, grid, metrics, change, options) for name, grid in where.items()}
         return xr.DataTree.from_dict(families)
     if isinstance(where, Grid):
-        return _sweep_grid(model, encoded, where, metric, change, options)
+        return _sweep_grid(model, encoded, where, metrics, change, options)
     if source is not None or edit is not None or featurizer is not None:
         raise ValueError("interventions say their own source, edit and featurizer; leave these arguments out, or give a grid")
-    return _sweep_list(model, encoded, _listed(where), metric, options)
+    return _sweep_list(model, encoded, _listed(where), metrics, options)
+
+
+def _sweep_grid(
+    model: Model, encoded: Encoded, grid: Grid, metrics: tuple[Metric, ...], change: dict[str, Any], options: Options
+) -> xr.Dataset:
+    _check_positions(encoded, grid)
+    shortest = min(int(encoded.clean.lengths.min()), int(encoded.corrupted.lengths.min()))
+    sizes = model.sizes_at(grid.site) | {axes.POSITION: shortest}
+    values = grid.values(sizes)
+    cells = list(grid.cells(sizes))
+    exists = np.array([model.has(cell.site) for cell in cells], dtype=bool)
+    interventions = [
+        Intervention((Change(cell.site, cell.positions, **change),)) for cell, there in zip(cells, exists, strict=True) if there
+    ]
+    measured = measure(model, encoded, interventions, metrics, options)
+    of_change = interventions[0].changes[0].spec()
+    described = {"grid": grid.spec(), "change": {k: v for k, v in of_change.items() if k not in ("site", "positions")}}
+    return effects.assemble(
+        _spread(measured.value, exists, values, np.nan),
+        measured.clean,
+        measured.corrupt,
+        axes=values,
+        metrics=[metric.name for metric in metrics],
+        by_rule=_spread(measured.by_rule, exists, values, False),
+        absent=None if exists.all() else ~exists.reshape([len(v) for v in values.values()]),
+        coords=provenance.example_coordinates(encoded) | provenance.token_coordinates(encoded, values.get(axes.POSITION)),
+        attrs=measured.facts
+        | {"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)}
+        | {"spec": provenance.spec(model, encoded, options.patching, metrics, described)},
+    )
+
+
+def _sweep_list(
+    model: Model, encoded: Encoded, interventions: list[Intervention], metrics: tuple[Metric, ...], options: Options
+) -> xr.Dataset:
+    measured: Measured = measure(model, encoded, interventions, metrics, options)
+    written = [repr(i)[len("Intervention(") : -1] for i in interventions]
+    sites = dict.fromkeys(change.site.name for i in interventions for change in i.changes)
+    described = {"interventions": [i.spec() for i in interventions]}
+    return effects.assemble(
+        measured.value,
+        measured.clean,
+        measured.corrupt,
+        axes={axes.CELL: list(range(len(interventions)))},
+        metrics=[metric.name for metric in metrics],
+        by_rule=measured.by_rule,
+        coords=provenance.example_coordinates(encoded) | {"intervention": (axes.CELL, written)},
+        attrs=measured.facts
+        | {"site": ", ".join(sites), "positions": "listed"}
+        | {"spec": provenance.spec(model, encoded, options.patching, metrics, described)},
+    )
+
+
+def _spread(
+    found: np.ndarray[Any, Any], exists: np.ndarray[Any, Any], values: Mapping[str, Sequence[Any]], filler: Any
+) -> np.ndarray[Any, Any]:
+    """``[…, existing cell, example]`` laid out over the axes of a grid, with ``filler`` where a site does not exist."""
+    full = np.full((*found.shape[:-2], len(exists), found.shape[-1]), filler, dtype=found.dtype)
+    full[..., exists, :] = found
+    return full.reshape(*found.shape[:-2], *(len(v) for v in values.values()), found.shape[-1])
 
 
 def _listed(where: Any) -> list[Intervention]:
@@ -124,179 +169,19 @@ def _listed(where: Any) -> list[Intervention]:
     return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
 
 
-def _sweep_grid(
-    model: Model, encoded: Encoded, grid: Grid, metric: Any, change: dict[str, Any], options: dict[str, Any]
-) -> xr.Dataset:
-    if axes.POSITION in grid.axes:
-        raw = dict(grid.swept)[axes.POSITION]
-        if raw is None or any(isinstance(p, int) and p >= 0 for p in raw):
-            encoded.require_equal_lengths(f"{grid!r}")
-        for index in raw or ():
-            encoded.clean.columns(Positions.parse(index), what=f"position of {grid!r}")
-    sizes = model.sizes_at(grid.site) | {axes.POSITION: _common_length(encoded, grid)}
-    values = grid.values(sizes)
-    cells = list(grid.cells(sizes))
-    interventions = [Intervention((Change(cell.site, cell.positions, **change),)) for cell in cells]
-    family = {
-        "axes": values,
-        "coords": provenance.token_coordinates(encoded, values.get(axes.POSITION)),
-        "attrs": {"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)},
-        "spec": {
-            "grid": grid.spec(),
-            "change": {k: v for k, v in interventions[0].changes[0].spec().items() if k not in ("site", "positions")},
-        },
-    }
-    absent = np.array([not _exists(model, cell) for cell in cells]).reshape([len(v) for v in values.values()])
-    return _sweep(model, encoded, interventions, metric, family, absent, **options)
-
-
-def _sweep_list(
-    model: Model, encoded: Encoded, interventions: list[Intervention], metric: Any, options: dict[str, Any]
-) -> xr.Dataset:
-    family = {
-        "axes": {axes.CELL: list(range(len(interventions)))},
-        "coords": {"intervention": (axes.CELL, [repr(i)[len("Intervention(") : -1] for i in interventions])},
-        "attrs": {
-            "site": ", ".join(dict.fromkeys(c.site.name for i in interventions for c in i.changes)),
-            "positions": "listed",
-        },
-        "spec": {"interventions": [i.spec() for i in interventions]},
-    }
-    return _sweep(model, encoded, interventions, metric, family, None, **options)
-
-
-def _sweep(
-    model: Model,
-    encoded: Encoded,
-    interventions: list[Intervention],
-    metric: Any,
-    family: dict[str, Any],
-    absent: np.ndarray[Any, Any] | None,
-    *,
-    patching: Patching,
-    strategy: str,
-    rows: int | None,
-    skip_inert: bool,
-    progress: bool | None,
-) -> xr.Dataset:
-    began = time.perf_counter()
-    changes = [change for i in interventions for change in i.changes]
-    sites = {change.site for change in changes}
-    sites |= {c.source.site_for(c.site) for c in changes if isinstance(c.source, Activation)}
-    reader = Reader.of(model, encoded, resolve_metrics(metric), whole=any(site.name == "logits" for site in sites))
-    limit = rows_a_pass(model, encoded, reader) if rows is None else rows
-    if limit < 1:
-        raise ValueError(f"rows={rows}; a pass has at least one row")
-    runs = Runs(model, encoded, base="corrupted" if patching == "denoising" else "clean", batch=min(limit, 256))
-    with torch.no_grad(), model.prepared(sites), full_precision():
-        own = _self_patch(interventions[len(interventions) // 2])
-        cells = resolve([*interventions, own], runs)
-        measured = {
-            side: _baseline(model, tokens, reader, runs.batch)
-            for side, tokens in (("clean", encoded.clean), ("corrupt", encoded.corrupted))
-        }
-        reference = measured["clean"] if reader.needs_reference else None
-        everyone = torch.arange(len(encoded), device=model.device)
-        clean, corrupt = (reader.measure(logits, everyone, reference) for logits in measured.values())
-        base = corrupt if patching == "denoising" else clean
-        work = strategies.Work(model, runs.base, cells, reader, reference)
-        todo, by_rule = _rows(cells, skip_inert, everyone)
-        value = base[:, None].repeat(1, len(cells), 1)
-        with tqdm(total=len(todo), unit="row", disable=progress is False, delay=0 if progress else 1, leave=False) as bar:
-            done = (
-                strategies.serial(work, todo, bar.update)
-                if strategy == "serial"
-                else strategies.batched(work, todo, bar.update, limit)
-            )
-        value[:, todo[:, 0], todo[:, 1]] = done
-    floor = (value[:, -1] - base).abs().amax(-1).tolist()
-    attrs = provenance.attributes(model, encoded, patching, reader.metrics) | family["attrs"] | {
-        "source": _source(interventions, patching),
-        "edit": repr(interventions[0].changes[0].edit),
-        "strategy": "serial" if strategy == "serial" else "batched",
-        "rows": len(todo),
-        "rows_by_rule": int(by_rule[:-1].sum()),
-        "noise_floor": {m.name: f for m, f in zip(reader.metrics, floor, strict=True)},
-        "wall_seconds": time.perf_counter() - began,
-        "spec": provenance.spec(model, encoded, patching, reader.metrics, family["spec"]),
-    }  # fmt: skip
-    shape = [len(v) for v in family["axes"].values()]
-    return effects.assemble(
-        _numpy(value[:, :-1]).reshape(len(reader.metrics), *shape, len(encoded)),
-        _numpy(clean),
-        _numpy(corrupt),
-        axes=family["axes"],
-        metrics=[m.name for m in reader.metrics],
-        by_rule=by_rule[:-1].cpu().numpy().reshape(*shape, len(encoded)),
-        absent=absent if absent is not None and absent.any() else None,
-        coords=provenance.example_coordinates(encoded) | family["coords"],
-        attrs=attrs,
-    )
-
-
-def _source(interventions: list[Intervention], patching: Patching) -> str:
-    """What was written, in words."""
-    found = {change.source for i in interventions for change in i.changes if change.edit.reads_source}
-    if not found:
-        return "none"
-    if any(not (isinstance(source, Activation) and source.is_counterpart) for source in found):
-        return ", ".join(sorted({repr(source) for source in found}))
-    return "clean run" if patching == "denoising" else "corrupted run"
-
-
-def _self_patch(intervention: Intervention) -> Intervention:
-    """The same places with the base's own values: what it moves is rounding, the noise floor of the sweep."""
-    own = Activation("base")
-    changes = [Change(c.site, c.positions, own, Replace(), c.featurizer) for c in intervention.changes]
-    return replace(intervention, changes=tuple(changes), ordered=True)
-
-
-def _rows(cells: Sequence[Cell], skip_inert: bool, everyone: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows to run, and for every cell and example whether its value is known by rule. The last cell is the self-patch."""
-    by_rule = (
-        torch.stack([cell.inert for cell in cells])
-        if skip_inert
-        else torch.zeros(len(cells), len(everyone), dtype=torch.bool, device=everyone.device)
-    )
-    by_rule[-1] = False
-    return (~by_rule).nonzero(), by_rule
-
-
-def _baseline(model: Model, tokens: Tokens, reader: Reader, batch: int) -> Tensor:
-    parts = []
-    for start in range(0, len(tokens), batch):
-        part = tokens.take(slice(start, start + batch))
-        found = model.backend.run(model.inputs(part, reader.keep), reads=[LOGITS], writes={})
-        parts.append(reader.logits(part, found[LOGITS]))
-    return torch.cat(parts)
-
-
-def _common_length(encoded: Encoded, grid: Grid) -> int:
-    """Tokens of the shortest prompt; a sweep over every raw position needs all of them equally long."""
+def _check_positions(encoded: Encoded, grid: Grid) -> None:
+    """A grid over raw positions needs pairs of equal length; one over all of them, prompts of one length."""
+    if axes.POSITION not in grid.axes:
+        return
+    given = dict(grid.swept)[axes.POSITION]
+    if given is None or any(isinstance(p, int) and p >= 0 for p in given):
+        encoded.require_equal_lengths(repr(grid))
+    for index in given or ():
+        encoded.clean.columns(Positions.parse(index), what=f"position of {grid!r}")
     lengths = torch.cat([encoded.clean.lengths, encoded.corrupted.lengths])
-    if dict(grid.swept).get(axes.POSITION, ()) is None and bool((lengths != lengths[0]).any()):
+    if given is None and bool((lengths != lengths[0]).any()):
         counts = ", ".join(f"{int((lengths == n).sum())} of {int(n)} tokens" for n in lengths.unique())
         raise PositionError(
             f"{grid!r} sweeps every raw position, but the prompts have different lengths ({counts}), so that one index would "
             f"mean different things; sweep roles ({', '.join(encoded.pairs.roles) or 'none here'}), or negative indices"
         )
-    return int(lengths.min())
-
-
-def _exists(model: Model, cell: GridCell) -> bool:
-    return cell.site.path is not None or cell.site.tensor in model.anatomy.taps
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """float32 products at full precision (no TF32) inside, the user's setting after."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().numpy()

@@ -194,6 +194,10 @@ class Runs:
     ) -> Values:
         """Means over real tokens, positions counted from each prompt's first real token."""
         if axes.SOURCE_POSITION in site.axes:
+            if axes.POSITION in source.over:
+                raise ShapeMismatchError(
+                    f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens"
+                )
             lengths = torch.cat([tokens.lengths, self.base.lengths])
             if not bool((lengths == lengths[0]).all()):
                 raise UnequalLengthsError(
@@ -252,8 +256,8 @@ class Runs:
 
 
 def _matched(
-    own: Int[Tensor, "example span"], columns: Int[Tensor, "example span"], change: Change
-) -> Int[Tensor, "example span"]:
+    own: Int[Tensor, "example own_span"], columns: Int[Tensor, "example span"], change: Change
+) -> Int[Tensor, "example matched"]:
     """The source's columns beside the target's: as many in every example, or one, which then serves all."""
     target_span, own_span = (columns >= 0).sum(-1), (own >= 0).sum(-1)
     if bool((own_span == target_span).all()):

@@ -135,6 +135,10 @@ class Model:
         }
         return {**sizes, axes.LAYER: self.sizes.get(axes.LAYER, 1)}
 
+    def has(self, site: Site) -> bool:
+        """Whether the tensor of a site exists; layers may differ in what they have."""
+        return site.path is not None or site.tensor in self.anatomy.taps
+
     def check(self, site: Site) -> None:
         """Raise if this model does not have the site.
 
@@ -161,6 +165,9 @@ class Model:
                 raise HeadOutOfRangeError(
                     f"{axis} {index} of {site!r} does not exist: {self.name} has {n} {kind}s there, 0 to {n - 1}"
                 )
+        if site.layer is not None and not self.has(site):
+            layers = [s.layer for s in self.anatomy.taps if s.name == site.name]
+            raise UnknownSiteError("site", site, [], why=f"only the layers {layers} of {self.name} have {site.name!r}")
 
     # words to tensors
 
