@@ -1,0 +1,71 @@
+"""The command line and the demonstration, run as a user would on the shipped model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import interp
+from interp.cli import main
+from interp.demo import demo
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the demonstration has run, small."""
+    out = tmp_path_factory.mktemp("demo")
+    demo("zoo/language-4l", out, examples=12, seed=0)
+    return out
+
+
+def test_the_demo_keeps_both_maps_and_reports_them(shown: Path) -> None:
+    store = interp.Store(shown / "runs")
+    runs = store.runs()
+    assert sorted(runs["site"]) == ["resid_pre", "z"]
+    assert set(runs["status"]) <= {"complete"}
+    page = (shown / "report.html").read_text()
+    assert len(re.findall(r"Plotly\.newPlot", page)) >= 2
+    assert "strongest heads" in page.lower()
+
+
+def test_the_demo_finds_the_last_token_at_the_end_and_the_changed_name_at_the_beginning(shown: Path) -> None:
+    """Known without looking: before the first layer only the changed name differs, so restoring it there restores everything."""
+    store = interp.Store(shown / "runs")
+    stream = next(
+        result for result in (store.load(run_id) for run_id in store.runs()["id"]) if result.attrs["site"] == "resid_pre"
+    )
+    recovery = interp.recovery(stream).sel(metric="logit_diff")
+    changed = int((stream["clean_token"] != stream["corrupted_token"]).all("example").values.argmax())
+    assert float(recovery.sel(layer=0).isel(position=changed)) == pytest.approx(1, abs=1e-4)
+    assert float(recovery.sel(layer=0).isel(position=-1)) == pytest.approx(0, abs=1e-4)
+
+
+def test_ls_and_show(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", str(shown / "runs")]) == 0
+    listed = capsys.readouterr().out
+    assert "zoo/language-4l" in listed
+    run = interp.Store(shown / "runs").runs()["id"].iloc[0]
+    assert main(["show", str(shown / "runs"), run[:6], "--top", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert '"patching": "denoising"' in printed
+    assert "noise_floor" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ls", "nowhere"], "nowhere is no folder, so it is no store"),
+        (["demo", "--model", "zoo/langage-4l"], "unknown zoo model 'langage-4l'; did you mean 'language-4l'"),
+        (["demo", "--model", "./nothing-here"], "'./nothing-here': no such file or folder"),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"interp: {message}")
+    assert "Traceback" not in error
