@@ -31,7 +31,7 @@ def test_the_demo_keeps_both_maps_and_reports_them(shown: Path) -> None:
 
 
 def test_the_demo_finds_the_last_token_at_the_end_and_the_changed_name_at_the_beginning(shown: Path) -> None:
-    """Known without looking: before the first layer only the changed name differs, so restoring it there restores everything."""
+    """Known without looking: before the first layer only the changed name differs, so restoring it restores everything."""
     store = interp.Store(shown / "runs")
     stream = next(
         result for result in (store.load(run_id) for run_id in store.runs()["id"]) if result.attrs["site"] == "resid_pre"

@@ -134,7 +134,7 @@ def _self_patch(intervention: Intervention) -> Intervention:
 
 def _source(interventions: Sequence[Intervention], patching: Patching) -> str:
     """What was written, in words."""
-    found = {change.source for i in interventions for change in i.changes if change.edit.reads_source}
+    found = [change.source for i in interventions for change in i.changes if change.edit.reads_source]
     if not found:
         return "none"
     if any(not (isinstance(source, Activation) and source.is_counterpart) for source in found):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp import axes
 from interp.engine.layout import canonical, indexed_axis
-from interp.errors import ShapeMismatchError, UnequalLengthsError
+from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
 from interp.interventions import Activation, Change, Constant, Noise
 from interp.models import Encoded, Model, Tokens
 from interp.pairs import Prompt
@@ -147,7 +147,12 @@ class Runs:
         site = source.site_for(change.site)
         model.check(site)
         tensor = self._found[key][site.tensor]
-        index = getattr(site, indexed_axis(site) or "", None)
+        axis = indexed_axis(site)
+        index = getattr(site, axis) if axis else None
+        if index is not None and index >= tensor.shape[2]:
+            raise HeadOutOfRangeError(
+                f"{axis} {index} of {site!r} does not exist: there are {tensor.shape[2]}, 0 to {tensor.shape[2] - 1}"
+            )
         if source.pool == "mean":
             return self._mean(source, key, site, tokens, columns, index)
         partner = everyone
