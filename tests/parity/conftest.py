@@ -61,10 +61,9 @@ def assert_close() -> Callable[..., None]:
         got, expected = torch.as_tensor(got), torch.as_tensor(expected)
         assert got.shape == expected.shape, what
         deviation = float((got - expected).abs().max())
-        print(
-            f"{what} deviation {deviation:.1e}, allowed {1e-5 * (1 + scale):.1e}"
-        )  # pytest -rP shows it where the test passes
-        assert deviation <= 1e-5 * (1 + scale), what
+        allowed = 1e-5 * (1 + scale)
+        print(f"{what} deviation {deviation:.1e}, allowed {allowed:.1e}")  # pytest -rP shows it where a test passes
+        assert deviation <= allowed, what
 
     return check
 
