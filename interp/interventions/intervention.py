@@ -85,7 +85,7 @@ def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_erro
     Raises:
         ShapeMismatchError: source and site have different widths, or the edit returned another shape.
     """
-    if edit.reads_source and s.shape[-1] not in (1, h.shape[-1]) and s.ndim > 0:
+    if edit.reads_source and not _fits(s, h):
         raise ShapeMismatchError(
             f"the source of {where} has features {tuple(s.shape[1:])}, but the site has {tuple(h.shape[1:])}"
         )
