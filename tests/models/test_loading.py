@@ -202,7 +202,6 @@ def test_a_gguf_file_that_is_none(tmp_path: Path, content: bytes) -> None:
     one_line(error)
 
 
-@pytest.mark.xfail(strict=True, reason="bugs.md 34: the folder is named, not the file")
 def test_the_gguf_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "some-model.gguf").write_bytes(b"GGUF garbage")
     with pytest.raises(LoadError, match=r"some-model\.gguf"):

@@ -186,7 +186,6 @@ class Mixes(nn.Module):
         return self.out(x)
 
 
-@pytest.mark.xfail(strict=True, reason="bugs.md 35: the probe passes a mask that this forward does not take")
 def test_a_model_that_looks_ahead_is_not_causal(seed: int) -> None:
     torch.manual_seed(seed)
     model = load(Mixes())
