@@ -146,8 +146,13 @@ def assemble(
 _REQUIRED = ("patching", "noise_floor", "engine_semantics", "spec")
 
 
-def validate(ds: xr.Dataset) -> xr.Dataset:
+def validate(ds: xr.Dataset | xr.DataTree) -> xr.Dataset:
     """``ds`` itself where it is laid out as a result, else an error that says what is not."""
+    if isinstance(ds, xr.DataTree):
+        families = [node.path.strip("/") for node in ds.leaves]
+        raise EffectsError(
+            f"this result holds several families ({', '.join(families)}); choose one: result[{families[0]!r}].to_dataset()"
+        )
     lacking = [v for v in ("value", "clean", "corrupt", "by_rule") if v not in ds.data_vars]
     if lacking:
         raise EffectsError(f"a result has the variables value, clean, corrupt and by_rule; missing: {', '.join(lacking)}")
@@ -366,6 +371,7 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
 
 def choose_metric(ds: xr.Dataset, metric: str | None = None) -> xr.Dataset:
     """The dataset with one metric, its dim gone: the one named, or the first."""
+    validate(ds)
     if names.METRIC not in ds.dims:
         only = str(ds[names.METRIC].values)
         if metric not in (None, only):

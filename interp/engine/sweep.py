@@ -25,7 +25,7 @@ from interp.interventions import Change, Edit, Featurizer, Identity, Interventio
 from interp.metrics import Metric, MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
-from interp.pairs import Pairs
+from interp.pairs import Pair, Pairs
 from interp.sites import Grid, Positions
 
 STRATEGIES = ("auto", "batched", "serial")
@@ -34,7 +34,7 @@ Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping
 
 def patch(
     model: Model,
-    pairs: Pairs | Encoded,
+    pairs: Pairs | Sequence[Pair] | Encoded,
     where: Where,
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     *,
@@ -52,7 +52,7 @@ def patch(
 
     Args:
         model: from :func:`interp.load`.
-        pairs: of a task, or already encoded by ``model.encode``.
+        pairs: of a task, your own, or already encoded by ``model.encode``.
         where: a grid; a mapping of names to grids, for several families; or interventions, one or several, which then say their
             own source, edit and featurizer.
         metric: one or several names, metric objects or functions of logits.
@@ -78,7 +78,7 @@ def patch(
         raise UnknownNameError("patching", patching, effects.PATCHING)
     if strategy not in STRATEGIES:
         raise UnknownNameError("strategy", strategy, STRATEGIES)
-    encoded = pairs if isinstance(pairs, Encoded) else model.encode(pairs)
+    encoded = pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs))
     metrics = resolve_metrics(metric)
     options = Options(patching, strategy, rows, skip_inert, progress)
     change = {"source": source, "edit": edit, "featurizer": featurizer or Identity(), "keep_error": keep_error}
@@ -152,6 +152,18 @@ def _spread(
     full = np.full((*found.shape[:-2], len(exists), found.shape[-1]), filler, dtype=found.dtype)
     full[..., exists, :] = found
     return full.reshape(*found.shape[:-2], *(len(v) for v in values.values()), found.shape[-1])
+
+
+def _pairs(pairs: Any) -> Pairs:
+    if isinstance(pairs, Pairs):
+        return pairs
+    many = list(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]
+    if not many or not all(isinstance(pair, Pair) for pair in many):
+        raise ValueError(
+            f"pairs is {type(pairs).__name__}; expected interp.Pairs from a task such as interp.tasks.ioi(64), a list of "
+            "interp.Pair(clean=interp.Prompt(…), corrupted=interp.Prompt(…), answers=(…,), wrong=(…,)), or model.encode(pairs)"
+        )
+    return Pairs(tuple(many))
 
 
 def _listed(where: Any) -> list[Intervention]:

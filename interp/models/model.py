@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -177,25 +178,31 @@ class Model:
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
         if isinstance(prompts, Pairs):
             pairs = encode_pairs(prompts, self.tokenizer, bos, pad)
-            for what, ids in (
-                ("prompts", pairs.clean.ids),
-                ("prompts", pairs.corrupted.ids),
-                ("answers", pairs.answers),
-                ("wrong", pairs.wrong),
-            ):
-                self._within_vocabulary(ids, what)
+            self._refuse_strange(pairs.clean.ids, pairs.corrupted.ids, answers=(pairs.answers, pairs.wrong))
             return pairs.to(self.device)
-        many = [prompts] if isinstance(prompts, str) else prompts
-        tokens = encode(many, self.tokenizer, bos, pad)
-        self._within_vocabulary(tokens.ids, "prompts")
+        tokens = encode([prompts] if isinstance(prompts, str) else prompts, self.tokenizer, bos, pad)
+        self._refuse_strange(tokens.ids)
         return tokens.to(self.device)
 
-    def _within_vocabulary(self, ids: Tensor, what: str) -> None:
+    def _refuse_strange(self, *prompts: Tensor, answers: Sequence[Tensor] = ()) -> None:
+        """Token ids that the model cannot embed are refused; so are unknown words as answers, and in prompts they are said."""
         embed = self.module.get_input_embeddings() if hasattr(self.module, "get_input_embeddings") else None  # type: ignore[operator]
-        if embed is not None and int(ids.max()) >= embed.weight.shape[0]:
+        for what, ids in [("prompts", ids) for ids in prompts] + [("answers", ids) for ids in answers]:
+            if embed is not None and int(ids.max()) >= embed.weight.shape[0]:
+                n = embed.weight.shape[0]
+                raise AnswerError(f"the {what} hold token id {int(ids.max())}, but {self.name} has {n} tokens, 0 to {n - 1}")
+        special = {getattr(self.tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if unknown is None or unknown in special:  # GPT-2 has one token for all four
+            return
+        if any(bool((ids == unknown).any()) for ids in answers):
             raise AnswerError(
-                f"the {what} hold token id {int(ids.max())}, but {self.name} has {embed.weight.shape[0]} tokens, 0 to "
-                f"{embed.weight.shape[0] - 1}"
+                f"an answer is a word that the tokenizer of {self.name} does not know; give this tokenizer to the task"
+            )
+        strange = sum(int((ids == unknown).any(-1).sum()) for ids in prompts)
+        if strange:
+            warnings.warn(
+                f"{strange} prompts hold words that the tokenizer of {self.name} does not know", RuntimeWarning, stacklevel=3
             )
 
     # forward passes
