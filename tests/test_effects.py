@@ -285,7 +285,7 @@ def test_unknown_names_answer_with_the_known_ones():
 
 
 def test_several_families_are_not_one() -> None:
-    one = fx.assemble(
+    one = effects.assemble(
         np.zeros((1, 2)),
         np.ones((1, 2)),
         np.zeros((1, 2)),
@@ -293,5 +293,5 @@ def test_several_families_are_not_one() -> None:
         metrics=["logit_diff"],
         attrs={"patching": "denoising", "noise_floor": {"logit_diff": 0.0}, "engine_semantics": 1, "spec": None},
     )
-    with pytest.raises(fx.EffectsError, match=r"several families \(resid, z\); choose one: result\['resid'\]\.to_dataset\(\)"):
-        fx.top(xr.DataTree.from_dict({"resid": one, "z": one}))
+    with pytest.raises(effects.EffectsError, match=r"several families \(resid, z\); choose one: result\['resid'\]\.to_dataset\(\)"):
+        effects.top(xr.DataTree.from_dict({"resid": one, "z": one}))
