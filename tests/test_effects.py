@@ -293,5 +293,5 @@ def test_several_families_are_not_one() -> None:
         metrics=["logit_diff"],
         attrs={"patching": "denoising", "noise_floor": {"logit_diff": 0.0}, "engine_semantics": 1, "spec": None},
     )
-    with pytest.raises(effects.EffectsError, match=r"several families \(resid, z\); choose one: result\['resid'\]\.to_dataset\(\)"):
-        effects.top(xr.DataTree.from_dict({"resid": one, "z": one}))
+    with pytest.raises(effects.EffectsError, match=r"several families \(resid, z\); choose one: result\['resid'\]"):
+        effects.validate(xr.DataTree.from_dict({"resid": one, "z": one}))
