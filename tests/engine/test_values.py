@@ -7,15 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import sweeps
+import tiny
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import models as tokenizer_models
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from interp import effects
 from interp.engine import patch
 from interp.engine.values import _derangement
 from interp.errors import ShapeMismatchError, UnequalLengthsError, UserError
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Noise, Source, mean, resample, zero
-from interp.pairs import Pairs, Prompt
+from interp.models import load
+from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import Positions, grid
 
 BLOCK = "transformer.h.1"
@@ -355,3 +360,18 @@ def test_positions_are_the_sources_own_in_prompts_of_different_length(seed: int)
     for strategy in ("serial", "batched"):
         check(found(ragged, "subject", Activation(), strategy), expected)
     assert Positions.parse("subject").role == "subject"
+
+
+@pytest.mark.xfail(strict=True, reason="bugs.md 43: the source prompt is encoded the model's way, not the sweep's")
+def test_a_source_prompt_begins_as_the_sweeps_prompts_do(seed: int) -> None:
+    """bos=True for the pairs: then position 0 of a text given as source is the BOS too."""
+    names = ["<s>", *(f"w{i}" for i in range(1, tiny.VOCAB))]
+    inner = Tokenizer(tokenizer_models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<s>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model = load(tiny.gpt2(seed), tokenizer=PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>"))
+    pair = Pair(Prompt("w1 w2 w3"), Prompt("w4 w2 w3"), ("w5",), ("w6",))
+    encoded = model.encode(Pairs((pair,)), bos=True)
+    where = grid("L1.resid_post", position=-1)
+    as_text = patch(model, encoded, where, third, source=Activation("w7 w8", positions=0))
+    as_ids = patch(model, encoded, where, third, source=Activation((0, 7, 8), positions=0))
+    np.testing.assert_array_equal(as_text["value"], as_ids["value"])

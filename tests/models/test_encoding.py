@@ -316,3 +316,9 @@ def test_unequal_lengths_name_the_roles_that_would_do() -> None:
 def test_equal_lengths_pass() -> None:
     pairs = Pairs((Pair(Prompt("Mary went"), Prompt("John went")), Pair(Prompt("Mary"), Prompt("John"))))
     encode_pairs(pairs, words()).require_equal_lengths("this grid")
+
+
+@pytest.mark.xfail(strict=True, reason="bugs.md 44: only equal spellings are refused")
+def test_answers_that_become_one_token_are_refused() -> None:
+    with pytest.raises(AnswerError, match="both right and wrong"):
+        encode_pairs(one("went to", "gave to", ("Mary",), (3,)), words())
