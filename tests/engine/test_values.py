@@ -362,7 +362,6 @@ def test_positions_are_the_sources_own_in_prompts_of_different_length(seed: int)
     assert Positions.parse("subject").role == "subject"
 
 
-@pytest.mark.xfail(strict=True, reason="bugs.md 43: the source prompt is encoded the model's way, not the sweep's")
 def test_a_source_prompt_begins_as_the_sweeps_prompts_do(seed: int) -> None:
     """bos=True for the pairs: then position 0 of a text given as source is the BOS too."""
     names = ["<s>", *(f"w{i}" for i in range(1, tiny.VOCAB))]

@@ -353,7 +353,6 @@ def test_which_source_is_the_counterfactual_run_itself(source: Activation, count
     assert source.is_counterpart == counterpart
 
 
-@pytest.mark.xfail(strict=True, reason="bugs.md 49: numpy has no bfloat16")
 def test_every_basis_has_a_spec() -> None:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         assert len(Subspace(torch.eye(4)[:, :2].to(dtype)).spec()["sha256"]) == 16

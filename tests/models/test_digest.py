@@ -83,7 +83,6 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     assert digest.of_files(file) != first
 
 
-@pytest.mark.xfail(strict=True, reason="bugs.md 42: the digest is remembered whatever happens to the weights")
 def test_a_models_digest_follows_its_weights(seed: int) -> None:
     model = load(tiny.llama(seed), check=False)
     before = model.digest
