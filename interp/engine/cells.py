@@ -90,7 +90,7 @@ def resolve(interventions: Sequence[Intervention], runs: Runs) -> list[Cell]:
 
 def _inert(change: Change, columns: Int[Tensor, "example span"], runs: Runs) -> Bool[Tensor, " example"]:
     never = torch.zeros(len(columns), dtype=torch.bool, device=columns.device)
-    replaces = isinstance(change.edit, (Replace, Interpolate)) and change.keep_error
+    replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error
     counterpart = isinstance(change.source, Activation) and change.source.is_counterpart
     if not (runs.model.causal and replaces and counterpart) or change.site.path is not None:
         return never

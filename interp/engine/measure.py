@@ -78,11 +78,13 @@ def measure(
         reference = clean_logits if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)
         clean, corrupt = (reader.measure(logits, everyone, reference) for logits in (clean_logits, corrupted_logits))
+        _require_finite({"clean prompt": clean, "corrupted prompt": corrupt}, metrics)
         base = corrupt if options.patching == "denoising" else clean
         rows, by_rule = _rows(cells, options.skip_inert)
         value = base[:, None].repeat(1, len(cells), 1)
         work = strategies.Work(model, runs.base, cells, reader, reference)
         value[:, rows[:, 0], rows[:, 1]] = _run(work, rows, limit, options)
+        _require_finite({"base prompt, with its own values written back,": value[:, -1]}, metrics)
     facts = provenance.attributes(model, encoded, options.patching, metrics) | {
         "source": _source(interventions, options.patching),
         "edit": repr(interventions[0].changes[0].edit),
@@ -140,6 +142,18 @@ def _source(interventions: Sequence[Intervention], patching: Patching) -> str:
     if any(not (isinstance(source, Activation) and source.is_counterpart) for source in found):
         return ", ".join(sorted({repr(source) for source in found}))
     return "clean run" if patching == "denoising" else "corrupted run"
+
+
+def _require_finite(runs: dict[str, Tensor], metrics: Sequence[Metric]) -> None:
+    """What every effect is compared with is a number."""
+    for what, values in runs.items():
+        undefined = (~values.isfinite()).nonzero()
+        if len(undefined):
+            metric, example = undefined[0].tolist()
+            raise ValueError(
+                f"metric {metrics[metric].name!r} is {float(values[metric, example])} on the {what} of example {example}; "
+                "nothing can be compared with that"
+            )
 
 
 def _warn_of_nan(value: Tensor, cells: Sequence[Cell]) -> int:

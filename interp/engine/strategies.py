@@ -7,7 +7,7 @@ rows along the batch, each with its own site, positions and source, and edits al
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,7 @@ Rows = Int[Tensor, "row 2"]
 """Cell and example of each row, cell by cell."""
 Measured = Float[Tensor, "metric row"]
 
-_Key = tuple[int, Edit, int, bool, bool, int]
+_Key = tuple[int, Edit | int, int, bool, bool, int]
 """What changes share that are made together: order, edit, featurizer, keep_error, whole or indexed, and source tensor."""
 _Parts = list[tuple[Place, Tensor, Tensor, Tensor]]
 """Places with their rows, slots and examples."""
@@ -166,7 +166,7 @@ def writes_of(cells: Sequence[Cell], rows: Rows) -> dict[Site, Write]:
             change, values = place.change, place.values
             key = (
                 place.order,
-                change.edit,
+                change.edit if isinstance(change.edit, Hashable) else id(change.edit),
                 id(change.featurizer),
                 change.keep_error,
                 place.index is None,

@@ -98,12 +98,12 @@ class Runs:
         if isinstance(prompt, str) and prompt in self.side:
             key: tuple[Any, ...] = (id(model), self.side[prompt])
             if key not in self._tokens:
-                pairs = self.encoded if model is self.model else model.encode(self.encoded.pairs)
+                pairs = self.encoded if model is self.model else model.encode(self.encoded.pairs, bos=self.encoded.asked)
                 self._tokens[key] = (model, getattr(pairs, self.side[prompt]))
         else:
             key = (id(model), "prompt", repr(prompt.spec() if isinstance(prompt, Prompt) else prompt))
             if key not in self._tokens:
-                self._tokens[key] = (model, model.encode([prompt]))
+                self._tokens[key] = (model, model.encode([prompt], bos=self.encoded.asked))
         return key
 
     def _run(self, key: tuple[Any, ...]) -> None:

@@ -80,7 +80,7 @@ class Subspace(nn.Module):
         return f @ self.basis.to(f).mT
 
     def spec(self) -> dict[str, Any]:
-        content = self.basis.detach().cpu().contiguous().numpy().tobytes()
+        content = self.basis.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return {"kind": "subspace", "shape": list(self.basis.shape), "sha256": hashlib.sha256(content).hexdigest()[:16]}
 
     def __repr__(self) -> str:

@@ -131,7 +131,7 @@ class Intervention:
         return replace(self, changes=self.changes + other.changes, ordered=self.ordered or other.ordered)
 
     def then(self, other: Intervention) -> Intervention:
-        """This first, the other after it where they meet."""
+        """This first, the other after it where they meet in one tensor; between tensors the network's own order holds."""
         return Intervention(self.changes + other.changes, ordered=True)
 
     def spec(self) -> dict[str, Any]:

@@ -140,6 +140,8 @@ class Encoded:
     wrong: Int[Tensor, "example contrast"]
     bos: bool
     """Whether the prompts begin with a BOS token: part of a run's identity."""
+    asked: Bos = "model"
+    """The BOS policy that the prompts were encoded with; other prompts of a sweep follow it."""
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -260,9 +262,15 @@ def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", 
         _pad([[_answer(a, pair.clean, tokenizer, cache) for a in getattr(pair, side)] for pair in pairs])
         for side in ("answers", "wrong")
     )
+    both = ((answers[:, :, None] == wrong[:, None, :]) & (answers[:, :, None] >= 0)).any((1, 2)).nonzero().flatten()
+    if len(both):
+        pair = pairs[int(both[0])]
+        raise AnswerError(
+            f"example {int(both[0])}: answers {pair.answers} and wrong {pair.wrong} share a token in this tokenizer"
+        )
     begins = clean.ids[torch.arange(len(clean)), clean.first]
     has_bos = tokenizer is not None and tokenizer.bos_token_id is not None and bool((begins == tokenizer.bos_token_id).all())
-    return Encoded(pairs, clean.padded(width, pad), corrupted.padded(width, pad), answers, wrong, has_bos)
+    return Encoded(pairs, clean.padded(width, pad), corrupted.padded(width, pad), answers, wrong, has_bos, bos)
 
 
 def _answer(answer: str | int, prompt: Prompt, tokenizer: Tokenizer | None, cache: dict[tuple[str, str], int]) -> int:

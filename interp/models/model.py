@@ -83,7 +83,8 @@ class Model:
         self.module, self.tokenizer, self.bos = module, tokenizer, bos
         self.name = name or type(module).__name__
         self.revision = revision
-        self._files = files
+        self._files, self._loaded = files, self._weights_state()
+        self._digests: dict[int, str] = {}
         self.anatomy = Anatomy.of(module)
         self.backend: Backend = TorchHooks(module, self.anatomy.taps)
         self._busy = threading.RLock()
@@ -111,10 +112,21 @@ class Model:
         """Whether the probe run found that a later token leaves earlier positions untouched; False if it was not run."""
         return self.probe is not None and self.probe.causal
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """sha256 of the weights, 16 hexadecimal digits: of the files that were loaded, or of a live module's tensors."""
-        return (self._files and digest.of_files(self._files)) or digest.of_module(self.module)
+        """sha256 of the weights, 16 hexadecimal digits: of the files that were loaded, or of a live module's tensors.
+
+        Weights that were changed since they were loaded or last hashed are hashed again, as they are now.
+        """
+        now = self._weights_state()
+        if now not in self._digests:
+            of_files = digest.of_files(self._files) if self._files is not None and now == self._loaded else None
+            self._digests = {now: of_files or digest.of_module(self.module)}
+        return self._digests[now]
+
+    def _weights_state(self) -> int:
+        """Changes whenever a parameter is replaced or written in place, and not when the module is moved."""
+        return hash(tuple((name, id(p), p._version) for name, p in self.module.named_parameters()))
 
     def sites(self) -> tuple[Site, ...]:
         """Every site that this model has, by layer."""
