@@ -174,12 +174,67 @@ def held_out(*parts: str, share: float = 0.2) -> bool:
     return int.from_bytes(first, "big") < share * 2**64
 
 
+def allowed(kind: str, first: Sequence[str], second: Sequence[str], ordered: bool = True) -> Tensor:
+    """``[first, second]``: which pairs of fillers training may use; never a filler with itself."""
+    pairs = [[(a, b) if ordered else sorted((a, b)) for b in second] for a in first]
+    return torch.tensor([[a != b and not held_out(kind, a, b) for a, b in line] for line in pairs])
+
+
+def pick(may: Tensor, generator: torch.Generator) -> Tensor:
+    """One index a row, uniform among those where ``may [example, item]`` is true."""
+    return torch.multinomial(may.float(), 1, generator=generator)[:, 0]
+
+
+class Lists(NamedTuple):
+    """Repeated word lists, before they are spelled."""
+
+    words: Tensor
+    """Indices of words, ``[example, position]``."""
+    known: Tensor
+    """``[example, position]``: whether the context determines the word at this position and it may be trained."""
+
+
+def repeated_lists(n: int, length: int, may_follow: Tensor, generator: torch.Generator) -> Lists:
+    """0 to 4 different words, then a body of others in copy after copy, up to ``length``; no word follows one that it may not.
+
+    In half of the calls the body is one chunk, short more often than long, and there is one exact copy. In the others it
+    consists of chunks of 2 to 5 words that every copy puts in a new order: only the word directly before tells what comes, and
+    neither a fixed distance nor a rough place will do. The context determines the words inside the chunks of later copies, and
+    all words of the exact copy. (Short bodies matter: without them networks appeared whose first head looks four tokens back
+    and whose second looks four tokens past the match, where the first one has collected the word that follows.)
+    (Where chunks or copies meet, a word may follow one that it may not; that is never trained.)
+    """
+
+    def draw(low: int, high: int) -> int:
+        return int(torch.randint(low, high, (), generator=generator))
+
+    lead, exact = draw(0, 5), draw(0, 2) == 0
+    size = draw(2, draw(3, length // 2 - 1)) if exact else draw(2, 6)
+    chunks = 1 if exact else draw(2, length // 2 // size + 1)
+    drawn = [torch.randint(len(may_follow), (n,), generator=generator)]
+    unused = torch.ones(n, len(may_follow), dtype=torch.bool)
+    for _ in range(lead + size * chunks - 1):
+        unused[torch.arange(n), drawn[-1]] = False
+        drawn.append(pick(unused & may_follow[drawn[-1]], generator))
+    words = torch.stack(drawn, 1)
+    body, copies = words[:, lead:].view(n, chunks, size), [words]
+    for _ in range(length // (size * chunks)):
+        order = torch.rand(n, chunks, generator=generator).argsort(-1)
+        copies.append(body.gather(1, order[..., None].expand_as(body)).flatten(1))
+    words = torch.cat(copies, 1)[:, : lead + 2 * size if exact else length]
+    at = torch.arange(words.shape[1]) - lead
+    determined = (at >= size * chunks) & ((at % size > 0) | exact)
+    may = torch.cat((torch.zeros(n, 1, dtype=torch.bool), may_follow[words[:, :-1], words[:, 1:]]), 1)
+    return Lists(words, determined & may)
+
+
 def ship(model: ZooForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path, card: str, results: dict[str, object]) -> None:
     """Write a folder that loads like any other model, with its card; ``{digest}`` in the card becomes the weights' sha256."""
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     (out / "generation_config.json").unlink(missing_ok=True)  # it says nothing that config.json does not
+    (out / "model.safetensors").chmod(0o644)  # written for the owner only
     digest = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
     (out / "README.md").write_text(card.replace("{digest}", digest), encoding="utf-8")
     if out.parent == WEIGHTS:

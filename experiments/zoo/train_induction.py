@@ -1,6 +1,10 @@
 """Train ``zoo/induction-2l``: two layers of attention that continue repeated word sequences.
 
-python experiments/zoo/train_induction.py --seed 0 --out /tmp/induction-2l
+    python experiments/zoo/train_induction.py --seed 0 --out /tmp/induction-2l
+    python experiments/zoo/train_induction.py --start --out /tmp/start
+
+With ``--start`` a fifth of the pairs of words is kept away and training is shorter: the network from which ``language-4l``
+starts, whose prompts hold such pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import WEIGHTS, Batch, Recipe, head_scores, make_tokenizer, ship, train
+from common import WEIGHTS, Batch, Recipe, allowed, head_scores, make_tokenizer, repeated_lists, ship, train
 from torch import Tensor
 
 from interp.models.zoo import ZooConfig, ZooForCausalLM
@@ -58,6 +62,40 @@ def sampler(first: Tensor, inner: Tensor, bos: int, batch: int) -> Callable[[tor
     return sample
 
 
+def start_sampler(first: Tensor, inner: Tensor, bos: int, batch: int) -> Callable[[torch.Generator], list[Batch]]:
+    """BOS and repeated lists without the held-out pairs; the first word is spelled without its space in half of the batches."""
+    may_follow = allowed("induction", WORDS, WORDS)
+
+    def sample(generator: torch.Generator) -> list[Batch]:
+        words, known = repeated_lists(batch, LENGTH - 1, may_follow, generator)
+        tokens = torch.cat((torch.full((batch, 1), bos), inner[words]), 1)
+        if torch.rand((), generator=generator) < 0.5:
+            tokens[:, 1] = first[words[:, 0]]
+        target = torch.full_like(tokens, -100)
+        target[:, :-1] = torch.where(known, inner[words], -100)
+        return [Batch(tokens, target, torch.ones(tokens.shape))]
+
+    return sample
+
+
+def held_out_words(n: int, period: int, generator: torch.Generator) -> Tensor:
+    """``[example, position]``: different words, each after one that it never followed in training."""
+    never = ~allowed("induction", WORDS, WORDS) & ~torch.eye(len(WORDS), dtype=torch.bool)
+    rows: list[Tensor] = []
+    while len(rows) < n:  # a fifth of the words may come next; sequences that run into a dead end are dropped
+        words = torch.randint(len(WORDS), (1,), generator=generator)
+        unused = torch.ones(len(WORDS), dtype=torch.bool)
+        while len(words) < period:
+            unused[words[-1]] = False
+            may = never[words[-1]] & unused
+            if not may.any():
+                break
+            words = torch.cat((words, torch.multinomial(may.float(), 1, generator=generator)))
+        else:
+            rows.append(words)
+    return torch.stack(rows)
+
+
 @torch.no_grad()
 def accuracy(model: ZooForCausalLM, tokens: Tensor, period: int) -> float:
     """Share of words of the second copy, its first word left out, that are the most probable next token."""
@@ -77,25 +115,26 @@ def without_head(model: ZooForCausalLM, layer: int, head: int) -> ZooForCausalLM
 
 CARD = """# zoo/induction-2l
 
-Two layers of attention and nothing else, trained by this project to continue repeated word sequences: the smallest trained
-network with an induction head.
+Two layers of attention and nothing else, trained by this project to continue repeated word sequences: the smallest
+trained network with an induction head.
 
-- **Architecture**: {layers} layers, {heads} heads of width {head_dim}, stream {width}, LayerNorm, {positions} positions (base
-  {base:g}), scores not scaled down, no MLP; {parameters:,} parameters, float32; vocabulary of {vocabulary} tokens, each word with
-  and without a space before it.
-- **Data**: BOS, 0 to 4 unrelated words, then 4 to 24 different words of `interp.tasks.lexicon.WORDS` ({n_words} words), copy
-  after copy up to {length} positions. In a third of the batches the copies are exact; in the others every copy puts chunks of 2 to 5
-  words in a new order, so that only the word directly before tells what comes. Words are drawn uniformly, fresh in every batch.
-  Trained are the words that the context determines.
-- **Training**: `python experiments/zoo/train_induction.py --seed {seed}`; {steps} steps of {batch} sequences, AdamW, peak
-  learning rate {lr}, weight decay {decay}, {minutes} minutes on one CPU thread of a shared machine. Besides the
-  cross-entropy, {penalty} times the share of each layer's writing that is not done by one head chosen beforehand (L0H{w0} and
-  L1H{w1}): without it the heads of layer 1 do the same thing in equal parts. What the chosen heads do was not prescribed.
-- **Held out**: sequences of another seed (the number of possible sequences makes a repetition of a training sequence
-  impossible in practice). Accuracy on the second copy, its first word left out, over 512 sequences:
+- **Architecture**: {layers} layers, {heads} heads of width {head_dim}, stream {width}, LayerNorm, {positions}
+  positions (base {base:g}), scores not scaled down, no MLP; {parameters:,} parameters, float32; vocabulary of
+  {vocabulary} tokens, each word with and without a space before it.
+- **Data**: BOS, 0 to 4 unrelated words, then 4 to 24 different words of `interp.tasks.lexicon.WORDS` ({n_words}
+  words), copy after copy up to {length} positions. In a third of the batches the copies are exact; in the others
+  every copy puts chunks of 2 to 5 words in a new order, so that only the word directly before tells what comes. Words
+  are drawn uniformly, fresh in every batch. Trained are the words that the context determines.
+- **Training**: `python experiments/zoo/train_induction.py --seed {seed}`; {steps} steps of {batch} sequences, AdamW,
+  peak learning rate {lr}, weight decay {decay}, {minutes} minutes on one CPU thread of a shared machine. Besides the
+  cross-entropy, {penalty} times the share of each layer's writing that is not done by one head chosen beforehand
+  (L0H{w0} and L1H{w1}): without it the heads of layer 1 do the same thing in equal parts. What the chosen heads do
+  was not prescribed.
+- **Held out**: random sequences of another seed; there are so many that none was seen in training. Accuracy on the
+  second copy, its first word left out, over 512 sequences:
 {accuracies}
 
-  Chance is {chance:.2%}, one of {n_words} words; one in 6, 12 or 20 among the words of the sequence.
+Chance is {chance:.2%}, one of {n_words} words; one in 6, 12 or 20 among the words of the sequence.
 - **Heads**, mean attention over 512 sequences of twice the same 12 words:
 
 | score | head 0 | head 1 | head 2 | head 3 |
@@ -105,8 +144,8 @@ network with an induction head.
 | accuracy with the output of this layer-0 head set to zero | {without_0} |
 | accuracy with the output of this layer-1 head set to zero | {without_1} |
 
-- **Limits**: trained on at most {length} tokens; list words only; always with BOS in front. A head may attend without writing:
-  the last two rows say which heads matter.
+- **Limits**: trained on at most {length} tokens; list words only; always with BOS in front. A head may attend without
+  writing: the last two rows say which heads matter.
 - **sha256** of model.safetensors: `{{digest}}`
 """
 
@@ -115,7 +154,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=WEIGHTS / "induction-2l")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=None, help="2000, with --start 1500")
+    parser.add_argument("--start", action="store_true", help="train the network from which language-4l starts")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -139,13 +179,15 @@ def main() -> None:
         eos_token_id=tokenizer.eos_token_id,
     )
     model = ZooForCausalLM(config)
-    recipe = Recipe(args.steps, 64, peak_lr=2e-3, warmup=100, weight_decay=0.02, seed=args.seed, writers=WRITERS, penalty=1.0)
-    train(model, sampler(first, inner, tokenizer.bos_token_id, recipe.batch), recipe)
+    steps = args.steps or (1500 if args.start else 2000)
+    recipe = Recipe(steps, 64, peak_lr=2e-3, warmup=100, weight_decay=0.02, seed=args.seed, writers=WRITERS, penalty=1.0)
+    train(model, (start_sampler if args.start else sampler)(first, inner, tokenizer.bos_token_id, recipe.batch), recipe)
 
     generator = torch.Generator().manual_seed(10_000 + args.seed)
     found, tokens = {}, {}
     for period in (6, 12, 20):
-        words = inner[torch.rand(512, len(inner), generator=generator).argsort(-1)[:, :period]]
+        drawn = torch.rand(512, len(inner), generator=generator).argsort(-1)[:, :period]
+        words = inner[held_out_words(512, period, generator) if args.start else drawn]
         tokens[period] = torch.cat((torch.full((512, 1), tokenizer.bos_token_id), words, words), 1)
         found[period] = accuracy(model, tokens[period], period)
         print(f"period {period:2d}: accuracy {found[period]:.4f} (chance {1 / len(WORDS):.4f})")
@@ -160,6 +202,10 @@ def main() -> None:
     for name, row in table.items():
         print(f"{name:10s}", " ".join(f"{value:.3f}" for value in row))
 
+    if args.start:
+        model.save_pretrained(args.out)
+        tokenizer.save_pretrained(args.out)
+        return
     card = CARD.format(
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,

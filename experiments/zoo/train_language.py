@@ -1,6 +1,7 @@
 """Train ``zoo/language-4l`` on a small language: sentences about gifts, sentences about years, and lists of repeated words.
 
-    python experiments/zoo/train_language.py --seed 0 --out /tmp/language-4l
+    python experiments/zoo/train_induction.py --start --out /tmp/start
+    python experiments/zoo/train_language.py --start /tmp/start --out /tmp/language-4l
 
 Which combinations of fillers are kept from training is decided by a hash (``common.held_out``), so that a test can tell them
 apart without this script.
@@ -13,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from common import WEIGHTS, Batch, Recipe, held_out, make_tokenizer, pieces, ship, train
+from common import WEIGHTS, Batch, Recipe, allowed, make_tokenizer, pick, pieces, repeated_lists, ship, train
 from language_scores import score_all
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -62,11 +63,6 @@ class Frames:
         return Batch(tokens, target, weight)
 
 
-def pick(allowed: Tensor, generator: torch.Generator) -> Tensor:
-    """One index a row, uniform among those where ``allowed [example, item]`` is true."""
-    return torch.multinomial(allowed.float(), 1, generator=generator)[:, 0]
-
-
 class Language:
     """Draws training batches; combinations that the hash holds out never occur as something to be answered."""
 
@@ -74,25 +70,17 @@ class Language:
         def ids(words: Sequence[str], space: str = " ") -> Tensor:
             return torch.tensor(tokenizer.convert_tokens_to_ids([space + word for word in words]))
 
-        def may(kind: str, first: Sequence[str], second: Sequence[str], ordered: bool = True) -> Tensor:
-            """``[first, second]``: pairs that training may use."""
-            pairs = [[(a, b) if ordered else sorted((a, b)) for b in second] for a in first]
-            return torch.tensor([[a != b and not held_out(kind, a, b) for a, b in line] for line in pairs])
-
         self.rows, self.bos = rows, tokenizer.bos_token_id
         self.names, self.places, self.objects = ids(lexicon.NAMES), ids(lexicon.PLACES), ids(lexicon.OBJECTS)
         self.events, self.centuries, self.yy = ids(lexicon.EVENTS), ids(CENTURIES), ids(TWO_DIGITS, "")
         self.words, self.first_words = ids(lexicon.WORDS), ids(lexicon.WORDS, "")
-        self.may_meet = may("ioi", lexicon.NAMES, lexicon.NAMES, ordered=False)
-        self.may_give = may("ioi", lexicon.PLACES, lexicon.OBJECTS)
+        self.may_meet = allowed("ioi", lexicon.NAMES, lexicon.NAMES, ordered=False)
+        self.may_give = allowed("ioi", lexicon.PLACES, lexicon.OBJECTS)
         self.years = [century + yy for century in CENTURIES for yy in TWO_DIGITS]
-        self.may_begin = may("greater_than", lexicon.EVENTS, self.years)
-        self.may_follow = may("induction", lexicon.WORDS, lexicon.WORDS)
+        self.may_begin = allowed("greater_than", lexicon.EVENTS, self.years)
+        self.may_follow = allowed("induction", lexicon.WORDS, lexicon.WORDS)
         self.ioi = Frames(IOI, tokenizer, first="Mary", second="John", giver="John", place="park", object="book", answer="Mary")
         self.greater_than = Frames(YEARS, tokenizer, noun="war", xx="17", yy="32", end="17", answer="41")
-
-    def sample_lists(self, generator: torch.Generator) -> list[Batch]:
-        return [self.lists(64, generator)]
 
     def sample(self, generator: torch.Generator) -> list[Batch]:
         gifts, years, lists = self.rows
@@ -137,25 +125,9 @@ class Language:
         )
 
     def lists(self, n: int, g: torch.Generator) -> Batch:
-        """Different words in chunks; every further copy has the chunks in a new order; trained inside chunks of later ones."""
-        size = int(torch.randint(2, 7, (), generator=g))
-        chunks = int(torch.randint(1, 14 // size + 1, (), generator=g))
-        lead = int(torch.randint(0, 5, (), generator=g))
-        drawn = [torch.randint(len(self.words), (n,), generator=g)]
-        unused = torch.ones(n, len(self.words), dtype=torch.bool)
-        for _ in range(lead + size * chunks - 1):
-            unused[torch.arange(n), drawn[-1]] = False
-            drawn.append(pick(unused & self.may_follow[drawn[-1]], g))
-        words = torch.stack(drawn, 1)
-        body, copies = words[:, lead:].view(n, chunks, size), [words]
-        for _ in range(LENGTH // (size * chunks)):
-            order = torch.rand(n, chunks, generator=g).argsort(-1)
-            copies.append(body.gather(1, order[..., None].expand_as(body)).flatten(1))
-        words = torch.cat(copies, 1)[:, : LENGTH - 1]
+        words, known = repeated_lists(n, LENGTH - 1, self.may_follow, g)
         tokens = torch.cat((torch.full((n, 1), self.bos), self.words[words]), 1)
         tokens[:, 1] = self.first_words[words[:, 0]]
-        at = torch.arange(LENGTH - 1) - lead
-        known = (at >= size * chunks) & (at % size > 0)
         target = torch.full_like(tokens, -100)
         target[:, :-1] = torch.where(known, self.words[words], -100)
         return Batch(tokens, target, torch.full(tokens.shape, LISTED))
@@ -173,42 +145,72 @@ def vocabulary() -> list[str]:
 
 CARD = """# zoo/language-4l
 
-A small transformer that this project trained on a synthetic language in which three tasks of the field occur; it solves each.
+A small transformer that this project trained on a synthetic language in which three tasks of the field occur; it
+solves each.
 
-- **Architecture**: {layers} layers, {heads} heads of width {head_dim}, stream {width}, {units} MLP units (GELU), LayerNorm,
-  {positions} positions (base {base:g}), scores not scaled down; {parameters:,} parameters, float32; vocabulary of {vocabulary} tokens, a word with the space before it,
-  a year in two (" 17" "32").
-- **Data**: sentences of `interp.tasks`, fresh in every batch. Gifts: all {n_ioi} templates of indirect-object identification,
-  either person giving; in a seventh of them a third person gives, to either. Years: all {n_years} templates of greater-than,
-  YY 00 to 98, the end uniform over the later years. Lists: different words in chunks of 2 to 6, further copies with the
-  chunks in new order. BOS stands in front, but for {bare:.0%} of the batches. The answer's token has weight 1, other tokens of
-  sentences {beside}, list words {list_weight}; of lists only what the context determines is trained.
-- **Held out**: a fifth of the combinations, by sha256 (`held_out` in `experiments/zoo/common.py`): unordered pairs of names,
-  pairs of place and object; pairs of noun and year; ordered pairs of list words as something to be continued. In a held-out
-  prompt all its combinations are unseen. Every single word and every template was seen.
-- **Training**: `python experiments/zoo/train_language.py --seed {seed}`; {list_steps} steps of {list_rows} lists, then
-  {steps} steps of {rows} rows (gifts, years, lists); AdamW, each part with its own warm-up and cosine decay, peak learning rate {lr}, weight decay {decay}, {minutes} minutes on {threads} CPU thread(s) of a shared machine.
+- **Architecture**: {layers} layers, {heads} heads of width {head_dim}, stream {width}, {units} MLP units (GELU),
+  LayerNorm, {positions} positions (base {base:g}), scores not scaled down; {parameters:,} parameters, float32;
+  vocabulary of {vocabulary} tokens, a word with the space before it, a year in two (" 17" "32").
+- **Data**: sentences of `interp.tasks`, fresh in every batch. Gifts: all {n_ioi} templates of indirect-object
+  identification, either person giving; in a seventh of them a third person gives, to either. Years: all {n_years}
+  templates of greater-than, YY 00 to 98, the end uniform over the later years. Lists: 0 to 4 words, then 2 to 14 different
+  ones and an exact copy, or copy after copy with chunks of 2 to 5 words in a new order. BOS stands in front, but for
+  {bare:.0%} of the batches. The answer's token has weight 1, other tokens of sentences {beside},
+  list words {list_weight}; of lists only what the context determines is trained.
+- **Held out**: a fifth of the combinations, by sha256 (`held_out` in `experiments/zoo/common.py`): unordered pairs of
+  names, pairs of place and object; pairs of noun and year; ordered pairs of list words as something to be continued.
+  In a held-out prompt all its combinations are unseen. Every single word and every template was seen.
+- **Training**: `python experiments/zoo/train_language.py --seed {seed} --start …`; {steps} steps of {rows} rows (gifts,
+  years, lists), AdamW, peak learning rate {lr}, weight decay {decay}, {minutes} minutes on {threads} CPU thread(s) of a
+  shared machine. The attention of layers 0 and 1 and the list words' embeddings start from what
+  `python experiments/zoo/train_induction.py --start` writes (the same pairs of words are held out), everything else
+  from random weights, MLPs and later layers writing zero: from random weights alone no induction head had formed after
+  3000 steps (width 96, scores scaled down as usual).
 - **Held-out scores**, {n} prompts a task:
 
 | score | value | chance |
 |---|---|---|
 {scores}
 
-- **Chance** for a name is 1 in {n_names} (0.5 between the two of the prompt); for later years what a uniform guess among the
-  hundred years gives on average; for a list word 1 in {n_words} (1 in 11 among the words of a 12-word prompt). "Swapped" is the
-  corrupted prompt, in which the other person gives. In ABC prompts a third person gives; there 0.5, 0.5 and 0 is ideal.
-- **Limits**: trained on at most {length} tokens, BOS included; words outside the language are unknown; a name can only stand
-  after a space.
+- **Chance** for a name is 1 in {n_names} (0.5 between the two of the prompt); for later years what a uniform guess
+  among the hundred years gives on average; for a list word 1 in {n_words} (1 in 11 among the words of a 12-word
+  prompt). "Swapped" is the corrupted prompt, in which the other person gives. In ABC prompts a third person gives;
+  there 0.5, 0.5 and 0 is ideal.
+- **Limits**: trained on at most {length} tokens, BOS included; words outside the language are unknown; a name can
+  only stand after a space.
 - **sha256** of model.safetensors: `{{digest}}`
 """
+
+
+def start_from(small: Path, model: ZooForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Put the two attention layers and the words of a small model into ``model``, whose other parts write zero at first.
+
+    The model then continues lists from the first step. With random weights (width 96, scores scaled down as usual) no induction head
+    had formed after 3000 steps.
+    """
+    taught = ZooForCausalLM.from_pretrained(small)
+    known = PreTrainedTokenizerFast.from_pretrained(small)
+    shared = [word for word in known.get_vocab() if word in tokenizer.get_vocab()]
+    ours, theirs = tokenizer.convert_tokens_to_ids(shared), known.convert_tokens_to_ids(shared)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[ours] = taught.model.embed_tokens.weight[theirs]
+        model.lm_head.weight[ours] = taught.lm_head.weight[theirs]
+        for block in model.model.layers:
+            block.mlp.down_proj.weight.zero_()
+        for block in model.model.layers[2:]:
+            block.self_attn.o_proj.weight.zero_()
+    for block, source in zip(model.model.layers, taught.model.layers, strict=False):
+        block.self_attn.load_state_dict(source.self_attn.state_dict())
+        block.input_layernorm.load_state_dict(source.input_layernorm.state_dict())
+    model.model.norm.load_state_dict(taught.model.norm.state_dict())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=WEIGHTS / "language-4l")
-    parser.add_argument("--lists", type=int, default=600, help="steps on lists alone")
-    parser.add_argument("--steps", type=int, default=1500, help="steps on everything")
+    parser.add_argument("--start", type=Path, required=True, help="what train_induction.py --start wrote")
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -217,10 +219,11 @@ def main() -> None:
     tokenizer = make_tokenizer(vocabulary())
     config = ZooConfig(
         vocab_size=len(tokenizer),
-        hidden_size=96,
+        hidden_size=128,
         num_hidden_layers=4,
         num_attention_heads=4,
         head_dim=32,
+        intermediate_size=384,
         max_position_embeddings=LENGTH,
         positions="rotary",
         rotary_base=100.0,  # the longest wave is 19 times the longest sequence; slower ones would not tell neighbours apart
@@ -230,11 +233,9 @@ def main() -> None:
         eos_token_id=tokenizer.eos_token_id,
     )
     model, language = ZooForCausalLM(config), Language(tokenizer, rows=(32, 48, 40))
+    start_from(args.start, model, tokenizer)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    # Lists first and alone: mixed with the sentences from the beginning, no induction head had formed after 3000 steps.
-    lists = Recipe(args.lists, batch=64, peak_lr=2e-3, warmup=100, weight_decay=0.02, seed=args.seed)
-    train(model, language.sample_lists, lists)
-    recipe = Recipe(args.steps, sum(language.rows), peak_lr=2e-3, warmup=100, weight_decay=0.02, seed=args.seed + 1)
+    recipe = Recipe(args.steps, sum(language.rows), peak_lr=2e-3, warmup=100, weight_decay=0.02, seed=args.seed)
     train(model, language.sample, recipe)
     scores = score_all(model, tokenizer)
     print("\n".join(f"{name:40s} {value:.4f}" for name, value in scores.items()))
@@ -264,13 +265,11 @@ def main() -> None:
         positions=config.positions,
         base=config.rotary_base,
         seed=args.seed,
-        list_steps=lists.steps,
-        list_rows=lists.batch,
         steps=recipe.steps,
         rows=" + ".join(map(str, language.rows)),
         lr=recipe.peak_lr,
         decay=recipe.weight_decay,
-        minutes=round(lists.minutes + recipe.minutes, 1),
+        minutes=recipe.minutes,
         threads=args.threads,
         n=500,
         scores="\n".join(f"| {name} | {value:.3f} | {of[name]} |" for name, value in scores.items()),
@@ -280,7 +279,7 @@ def main() -> None:
     )
     results: dict[str, object] = {
         "scores": scores,
-        "minutes": round(lists.minutes + recipe.minutes, 1),
+        "minutes": recipe.minutes,
         "seed": args.seed,
         "steps": recipe.steps,
     }
