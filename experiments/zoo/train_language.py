@@ -185,8 +185,8 @@ solves each.
 def start_from(small: Path, model: ZooForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Put the two attention layers and the words of a small model into ``model``, whose other parts write zero at first.
 
-    The model then continues lists from the first step. With random weights (width 96, scores scaled down as usual) no induction head
-    had formed after 3000 steps.
+    The model then continues lists from the first step. With random weights (width 96, scores scaled down as usual) no
+    induction head had formed after 3000 steps.
     """
     taught = ZooForCausalLM.from_pretrained(small)
     known = PreTrainedTokenizerFast.from_pretrained(small)
