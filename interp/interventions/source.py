@@ -127,6 +127,10 @@ class Constant:
 
     value: float | Tensor = 0.0
 
+    def __post_init__(self) -> None:
+        if not bool(torch.as_tensor(self.value).isfinite().all()):
+            raise ValueError(f"a constant source is finite, got {self.value}")
+
     def spec(self) -> dict[str, Any]:
         value = self.value
         return {"kind": "constant", "value": value.tolist() if isinstance(value, Tensor) else float(value)}
