@@ -260,16 +260,25 @@ GRIDS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral", "zoo"])
-def test_grids_in_every_way(kind: str, dtype: torch.dtype, seed: int) -> None:
+# transformers' RMSNorm of Llama computes in float32 whatever the weights are, so that float64 is not for it
+@pytest.mark.parametrize(
+    ("kind", "dtype", "part"),
+    [
+        ("gpt2", torch.float32, slice(None)),
+        ("llama", torch.float32, slice(0, None, 2)),
+        ("mistral", torch.float32, slice(1, None, 2)),
+        ("zoo", torch.float32, slice(1, None, 2)),
+        ("gpt2", torch.float64, slice(1, None, 2)),
+        ("zoo", torch.float64, slice(0, None, 2)),
+    ],
+    ids=lambda v: str(v).removeprefix("torch.") if not isinstance(v, slice) else "",
+)
+def test_grids_in_every_way(kind: str, dtype: torch.dtype, part: slice, seed: int) -> None:
     """serial = batched (1, 2, 7 rows a pass, or all) = nothing by rule; the rule's cells are zero by brute force."""
     model = sweeps.model(kind, dtype)
     pairs = sweeps.random_pairs(seed, [5, 5])
-    if dtype == torch.float64 and kind not in ("gpt2", "zoo"):
-        pytest.skip("transformers' RMSNorm of Llama computes in float32 whatever the weights are")
-    for i, where in enumerate(GRIDS):
-        if where.site.name in model.anatomy.absent or (dtype == torch.float64 and i % 2):
+    for i, where in enumerate(GRIDS[part]):
+        if where.site.name in model.anatomy.absent:
             continue
         patching = ("denoising", "noising")[i % 2]
         options: dict[str, Any] = {"metric": METRICS, "patching": patching}
@@ -284,8 +293,10 @@ def test_grids_in_every_way(kind: str, dtype: torch.dtype, seed: int) -> None:
         assert float(zero_by_force.where(reference["by_rule"]).max()) <= tolerance(every) or not reference["by_rule"].any()
 
 
-@pytest.mark.parametrize("strategy", ["serial", "batched"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral", "zoo"])
+@pytest.mark.parametrize(
+    ("kind", "strategy"),
+    [("gpt2", "serial"), ("mistral", "serial"), *((k, "batched") for k in ("gpt2", "llama", "mistral", "zoo"))],
+)
 def test_prompts_of_different_lengths_give_what_each_gives_alone(kind: str, strategy: Any, seed: int) -> None:
     """Left padding does not show: a sweep over five lengths equals five sweeps of one pair."""
     model = sweeps.model(kind)
