@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance, strategies
+from interp.engine.batches import in_batches
 from interp.engine.budget import rows_a_pass
 from interp.engine.cells import Cell, resolve
 from interp.engine.readout import LOGITS, Reader
@@ -119,12 +120,13 @@ def _rows(cells: Sequence[Cell], skip_inert: bool) -> tuple[Tensor, Tensor]:
 
 
 def _baseline(model: Model, tokens: Tokens, reader: Reader, batch: int) -> Tensor:
-    parts = []
-    for start in range(0, len(tokens), batch):
-        part = tokens.take(slice(start, start + batch))
-        found = model.backend.run(model.inputs(part, reader.keep), reads=[LOGITS], writes={})
-        parts.append(reader.logits(part, found[LOGITS]))
-    return torch.cat(parts)
+    """Logits of untouched prompts at the positions that the metrics read."""
+
+    def run(chunk: slice) -> Tensor:
+        part = tokens.take(chunk)
+        return reader.logits(part, model.backend.run(model.inputs(part, reader.keep), reads=[LOGITS], writes={})[LOGITS])
+
+    return torch.cat(in_batches(len(tokens), batch, run))
 
 
 def _self_patch(intervention: Intervention) -> Intervention:

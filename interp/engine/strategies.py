@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.engine.batches import in_batches
 from interp.engine.cells import Cell, Place
 from interp.engine.layout import canonical, indexed_axis
 from interp.engine.readout import LOGITS, Reader
@@ -110,19 +111,11 @@ def _after(first: Write | None, second: Write) -> Write:
 
 def batched(work: Work, rows: Rows, progress: Progress, limit: int) -> Measured:
     """At most ``limit`` rows a pass; on out-of-memory the limit is halved and the work goes on where it was."""
-    measured, done = [], 0
-    while done < len(rows):
-        chunk = rows[done : done + limit]
-        try:
-            measured.append(work.forward(chunk[:, 1], writes_of(work.cells, chunk)))
-        except torch.OutOfMemoryError:
-            if limit == 1:
-                raise
-            limit = max(1, min(limit, len(chunk)) // 2)
-            continue
-        done += len(chunk)
-        progress(len(chunk))
-    return torch.cat(measured, dim=-1)
+
+    def run(chunk: slice) -> Measured:
+        return work.forward(rows[chunk, 1], writes_of(work.cells, rows[chunk]))
+
+    return torch.cat(in_batches(len(rows), limit, run, progress), dim=-1)
 
 
 def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:

@@ -19,6 +19,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp import axes
+from interp.engine.batches import in_batches
 from interp.engine.layout import canonical, indexed_axis
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
 from interp.interventions import Activation, Change, Constant, Noise
@@ -111,12 +112,13 @@ class Runs:
         if not sites:
             return
         model, tokens = self._tokens[key]
-        parts: list[dict[Site, Tensor]] = []
+        keep = None if LOGITS in sites else 1
+
+        def run(chunk: slice) -> dict[Site, Tensor]:
+            return model.backend.run(model.inputs(tokens.take(chunk), keep), reads=sites, writes={})
+
         with model.prepared(sites):
-            for start in range(0, len(tokens), self.batch):
-                keep = None if LOGITS in sites else 1
-                inputs = model.inputs(tokens.take(slice(start, start + self.batch)), keep=keep)
-                parts.append(model.backend.run(inputs, reads=sites, writes={}))
+            parts = in_batches(len(tokens), self.batch, run)
         found = {site: canonical(site, torch.cat([part.pop(site) for part in parts])) for site in sites}
         self._found.setdefault(key, {}).update(found)
 

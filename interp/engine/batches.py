@@ -1,0 +1,35 @@
+"""Work in batches that give way when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+Part = TypeVar("Part")
+
+
+def in_batches(
+    total: int, limit: int, run: Callable[[slice], Part], progress: Callable[[int], object] = lambda n: None
+) -> list[Part]:
+    """Run ``total`` items at most ``limit`` at a time; on out-of-memory the limit is halved and the work goes on where it was.
+
+    Raises:
+        torch.OutOfMemoryError: one item alone does not fit.
+    """
+    parts: list[Part] = []
+    done = 0
+    while done < total:
+        chunk = slice(done, min(done + limit, total))
+        size = chunk.stop - chunk.start
+        try:
+            parts.append(run(chunk))
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            limit = size // 2
+            continue
+        done = chunk.stop
+        progress(size)
+    return parts
