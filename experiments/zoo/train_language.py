@@ -160,12 +160,16 @@ solves each.
 - **Held out**: a fifth of the combinations, by sha256 (`held_out` in `experiments/zoo/common.py`): unordered pairs of
   names, pairs of place and object; pairs of noun and year; ordered pairs of list words as something to be continued.
   In a held-out prompt all its combinations are unseen. Every single word and every template was seen.
-- **Training**: `python experiments/zoo/train_language.py --seed {seed} --start …`; {steps} steps of {rows} rows (gifts,
-  years, lists), AdamW, peak learning rate {lr}, weight decay {decay}, {minutes} minutes on {threads} CPU thread(s) of a
-  shared machine. The attention of layers 0 and 1 and the list words' embeddings start from what
-  `python experiments/zoo/train_induction.py --start` writes (the same pairs of words are held out), everything else
-  from random weights, MLPs and later layers writing zero: from random weights alone no induction head had formed after
-  3000 steps (width 96, scores scaled down as usual).
+- **Training**: two commands, the second {minutes} minutes on {threads} CPU thread(s) of a shared machine:
+
+      python experiments/zoo/train_induction.py --start --out /tmp/start
+      python experiments/zoo/train_language.py --start /tmp/start --seed {seed}
+
+  The first trains two layers of attention for 1500 steps on lists alone, with the same pairs of words held out; it is not
+  `zoo/induction-2l`, which saw every pair. The second trains everything for {steps} steps of {rows} rows (gifts, years,
+  lists), AdamW, peak learning rate {lr}, weight decay {decay}. The attention of layers 0 and 1 and the list words'
+  embeddings start from the first, everything else from random weights, MLPs and later layers writing zero: from random
+  weights alone no induction head had formed after 3000 steps (width 96, scores scaled down as usual).
 - **Held-out scores**, {n} prompts a task:
 
 | score | value | chance |
