@@ -153,7 +153,7 @@ solves each.
   vocabulary of {vocabulary} tokens, a word with the space before it, a year in two (" 17" "32").
 - **Data**: sentences of `interp.tasks`, fresh in every batch. Gifts: all {n_ioi} templates of indirect-object
   identification, either person giving; in a seventh of them a third person gives, to either. Years: all {n_years}
-  templates of greater-than, YY 00 to 98, the end uniform over the later years. Lists: 0 to 4 words, then 2 to 14 different
+  templates of greater-than, YY 00 to 98, the end uniform over the later years. Lists: 0 to 4 words, then 2 to 15 different
   ones and an exact copy, or copy after copy with chunks of 2 to 5 words in a new order. BOS stands in front, but for
   {bare:.0%} of the batches. The answer's token has weight 1, other tokens of sentences {beside},
   list words {list_weight}; of lists only what the context determines is trained.
