@@ -2,8 +2,8 @@
 
 >>> model = interp.load("zoo/language-4l")                                              # doctest: +SKIP
 >>> pairs = interp.tasks.ioi(64, seed=0)                                                # doctest: +SKIP
->>> grid = interp.grid("resid_pre", layer=..., position=...)                            # doctest: +SKIP
->>> effects = interp.patch(model, pairs, grid, metric="logit_diff")                     # doctest: +SKIP
+>>> where = interp.grid("resid_pre", layer=..., position=["S1", "S2", "END"])           # doctest: +SKIP
+>>> effects = interp.patch(model, pairs, where, metric="logit_diff")                    # doctest: +SKIP
 >>> effects.value.dims                                                                  # doctest: +SKIP
 ('metric', 'layer', 'position', 'example')
 """
