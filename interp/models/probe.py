@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from einops import einsum, repeat
 from torch import Tensor
 
 from interp.errors import ProbeError
@@ -128,8 +129,8 @@ class _Checks:
             total = pattern.float().sum(-1)
             self.equal(total, torch.ones_like(total), f"rows of L{layer}.pattern sum to 1")
             if v is not None and z is not None:
-                groups = z.shape[-2] // v.shape[-2]
-                mixed = torch.einsum("ehqk,ekhd->eqhd", pattern.to(v), v.repeat_interleave(groups, dim=-2))
+                shared = repeat(v, "e k kv d -> e k (kv group) d", group=z.shape[-2] // v.shape[-2])
+                mixed = einsum(pattern.to(v), shared, "e head q k, e k head d -> e q head d")
                 self.equal(mixed, z, f"L{layer}.pattern × v = z")
 
     def writes(self, inputs: dict[str, Tensor]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
-import torch
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -58,13 +58,14 @@ class Heads:
     stop: int | None = None
 
     def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position head d_head"]:
-        return seen[..., self.start : self.stop].unflatten(-1, (self.heads, -1))
+        return rearrange(seen[..., self.start : self.stop], "... (head d_head) -> ... head d_head", head=self.heads)
 
     def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        flat = rearrange(new, "... head d_head -> ... (head d_head)")
         if self.start == 0 and self.stop is None:
-            return new.flatten(-2)
+            return flat
         changed = seen.clone()
-        changed[..., self.start : self.stop] = new.flatten(-2)
+        changed[..., self.start : self.stop] = flat
         return changed
 
 
@@ -76,9 +77,9 @@ class Results:
 
     def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position head d_model"]:
         assert call is not None
-        z = first_tensor(call.args, call.kwargs).unflatten(-1, (self.heads, -1))
-        weight = in_out(call.module).unflatten(0, (self.heads, -1))
-        return torch.einsum("...hd,hdm->...hm", z, weight.to(z.device))
+        z = rearrange(first_tensor(call.args, call.kwargs), "... (head d_head) -> ... head d_head", head=self.heads)
+        weight = rearrange(in_out(call.module), "(head d_head) d_model -> head d_head d_model", head=self.heads)
+        return einsum(z, weight.to(z.device), "... head d_head, head d_head d_model -> ... head d_model")
 
     def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
         return seen + (new - self.read(seen, call)).sum(-2)
