@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from interp.models.encoding import Bos, Encoded, Tokens
 from interp.models.loading import load
-from interp.models.model import Backend, Model, TorchHooks
-from interp.models.probe import Probe
+from interp.models.model import Backend, Model, Probe, TorchHooks
 
 __all__ = ["Backend", "Bos", "Encoded", "Model", "Probe", "Tokens", "TorchHooks", "load"]

@@ -20,6 +20,7 @@ from torch import nn
 from interp.errors import LoadError
 from interp.models.encoding import Bos
 from interp.models.model import Model
+from interp.models.probe import probe
 from interp.protocols import Tokenizer
 
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, struct.error)
@@ -66,7 +67,7 @@ def load(
             )
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _tokenizer(Path(tokenizer), {})
-        return Model(model, tokenizer, name=name, revision=revision, bos=bos, check=check)
+        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos), check)
     where, found = _locate(model)
     options |= {"revision": revision} if revision is not None else {}
     options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
@@ -78,7 +79,14 @@ def load(
         module = module.to(device)
     commit = getattr(getattr(module, "config", None), "_commit_hash", None)
     files = where if isinstance(where, Path) else None
-    return Model(module, tokenizer, name=name or found, revision=revision or commit, files=files, bos=bos, check=check)
+    return _proved(Model(module, tokenizer, name=name or found, revision=revision or commit, files=files, bos=bos), check)
+
+
+def _proved(model: Model, check: bool) -> Model:
+    """The model, after the probe run; a network without blocks has no roles to prove."""
+    if check and model.anatomy.blocks is not None:
+        model.probe = probe(model)
+    return model
 
 
 def _locate(model: str | os.PathLike[str]) -> tuple[Path | str, str]:

@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,11 +29,22 @@ from interp.models import digest
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens, encode, encode_pairs
 from interp.models.hooks import Hooks, eager_attention, evaluating
-from interp.models.probe import Probe, probe
 from interp.models.taps import Tap, Write
 from interp.pairs import Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.sites import COMPONENTS, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the probe run found."""
+
+    causal: bool
+    """Whether a later token leaves earlier positions of the stream untouched."""
+    checked: int
+    """Number of site tensors seen."""
+    worst: float
+    """Largest relative deviation of an identity."""
 
 
 class Backend(Protocol):
@@ -77,7 +89,6 @@ class Model:
         revision: str | None = None,
         files: Path | None = None,
         bos: Bos = "model",
-        check: bool = True,
     ) -> None:
         refuse_compiled(module)
         self.module, self.tokenizer, self.bos = module, tokenizer, bos
@@ -88,7 +99,8 @@ class Model:
         self.anatomy = Anatomy.of(module)
         self.backend: Backend = TorchHooks(module, self.anatomy.taps)
         self._busy = threading.RLock()
-        self.probe: Probe | None = probe(self) if check and self.anatomy.blocks is not None else None
+        self.probe: Probe | None = None
+        """What the probe run found; None if it was not made."""
 
     # what the model is
 
