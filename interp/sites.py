@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from numbers import Integral
 from operator import index
 from types import EllipsisType
@@ -324,15 +325,8 @@ class Grid:
     def cells(self, sizes: Mapping[str, int]) -> Iterator[Cell]:
         """Every cell, the last axis running fastest."""
         values = self.values(sizes)
-        total = 1
-        for column in values.values():
-            total *= len(column)
-        for flat in range(total):
-            coords: dict[str, int | str] = {}
-            for axis in reversed(values):
-                flat, i = divmod(flat, len(values[axis]))
-                coords[axis] = values[axis][i]
-            coords = {axis: coords[axis] for axis in values}
+        for combination in product(*values.values()):
+            coords = dict(zip(values, combination, strict=True))
             site = self.site.at(**{a: v for a, v in coords.items() if a != axes.POSITION})
             positions = Positions.parse(coords[axes.POSITION]) if axes.POSITION in coords else self.positions
             yield Cell(site, positions, coords)

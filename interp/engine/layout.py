@@ -13,6 +13,8 @@ from torch import Tensor
 from interp import axes
 from interp.sites import Site
 
+LOGITS = Site("logits")
+
 
 def indexed_axis(site: Site) -> str | None:
     """``"head"`` or ``"unit"``, where a site has such an axis."""

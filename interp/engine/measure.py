@@ -23,7 +23,8 @@ from interp.engine import provenance, strategies
 from interp.engine.batches import in_batches
 from interp.engine.budget import rows_a_pass
 from interp.engine.cells import Cell, resolve
-from interp.engine.readout import LOGITS, Reader
+from interp.engine.layout import LOGITS
+from interp.engine.readout import Reader
 from interp.engine.values import Runs
 from interp.interventions import Activation, Change, Intervention, Replace
 from interp.metrics import Metric

@@ -12,9 +12,7 @@ from torch import Tensor
 from interp.errors import PositionError
 from interp.metrics import Metric, Readout, require
 from interp.models import Encoded, Model, Tokens
-from interp.sites import Positions, Site
-
-LOGITS = Site("logits")
+from interp.sites import Positions
 
 
 @dataclass(frozen=True, eq=False)

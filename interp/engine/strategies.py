@@ -16,8 +16,8 @@ from torch import Tensor
 
 from interp.engine.batches import in_batches
 from interp.engine.cells import Cell, Place
-from interp.engine.layout import canonical, indexed_axis
-from interp.engine.readout import LOGITS, Reader
+from interp.engine.layout import LOGITS, canonical, indexed_axis
+from interp.engine.readout import Reader
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError
 from interp.interventions import Edit, apply
 from interp.models import Model, Tokens

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ import xarray as xr
 
 from interp import axes, effects
 from interp.engine import provenance
-from interp.engine.measure import Measured, Options, Patching, measure
+from interp.engine.measure import Options, Patching, measure
 from interp.errors import PositionError, UnknownNameError
 from interp.interventions import Change, Edit, Featurizer, Identity, Intervention, Source
 from interp.metrics import Metric, MetricLike
@@ -106,42 +107,64 @@ def _sweep_grid(
     interventions = [
         Intervention((Change(cell.site, cell.positions, **change),)) for cell, there in zip(cells, exists, strict=True) if there
     ]
-    measured = measure(model, encoded, interventions, metrics, options)
     of_change = interventions[0].changes[0].spec()
-    described = {"grid": grid.spec(), "change": {k: v for k, v in of_change.items() if k not in ("site", "positions")}}
-    return effects.assemble(
-        _spread(measured.value, exists, values, np.nan),
-        measured.clean,
-        measured.corrupt,
+    family = _Family(
         axes=values,
-        metrics=[metric.name for metric in metrics],
-        by_rule=_spread(measured.by_rule, exists, values, False),
-        absent=None if exists.all() else ~exists.reshape([len(v) for v in values.values()]),
-        coords=provenance.example_coordinates(encoded) | provenance.token_coordinates(encoded, values.get(axes.POSITION)),
-        attrs=measured.facts
-        | {"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)}
-        | {"spec": provenance.spec(model, encoded, options.patching, metrics, described)},
+        exists=exists,
+        coords=provenance.token_coordinates(encoded, values.get(axes.POSITION)),
+        attrs={"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)},
+        spec={"grid": grid.spec(), "change": {k: v for k, v in of_change.items() if k not in ("site", "positions")}},
     )
+    return _measured(model, encoded, interventions, metrics, options, family)
 
 
 def _sweep_list(
     model: Model, encoded: Encoded, interventions: list[Intervention], metrics: tuple[Metric, ...], options: Options
 ) -> xr.Dataset:
-    measured: Measured = measure(model, encoded, interventions, metrics, options)
-    written = [repr(i)[len("Intervention(") : -1] for i in interventions]
     sites = dict.fromkeys(change.site.name for i in interventions for change in i.changes)
-    described = {"interventions": [i.spec() for i in interventions]}
+    family = _Family(
+        axes={axes.CELL: list(range(len(interventions)))},
+        exists=np.ones(len(interventions), dtype=bool),
+        coords={"intervention": (axes.CELL, [repr(i)[len("Intervention(") : -1] for i in interventions])},
+        attrs={"site": ", ".join(sites), "positions": "listed"},
+        spec={"interventions": [i.spec() for i in interventions]},
+    )
+    return _measured(model, encoded, interventions, metrics, options, family)
+
+
+@dataclass(frozen=True, eq=False)
+class _Family:
+    """What labels the cells of one sweep."""
+
+    axes: Mapping[str, Sequence[Any]]
+    exists: np.ndarray[Any, Any]
+    """``[cell]``: whether the cell's site exists; only those are measured."""
+    coords: dict[str, Any]
+    attrs: dict[str, Any]
+    spec: dict[str, Any]
+
+
+def _measured(
+    model: Model,
+    encoded: Encoded,
+    interventions: list[Intervention],
+    metrics: tuple[Metric, ...],
+    options: Options,
+    family: _Family,
+) -> xr.Dataset:
+    """Run the interventions of a family and label what came out."""
+    measured = measure(model, encoded, interventions, metrics, options)
+    exists = family.exists
     return effects.assemble(
-        measured.value,
+        _spread(measured.value, exists, family.axes, np.nan),
         measured.clean,
         measured.corrupt,
-        axes={axes.CELL: list(range(len(interventions)))},
+        axes=family.axes,
         metrics=[metric.name for metric in metrics],
-        by_rule=measured.by_rule,
-        coords=provenance.example_coordinates(encoded) | {"intervention": (axes.CELL, written)},
-        attrs=measured.facts
-        | {"site": ", ".join(sites), "positions": "listed"}
-        | {"spec": provenance.spec(model, encoded, options.patching, metrics, described)},
+        by_rule=_spread(measured.by_rule, exists, family.axes, False),
+        absent=None if exists.all() else ~exists.reshape([len(v) for v in family.axes.values()]),
+        coords=provenance.example_coordinates(encoded) | family.coords,
+        attrs=measured.facts | family.attrs | {"spec": provenance.spec(model, encoded, options.patching, metrics, family.spec)},
     )
 
 

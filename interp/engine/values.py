@@ -20,14 +20,12 @@ from torch import Tensor
 
 from interp import axes
 from interp.engine.batches import in_batches
-from interp.engine.layout import canonical, indexed_axis
+from interp.engine.layout import LOGITS, canonical, indexed_axis
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
 from interp.interventions import Activation, Change, Constant, Noise
 from interp.models import Encoded, Model, Tokens
 from interp.pairs import Prompt
 from interp.sites import Positions, Site
-
-LOGITS = Site("logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +86,10 @@ class Runs:
         for change in changes:
             if isinstance(change.source, Activation) and change.edit.reads_source:
                 key = self._key(change.source)
-                site = change.source.site_for(change.site).tensor
+                site = change.source.site_for(change.site)
                 self._tokens[key][0].check(site)
-                if site not in self._found.get(key, {}):
-                    self._wanted.setdefault(key, set()).add(site)
+                if site.tensor not in self._found.get(key, {}):
+                    self._wanted.setdefault(key, set()).add(site.tensor)
 
     def _key(self, source: Activation) -> tuple[Any, ...]:
         model: Model = source.model if source.model is not None else self.model  # type: ignore[assignment]
@@ -107,10 +105,15 @@ class Runs:
                 self._tokens[key] = (model, model.encode([prompt], bos=self.encoded.asked))
         return key
 
-    def _run(self, key: tuple[Any, ...]) -> None:
-        sites = self._wanted.pop(key, set())
-        if not sites:
-            return
+    def _read(self, change: Change, source: Activation) -> Tensor:
+        """The whole tensor that a source reads, in the engine's order of axes; its run is made if it was not yet."""
+        self.want([change])
+        key = self._key(source)
+        if key in self._wanted:
+            self._run(key, self._wanted.pop(key))
+        return self._found[key][source.site_for(change.site).tensor]
+
+    def _run(self, key: tuple[Any, ...], sites: set[Site]) -> None:
         model, tokens = self._tokens[key]
         keep = None if LOGITS in sites else 1
 
@@ -142,13 +145,9 @@ class Runs:
         if isinstance(source, Noise):
             return self._noise(source, change.site, columns)
         assert isinstance(source, Activation)
-        self.want([change])
-        key = self._key(source)
-        self._run(key)
-        model, tokens = self._tokens[key]
-        site = source.site_for(change.site)
-        model.check(site)
-        tensor = self._found[key][site.tensor]
+        tensor = self._read(change, source)
+        key, site = self._key(source), source.site_for(change.site)
+        _, tokens = self._tokens[key]
         axis = indexed_axis(site)
         index = getattr(site, axis) if axis else None
         if index is not None and index >= tensor.shape[2]:
@@ -224,8 +223,9 @@ class Runs:
         positions = source.own_positions
         own = columns - self.base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
         own = torch.where(columns >= 0, own.expand_as(columns), -1)
-        missing = (own >= 0) & (count[group[:, None], own.clamp(0, count.shape[1] - 1)] == 0)
-        if bool((missing | (own >= count.shape[1])).any()):
+        counted = count[group[:, None], own.clamp(0, count.shape[1] - 1)]
+        missing = (own >= 0) & ((own >= count.shape[1]) | (counted == 0))
+        if bool(missing.any()):
             example = int(missing.any(-1).nonzero()[0])
             raise ShapeMismatchError(
                 f"{source!r}: example {example} needs the mean at position {int(own[example].max())}, which no prompt of the "
@@ -247,11 +247,8 @@ class Runs:
                 f"noise on {site!r} would not be a probability; use a site whose features are a fixed width"
             )
         axis = indexed_axis(site)
-        seen = Change(site, source=Activation("base"))  # the base's own values say how wide the site is
-        self.want([seen])
-        key = self._key(Activation("base"))
-        self._run(key)
-        widths = tuple(self._found[key][site.tensor].shape[2:])
+        own_values = Activation("base")  # they say how wide the site is
+        widths = tuple(self._read(Change(site, source=own_values), own_values).shape[2:])
         drawn = ("noise", source.std, source.seed, *widths)
         if drawn not in self._pooled:
             dtype = torch.promote_types(self.model.dtype, torch.float32)

@@ -13,12 +13,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.metrics.protocol import Readout, Reads
 
 Values = Float[Tensor, "row example"]
+
+
+def _best(readout: Readout, ids: Int[Tensor, "example answer"]) -> Values:
+    """Logit of the best of several tokens."""
+    return readout.at(ids).amax(-1)
+
+
+def _logprob(readout: Readout, ids: Int[Tensor, "example answer"]) -> Values:
+    """Log of the total probability of several tokens, in nats."""
+    return readout.at(ids).logsumexp(-1) - readout.final.logsumexp(-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,7 @@ class LogitDiff:
     unit: str = "logits"
 
     def __call__(self, readout: Readout) -> Values:
-        return readout.at(readout.answers).amax(-1) - readout.at(readout.wrong).amax(-1)
+        return _best(readout, readout.answers) - _best(readout, readout.wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class LogProb:
     unit: str = "nats"
 
     def __call__(self, readout: Readout) -> Values:
-        return readout.at(readout.answers).logsumexp(-1) - readout.final.logsumexp(-1)
+        return _logprob(readout, readout.answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class Prob:
     unit: str = "probability"
 
     def __call__(self, readout: Readout) -> Values:
-        return (readout.at(readout.answers).logsumexp(-1) - readout.final.logsumexp(-1)).exp()
+        return _logprob(readout, readout.answers).exp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +76,7 @@ class ProbDiff:
     unit: str = "probability"
 
     def __call__(self, readout: Readout) -> Values:
-        total = readout.final.logsumexp(-1)
-        right, wrong = (readout.at(ids).logsumexp(-1) - total for ids in (readout.answers, readout.wrong))
-        return right.exp() - wrong.exp()
+        return _logprob(readout, readout.answers).exp() - _logprob(readout, readout.wrong).exp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ class Accuracy:
     unit: str = "share"
 
     def __call__(self, readout: Readout) -> Values:
-        return (readout.at(readout.answers).amax(-1) > readout.at(readout.wrong).amax(-1)).to(readout.logits.dtype)
+        return (_best(readout, readout.answers) > _best(readout, readout.wrong)).to(readout.logits.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +114,8 @@ class Rank:
     unit: str = "tokens"
 
     def __call__(self, readout: Readout) -> Values:
-        best = readout.at(readout.answers).amax(-1, keepdim=True)
-        return (readout.final > best).sum(-1).to(readout.logits.dtype)
+        best = _best(readout, readout.answers)
+        return (readout.final > best[..., None]).sum(-1).to(readout.logits.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +127,7 @@ class Top1:
     unit: str = "share"
 
     def __call__(self, readout: Readout) -> Values:
-        return (readout.at(readout.answers).amax(-1) >= readout.final.amax(-1)).to(readout.logits.dtype)
+        return (_best(readout, readout.answers) >= readout.final.amax(-1)).to(readout.logits.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
     >>> hooks.found[site]                                                                     # doctest: +SKIP
 
 The context manager owns every hook and removes it, also when the pass raises; hooks that a user registered stay and run before
-ours. A site that was planned fires exactly as often as it declares, or the run raises: an unpatched number is never returned.
+ours. A site that was planned fires exactly once, or the run raises: an unpatched number is never returned.
 
 Attention scores and patterns are seen inside the model's own eager attention, around the one softmax that it calls, so masks,
 windows and soft-capping are the model's own.
@@ -39,7 +39,6 @@ class Hooks:
         taps: where each site is seen.
         reads: sites whose tensors are kept in :attr:`found`, as they are after the writes.
         writes: sites whose tensors are changed, each by a function of the whole tensor.
-        expected: how often a site should fire; once unless stated.
     """
 
     def __init__(
@@ -48,10 +47,8 @@ class Hooks:
         taps: Mapping[Site, Tap],
         reads: Collection[Site] = (),
         writes: Mapping[Site, Write] | None = None,
-        expected: Mapping[Site, int] | None = None,
     ) -> None:
         self.module, self.taps, self.writes = module, taps, dict(writes or {})
-        self.expected = expected or {}
         self.reads = frozenset(reads)
         self.found: dict[Site, Tensor] = {}
         self.fired: Counter[Site] = Counter()
@@ -139,11 +136,10 @@ class Hooks:
 
     def _check_fired(self) -> None:
         for site in (*self.writes, *self.reads):
-            expected = self.expected.get(site, 1)
-            if self.fired[site] != expected:
+            if self.fired[site] != 1:
                 raise SiteNotFiredError(
                     f"{site!r} (module {self.taps[site].path or type(self.module).__name__!r}, {self.taps[site].event}) fired "
-                    f"{self.fired[site]} times in one forward pass, expected {expected}; no number of this pass is returned"
+                    f"{self.fired[site]} times in one forward pass, expected 1; no number of this pass is returned"
                 )
 
     def _remove(self) -> None:

@@ -374,3 +374,12 @@ def test_a_source_prompt_begins_as_the_sweeps_prompts_do(seed: int) -> None:
     as_text = patch(model, encoded, where, third, source=Activation("w7 w8", positions=0))
     as_ids = patch(model, encoded, where, third, source=Activation((0, 7, 8), positions=0))
     np.testing.assert_array_equal(as_text["value"], as_ids["value"])
+
+
+def test_a_mean_beyond_every_source_prompt_is_named() -> None:
+    """One prompt of three tokens has no mean for the later tokens of the base."""
+    model = sweeps.model("gpt2")
+    pair = Pair(Prompt((1, 2, 3, 4, 5)), Prompt((1, 2, 9, 4, 5)), (5,), (6,))
+    source = Activation((7, 8, 9), pool="mean")
+    with pytest.raises(ShapeMismatchError, match="example 0 needs the mean at position 4, which no prompt of the source has"):
+        patch(model, [pair], grid("L1.resid_post", position=-1), source=source)
