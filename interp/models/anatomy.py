@@ -45,6 +45,14 @@ class Anatomy:
     """Where every site is seen."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """Components that this model does not have, each with the reason."""
+    attention: Mapping[int, str] = field(default_factory=dict)
+    """Path of each block's attention module, by layer."""
+    mlp: Mapping[int, str] = field(default_factory=dict)
+    """Path of each block's MLP module, by layer; a layer without an MLP is missing."""
+    w_o: Mapping[int, str] = field(default_factory=dict)
+    """Path of the linear map W_O, from the heads' outputs to the stream, by layer; missing where none was found."""
+    w_out: Mapping[int, str] = field(default_factory=dict)
+    """Path of the MLP's output linear map, from its units to the stream, by layer; missing where none was found."""
 
     @classmethod
     def of(cls, module: nn.Module) -> Anatomy:
@@ -94,6 +102,10 @@ class _Dissection:
         self.taps: dict[Site, Tap] = {}
         self.absent: dict[str, str] = {}
         self.sizes: dict[str, int] = {axes.LAYER: len(self.layers)}
+        self.attention: dict[int, str] = {}
+        self.mlp: dict[int, str] = {}
+        self.w_o: dict[int, str] = {}
+        self.w_out: dict[int, str] = {}
 
     def anatomy(self) -> Anatomy:
         self._ends()
@@ -101,12 +113,13 @@ class _Dissection:
             path = f"{self.blocks}.{layer}"
             self._add("resid_pre", layer, Tap(path, "input"))
             self._add("resid_post", layer, Tap(path, "output"))
-            self._attention(layer, block, path)
-            self._mlp(layer, block, path)
+            self._find_attention(layer, block, path)
+            self._find_mlp(layer, block, path)
         for name in COMPONENTS:
             if name not in self.absent and not any(site.name == name for site in self.taps):
                 self.absent[name] = "no module of this model plays that role"
-        return Anatomy(self.blocks, self.sizes, self.taps, self.absent)
+        paths = (self.attention, self.mlp, self.w_o, self.w_out)
+        return Anatomy(self.blocks, self.sizes, self.taps, self.absent, *paths)
 
     def _add(self, name: str, layer: int | None, tap: Tap) -> None:
         self.taps[Site(name, layer=layer)] = tap
@@ -125,24 +138,26 @@ class _Dissection:
             self.absent["pos_embed"] = "no position embedding is added to the stream"
         self._add("logits", None, Tap("", "output"))
 
-    def _attention(self, layer: int, block: nn.Module, path: str) -> None:
+    def _find_attention(self, layer: int, block: nn.Module, path: str) -> None:
         name = _child(block, ATTENTION)
         assert name is not None
         attention, path = getattr(block, name), f"{path}.{name}"
+        self.attention[layer] = path
         self._add("attn_out", layer, Tap(path, "output"))
         heads = int(self.config.num_attention_heads)
         kv_heads = int(getattr(self.config, "num_key_value_heads", None) or heads)
         out = _child(attention, W_O)
         if out is not None:
+            self.w_o[layer] = f"{path}.{out}"
             width = _widths(getattr(attention, out))[0] // heads
             self.sizes |= {axes.HEAD: heads, "kv_head": kv_heads, "d_head": width}
             self._add("z", layer, Tap(f"{path}.{out}", "input", Heads(heads)))
             self._add("result", layer, Tap(f"{path}.{out}", "output", Results(heads)))
-            self._qkv(layer, attention, path, heads, kv_heads, width)
+            self._find_qkv(layer, attention, path, heads, kv_heads, width)
         self._add("scores", layer, Tap(path, "scores"))
         self._add("pattern", layer, Tap(path, "pattern"))
 
-    def _qkv(self, layer: int, attention: nn.Module, path: str, heads: int, kv_heads: int, width: int) -> None:
+    def _find_qkv(self, layer: int, attention: nn.Module, path: str, heads: int, kv_heads: int, width: int) -> None:
         fused = _child(attention, FUSED_QKV)
         if fused is not None:
             ends = [0, heads * width, (heads + kv_heads) * width, (heads + 2 * kv_heads) * width]
@@ -157,13 +172,14 @@ class _Dissection:
         for name in "qkv":
             self.absent[name] = f"{path} has none of the projections {', '.join((*QKV[0], *FUSED_QKV))}"
 
-    def _mlp(self, layer: int, block: nn.Module, path: str) -> None:
+    def _find_mlp(self, layer: int, block: nn.Module, path: str) -> None:
         name = _child(block, MLP)
         if name is None:
             for component in ("resid_mid", "mlp_out", "mlp_pre", "mlp_up", "mlp_post"):
                 self.absent[component] = f"{path} has no MLP"
             return
         mlp, inner = getattr(block, name), f"{path}.{name}"
+        self.mlp[layer] = inner
         self._add("mlp_out", layer, Tap(inner, "output"))
         norm = _child(block, MIDDLE_NORM)
         if norm is not None:
@@ -174,6 +190,7 @@ class _Dissection:
         gated = _child(mlp, (GATE,)) is not None
         into = GATE if gated else _child(mlp, (*W_IN, UP))
         if out is not None:
+            self.w_out[layer] = f"{inner}.{out}"
             self._add("mlp_post", layer, Tap(f"{inner}.{out}", "input"))
             self.sizes[axes.UNIT] = _widths(getattr(mlp, out))[0]
         if into is not None:

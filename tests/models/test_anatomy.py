@@ -52,6 +52,18 @@ def test_a_wide_head_is_measured_not_computed(seed: int) -> None:
     assert (model.sizes["d_head"], model.sizes["kv_head"]) == (5, 2)
 
 
+def test_the_modules_of_a_block_by_layer(seed: int) -> None:
+    gpt2, llama, bare = (load(make(seed), check=False).anatomy for make in (tiny.gpt2, tiny.llama, attn_only))
+    layers = range(3)
+    assert gpt2.attention == {i: f"transformer.h.{i}.attn" for i in layers}
+    assert gpt2.mlp == {i: f"transformer.h.{i}.mlp" for i in layers}
+    assert gpt2.w_o == {i: f"transformer.h.{i}.attn.c_proj" for i in layers}
+    assert gpt2.w_out == {i: f"transformer.h.{i}.mlp.c_proj" for i in layers}
+    assert llama.w_o[2] == "model.layers.2.self_attn.o_proj"
+    assert llama.w_out[2] == "model.layers.2.mlp.down_proj"
+    assert (set(bare.attention), bare.mlp, bare.w_out) == ({0, 1}, {}, {})
+
+
 def test_sizes_at_a_site(tiny_llama: PreTrainedModel) -> None:
     model = load(tiny_llama, check=False)
     assert model.sizes_at(Site("z", layer=0)) == {"head": 4, "layer": 3}
