@@ -10,27 +10,38 @@ model is loaded (:mod:`interp.models.probe`). A role that is not there leaves it
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 from torch import nn
 
 from interp import axes
-from interp.models.taps import Heads, Results, Tap
+from interp.models.taps import Heads, Interleaved, Layout, Results, Tap
 from interp.sites import COMPONENTS, Site
 
-# The names that architectures give to a role; the first one present in a block is taken.
+# The names that architectures give to a role; the first one present is taken.
 ATTENTION = ("attn", "self_attn", "attention", "self_attention")
 MLP = ("mlp", "feed_forward")
-MIDDLE_NORM = ("ln_2", "post_attention_layernorm")
-QKV = (("q_proj", "k_proj", "v_proj"),)
-FUSED_QKV = ("c_attn",)
+QKV = ("q_proj", "k_proj", "v_proj")
+FUSED_QKV = ("c_attn",)  # all of q, then all of k, then all of v
+INTERLEAVED_QKV = ("query_key_value",)  # head by head
 W_O = ("o_proj", "c_proj", "out_proj", "dense")
-W_OUT = ("down_proj", "c_proj")
-W_IN = ("c_fc",)
+W_OUT = ("down_proj", "c_proj", "dense_4h_to_h")
+W_IN = ("c_fc", "dense_h_to_4h")
 GATE, UP = "gate_proj", "up_proj"
 POSITION_EMBEDDING = ("wpe", "embed_positions")
+
+MIDDLE_NORM = ("ln_2", "pre_feedforward_layernorm", "post_attention_layernorm")
+"""Norms that read the stream between attention and MLP."""
+POST_NORMS = ("post_attention_layernorm", "post_feedforward_layernorm")
+"""Norms of what attention and MLP give, before it is added to the stream. A block has both: the first alone is the MLP's."""
+PARALLEL = ("use_parallel_residual", "parallel_attn")
+"""Flags, of a block or of the configuration, by which the MLP reads the block's input beside attention."""
+RESIDUAL = "residual"
+"""Argument by which an attention or MLP module is given the stream to which it adds its output itself."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +129,10 @@ class _Dissection:
         for name in COMPONENTS:
             if name not in self.absent and not any(site.name == name for site in self.taps):
                 self.absent[name] = "no module of this model plays that role"
+        present = {site.name for site in self.taps}
+        absent = {name: why for name, why in self.absent.items() if name not in present}  # a layer of several may lack it
         paths = (self.attention, self.mlp, self.w_o, self.w_out)
-        return Anatomy(self.blocks, self.sizes, self.taps, self.absent, *paths)
+        return Anatomy(self.blocks, self.sizes, self.taps, absent, *paths)
 
     def _add(self, name: str, layer: int | None, tap: Tap) -> None:
         self.taps[Site(name, layer=layer)] = tap
@@ -141,36 +154,43 @@ class _Dissection:
     def _find_attention(self, layer: int, block: nn.Module, path: str) -> None:
         name = _child(block, ATTENTION)
         assert name is not None
-        attention, path = getattr(block, name), f"{path}.{name}"
-        self.attention[layer] = path
-        self._add("attn_out", layer, Tap(path, "output"))
+        attention, inner = getattr(block, name), f"{path}.{name}"
+        self.attention[layer] = inner
         heads = int(self.config.num_attention_heads)
         kv_heads = int(getattr(self.config, "num_key_value_heads", None) or heads)
         out = _child(attention, W_O)
         if out is not None:
-            self.w_o[layer] = f"{path}.{out}"
-            width = _widths(getattr(attention, out))[0] // heads
+            self.w_o[layer] = f"{inner}.{out}"
+            width = _widths(getattr(attention, out))[0] // heads  # measured, since heads need not fill the stream
             self.sizes |= {axes.HEAD: heads, "kv_head": kv_heads, "d_head": width}
-            self._add("z", layer, Tap(f"{path}.{out}", "input", Heads(heads)))
-            self._add("result", layer, Tap(f"{path}.{out}", "output", Results(heads)))
-            self._find_qkv(layer, attention, path, heads, kv_heads, width)
-        self._add("scores", layer, Tap(path, "scores"))
-        self._add("pattern", layer, Tap(path, "pattern"))
+            self._add("z", layer, Tap(self.w_o[layer], "input", Heads(heads)))
+            self._add("result", layer, Tap(self.w_o[layer], "output", Results(heads)))
+            self._find_qkv(layer, attention, inner, (heads, kv_heads, kv_heads), width)
+        self._find_sum("attn_out", layer, path, POST_NORMS[0], inner, self.w_o.get(layer))
+        self._add("scores", layer, Tap(inner, "scores"))
+        self._add("pattern", layer, Tap(inner, "pattern"))
 
-    def _find_qkv(self, layer: int, attention: nn.Module, path: str, heads: int, kv_heads: int, width: int) -> None:
-        fused = _child(attention, FUSED_QKV)
+    def _find_qkv(self, layer: int, attention: nn.Module, path: str, heads: tuple[int, int, int], width: int) -> None:
+        fused, interleaved = _child(attention, FUSED_QKV), _child(attention, INTERLEAVED_QKV)
+        layouts: tuple[Layout, ...]
         if fused is not None:
-            ends = [0, heads * width, (heads + kv_heads) * width, (heads + 2 * kv_heads) * width]
-            for name, n, start, stop in zip("qkv", (heads, kv_heads, kv_heads), ends, ends[1:], strict=False):
-                self._add(name, layer, Tap(f"{path}.{fused}", "output", Heads(n, start, stop)))
+            ends = (0, *accumulate(n * width for n in heads))
+            layouts = tuple(Heads(n, *slice_) for n, slice_ in zip(heads, pairwise(ends), strict=True))
+            modules = (fused,) * 3
+        elif interleaved is not None and _widths(getattr(attention, interleaved))[1] == 3 * heads[0] * width:
+            layouts, modules = tuple(Interleaved(heads[0], part) for part in range(3)), (interleaved,) * 3
+        elif all(hasattr(attention, name) for name in QKV):
+            layouts, modules = tuple(Heads(n) for n in heads), QKV
+        else:
+            why = (
+                f"{path} has none of the projections {', '.join((*QKV, *FUSED_QKV, *INTERLEAVED_QKV))}"
+                if interleaved is None
+                else f"{path}.{interleaved} does not hold one query, key and value of width {width} for each head"
+            )
+            self.absent |= dict.fromkeys("qkv", why)
             return
-        for names in QKV:
-            if all(hasattr(attention, name) for name in names):
-                for name, module, n in zip("qkv", names, (heads, kv_heads, kv_heads), strict=True):
-                    self._add(name, layer, Tap(f"{path}.{module}", "output", Heads(n)))
-                return
-        for name in "qkv":
-            self.absent[name] = f"{path} has none of the projections {', '.join((*QKV[0], *FUSED_QKV))}"
+        for name, module, layout in zip("qkv", modules, layouts, strict=True):
+            self._add(name, layer, Tap(f"{path}.{module}", "output", layout))
 
     def _find_mlp(self, layer: int, block: nn.Module, path: str) -> None:
         name = _child(block, MLP)
@@ -180,18 +200,12 @@ class _Dissection:
             return
         mlp, inner = getattr(block, name), f"{path}.{name}"
         self.mlp[layer] = inner
-        self._add("mlp_out", layer, Tap(inner, "output"))
-        norm = _child(block, MIDDLE_NORM)
-        if norm is not None:
-            self._add("resid_mid", layer, Tap(f"{path}.{norm}", "input", in_place=True))
-        else:
-            self.absent["resid_mid"] = f"{path} has no norm between attention and MLP that reads the residual stream"
         out = _child(mlp, W_OUT)
         gated = _child(mlp, (GATE,)) is not None
         into = GATE if gated else _child(mlp, (*W_IN, UP))
         if out is not None:
             self.w_out[layer] = f"{inner}.{out}"
-            self._add("mlp_post", layer, Tap(f"{inner}.{out}", "input"))
+            self._add("mlp_post", layer, Tap(self.w_out[layer], "input"))
             self.sizes[axes.UNIT] = _widths(getattr(mlp, out))[0]
         if into is not None:
             self._add("mlp_pre", layer, Tap(f"{inner}.{into}", "output"))
@@ -199,6 +213,36 @@ class _Dissection:
             self._add("mlp_up", layer, Tap(f"{inner}.{UP}", "output"))
         else:
             self.absent["mlp_up"] = "its MLPs are not gated"
+        self._find_sum("mlp_out", layer, path, POST_NORMS[1], inner, self.w_out.get(layer))
+        self._find_middle(layer, block, path)
+
+    def _find_sum(self, site: str, layer: int, path: str, norm: str, part: str, linear: str | None) -> None:
+        """What attention or MLP adds to the stream: what its post-norm gives, or its module, or its last linear map."""
+        if _post_normed(self.module.get_submodule(path)):
+            self._add(site, layer, Tap(f"{path}.{norm}", "output"))
+        elif RESIDUAL not in inspect.signature(self.module.get_submodule(part).forward).parameters:
+            self._add(site, layer, Tap(part, "output"))
+        elif linear is not None:
+            self._add(site, layer, Tap(linear, "output"))
+        else:
+            self.absent[site] = f"{part} returns the stream, to which it has already added its output"
+
+    def _find_middle(self, layer: int, block: nn.Module, path: str) -> None:
+        """The stream between attention and MLP: what the MLP's norm reads, or the MLP itself where norms come after."""
+        flag = next((f for f in PARALLEL if getattr(block, f, getattr(self.config, f, False))), None)
+        norm = _child(block, tuple(n for n in MIDDLE_NORM if not (_post_normed(block) and n in POST_NORMS)))
+        if flag is not None:
+            self.absent["resid_mid"] = f"attention and MLP of {path} both read the block's input ({flag})"
+        elif norm is not None:
+            self._add("resid_mid", layer, Tap(f"{path}.{norm}", "input", in_place=True))
+        elif _post_normed(block):
+            self._add("resid_mid", layer, Tap(self.mlp[layer], "input", in_place=True))
+        else:
+            self.absent["resid_mid"] = f"{path} has no norm between attention and MLP that reads the residual stream"
+
+
+def _post_normed(block: nn.Module) -> bool:
+    return all(_child(block, (name,)) for name in POST_NORMS)
 
 
 def _widths(linear: Any) -> tuple[int, int]:

@@ -4,14 +4,15 @@
     Probe(causal=True, checked=36, worst=2.4e-07)
 
 Checked: every site fires once and has its declared shape; the stream adds up (``resid_pre + attn_out = resid_mid``,
-``resid_mid + mlp_out = resid_post``, block after block); heads add up to ``attn_out`` less its bias; pattern rows are
-probabilities, and pattern × v is z. Writing is checked at the last layer, by writing another run's values: the residual stream
-at each of its joints must give the other run's logits, and q, k and v, or pattern and v, the other run's z.
+``resid_mid + mlp_out = resid_post``, in parallel blocks all at once, block after block); heads add up to ``attn_out`` less the
+bias of W_O, or to the output of W_O where a norm comes between; pattern rows are probabilities, and pattern × v is z. Writing
+is checked at the last layer, by writing another run's values: the residual stream at each of its joints must give the other
+run's logits, q, k and v, or pattern and v, the other run's z; a head's query moves its own row of its own scores alone, a key
+its column in the heads that share it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from interp.errors import ProbeError
 from interp.models.model import Model, Probe
+from interp.models.taps import Write
 from interp.sites import COMPONENTS, Site
 
 _TOKENS = 6
@@ -40,22 +42,27 @@ def probe(model: Model) -> Probe:
     mask = torch.ones_like(ids)
     inputs = model.accepted({"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(-1) - 1})
     sites = model.sites()
+    sums = [_sum_of_heads(model, layer) for layer in model.anatomy.w_o]
     with torch.no_grad(), model.prepared(sites):
-        found = model.backend.run(inputs, reads=sites, writes={})
+        found = model.backend.run(inputs, reads=[*sites, *sums], writes={})
         checks = _Checks(model, found)
         checks.shapes(batch=3)
         for layer in range(model.sizes["layer"]):
             checks.stream(layer)
             checks.heads(layer)
         checks.writes(inputs)
+        checks.queries_and_keys(inputs)
     last = found[Site("resid_post", layer=model.sizes["layer"] - 1)]
     moved = (last[0, :-1] - last[2, :-1]).norm(dim=-1) / last[0, :-1].norm(dim=-1)  # a token at a time: some are far larger
-    return Probe(bool((moved <= checks.tolerance).all()), len(found), checks.worst)
+    return Probe(bool((moved <= checks.tolerance).all()), len(sites), checks.worst)
 
 
 class _Checks:
     def __init__(self, model: Model, found: dict[Site, Tensor]) -> None:
         self.model, self.found = model, found
+        # Another run's values: of the example before; positions are the same in every example, so theirs are moved along.
+        self.others = {site: tensor.roll(1, 1 if site.name == "pos_embed" else 0) for site, tensor in found.items()}
+        self.last = model.sizes["layer"] - 1
         self.worst = 0.0
         half = next(model.module.parameters()).dtype in (torch.float16, torch.bfloat16)
         self.tolerance = 5e-2 if half else 1e-4
@@ -77,7 +84,8 @@ class _Checks:
             )
 
     def shapes(self, batch: int) -> None:
-        for site, tensor in self.found.items():
+        for site in self.model.sites():
+            tensor = self.found[site]
             expected = [{"example": batch, "position": _TOKENS, "source_position": _TOKENS}.get(a) for a in site.axes]
             for i, axis in enumerate(site.axes):
                 if expected[i] is None and axis != "vocab":
@@ -99,16 +107,18 @@ class _Checks:
             self.equal(pre + attn, mid, f"L{layer}.resid_pre + attn_out = resid_mid")
         if mid is not None and mlp is not None:
             self.equal(mid + mlp, post, f"L{layer}.resid_mid + mlp_out = resid_post")
+        if attn is not None and mid is None and mlp is not None:
+            self.equal(pre + attn + mlp, post, f"L{layer}.resid_pre + attn_out + mlp_out = resid_post")
         if attn is not None and mlp is None:
             self.equal(pre + attn, post, f"L{layer}.resid_pre + attn_out = resid_post (no MLP)")
 
     def heads(self, layer: int) -> None:
-        result, attn = self["result", layer], self["attn_out", layer]
-        if result is not None and attn is not None:
-            rest = attn - result.sum(-2)
-            self.equal(
-                rest + attn.abs().max(), rest[:1, :1].expand_as(rest) + attn.abs().max(), f"L{layer}.attn_out − Σ result = b_O"
-            )
+        result = self["result", layer]
+        if result is not None:
+            site = _sum_of_heads(self.model, layer)
+            total = self.found[site]
+            rest, size = total - result.sum(-2), total.abs().max()
+            self.equal(rest + size, rest[:1, :1].expand_as(rest) + size, f"{site!r} − Σ L{layer}.result = b_O")
         pattern, v, z = self["pattern", layer], self["v", layer], self["z", layer]
         if pattern is not None:
             total = pattern.float().sum(-1)
@@ -119,44 +129,72 @@ class _Checks:
                 self.equal(mixed, z, f"L{layer}.pattern × v = z")
 
     def writes(self, inputs: dict[str, Tensor]) -> None:
-        layer = self.model.sizes["layer"] - 1
-        others = {site: tensor.roll(1, 0) for site, tensor in self.found.items()}
-        logits, z = Site("logits"), Site("z", layer=layer)
-        for name in ("resid_pre", "resid_mid", "resid_post"):
-            self._written([Site(name, layer=layer)], logits, others, inputs)
-        for names in (("q", "k", "v"), ("pattern", "v")):
-            self._written([Site(name, layer=layer) for name in names], z, others, inputs)
-        for name, effect in (
-            ("attn_out", "resid_mid"),
-            ("mlp_out", "resid_post"),
-            ("mlp_post", "mlp_out"),
-            ("z", "attn_out"),
-            ("result", "attn_out"),
-        ):
-            effect = effect if Site(effect, layer=layer) in self.found else "resid_post"
-            self._changed(Site(name, layer=layer), Site(effect, layer=layer), others, inputs)
-        for name in ("embed", "pos_embed"):
-            self._changed(Site(name), Site("resid_pre", layer=0), others, inputs)
+        def at(*names: str) -> list[Site]:
+            return [Site(name, layer=self.last) for name in names]
 
-    def _written(self, sites: list[Site], effect: Site, others: dict[Site, Tensor], inputs: dict[str, Tensor]) -> None:
+        z, result, attn_out, resid_mid = at("z", "result", "attn_out", "resid_mid")
+        mlp_post, mlp_out, resid_post = at("mlp_post", "mlp_out", "resid_post")
+        for joint in at("resid_pre", "resid_mid", "resid_post"):
+            self._written([joint], Site("logits"), inputs)
+        for parts in (at("q", "k", "v"), at("pattern", "v")):
+            self._written(parts, z, inputs)
+        self._written([site for site in at("mlp_pre", "mlp_up") if site in self.found], mlp_post, inputs)
+        self._written([z], attn_out, inputs)
+        self._written([mlp_post], mlp_out, inputs)
+        if result in self.found:
+            self._changed(result, _sum_of_heads(self.model, self.last), inputs)
+        self._changed(attn_out, resid_mid if resid_mid in self.found else resid_post, inputs)
+        self._changed(mlp_out, resid_post, inputs)
+        self._written([Site("embed")], Site("resid_pre", layer=0), inputs)
+        self._changed(Site("pos_embed"), Site("resid_pre", layer=0), inputs)
+
+    def queries_and_keys(self, inputs: dict[str, Tensor]) -> None:
+        """Writing some heads' queries (keys) at some positions leaves every other row (column) of the scores as it was."""
+        scores = Site("scores", layer=self.last)
+        generator = torch.Generator().manual_seed(1)
+        for name, theirs in (("q", "e p kv -> e (kv group) p 1"), ("k", "e p kv -> e (kv group) 1 p")):
+            site = Site(name, layer=self.last)
+            if site not in self.found or scores not in self.found:
+                continue
+            before, other = self.found[scores], self.others[site]
+            chosen = (torch.rand(other.shape[:-1], generator=generator) < 0.5).to(other.device)
+            write = _partly(chosen.unsqueeze(-1), other)
+            after = self.model.backend.run(inputs, reads=[scores], writes={site: write})[scores]
+            touched = repeat(chosen, theirs, group=before.shape[1] // other.shape[2])
+            kept = (self.found[scores.at(name="pattern")] > 0) & ~touched  # masked scores are any large negative number
+            self.equal(
+                after.where(kept, 0), before.where(kept, 0), f"{site!r} of one head and position moves its own {scores!r}"
+            )
+
+    def _written(self, sites: list[Site], effect: Site, inputs: dict[str, Tensor]) -> None:
         """Writing another run's values at all of ``sites`` gives that run's values at ``effect``."""
-        if not all(site in self.found for site in (*sites, effect)):
+        if not sites or not all(site in self.found for site in (*sites, effect)):
             return
-        found = self.model.backend.run(inputs, reads=[effect], writes={site: _constant(others[site]) for site in sites})
-        self.equal(found[effect], others[effect], f"writing another run's {', '.join(map(repr, sites))} gives its {effect!r}")
+        found = self.model.backend.run(inputs, reads=[effect], writes={site: _constant(self.others[site]) for site in sites})
+        self.equal(
+            found[effect], self.others[effect], f"writing another run's {', '.join(map(repr, sites))} gives its {effect!r}"
+        )
 
-    def _changed(self, site: Site, effect: Site, others: dict[Site, Tensor], inputs: dict[str, Tensor]) -> None:
+    def _changed(self, site: Site, effect: Site, inputs: dict[str, Tensor]) -> None:
         """Writing another run's value moves what it adds to by the difference of the two values."""
         if site not in self.found or effect not in self.found:
             return
-        found = self.model.backend.run(inputs, reads=[effect], writes={site: _constant(others[site])})[effect]
-        if site.name in ("z", "mlp_post"):  # through a linear map: its image is the other run's
-            self.equal(found, others[effect], f"writing another run's {site!r} gives its {effect!r}")
-            return
-        delta = others[site] - self.found[site]
+        found = self.model.backend.run(inputs, reads=[effect], writes={site: _constant(self.others[site])})[effect]
+        delta = self.others[site] - self.found[site]
         moved = delta.sum(-2) if COMPONENTS[site.name].axes[-2:] == ("head", "d_model") else delta
         self.equal(found, self.found[effect] + moved, f"writing another run's {site!r} moves {effect!r} by the difference")
 
 
-def _constant(value: Tensor) -> Callable[[Tensor], Tensor]:
+def _sum_of_heads(model: Model, layer: int) -> Site:
+    """What the heads' results add up to, but for a bias: ``attn_out``, or the output of W_O where a norm follows it."""
+    anatomy, added = model.anatomy, Site("attn_out", layer=layer)
+    plain = anatomy.taps[added].path in (anatomy.attention[layer], anatomy.w_o[layer])
+    return added if plain else Site("output", path=anatomy.w_o[layer])
+
+
+def _constant(value: Tensor) -> Write:
     return lambda h: value.to(h)
+
+
+def _partly(chosen: Tensor, value: Tensor) -> Write:
+    return lambda h: torch.where(chosen, value.to(h), h)

@@ -70,6 +70,32 @@ class Heads:
 
 
 @dataclass(frozen=True)
+class Interleaved:
+    """One part of a fused projection in which each head holds its q, k and v side by side, ``[head, (q, k, v), d_head]``.
+
+    >>> import torch
+    >>> fused = torch.arange(6.0).reshape(1, 1, 6)          # two heads of width 1, each q, k, v
+    >>> Interleaved(2, part=1).read(fused, None)[0, 0].tolist()
+    [[1.0], [4.0]]
+    """
+
+    heads: int
+    part: int
+    """0 for q, 1 for k, 2 for v."""
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position head d_head"]:
+        return self._parts(seen)[..., self.part, :]
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        parts = self._parts(seen).clone()
+        parts[..., self.part, :] = new
+        return rearrange(parts, "... head part d_head -> ... (head part d_head)")
+
+    def _parts(self, seen: Tensor) -> Float[Tensor, "example position head 3 d_head"]:
+        return rearrange(seen, "... (head part d_head) -> ... head part d_head", head=self.heads, part=3)
+
+
+@dataclass(frozen=True)
 class Results:
     """Each head's own contribution to the output of W_O, seen where W_O is called: ``z`` goes in, the heads' sum comes out."""
 

@@ -31,6 +31,11 @@ MAKERS: dict[str, Callable[[int], PreTrainedModel]] = {
     "llama": tiny.llama,
     "mistral": tiny.mistral,
     "zoo": zoo,
+    "neox": tiny.neox,
+    "neox-sequential": lambda seed: tiny.neox(seed, parallel=False),
+    "gemma2": tiny.gemma2,
+    "qwen3": tiny.qwen3,
+    "bloom": tiny.bloom,
 }
 
 

@@ -12,11 +12,15 @@ from __future__ import annotations
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    Gemma2Config,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
+    Qwen3Config,
 )
 
 # Deliberately awkward: an MLP that is no multiple of the stream, a vocabulary that is no multiple of anything.
@@ -47,6 +51,44 @@ def llama(seed: int, **changes: object) -> PreTrainedModel:
 def mistral(seed: int, *, window: int = 4) -> PreTrainedModel:
     """As Llama, but attention sees the last ``window`` positions only."""
     return random_model(MistralConfig(**_rotary("MistralForCausalLM", {"sliding_window": window})), seed)
+
+
+def neox(seed: int, parallel: bool = True) -> PreTrainedModel:
+    """Query, key and value interleaved by head, half of each head rotated, biases; attention and MLP side by side, or not."""
+    rotary = _rotary("GPTNeoXForCausalLM", {"use_parallel_residual": parallel, "rotary_pct": 0.5})
+    del rotary["num_key_value_heads"]
+    return random_model(GPTNeoXConfig(**rotary), seed)
+
+
+def gemma2(seed: int, **changes: object) -> PreTrainedModel:
+    """Norms before and after attention and MLP, soft caps that bite, wide heads, windows of 4 in every other layer."""
+    own: dict[str, object] = {
+        "head_dim": 12,
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 4,
+        "attn_logit_softcapping": 3.0,
+        "final_logit_softcapping": 16.0,
+        "tie_word_embeddings": True,
+    }
+    return random_model(Gemma2Config(**_rotary("Gemma2ForCausalLM", own | changes)), seed)
+
+
+def qwen3(seed: int, **changes: object) -> PreTrainedModel:
+    """As Llama, with norms of each head's query and key, and heads that do not fill the stream."""
+    return random_model(Qwen3Config(**_rotary("Qwen3ForCausalLM", {"head_dim": 12} | changes)), seed)
+
+
+def bloom(seed: int, **changes: object) -> PreTrainedModel:
+    """Alibi, a norm after the embedding, interleaved projections; attention and MLP modules add to the stream themselves."""
+    sizes = {
+        "n_layer": LAYERS,
+        "hidden_size": WIDTH,
+        "n_head": HEADS,
+        "vocab_size": VOCAB,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+    }
+    return random_model(BloomConfig(**(sizes | {"architectures": ["BloomForCausalLM"]} | changes)), seed)
 
 
 def random_model(config: PretrainedConfig, seed: int) -> PreTrainedModel:
