@@ -1,0 +1,1 @@
+"""Contestants of the benchmarks: one file a library, every one answering the same question with its own means."""

@@ -1,0 +1,140 @@
+"""The least work that a sweep or a training step can be done with: matrix products only, from closed formulas.
+
+    floor.sweep(question) / rate        # seconds that no program with these shortcuts can beat at that rate
+
+Nothing here knows a planner. A product of [n × i] and [i × o] is 2·n·i·o FLOPs. With d the width of the stream, a = heads ×
+head width, c = key/value heads × head width, m the MLP's units and g its matrices (2, gated 3), a block costs a token
+
+    q 2·d·a    k and v 2·d·2c    output 2·a·d    MLP 2·d·m·g
+
+and attention 4·a for every pair of a query and a key that it may see (2·a for the score, 2·a for the value). Three shortcuts
+are exact in a causal model with a metric at the last token, and the floor takes all of them: a cell starts where it changes
+the base run, positions before that are the base run's, and the last block is needed at the last token, except for the keys and
+values that this token reads. Norms, softmax, nonlinearities and the runs that fill caches are not counted, which makes the
+floor lower, so a percentage of it is never flattered. (What the floor does not take: in the block where a residual cell joins,
+queries, keys and values of the later positions are still the base run's.)
+"""
+
+from __future__ import annotations
+
+from contestants.networks import Shape
+from contestants.question import Question
+
+
+def pairs_seen(start: int, tokens: int) -> int:
+    """Pairs of a query at ``start``, …, ``tokens − 1`` and a key at or before it: Σ (t + 1)."""
+    return (tokens * (tokens + 1) - start * (start + 1)) // 2
+
+
+def q(shape: Shape) -> int:
+    """The query projection of one token."""
+    return 2 * shape.width * shape.heads * shape.head_width
+
+
+def kv(shape: Shape) -> int:
+    """Key and value projections of one token."""
+    return 2 * shape.width * 2 * shape.kv_heads * shape.head_width
+
+
+def output(shape: Shape) -> int:
+    """W_O of one token."""
+    return 2 * shape.heads * shape.head_width * shape.width
+
+
+def mlp(shape: Shape) -> int:
+    """The MLP of one token: in and out, and the gate where there is one."""
+    return 2 * shape.width * shape.mlp * (3 if shape.gated else 2)
+
+
+def attention(shape: Shape, seen: int) -> int:
+    """Scores and weighted values of ``seen`` pairs of query and key."""
+    return 4 * shape.heads * shape.head_width * seen
+
+
+def unembed(shape: Shape, columns: int) -> int:
+    """``columns`` logits of one token."""
+    return 2 * shape.width * columns
+
+
+def blocks(shape: Shape, first: int, start: int, tokens: int, *, linear: int = 1, pairwise: int = 1) -> int:
+    """Blocks ``first`` to the last, for positions from ``start`` on, the last block trimmed to the last token.
+
+    Args:
+        linear: how often the products with weights are counted; a backward pass through frozen weights makes one of each.
+        pairwise: how often attention's are; a backward pass makes two of each.
+    """
+    if first >= shape.layers:
+        return 0
+    rest, seen = tokens - start, pairs_seen(start, tokens)
+    whole = linear * rest * (q(shape) + kv(shape) + output(shape) + mlp(shape)) + pairwise * attention(shape, seen)
+    last = linear * (rest * kv(shape) + q(shape) + output(shape) + mlp(shape)) + pairwise * attention(shape, tokens)
+    return (shape.layers - 1 - first) * whole + last
+
+
+def residual_cell(shape: Shape, layer: int, position: int, differ_from: int, tokens: int, columns: int) -> int:
+    """``resid_pre`` of one layer patched at one position: that block and the later ones, from the position on.
+
+    Nothing where base and source are equal up to the position (``differ_from`` is the first at which they are not): the value
+    that is written is the one that is there.
+    """
+    if position < differ_from:
+        return 0
+    return blocks(shape, layer, position, tokens) + unembed(shape, columns)
+
+
+def z_cell(shape: Shape, layer: int, differ_from: int, tokens: int, columns: int) -> int:
+    """z of one head patched at all positions: the block's MLP and the later blocks, from the first differing token on.
+
+    The head's difference on its way through W_O is left out: the floor is lower without it.
+    """
+    rest = tokens - differ_from if layer < shape.layers - 1 else 1
+    return rest * mlp(shape) + blocks(shape, layer + 1, differ_from, tokens) + unembed(shape, columns)
+
+
+def sweep(question: Question) -> int:
+    """Every cell on every pair."""
+    total, tokens, columns = 0, question.tokens, question.read_columns
+    for example in range(len(question.base)):
+        start = question.differ_from(example)
+        for layer in question.layers:
+            for place in question.where:
+                if question.site == "z":
+                    total += z_cell(question.shape, layer, start, tokens, columns)
+                else:
+                    total += residual_cell(question.shape, layer, place, start, tokens, columns)
+    return total
+
+
+def inert(question: Question) -> list[str]:
+    """Names of the cells that cost nothing in every pair."""
+    if question.site == "z":
+        return []
+    starts = [question.differ_from(example) for example in range(len(question.base))]
+    return [f"L{layer}.{question.site}@{place}" for layer in question.layers for place in question.where if place < min(starts)]
+
+
+def forward(shape: Shape, tokens: int, logits: int | None = None) -> int:
+    """A whole forward pass of one prompt as a dense program runs it: every position, attention over the full square.
+
+    Args:
+        logits: at how many positions logits are computed; at all of them if None.
+    """
+    block = tokens * (q(shape) + kv(shape) + output(shape) + mlp(shape)) + attention(shape, tokens * tokens)
+    return shape.layers * block + (tokens if logits is None else logits) * unembed(shape, shape.vocab)
+
+
+def naive(question: Question) -> int:
+    """A whole forward pass for every cell and pair."""
+    return question.cells * len(question.base) * forward(question.shape, question.tokens)
+
+
+def das_step(shape: Shape, layer: int, position: int, tokens: int, rank: int) -> int:
+    """One example in one step of DAS at ``block_output`` of one layer and position, loss over the whole vocabulary.
+
+    Forward and backward through the later blocks, from the position on; weights are frozen, so the backward pass makes one
+    product for every product with a weight, and two for every product of attention. The rotation [d × rank] takes 10·d·rank:
+    source − base into the subspace and out again, and on the way back one product into the subspace and two for the rotation's
+    own gradient. What keeps it orthogonal is not counted.
+    """
+    suffix = blocks(shape, layer + 1, position, tokens, linear=2, pairwise=3)
+    return suffix + 2 * unembed(shape, shape.vocab) + 10 * shape.width * rank
