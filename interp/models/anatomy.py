@@ -29,8 +29,8 @@ QKV = ("q_proj", "k_proj", "v_proj")
 FUSED_QKV = ("c_attn",)  # all of q, then all of k, then all of v
 INTERLEAVED_QKV = ("query_key_value",)  # head by head
 W_O = ("o_proj", "c_proj", "out_proj", "dense")
-W_OUT = ("down_proj", "c_proj", "dense_4h_to_h")
-W_IN = ("c_fc", "dense_h_to_4h")
+W_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out")
+W_IN = ("c_fc", "dense_h_to_4h", "fc1", "fc_in")
 GATE, UP = "gate_proj", "up_proj"
 POSITION_EMBEDDING = ("wpe", "embed_positions")
 
@@ -158,11 +158,12 @@ class _Dissection:
         self.attention[layer] = inner
         heads = int(self.config.num_attention_heads)
         kv_heads = int(getattr(self.config, "num_key_value_heads", None) or heads)
+        self.sizes |= {axes.HEAD: heads, "kv_head": kv_heads}
         out = _child(attention, W_O)
         if out is not None:
             self.w_o[layer] = f"{inner}.{out}"
             width = _widths(getattr(attention, out))[0] // heads  # measured, since heads need not fill the stream
-            self.sizes |= {axes.HEAD: heads, "kv_head": kv_heads, "d_head": width}
+            self.sizes["d_head"] = width
             self._add("z", layer, Tap(self.w_o[layer], "input", Heads(heads)))
             self._add("result", layer, Tap(self.w_o[layer], "output", Results(heads)))
             self._find_qkv(layer, attention, inner, (heads, kv_heads, kv_heads), width)

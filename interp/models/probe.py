@@ -158,6 +158,8 @@ class _Checks:
                 continue
             before, other = self.found[scores], self.others[site]
             chosen = (torch.rand(other.shape[:-1], generator=generator) < 0.5).to(other.device)
+            if self._norm_spans_heads(name):
+                chosen = chosen[..., :1].expand_as(chosen)
             write = _partly(chosen.unsqueeze(-1), other)
             after = self.model.backend.run(inputs, reads=[scores], writes={site: write})[scores]
             touched = repeat(chosen, theirs, group=before.shape[1] // other.shape[2])
@@ -165,6 +167,12 @@ class _Checks:
             self.equal(
                 after.where(kept, 0), before.where(kept, 0), f"{site!r} of one head and position moves its own {scores!r}"
             )
+
+    def _norm_spans_heads(self, name: str) -> bool:
+        """Whether queries (keys) are normalised over all heads together, as in OLMo-2, so that one head moves the others."""
+        attention = self.model.module.get_submodule(self.model.anatomy.attention[self.last])
+        norm = getattr(attention, f"{name}_norm", None)
+        return norm is not None and any(p.numel() > self.model.sizes["d_head"] for p in norm.parameters())
 
     def _written(self, sites: list[Site], effect: Site, inputs: dict[str, Tensor]) -> None:
         """Writing another run's values at all of ``sites`` gives that run's values at ``effect``."""

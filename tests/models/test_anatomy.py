@@ -28,12 +28,20 @@ def attn_only(seed: int, **changes: object) -> PreTrainedModel:
         (tiny.llama, {"pos_embed"}, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 8, "d_model": 32, "unit": 56}),
         (tiny.mistral, {"pos_embed"}, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 8, "d_model": 32, "unit": 56}),
         (
+            tiny.neox,
+            {"pos_embed", "mlp_up", "resid_mid"},
+            {"layer": 3, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32, "unit": 56},
+        ),
+        (tiny.gemma2, {"pos_embed"}, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 12, "d_model": 32, "unit": 56}),
+        (tiny.qwen3, {"pos_embed"}, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 12, "d_model": 32, "unit": 56}),
+        (tiny.bloom, {"pos_embed", "mlp_up"}, {"layer": 3, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32, "unit": 128}),
+        (
             attn_only,
             {"resid_mid", "mlp_out", "mlp_pre", "mlp_up", "mlp_post"},
             {"layer": 2, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32},
         ),
     ],
-    ids=["gpt2", "llama", "mistral", "attn_only"],
+    ids=["gpt2", "llama", "mistral", "neox", "gemma2", "qwen3", "bloom", "attn_only"],
 )
 def test_sites_and_sizes(make: object, lacks: set[str], sizes: dict[str, int], seed: int) -> None:
     model = load(make(seed), check=False)  # type: ignore[operator]

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GPTJConfig, Olmo2Config, PreTrainedModel
 
 from interp.errors import ProbeError
 from interp.models import load
@@ -21,6 +21,27 @@ def zoo(seed: int, **changes: object) -> PreTrainedModel:
     return tiny.random_model(ZooConfig(**(sizes | changes)), seed)
 
 
+def olmo2(seed: int) -> PreTrainedModel:
+    """Norms after attention and MLP alone, and norms that span all heads' queries: no head moves by itself."""
+    config = Olmo2Config(
+        vocab_size=tiny.VOCAB,
+        hidden_size=tiny.WIDTH,
+        intermediate_size=tiny.MLP,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+        eos_token_id=0,
+    )
+    return tiny.random_model(config, seed)
+
+
+def gptj(seed: int) -> PreTrainedModel:
+    """Parallel blocks with one norm, no flag that says so, and attention that no implementation can be chosen for."""
+    sizes = {"n_layer": 2, "n_embd": 32, "n_head": 4, "rotary_dim": 4, "n_positions": 64, "vocab_size": tiny.VOCAB}
+    return tiny.random_model(GPTJConfig(**sizes, bos_token_id=0, eos_token_id=0), seed)
+
+
 RIGHT: dict[str, Callable[[int], PreTrainedModel]] = {
     "gpt2": tiny.gpt2,
     "llama": tiny.llama,
@@ -30,6 +51,16 @@ RIGHT: dict[str, Callable[[int], PreTrainedModel]] = {
     "llama-one-layer": lambda seed: tiny.llama(seed, num_hidden_layers=1),
     "llama-wide-heads": lambda seed: tiny.llama(seed, head_dim=12),
     "mistral": tiny.mistral,
+    "neox": tiny.neox,
+    "neox-sequential": lambda seed: tiny.neox(seed, parallel=False),
+    "gemma2": tiny.gemma2,
+    "gemma2-mqa": lambda seed: tiny.gemma2(seed, num_key_value_heads=1),
+    "qwen3": tiny.qwen3,
+    "qwen3-biased": lambda seed: tiny.qwen3(seed, attention_bias=True),
+    "bloom": tiny.bloom,
+    "bloom-six-heads": lambda seed: tiny.bloom(seed, n_head=6, hidden_size=24),
+    "olmo2": olmo2,
+    "gptj": gptj,
     "zoo-attn-only": zoo,
     "zoo-rotary-gqa": lambda seed: zoo(seed, positions="rotary", num_key_value_heads=2, norm="rmsnorm", attn_only=False),
     "zoo-bare": lambda seed: zoo(seed, positions="none", norm="none"),
@@ -40,17 +71,19 @@ RIGHT: dict[str, Callable[[int], PreTrainedModel]] = {
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_models_pass(name: str, seed: int) -> None:
     module = RIGHT[name](seed)
+    implementation = module.config._attn_implementation
     model = load(module)
     assert model.probe is not None
     assert model.causal
     assert model.probe.checked == len(model.sites())
     assert model.probe.worst < 1e-5
-    assert module.config._attn_implementation == "sdpa"
+    assert module.config._attn_implementation == implementation
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
-def test_other_dtypes_pass(dtype: torch.dtype, seed: int) -> None:
-    probe = load(tiny.llama(seed).to(dtype)).probe
+@pytest.mark.parametrize("name", ["llama", "neox", "gemma2", "qwen3", "bloom"])
+def test_other_dtypes_pass(name: str, dtype: torch.dtype, seed: int) -> None:
+    probe = load(RIGHT[name](seed).to(dtype)).probe
     assert probe is not None
     assert probe.worst < (1e-6 if dtype == torch.float64 else 5e-2)
 
