@@ -3,8 +3,8 @@
     >>> implementation("fused_readout", "cpu")
     'torch'
 
-The plain torch reference runs unless Triton is asked for, by ``INTERP_KERNELS=triton`` in the environment or for a block of code
-by ``with use("triton"):``. On a machine without a GPU Triton's interpreter can run the kernels, slowly: set
+The plain torch reference runs unless Triton is asked for, by ``INTERP_KERNELS=triton`` in the environment or, for a block of
+code, by ``with use("triton"):``. On a machine without a GPU Triton's interpreter can run the kernels, slowly: set
 ``TRITON_INTERPRET=1`` before anything imports triton.
 """
 

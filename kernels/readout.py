@@ -5,9 +5,9 @@
     >>> read.columns - read.logsumexp[:, None]  # the log-probability of token 3
     tensor([[-1.3863]])
 
-Rows × vocabulary is the largest tensor of a sweep and metrics reduce it to a few numbers a row, so it is computed in pieces that
-are thrown away. The idea is that of online softmax (Milakov & Gimelshein, arXiv 1805.02867) and of losses that never hold the
-logits (Wijmans et al., arXiv 2411.09009).
+Rows × vocabulary is the largest tensor of a sweep and metrics reduce it to a few numbers a row, so it is computed in pieces
+that are thrown away. The idea is that of online softmax (Milakov & Gimelshein, arXiv 1805.02867) and of losses that never hold
+the logits (Wijmans et al., arXiv 2411.09009).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def fused_readout(
     reference: ReferenceStates | ReferenceLogProbs | None = None,
     logsumexp: bool = True,
 ) -> Fused:
-    """Read the logits ``softcap · tanh((x · unembeddingᵀ + bias) / softcap)`` without keeping them; without softcap, its argument.
+    """Read the logits ``x · unembeddingᵀ + bias``, capped as ``softcap · tanh(logits / softcap)``, without keeping them.
 
     Args:
         x: final hidden states, already normed, and scaled where the model scales its logits.
@@ -85,8 +85,9 @@ def fused_readout(
     values = reference.values if isinstance(reference, ReferenceLogProbs) else None
     example_of = None if reference is None else reference.example_of
     axes = sizes(
-        NAME, x=(x, "row width"), unembedding=(unembedding, "vocab width"), columns=(columns, "row column"), bias=(bias, "vocab"),
-        states=(states, "example width"), values=(values, "example vocab"), example_of=(example_of, "row"),
+        NAME, x=(x, "row width"), unembedding=(unembedding, "vocab width"), bias=(bias, "vocab"),
+        columns=(columns, "row column"), example_of=(example_of, "row"),
+        states=(states, "example width"), values=(values, "example vocab"),
     )  # fmt: skip
     frozen(NAME, unembedding=unembedding, bias=bias, states=states, values=values)
     indices(NAME, "columns", columns, axes["vocab"], padding=True)

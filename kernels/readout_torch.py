@@ -34,24 +34,25 @@ class _Whole(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, head: Head, reference: Reference | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
         wide = x.to(head.wide)
         rows = _Rows(wide, gradient)
-        compared = None if reference is None else _Compared(wide, head, reference, gradient)
+        compared = None if reference is None else _Compared(wide, reference, gradient)
         for columns, part in head.chunks(_chunk(len(x), len(head.weight))):
             logits = part.logits(wide)
             rows.see(logits, part)
             if compared is not None:
                 compared.see(logits, part, columns)
         ctx.dtype = x.dtype
-        ctx.save_for_backward(rows.mean, None if compared is None else compared.mean)
-        return rows.softmax.logsumexp, None if compared is None else compared.kl(rows.softmax.logsumexp)
+        logsumexp = rows.softmax.logsumexp
+        ctx.save_for_backward(rows.mean_slope(), None if compared is None else compared.mean_slope())
+        return logsumexp, None if compared is None else compared.kl(logsumexp)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, lse_grad: Tensor, kl_grad: Tensor | None) -> tuple[Tensor, None, None, None]:
-        mean, reference_mean = ctx.saved_tensors
-        if reference_mean is None:
-            return (mean * lse_grad[:, None]).to(ctx.dtype), None, None, None
+        slope, reference_slope = ctx.saved_tensors
+        if reference_slope is None:
+            return (slope * lse_grad[:, None]).to(ctx.dtype), None, None, None
         assert kl_grad is not None
-        x_grad = (mean * (lse_grad + kl_grad)[:, None]).addcmul_(reference_mean, kl_grad[:, None], value=-1)
+        x_grad = (slope * (lse_grad + kl_grad)[:, None]).addcmul_(reference_slope, kl_grad[:, None], value=-1)
         return x_grad.to(ctx.dtype), None, None, None
 
 
@@ -61,58 +62,66 @@ def _chunk(rows: int, vocab: int) -> int:
 
 
 class _RunningSoftmax:
-    """A softmax over columns that come in chunks; shares are of the columns seen so far."""
+    """A softmax over columns that come in chunks: the largest logit so far, and the sum of exp(logit − largest)."""
 
     def __init__(self, rows: int, like: Tensor) -> None:
-        self.logsumexp = like.new_full((rows,), START)
+        self.top = like.new_full((rows,), START)
+        self.total = like.new_zeros(rows)
 
-    def see(self, logits: Tensor) -> Tensor:
-        """Take a chunk in; returns the factor by which the columns before it lose share."""
-        before = self.logsumexp
-        self.logsumexp = torch.logaddexp(before, logits.logsumexp(-1))
-        return (before - self.logsumexp).exp_()
+    def see(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a chunk in; returns the weights of its columns, and the factor by which earlier weights fade."""
+        before = self.top
+        self.top = torch.maximum(before, logits.amax(-1))
+        fade = (before - self.top).exp_()
+        weights = (logits - self.top[:, None]).exp_()
+        self.total = self.total * fade + weights.sum(-1)
+        return weights, fade
 
-    def shares(self, logits: Tensor) -> Tensor:
-        """Shares of the chunk just seen."""
-        return (logits - self.logsumexp[:, None]).exp_()
+    @property
+    def logsumexp(self) -> Tensor:
+        return self.top + self.total.log()
 
 
 class _Rows:
-    """The rows' softmax and, for the gradient, the mean under it of the derivative of a logit by x, ``[row, width]``."""
+    """The rows' softmax and, for the gradient, the sum under it of the derivative of a logit by x, ``[row, width]``."""
 
     def __init__(self, x: Tensor, gradient: bool) -> None:
         self.softmax = _RunningSoftmax(len(x), x)
-        self.mean = torch.zeros_like(x) if gradient else None
+        self.slopes = torch.zeros_like(x) if gradient else None
 
     def see(self, logits: Tensor, part: Head) -> None:
-        fade = self.softmax.see(logits)
-        if self.mean is not None:
-            shares = part.through(self.softmax.shares(logits), logits)
-            self.mean.mul_(fade[:, None]).addmm_(shares, part.weight)
+        weights, fade = self.softmax.see(logits)
+        if self.slopes is not None:
+            self.slopes.mul_(fade[:, None]).addmm_(part.through(weights, logits), part.weight)
+
+    def mean_slope(self) -> Tensor | None:
+        return None if self.slopes is None else self.slopes.div_(self.softmax.total[:, None])
 
 
 class _Compared:
-    """Running means under the reference's softmax R, with l and r the logits of the row and of the reference."""
+    """Running sums under the reference's softmax R, with l and r the logits of the row and of the reference."""
 
-    def __init__(self, x: Tensor, head: Head, reference: Reference, gradient: bool) -> None:
+    def __init__(self, x: Tensor, reference: Reference, gradient: bool) -> None:
         self.reference = reference
         self.softmax = _RunningSoftmax(len(reference.used), x)
-        self.gap = x.new_zeros(len(x))
-        """Mean of r − l, a row."""
-        self.mean = torch.zeros_like(x) if gradient else None
-        """Mean of the derivative of l by x, ``[row, width]``."""
+        self.gaps = x.new_zeros(len(x))
+        """Sum of r − l, a row."""
+        self.slopes = torch.zeros_like(x) if gradient else None
+        """Sum of the derivative of l by x, ``[row, width]``."""
 
     def see(self, logits: Tensor, part: Head, columns: slice) -> None:
         expected = self.reference.logits(part, columns)
-        example_of = self.reference.example_of
-        fade = self.softmax.see(expected)[example_of]
-        shares = self.softmax.shares(expected)[example_of]
-        gaps = expected[example_of].sub_(logits).mul_(shares)
-        gaps.masked_fill_(shares == 0, 0)  # 0 · log 0 is 0, also where both logits are −inf
-        self.gap.mul_(fade).add_(gaps.sum(-1))
-        if self.mean is not None:
-            self.mean.mul_(fade[:, None]).addmm_(part.through(shares, logits), part.weight)
+        weights, fade = (seen[self.reference.example_of] for seen in self.softmax.see(expected))
+        gaps = expected[self.reference.example_of].sub_(logits).mul_(weights)
+        gaps.masked_fill_(weights == 0, 0)  # 0 · log 0 is 0, also where both logits are −inf
+        self.gaps.mul_(fade).add_(gaps.sum(-1))
+        if self.slopes is not None:
+            self.slopes.mul_(fade[:, None]).addmm_(part.through(weights, logits), part.weight)
 
     def kl(self, logsumexp: Tensor) -> Tensor:
         """The mean of r − l, both normalised."""
-        return self.gap + logsumexp - self.softmax.logsumexp[self.reference.example_of]
+        total, expected = (seen[self.reference.example_of] for seen in (self.softmax.total, self.softmax.logsumexp))
+        return self.gaps / total + (logsumexp - expected)
+
+    def mean_slope(self) -> Tensor | None:
+        return None if self.slopes is None else self.slopes.div_(self.softmax.total[self.reference.example_of][:, None])

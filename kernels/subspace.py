@@ -26,9 +26,10 @@ def subspace_interchange(
     bases: Float[Tensor, "set width rank"],
     set_of: Int[Tensor, " row"],
 ) -> Float[Tensor, "row width"]:
-    """``h + (s − h) R Rᵀ`` with R = ``bases[set_of[row]]``, in the dtype of ``h``; sums are float32, or float64 where an input is.
+    """``h + (s − h) R Rᵀ`` with R = ``bases[set_of[row]]``, in the dtype of ``h``.
 
-    Gradients reach ``h``, ``s`` and ``bases``. R is used as it stands: nothing makes its columns orthonormal.
+    Gradients reach ``h``, ``s`` and ``bases``; sums are float32, or float64 where an input is. R is used as it stands: nothing
+    makes its columns orthonormal.
 
     Raises:
         ShapeMismatchError: shapes that do not fit.
