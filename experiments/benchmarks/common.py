@@ -117,6 +117,8 @@ class Case:
     allowed: float = field(default=float("inf"), init=False)
     """The tolerance in force: ``tolerance``, or less where effects are so small that it would let everything pass."""
     notes: dict[str, Any] = field(default_factory=dict)
+    compared: int | None = None
+    """How many entries along the last axis of an answer must agree; all of them if None."""
     differences: dict[str, float] = field(default_factory=dict, init=False)
     runs: dict[str, list[Run]] = field(default_factory=dict, init=False)
     flops: dict[str, int] = field(default_factory=dict, init=False)
@@ -168,7 +170,7 @@ def agree(case: Case, expected: Tensor, answers: Mapping[str, Tensor]) -> None:
     for name, value in answers.items():
         if value.shape != expected.shape:
             raise SystemExit(f"{case.name}: {name} answers {tuple(value.shape)}, expected {tuple(expected.shape)}")
-        difference = float((value - expected).abs().max())
+        difference = float((value - expected)[..., : case.compared].abs().max())
         if not difference <= allowed:  # also where it is not a number
             raise SystemExit(f"{case.name}: {name} is off by {difference:.2e}, allowed {allowed:.2e}")
         case.differences[name] = max(difference, case.differences.get(name, 0.0))
