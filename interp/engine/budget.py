@@ -25,5 +25,10 @@ def rows_a_pass(model: Model, encoded: Encoded, reader: Reader) -> int:
     vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", 0) or 0
     kept = reader.keep if reader.keep is not None else tokens
     one = tokens * width * model.dtype.itemsize + kept * vocabulary * (model.dtype.itemsize + 3 * 4)
+    return max(1, memory(model) // max(one, 1))
+
+
+def memory(model: Model) -> int:
+    """Bytes that a sweep may take: half of a GPU's free memory, 1 GiB on a CPU, or ``INTERP_MEMORY_BYTES``."""
     free = torch.cuda.mem_get_info(model.device)[0] // 2 if model.device.type == "cuda" else _CPU_BYTES
-    return max(1, int(os.environ.get("INTERP_MEMORY_BYTES", free)) // max(one, 1))
+    return int(os.environ.get("INTERP_MEMORY_BYTES", free))

@@ -16,9 +16,13 @@ from torch import Tensor
 
 from interp.engine.layout import indexed_axis
 from interp.engine.values import Runs, Values
-from interp.errors import OrderError
+from interp.errors import OrderError, UnknownSiteError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Replace
+from interp.models import Model
 from interp.sites import Site
+
+NOWHERE = 1 << 40
+"""A column past every prompt's end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +34,19 @@ class Place:
     """Columns of the base's tokens, padded with −1."""
     values: Values | None
     """What is written there; None if the edit reads no source."""
-    inert: Bool[Tensor, " example"]
+    first: Int[Tensor, " example"]
+    """First column at which the change can matter; :data:`NOWHERE` where it cannot."""
     order: int
     """How many changes of the same coordinates come before this one: 0 for the first, or where none meet."""
 
     @property
     def tensor(self) -> Site:
         return self.change.site.tensor
+
+    @property
+    def inert(self) -> Bool[Tensor, " example"]:
+        """Examples in which it cannot have an effect."""
+        return self.first == NOWHERE
 
     @property
     def index(self) -> int | None:
@@ -53,22 +63,37 @@ class Cell:
     places: tuple[Place, ...]
 
     @property
+    def first(self) -> Int[Tensor, " example"]:
+        """First column at which a change of the cell can matter."""
+        return torch.stack([place.first for place in self.places]).amin(0)
+
+    @property
     def inert(self) -> Bool[Tensor, " example"]:
         """Examples in which no change of the cell can have an effect."""
-        return torch.stack([place.inert for place in self.places]).all(0)
+        return self.first == NOWHERE
+
+
+def check(interventions: Sequence[Intervention], model: Model) -> None:
+    """Raise unless every intervention changes something that the model has.
+
+    Raises:
+        UnknownSiteError, HeadOutOfRangeError, OrderError: what does not fit.
+    """
+    for intervention in interventions:
+        if not intervention.changes:
+            raise OrderError("an intervention without changes; leave it out, or give it at least one")
+        for change in intervention.changes:
+            model.check(change.site)
+            if change.site.layer is None and change.site.path is None and change.site.component.per_layer:
+                raise UnknownSiteError("site", repr(change.site), [f"L0.{change.site.name}"], why="it does not say which layer")
 
 
 def resolve(interventions: Sequence[Intervention], runs: Runs) -> list[Cell]:
     """Resolve interventions; every source run is made once.
 
     Raises:
-        UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError, OrderError: what does not fit.
+        PositionError, ShapeMismatchError, OrderError: what does not fit.
     """
-    for intervention in interventions:
-        if not intervention.changes:
-            raise OrderError("an intervention without changes; leave it out, or give it at least one")
-        for change in intervention.changes:
-            runs.model.check(change.site)
     runs.want([change for intervention in interventions for change in intervention.changes])
     columns: dict[object, Tensor] = {}
     cells = []
@@ -78,7 +103,7 @@ def resolve(interventions: Sequence[Intervention], runs: Runs) -> list[Cell]:
             if change.positions not in columns:
                 columns[change.positions] = runs.base.columns(change.positions, what=f"position of {change.site!r}")
             where = columns[change.positions]
-            place = Place(change, where, runs.values(change, where), _inert(change, where, runs), order=0)
+            place = Place(change, where, runs.values(change, where), _first(change, where, runs), order=0)
             _refuse_aliases(places, place, runs)
             met = [earlier for earlier in places if _meet(earlier, place)]
             if not intervention.ordered:
@@ -88,21 +113,26 @@ def resolve(interventions: Sequence[Intervention], runs: Runs) -> list[Cell]:
     return cells
 
 
-def _inert(change: Change, columns: Int[Tensor, "example span"], runs: Runs) -> Bool[Tensor, " example"]:
-    never = torch.zeros(len(columns), dtype=torch.bool, device=columns.device)
+def _first(change: Change, columns: Int[Tensor, "example span"], runs: Runs) -> Int[Tensor, " example"]:
+    """First column at which a change can matter, by example.
+
+    The counterfactual run's own value is the base's before the first token in which the two prompts differ.
+    """
+    alone = torch.where(columns >= 0, columns, NOWHERE).amin(-1)
+    alone = torch.where(alone == NOWHERE, 0, alone)  # a change of no token is made all the same
     replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error
     counterpart = isinstance(change.source, Activation) and change.source.is_counterpart
     if not (runs.model.causal and replaces and counterpart) or change.site.path is not None:
-        return never
+        return alone
     base, source = runs.base, runs.tokens("source")
-    differ = (base.ids != source.ids) | (base.mask != source.mask)
-    differed = differ.long().cumsum(-1) > 0
     theirs = source.columns(change.positions)
     if theirs.shape != columns.shape:
-        return never
+        return alone
+    differ = (base.ids != source.ids) | (base.mask != source.mask)
+    differs = torch.where(differ.any(-1), differ.int().argmax(-1), NOWHERE)
+    matters = torch.where(columns >= differs[:, None], columns, NOWHERE).amin(-1)
     moved = (theirs != columns).any(-1)  # a role that stands elsewhere in the other prompt
-    last = columns.max(-1).values
-    return ~moved & torch.where(last >= 0, ~differed.gather(-1, last.clamp(min=0)[:, None])[:, 0], True)
+    return torch.where(moved, alone, matters)
 
 
 def _refuse_aliases(places: list[Place], place: Place, runs: Runs) -> None:

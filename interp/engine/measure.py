@@ -20,17 +20,19 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance, strategies
-from interp.engine.batches import in_batches
-from interp.engine.budget import rows_a_pass
-from interp.engine.cells import Cell, resolve
-from interp.engine.layout import LOGITS
+from interp.engine.budget import memory, rows_a_pass
+from interp.engine.cells import Cell, check, resolve
+from interp.engine.edits import Rows
+from interp.engine.joins import NEVER, join, needed, refused
 from interp.engine.readout import Reader
 from interp.engine.values import Runs
+from interp.engine.wavefront import wavefront
 from interp.interventions import Activation, Change, Intervention, Replace
 from interp.metrics import Metric
-from interp.models import Encoded, Model, Tokens
+from interp.models import Encoded, Model
 
 Patching = Literal["denoising", "noising"]
+Strategy = Literal["auto", "wavefront", "batched", "serial"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Options:
     """How a sweep is run; see :func:`interp.engine.sweep.patch`."""
 
     patching: Patching = "denoising"
-    strategy: Literal["auto", "batched", "serial"] = "auto"
+    strategy: Strategy = "auto"
     rows: int | None = None
     skip_inert: bool = True
     progress: bool | None = None
@@ -66,31 +68,35 @@ def measure(
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError, OrderError: what does not fit.
     """
     began = time.perf_counter()
+    check(interventions, model)
     sites = {site for i in interventions for change in i.changes for site in _sites(change)}
     reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
     limit = rows_a_pass(model, encoded, reader) if options.rows is None else options.rows
     if limit < 1:
         raise ValueError(f"rows={options.rows}; a pass has at least one row")
-    runs = Runs(model, encoded, base="corrupted" if options.patching == "denoising" else "clean", batch=min(limit, 256))
+    patching: Patching = options.patching
+    runs = Runs(model, encoded, base="corrupted" if patching == "denoising" else "clean", batch=min(limit, 256), reader=reader)
+    everything = [*interventions, _self_patch(interventions[len(interventions) // 2])]
     with torch.no_grad(), model.prepared(sites), full_precision():
-        cells = resolve([*interventions, _self_patch(interventions[len(interventions) // 2])], runs)
-        clean_logits, corrupted_logits = (
-            _baseline(model, side, reader, runs.batch) for side in (encoded.clean, encoded.corrupted)
-        )
-        reference = clean_logits if reader.needs_reference else None
+        begins = _begins(model, everything, options)
+        resumed = needed(model, [(d, i) for d, i in zip(begins, everything, strict=True) if isinstance(d, int)])
+        if resumed or any(isinstance(d, int) for d in begins):
+            runs.keep(resumed, encoded.clean.ids.shape[1], memory(model) // 2)
+        cells = resolve(everything, runs)
+        reference = runs.logits("clean") if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)
-        clean, corrupt = (reader.measure(logits, everyone, reference) for logits in (clean_logits, corrupted_logits))
+        clean, corrupt = (reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted"))
         _require_finite({"clean prompt": clean, "corrupted prompt": corrupt}, metrics)
-        base = corrupt if options.patching == "denoising" else clean
+        base = corrupt if patching == "denoising" else clean
         rows, by_rule = _rows(cells, options.skip_inert)
         value = base[:, None].repeat(1, len(cells), 1)
         work = strategies.Work(model, runs.base, cells, reader, reference)
-        value[:, rows[:, 0], rows[:, 1]] = _run(work, rows, limit, options)
+        value[:, rows[:, 0], rows[:, 1]] = _run(work, runs, rows, begins, limit, options)
         _require_finite({"base prompt, with its own values written back,": value[:, -1]}, metrics)
     facts = provenance.attributes(model, encoded, options.patching, metrics) | {
         "source": _source(interventions, options.patching),
         "edit": repr(interventions[0].changes[0].edit),
-        "strategy": "serial" if options.strategy == "serial" else "batched",
+        "strategy": _strategy(begins, options),
         "rows": len(rows),
         "rows_by_rule": int(by_rule[:-1].sum()),
         "rows_not_a_number": _warn_of_nan(value, cells),
@@ -101,16 +107,46 @@ def measure(
     return Measured(value.numpy(), clean.numpy(), corrupt.numpy(), by_rule.numpy(), facts)
 
 
+def _begins(model: Model, interventions: Sequence[Intervention], options: Options) -> list[int | str]:
+    """Where the rows of each intervention join the wave, or why they run whole forward passes."""
+    if options.strategy in ("serial", "batched"):
+        return [f"strategy={options.strategy!r}"] * len(interventions)
+    reason = refused(model)
+    return [reason or join(model, intervention) for intervention in interventions]
+
+
+def _strategy(begins: Sequence[int | str], options: Options) -> str:
+    """Which strategies ran."""
+    if options.strategy == "serial":
+        return "serial"
+    ran = {"wavefront" if isinstance(begin, int) else "batched" for begin in begins[:-1]}
+    return "+".join(sorted(ran, reverse=True))
+
+
 def _sites(change: Change) -> list[Any]:
     return [change.site, *([change.source.site_for(change.site)] if isinstance(change.source, Activation) else [])]
 
 
-def _run(work: strategies.Work, rows: strategies.Rows, limit: int, options: Options) -> strategies.Measured:
+def _run(
+    work: strategies.Work, runs: Runs, rows: Rows, begins: Sequence[int | str], limit: int, options: Options
+) -> strategies.Measured:
     bar = {"disable": options.progress is False, "delay": 0 if options.progress else 1, "leave": False}
     with tqdm(total=len(rows), unit="row", **bar) as progress:
         if options.strategy == "serial":
             return strategies.serial(work, rows, progress.update)
-        return strategies.batched(work, rows, progress.update, limit)
+        depths = torch.tensor([begin if isinstance(begin, int) else NEVER for begin in begins], device=rows.device)[rows[:, 0]]
+        waved = (depths != NEVER).nonzero().flatten()
+        whole = (depths == NEVER).nonzero().flatten()
+        found = torch.zeros(len(work.reader.metrics), len(rows), dtype=torch.float64, device=rows.device)
+        if len(waved):
+
+            def most(columns: int) -> int:
+                return limit
+
+            found[:, waved] = wavefront(work, rows[waved], depths[waved], runs.shards(), most, progress.update).double()
+        if len(whole):
+            found[:, whole] = strategies.batched(work, rows[whole], progress.update, limit).double()
+    return found.to(work.reader.dtype)
 
 
 def _rows(cells: Sequence[Cell], skip_inert: bool) -> tuple[Tensor, Tensor]:
@@ -118,16 +154,6 @@ def _rows(cells: Sequence[Cell], skip_inert: bool) -> tuple[Tensor, Tensor]:
     by_rule = torch.stack([cell.inert for cell in cells]) & skip_inert
     by_rule[-1] = False
     return (~by_rule).nonzero(), by_rule
-
-
-def _baseline(model: Model, tokens: Tokens, reader: Reader, batch: int) -> Tensor:
-    """Logits of untouched prompts at the positions that the metrics read."""
-
-    def run(chunk: slice) -> Tensor:
-        part = tokens.take(chunk)
-        return reader.logits(part, model.backend.run(model.inputs(part, reader.keep), reads=[LOGITS], writes={})[LOGITS])
-
-    return torch.cat(in_batches(len(tokens), batch, run))
 
 
 def _self_patch(intervention: Intervention) -> Intervention:

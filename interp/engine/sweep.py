@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import xarray as xr
 
 from interp import axes, effects
 from interp.engine import provenance
-from interp.engine.measure import Options, Patching, measure
+from interp.engine.measure import Options, Patching, Strategy, measure
 from interp.errors import PositionError, UnknownNameError
 from interp.interventions import Change, Edit, Featurizer, Identity, Intervention, Source
 from interp.metrics import Metric, MetricLike
@@ -29,7 +29,7 @@ from interp.models import Encoded, Model
 from interp.pairs import Pair, Pairs
 from interp.sites import Grid, Positions
 
-STRATEGIES = ("auto", "batched", "serial")
+STRATEGIES = ("auto", "wavefront", "batched", "serial")
 Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid]
 
 
@@ -44,7 +44,7 @@ def patch(
     edit: Edit | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
-    strategy: Literal["auto", "batched", "serial"] = "auto",
+    strategy: Strategy = "auto",
     rows: int | None = None,
     skip_inert: bool = True,
     progress: bool | None = None,

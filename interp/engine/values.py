@@ -10,22 +10,28 @@ features]`` with two index maps: which of its examples serves which of ours, and
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import axes
 from interp.engine.batches import in_batches
 from interp.engine.layout import LOGITS, canonical, indexed_axis
+from interp.engine.readout import Reader
+from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
 from interp.interventions import Activation, Change, Constant, Noise
 from interp.models import Encoded, Model, Tokens
+from interp.models.taps import Write
 from interp.pairs import Prompt
 from interp.sites import Positions, Site
+
+if TYPE_CHECKING:
+    from interp.models.suffix import KeysValues
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,16 +57,30 @@ class Values:
         return found[:, self.index] if found.ndim > 2 else found[:, self.index, None]
 
 
+Writes = Callable[[Tensor], Mapping[Site, Write]]
+"""Examples of a pass to its writes."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What one forward pass of prompts leaves."""
+
+    found: dict[Site, Tensor]
+    logits: Tensor | None
+    before: list[KeysValues] | None
+
+
 class Runs:
     """The runs of a sweep other than its rows, each done once: clean, corrupted, and other prompts and models.
 
     Args:
         base: which side of the pairs the sweep runs on, ``"clean"`` or ``"corrupted"``; the other one is the source.
         batch: examples in one forward pass.
+        reader: says which logits of the pairs' prompts are kept.
     """
 
-    def __init__(self, model: Model, encoded: Encoded, base: str, batch: int) -> None:
-        self.model, self.encoded, self.batch = model, encoded, batch
+    def __init__(self, model: Model, encoded: Encoded, base: str, batch: int, reader: Reader) -> None:
+        self.model, self.encoded, self.batch, self.reader = model, encoded, batch, reader
         self.side = {
             "base": base,
             "source": "clean" if base == "corrupted" else "corrupted",
@@ -71,6 +91,11 @@ class Runs:
         self._tokens: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
         self._found: dict[tuple[Any, ...], dict[Site, Tensor]] = {}
         self._pooled: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        self._logits: dict[tuple[Any, ...], Tensor] = {}
+        self._kept: list[KeysValues] | None = None
+        self._keeping = False
+        self.given: Writes | None = None
+        """Changes in force on the base: a function of examples that gives the writes of a pass. Set once they are resolved."""
 
     @property
     def base(self) -> Tokens:
@@ -95,8 +120,11 @@ class Runs:
         model: Model = source.model if source.model is not None else self.model  # type: ignore[assignment]
         prompt = source.prompt
         if isinstance(prompt, str) and prompt in self.side:
-            key: tuple[Any, ...] = (id(model), self.side[prompt])
-            if key not in self._tokens:
+            side = "given" if prompt == "base" and self.given is not None and model is self.model else self.side[prompt]
+            key: tuple[Any, ...] = (id(model), side)
+            if side == "given":
+                self._tokens[key] = (model, self.base)
+            elif key not in self._tokens:
                 pairs = self.encoded if model is self.model else model.encode(self.encoded.pairs, bos=self.encoded.asked)
                 self._tokens[key] = (model, getattr(pairs, self.side[prompt]))
         else:
@@ -113,17 +141,85 @@ class Runs:
             self._run(key, self._wanted.pop(key))
         return self._found[key][source.site_for(change.site).tensor]
 
-    def _run(self, key: tuple[Any, ...], sites: set[Site]) -> None:
+    def _run(self, key: tuple[Any, ...], sites: Collection[Site]) -> None:
+        """Run some prompts once, in batches; the pairs' prompts leave their logits too."""
         model, tokens = self._tokens[key]
-        keep = None if LOGITS in sites else 1
-
-        def run(chunk: slice) -> dict[Site, Tensor]:
-            return model.backend.run(model.inputs(tokens.take(chunk), keep), reads=sites, writes={})
-
         with model.prepared(sites):
-            parts = in_batches(len(tokens), self.batch, run)
-        found = {site: canonical(site, torch.cat([part.pop(site) for part in parts])) for site in sites}
-        self._found.setdefault(key, {}).update(found)
+            parts = in_batches(len(tokens), self.batch, lambda chunk: self._batch(key, tokens, sites, chunk))
+        found = {site: torch.cat([part.found.pop(site) for part in parts]) for site in sites}
+        self._found.setdefault(key, {}).update({site: canonical(site, tensor) for site, tensor in found.items()})
+        if parts[0].logits is not None:
+            self._logits[key] = torch.cat([part.logits for part in parts if part.logits is not None])
+        if parts[0].before is not None:
+            self._kept = cat_keys_values([part.before for part in parts if part.before is not None])
+
+    def _batch(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], chunk: slice) -> _Batch:
+        model, part = self._tokens[key][0], tokens.take(chunk)
+        of_pair = len(key) == 2 and model is self.model
+        keep = None if LOGITS in sites else self.reader.keep if of_pair else 1
+        inputs: dict[str, Any] = model.inputs(part, keep)
+        writes: Mapping[Site, Write] = {}
+        if key == self._base_key and self.given is not None:
+            writes = self.given(torch.arange(len(tokens), device=model.device)[chunk])
+        cache = None
+        if key == self._base_key and self._keeping:
+            from interp.models.suffix import recorded, recording
+
+            cache = recording()
+            inputs |= {"past_key_values": cache, "use_cache": True}
+        reads = {*sites, LOGITS} if of_pair else sites
+        found = model.backend.run(inputs, reads=reads, writes=writes)
+        logits = self.reader.logits(part, found[LOGITS]) if of_pair else None
+        before = recorded(cache) if cache is not None else None
+        return _Batch({site: found[site] for site in sites}, logits, before)
+
+    # the runs themselves
+
+    @property
+    def _base_key(self) -> tuple[Any, ...]:
+        return self._key(Activation("base"))
+
+    def logits(self, which: str) -> Float[Tensor, "example position vocab"]:
+        """Logits of ``"clean"``, ``"corrupted"`` or ``"base"`` prompts at the positions that the metrics read.
+
+        The base's are those of the base run as it is, with what is given in force.
+        """
+        key = self._key(Activation(which))
+        if key not in self._logits:
+            self._run(key, self._wanted.pop(key, set()))
+        return self._logits[key]
+
+    def keep(self, sites: Collection[Site], columns: int, budget: int) -> None:
+        """Keep the base run at some sites, with its keys and values, for rows that are resumed from it.
+
+        Args:
+            columns: number of positions.
+            budget: most bytes to keep at once; a longer base run is made again, a shard at a time.
+        """
+        self._resumed = set(sites)
+        one = bytes_an_example(self.model, self._resumed, columns)
+        self._shard = max(1, budget // max(1, one))
+        if self._shard >= len(self.encoded):
+            self._keeping = self.model.stack is not None and self.model.stack.resumes
+            self._wanted.setdefault(self._base_key, set()).update(sites)
+
+    def shards(self) -> Iterator[Shard]:
+        """The base run, as much of it at a time as was allowed to :meth:`keep`."""
+        key, tokens = self._base_key, self.base
+        if self._shard >= len(tokens):
+            logits = self.logits("base")
+            if key in self._wanted:
+                self._run(key, self._wanted.pop(key))
+            yield Shard(self.model, 0, tokens, self._found.get(key, {}), self._kept, logits)
+            return
+        for first in range(0, len(tokens), self._shard):
+            self._keeping = self.model.stack is not None and self.model.stack.resumes
+            chunk = slice(first, first + self._shard)
+            with self.model.prepared(self._resumed):
+                part = self._batch(key, tokens, self._resumed, chunk)
+            found = {site: canonical(site, tensor) for site, tensor in part.found.items()}
+            assert part.logits is not None
+            yield Shard(self.model, first, tokens.take(chunk), found, part.before, part.logits)
 
     # answers
 

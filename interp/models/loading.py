@@ -21,6 +21,7 @@ from interp.errors import LoadError
 from interp.models.encoding import Bos
 from interp.models.model import Model
 from interp.models.probe import probe
+from interp.models.stack_probe import prove
 from interp.protocols import Tokenizer
 
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, struct.error)
@@ -86,6 +87,8 @@ def _proved(model: Model, check: bool) -> Model:
     """The model, after the probe run; a network without blocks has no roles to prove."""
     if check and model.anatomy.blocks is not None:
         model.probe = probe(model)
+        with model.prepared():
+            model.stack, model.stack_refused = prove(model.module, model.anatomy, model.arguments)
     return model
 
 

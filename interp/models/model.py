@@ -29,6 +29,7 @@ from interp.models import digest
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens, encode, encode_pairs
 from interp.models.hooks import Hooks, eager_attention, evaluating
+from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
 from interp.pairs import Pairs, Prompt
 from interp.protocols import Tokenizer
@@ -101,6 +102,10 @@ class Model:
         self._busy = threading.RLock()
         self.probe: Probe | None = None
         """What the probe run found; None if it was not made."""
+        self.stack: Stack | None = None
+        """The blocks one by one, if the probe run found that they can be run so."""
+        self.stack_refused = "it was loaded without its probe run"
+        """Why there is no stack; empty if there is one."""
 
     # what the model is
 
@@ -241,10 +246,11 @@ class Model:
 
     def accepted(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Those of ``inputs`` that the module's forward takes, without a cache."""
-        return {name: value for name, value in {**inputs, "use_cache": False}.items() if name in self._accepted}
+        return {name: value for name, value in {**inputs, "use_cache": False}.items() if name in self.arguments}
 
     @cached_property
-    def _accepted(self) -> frozenset[str]:
+    def arguments(self) -> frozenset[str]:
+        """Keyword arguments of the module's forward."""
         return frozenset(inspect.signature(self.module.forward).parameters)
 
     @contextmanager

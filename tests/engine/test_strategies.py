@@ -161,9 +161,9 @@ def outcome(*args: Any, **kwargs: Any) -> xr.Dataset | type[Exception]:
         return type(error)
 
 
-@settings(max_examples=40)
+@settings(max_examples=80)
 @given(
-    kind=st.sampled_from(["gpt2", "llama", "mistral", "zoo"]),
+    kind=st.sampled_from(sorted(sweeps.MAKERS)),
     double=st.booleans(),
     seed=st.integers(0, 2**31),
     lengths=st.lists(st.integers(4, 7), min_size=1, max_size=4),
@@ -174,7 +174,7 @@ def outcome(*args: Any, **kwargs: Any) -> xr.Dataset | type[Exception]:
     ordered=st.booleans(),
     rows=st.sampled_from([None, 1, 2, 5]),
 )
-def test_batched_equals_serial(
+def test_every_strategy_gives_the_numbers_of_the_serial_one(
     kind: str,
     double: bool,
     seed: int,
@@ -186,7 +186,7 @@ def test_batched_equals_serial(
     ordered: bool,
     rows: int | None,
 ) -> None:
-    """Any list of interventions; what is refused is refused alike."""
+    """Any list of interventions on any architecture; what is refused is refused alike."""
     double = double and kind in ("gpt2", "zoo")  # see test_a_model_that_is_not_a_number_itself
     model = sweeps.model(kind, torch.float64 if double else torch.float32)
     lengths = [lengths[0]] * len(lengths) if equal else lengths
@@ -195,12 +195,14 @@ def test_batched_equals_serial(
     interventions = [Intervention(tuple(made(model, d) for d in group), ordered=ordered) for group in drawn]
     note(repr(interventions))
     serial = outcome(model, pairs, interventions, METRICS, patching=patching, strategy="serial")
-    batched = outcome(model, pairs, interventions, METRICS, patching=patching, strategy="batched", rows=rows)
-    if isinstance(serial, type) or isinstance(batched, type):
-        assert serial == batched
-    else:
-        close(serial, batched)
-        assert bool((serial["by_rule"] == batched["by_rule"]).all())
+    for strategy in ("batched", "wavefront"):
+        found = outcome(model, pairs, interventions, METRICS, patching=patching, strategy=strategy, rows=rows)
+        if isinstance(serial, type) or isinstance(found, type):
+            assert serial == found
+            continue
+        assert found.attrs["strategy"] == strategy
+        close(serial, found)
+        assert bool((serial["by_rule"] == found["by_rule"]).all())
 
 
 EVERY_SOURCE = [
@@ -233,9 +235,9 @@ def test_the_draw_above_is_not_all_refusals(kind: str, seed: int) -> None:
             for i, s in enumerate(sites)
             if i % 3 == k % 3 and not (s.name in ("scores", "pattern") and source not in ("source", "base", "clean", "zero"))
         ]
-        serial, batched = (patch(model, pairs, interventions, METRICS, strategy=s) for s in ("serial", "batched"))
-        close(serial, batched)
-        assert source == "base" or float(abs(effects.effect(batched)).max()) > 1e-2, source
+        serial, wave = (patch(model, pairs, interventions, METRICS, strategy=s) for s in ("serial", "wavefront"))
+        close(serial, wave)
+        assert source == "base" or float(abs(effects.effect(wave)).max()) > 1e-2, source
 
 
 # grids
@@ -286,6 +288,7 @@ def test_grids_in_every_way(kind: str, dtype: torch.dtype, part: slice, seed: in
         assert reference["value"].dtype == np.dtype(str(dtype).removeprefix("torch."))
         rows = (1, 2, 7, 10**6)[i % 4]
         close(reference, patch(model, pairs, where, strategy="batched", rows=rows, **options))
+        close(reference, patch(model, pairs, where, strategy="wavefront", rows=rows, **options))
         every = patch(model, pairs, where, skip_inert=False, **options)
         close(reference, every)
         assert not every["by_rule"].any()
@@ -295,7 +298,12 @@ def test_grids_in_every_way(kind: str, dtype: torch.dtype, part: slice, seed: in
 
 @pytest.mark.parametrize(
     ("kind", "strategy"),
-    [("gpt2", "serial"), ("mistral", "serial"), *((k, "batched") for k in ("gpt2", "llama", "mistral", "zoo"))],
+    [
+        ("gpt2", "serial"),
+        ("mistral", "serial"),
+        *((k, "batched") for k in ("gpt2", "llama", "mistral", "zoo")),
+        *((k, "wavefront") for k in sweeps.MAKERS),
+    ],
 )
 def test_prompts_of_different_lengths_give_what_each_gives_alone(kind: str, strategy: Any, seed: int) -> None:
     """Left padding does not show: a sweep over five lengths equals five sweeps of one pair."""
@@ -370,7 +378,7 @@ def test_against_plain_torch_hooks(kind: str, site: str, path: str, side: str, c
     pairs = sweeps.random_pairs(seed, [5, 8, 6], early=True)
     for index, patching in ((-1, "denoising"), (-3, "noising"), (0, "denoising")):
         expected = by_hand(model, pairs, path, side, columns, index, patching)
-        for strategy in ("serial", "batched"):
+        for strategy in ("serial", "batched", "wavefront"):
             ds = patch(model, pairs, grid(site, position=index), "logit_diff", patching=patching, strategy=strategy)
             np.testing.assert_allclose(ds["value"].values[0], expected, rtol=0, atol=2e-4)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp import effects
-from interp.engine import patch, strategies
+from interp.engine import edits, patch, strategies
 from interp.errors import (
     AnswerError,
     CompiledModelError,
@@ -221,15 +221,16 @@ def test_the_self_patch_is_a_row_that_really_ran(strategy: Any, pairs: Pairs, mo
 def test_a_write_that_goes_wrong_would_show_in_the_noise_floor(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The floor is measured, not assumed: an engine that writes at the wrong column has a large one."""
     model = sweeps.model("llama")
-    at = strategies._Group.__call__
+    at = edits._Group.__call__
 
     def shifted(self: Any, seen: Tensor) -> None:
         row, column, *rest = self.at
         at(replace(self, at=(row, (column - 1) % seen.shape[1], *rest)), seen)
 
-    monkeypatch.setattr(strategies._Group, "__call__", shifted)
-    ds = patch(model, pairs, grid("resid_post", layer=1, position=[-1]), strategy="batched")
-    assert ds.attrs["noise_floor"]["logit_diff"] > 1e-2
+    monkeypatch.setattr(edits._Group, "__call__", shifted)
+    for strategy in ("batched", "wavefront"):
+        ds = patch(model, pairs, grid("resid_post", layer=1, position=[-2]), strategy=strategy)
+        assert ds.attrs["noise_floor"]["logit_diff"] > 1e-2
 
 
 # memory
@@ -251,7 +252,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(fits: int, pairs: Pair
         return forward(self, examples, writes)
 
     monkeypatch.setattr(strategies.Work, "forward", limited)
-    found = patch(model, pairs, where, ["logit_diff", "kl"], rows=8)
+    found = patch(model, pairs, where, ["logit_diff", "kl"], rows=8, strategy="batched")
     np.testing.assert_allclose(found["value"], expected["value"], atol=2e-5)
     assert sum(sizes) == expected.attrs["rows"], "every row ran once"
     assert 1 <= refused <= 3, "8, 4, 2, 1: it does not start over for each pass"
@@ -264,7 +265,7 @@ def test_out_of_memory_with_one_row_is_raised(pairs: Pairs, monkeypatch: pytest.
 
     monkeypatch.setattr(strategies.Work, "forward", never)
     with pytest.raises(torch.OutOfMemoryError, match="injected"):
-        patch(sweeps.model("gpt2"), pairs, grid("L1.z"))
+        patch(sweeps.model("gpt2"), pairs, grid("L1.z"), strategy="batched")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in sweeps.model("gpt2").module.modules())
 
 
@@ -278,7 +279,7 @@ def test_the_memory_budget_sets_the_rows(pairs: Pairs, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(strategies.Work, "forward", spy)
     monkeypatch.setenv("INTERP_MEMORY_BYTES", "1")
-    patch(model, pairs, grid("L1.z"))
+    patch(model, pairs, grid("L1.z"), strategy="batched")
     assert set(sizes) == {1}
     with pytest.raises(ValueError, match="rows=0; a pass has at least one row"):
         patch(model, pairs, grid("L1.z"), rows=0)

@@ -1,0 +1,161 @@
+"""The changes of many rows at once: at each site, index arrays that say which row, column and head, and what is written there.
+
+A pass may hold back some columns (those before the first change) and some rows (those that join later), so the writes of a site
+are made for a range of rows and a first column.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from interp.engine.cells import Cell, Place
+from interp.engine.layout import canonical, indexed_axis
+from interp.errors import HeadOutOfRangeError, ShapeMismatchError
+from interp.interventions import Edit, apply
+from interp.models.taps import Write
+from interp.sites import Site
+
+Rows = Int[Tensor, "row 2"]
+"""Cell and example of each row."""
+
+_Key = tuple[int, Edit | int, int, bool, bool, int]
+"""What changes share that are made together: order, edit, featurizer, keep_error, whole or indexed, and source tensor."""
+
+
+class _Part(NamedTuple):
+    """One place of a cell on consecutive rows."""
+
+    place: Place
+    rows: range
+    examples: Tensor
+
+
+class Edits:
+    """The changes of some rows, by site.
+
+    Args:
+        rows: a cell's rows are consecutive.
+    """
+
+    def __init__(self, cells: Sequence[Cell], rows: Rows) -> None:
+        self._parts: dict[Site, list[_Part]] = defaultdict(list)
+        start = 0
+        for cell, examples in by_cell(rows):
+            span = range(start, start + len(examples))
+            for place in cells[cell].places:
+                self._parts[place.tensor].append(_Part(place, span, examples))
+            start = span.stop
+
+    def sites(self, first: int = 0, stop: int | None = None) -> list[Site]:
+        """Where rows ``first`` to ``stop`` are changed."""
+        return [site for site, parts in self._parts.items() if any(_within_rows(part, first, stop) for part in parts)]
+
+    def writes(self) -> dict[Site, Write]:
+        """The writes of all rows at all sites."""
+        return {site: self.write(site) for site in self._parts}
+
+    def write(self, site: Site, first: int = 0, stop: int | None = None, column: int = 0) -> Write:
+        """The write at one site of a tensor that holds rows ``first`` to ``stop`` and columns from ``column`` on.
+
+        Columns before that are left out: whoever holds them back knows that nothing happens there.
+        """
+        groups: dict[_Key, list[_Part]] = defaultdict(list)
+        for part in self._parts[site]:
+            if _within_rows(part, first, stop):
+                groups[_key(part.place)].append(part)
+        made = [_group(parts, first, column) for _, parts in sorted(groups.items(), key=lambda item: item[0][0])]
+
+        def write(h: Tensor) -> Tensor:
+            h = h.clone()
+            seen = canonical(site, h)
+            for group in made:
+                group(seen)
+            return h
+
+        return write
+
+
+def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
+    """Each cell's number and the examples it runs on."""
+    cells, counts = rows[:, 0].unique_consecutive(return_counts=True)
+    yield from zip(cells.tolist(), rows[:, 1].split(counts.tolist()), strict=True)
+
+
+def _within_rows(part: _Part, first: int, stop: int | None) -> bool:
+    return part.rows.start >= first and (stop is None or part.rows.stop <= stop)
+
+
+def _key(place: Place) -> _Key:
+    """Within a group no two changes of a row meet; groups are made in the order of their changes."""
+    change, values = place.change, place.values
+    return (
+        place.order,
+        change.edit if isinstance(change.edit, Hashable) else id(change.edit),
+        id(change.featurizer),
+        change.keep_error,
+        place.index is None,
+        id(values.tensor) if values is not None else 0,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """Changes of one tensor that differ in row, position, head and value alone, as index arrays of one length."""
+
+    example_of: Place
+    """One of the changes; the others share its edit, featurizer and kind of source."""
+    at: tuple[Tensor, ...]
+    """Row, column and, where one head or unit is changed, its index."""
+    source: Tensor | None
+
+    def __call__(self, seen: Tensor) -> None:
+        """Change ``seen`` in place."""
+        within(self.example_of, seen)
+        old = seen[self.at]
+        scalar = old.ndim == 1
+        old = old[:, None] if scalar else old
+        s = old if self.source is None else self.source.to(old.device)
+        fitting(self.example_of, old, s)
+        s = s.reshape(len(s), *(1 for _ in range(old.ndim - s.ndim)), *s.shape[1:])
+        change = self.example_of.change
+        new = apply(change.edit, change.featurizer, old, s, keep_error=change.keep_error, where=repr(change.site.tensor))
+        seen[self.at] = (new[:, 0] if scalar else new).to(seen.dtype)
+
+
+def _group(parts: list[_Part], first: int, column: int) -> _Group:
+    example_of = parts[0].place
+    row, at, index, source = [], [], [], []
+    for place, rows, examples in parts:
+        columns = place.columns[examples]
+        kept, slot = (columns >= column).nonzero(as_tuple=True) if column else (columns >= 0).nonzero(as_tuple=True)
+        row.append(kept + (rows.start - first))
+        at.append(columns[kept, slot] - column)
+        if place.index is not None:
+            index.append(torch.full_like(kept, place.index))
+        if place.values is not None:
+            source.append(place.values.at(examples[kept], slot))
+    where = (torch.cat(row), torch.cat(at), *((torch.cat(index),) if index else ()))
+    return _Group(example_of, where, torch.cat(source) if source else None)
+
+
+def within(place: Place, seen: Tensor) -> None:
+    """Raise if the head or unit of a place is beyond those of the tensor."""
+    if place.index is not None and place.index >= seen.shape[2]:
+        axis = indexed_axis(place.change.site)
+        raise HeadOutOfRangeError(f"{axis} {place.index} of {place.change.site!r} does not exist: there are {seen.shape[2]}")
+
+
+def fitting(place: Place, old: Tensor, s: Tensor) -> None:
+    """Values of an activation have the features of their target one by one; only constants broadcast."""
+    if place.values is not None and place.values.exact and s.shape[1:] != old.shape[1:]:
+        raise ShapeMismatchError(
+            f"the source of {place.change!r} has features {tuple(s.shape[1:])}, but the site has {tuple(old.shape[1:])}; "
+            "nothing is broadcast silently"
+        )

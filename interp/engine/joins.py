@@ -1,0 +1,110 @@
+"""Where in the network a row of the wave begins: at the first place that it changes.
+
+A block has three joins: ``PRE``, before it; ``MID``, when its attention is known; ``POST``, when its MLP is known too. What a
+change needs decides: a residual stream enters before, what attention gives in the middle, what the MLP gives after it.
+Attention internals (q, k, v, scores, pattern) are recomputed with their block, so they join before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import IntEnum
+
+from interp.interventions import Intervention
+from interp.models import Model
+from interp.models.model import TorchHooks
+from interp.sites import Site
+
+
+class Point(IntEnum):
+    """A join of a block."""
+
+    PRE = 0
+    MID = 1
+    POST = 2
+
+
+POINTS = len(Point)
+NEVER = 1 << 40
+"""The depth of a row that cannot be resumed."""
+_EARLY = ("embed", "pos_embed")
+_OF_ATTENTION = ("attn_out", "z", "result")
+_OF_MLP = ("mlp_out", "mlp_post")
+_INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up")
+
+
+def depth(layer: int, point: Point) -> int:
+    """Joins in the order of the network, as one number."""
+    return POINTS * layer + point
+
+
+def refused(model: Model) -> str:
+    """Why no row of this model can be resumed between blocks; empty if rows can."""
+    if model.stack is None:
+        return model.stack_refused
+    if not isinstance(model.backend, TorchHooks):
+        return f"its backend {type(model.backend).__name__} runs whole forward passes only"
+    return ""
+
+
+def join(model: Model, intervention: Intervention) -> int | str:
+    """The depth at which an intervention's rows begin, or the reason why they cannot be resumed between blocks.
+
+    A row with several changes begins at the first and meets the rest in passing; with a changed embedding it begins at −1.
+    """
+    found = [_join(model, change.site.tensor) for change in intervention.changes]
+    reasons = [reason for reason in found if isinstance(reason, str)]
+    return reasons[0] if reasons else min(d for d in found if isinstance(d, int))
+
+
+def _join(model: Model, site: Site) -> int | str:
+    if site.path is not None:
+        layer = _layer_of(model, site.path)
+        return f"{site!r} is not inside a block" if layer is None else depth(layer, Point.PRE)
+    if site.name in _EARLY:
+        return -1
+    if site.name == "logits":
+        return "logits are changed after the last block"
+    assert site.layer is not None
+    if site.name == "resid_post":
+        return depth(site.layer + 1, Point.PRE)
+    if site.name in _OF_MLP or (site.name in _OF_ATTENTION and parallel(model, site.layer)):
+        return depth(site.layer, Point.POST)
+    return depth(site.layer, Point.MID if site.name in _OF_ATTENTION + _INSIDE_MLP else Point.PRE)
+
+
+def parallel(model: Model, layer: int) -> bool:
+    """Whether attention and MLP of a block read the same stream, so that the MLP does not see what attention gives."""
+    return layer in model.anatomy.mlp and Site("resid_mid", layer=layer) not in model.anatomy.taps
+
+
+def _layer_of(model: Model, path: str) -> int | None:
+    blocks = model.anatomy.blocks
+    if blocks is None or not path.startswith(f"{blocks}."):
+        return None
+    number = path[len(blocks) + 1 :].split(".")[0]
+    return int(number) if number.isdigit() else None
+
+
+def needed(model: Model, joins: Collection[tuple[int, Intervention]]) -> set[Site]:
+    """Tensors of the base run from which rows begin, given each intervention's depth."""
+    anatomy, sites = model.anatomy, set()
+    for begin, intervention in joins:
+        layer, point = divmod(begin, POINTS)
+        if begin < 0:
+            sites.add(Site("resid_pre", layer=0))
+            continue
+        if layer == model.sizes["layer"]:
+            sites.add(Site("resid_post", layer=layer - 1))
+            continue
+        sites.add(Site("resid_pre", layer=layer))
+        if point >= Point.MID:
+            sites.add(Site("output", path=anatomy.attention[layer]))
+        if point == Point.POST and layer in anatomy.mlp:
+            sites.add(Site("output", path=anatomy.mlp[layer]))
+        for change in intervention.changes:
+            if point != Point.PRE and change.site.layer == layer:
+                name = "z" if change.site.name == "result" else change.site.name
+                if name in _OF_ATTENTION + _OF_MLP:
+                    sites.add(Site(name, layer=layer))
+    return sites

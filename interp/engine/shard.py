@@ -1,0 +1,64 @@
+"""The base run, kept: what rows of the wave begin from and attend to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.models import Model, Tokens
+from interp.models.stack import Arguments
+from interp.sites import Site
+
+if TYPE_CHECKING:
+    from interp.models.suffix import KeysValues
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """The base run of consecutive examples."""
+
+    model: Model
+    first: int
+    """Number of the first example."""
+    tokens: Tokens
+    found: dict[Site, Tensor]
+    """Tensors of the base run at the sites that were asked for, in their own axes."""
+    before: Sequence[KeysValues] | None
+    """Every layer's keys and values; None for a model that takes no cache."""
+    logits: Float[Tensor, "example position vocab"]
+    """At the positions that the metrics read."""
+    _arguments: dict[int, Arguments] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def arguments(self, start: int) -> Arguments:
+        """What blocks are called with from column ``start`` on, for every example of the shard."""
+        if start not in self._arguments:
+            assert self.model.stack is not None
+            self._arguments[start] = self.model.stack.arguments(self.tokens, start, self.before)
+        return self._arguments[start]
+
+
+def bytes_an_example(model: Model, sites: Collection[Site], columns: int) -> int:
+    """What a shard keeps of one example, roughly."""
+    sizes = model.sizes
+    d_model, d_head = sizes.get("d_model", 1024), sizes.get("d_head", 64)
+    wide = {"mlp_post": sizes.get("unit", 4 * d_model), "z": sizes.get("head", 1) * d_head}
+    kept = sum(wide.get(site.name, d_model) for site in sites)
+    return columns * model.dtype.itemsize * (kept + 2 * sizes.get("layer", 1) * sizes.get("kv_head", 1) * d_head)
+
+
+def cat_keys_values(parts: Sequence[Sequence[KeysValues]]) -> list[KeysValues]:
+    """Keys and values of several batches, one after the other."""
+    from interp.models.suffix import KeysValues
+
+    return [
+        KeysValues(torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers]))
+        for layers in zip(*parts, strict=True)
+    ]

@@ -1,0 +1,183 @@
+"""The wave: one pass through the blocks with a growing batch, in which a row does only the work that its changes cause.
+
+A row joins where its first change is, from the kept base run, and carries the positions from that change on; what lies before
+is attended to through the base run's keys and values. The last block runs at the positions that the metrics read, after the
+keys and values of all of them; the unembedding, at the columns that they read. So a residual patch in layer 9 at the last token
+costs the last layers at one position, not a forward pass.
+
+Rows of one pass start at one column and are sorted by where they join, so that the rows in flight are always the first ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.engine.cells import Cell
+from interp.engine.edits import Edits, Rows
+from interp.engine.joins import POINTS, Point, depth
+from interp.engine.shard import Shard
+from interp.models.hooks import Hooks
+from interp.models.stack import Stack
+from interp.models.taps import in_out
+from interp.sites import Site
+
+
+class Pass:
+    """One pass of some rows.
+
+    Args:
+        rows: sorted by ``depths``, a cell's rows consecutive.
+        depths: where each row joins, see :mod:`interp.engine.joins`.
+        start: first column that is carried; no change matters before it.
+        tail: first column that is read; not before ``start``.
+    """
+
+    def __init__(
+        self, shard: Shard, cells: Sequence[Cell], rows: Rows, depths: Int[Tensor, " row"], start: int, tail: int
+    ) -> None:
+        self.shard, self.model, self.start, self.tail = shard, shard.model, start, tail
+        assert shard.model.stack is not None
+        self.stack: Stack = shard.model.stack
+        self.last = len(self.stack) - 1
+        self.edits = Edits(cells, rows)
+        self.examples = rows[:, 1] - shard.first
+        self.first_depth = int(depths[0])
+        every = torch.arange(-1, POINTS * len(self.stack) + 1, device=depths.device)
+        self.joined = dict(zip(every.tolist(), torch.searchsorted(depths, every, right=True).tolist(), strict=True))
+        """Number of rows that have joined at each depth."""
+
+    def run(self) -> Float[Tensor, "row position d_model"]:
+        """What leaves the last block, at columns ``tail`` and later."""
+        hidden: Tensor | None = None
+        there = 0
+        begin = max(0, self.first_depth) // POINTS
+        for layer in range(begin, self.last + 1):
+            counts = [self.joined[depth(layer, point)] for point in Point]
+            hidden = self._enter(layer, hidden, there, counts[Point.PRE], self.start)
+            parts = [self._block(layer, hidden)] if hidden is not None else []
+            parts += [
+                self._resume(layer, point, counts[point - 1], counts[point])
+                for point in (Point.MID, Point.POST)
+                if counts[point] > counts[point - 1]
+            ]
+            hidden = torch.cat(parts) if len(parts) > 1 else parts[0] if parts else None
+            there = counts[Point.POST]
+        hidden = self._enter(self.last + 1, hidden, there, len(self.examples), self.tail)
+        assert hidden is not None
+        return hidden
+
+    # joining
+
+    def _enter(self, layer: int, hidden: Tensor | None, there: int, joined: int, column: int) -> Tensor | None:
+        """The rows before a block, those that join here behind those in flight, with the residual stream changed."""
+        if joined > there:
+            new = self._embedded(there, joined) if layer == 0 and self.joined[-1] > 0 else None
+            if new is None:
+                new = self._base(self._stream(layer), there, joined, column)
+            hidden = new if hidden is None else torch.cat([hidden, new])
+        for site in (Site("resid_post", layer=layer - 1), Site("resid_pre", layer=layer)):
+            if hidden is not None and site in self.edits.sites(0, joined):
+                hidden = self.edits.write(site, 0, joined, column)(hidden)
+        return hidden
+
+    def _stream(self, layer: int) -> Site:
+        return Site("resid_pre", layer=layer) if layer <= self.last else Site("resid_post", layer=self.last)
+
+    def _embedded(self, first: int, stop: int) -> Tensor:
+        """Rows that begin with a changed embedding, and those that join the first block beside them."""
+        sites = [site for site in self.edits.sites(first, stop) if site.name in ("embed", "pos_embed")]
+        writes = {site: self.edits.write(site, first, stop, self.start) for site in sites}
+        tokens = self.shard.tokens.take(self.examples[first:stop])
+        with Hooks(self.model.module, self.model.anatomy.taps, (), writes):
+            return self.stack.arguments(tokens, self.start, None).hidden
+
+    def _base(self, site: Site, first: int, stop: int, column: int) -> Tensor:
+        """The base run's tensor for some rows, from a column on."""
+        return self.shard.found[site][:, column:][self.examples[first:stop]]
+
+    # through a block
+
+    def _block(self, layer: int, hidden: Tensor) -> Tensor:
+        """Rows in flight through a block; the last one gives the columns that are read alone."""
+        n, rows = len(hidden), self.examples[: len(hidden)]
+        call = self.shard.arguments(self.start)
+        inside = self._inside(layer, 0, n)
+        if layer < self.last or self.tail == self.start:
+            with self._changing(inside, 0, n, self.start):
+                return self.stack.run(layer, hidden, call, rows)
+        cut = self.tail - self.start
+        if inside or not self.stack.resumes:
+            with self._changing(inside, 0, n, self.start):
+                return self.stack.run(layer, hidden, call, rows)[:, cut:]
+        whole = self.stack.keys_values(layer, hidden, call, rows)
+        return self.stack.run(layer, hidden[:, cut:], self.shard.arguments(self.tail), rows, whole=whole)
+
+    def _resume(self, layer: int, point: Point, first: int, stop: int) -> Tensor:
+        """Rows that join inside a block: what attention gives is known, and after it what the MLP gives."""
+        column = self.tail if layer == self.last else self.start
+        attention, mlp = self._known("attention", layer, first, stop, column), None
+        settled = {Site("z", layer=layer), Site("result", layer=layer)} | self._within("attention", layer)
+        if point == Point.POST and layer in self.stack.mlp:
+            mlp = self._known("mlp", layer, first, stop, column)
+            settled |= {Site("mlp_post", layer=layer)} | self._within("mlp", layer)
+        rest = [site for site in self._inside(layer, first, stop) if site not in settled]
+        hidden = self._base(Site("resid_pre", layer=layer), first, stop, column)
+        with self._changing(rest, first, stop, column):
+            call, rows = self.shard.arguments(column), self.examples[first:stop]
+            return self.stack.run(layer, hidden, call, rows, attention=attention, mlp=mlp)
+
+    def _known(self, which: str, layer: int, first: int, stop: int, column: int) -> Tensor:
+        """What attention or the MLP gives some rows: what it gave the base run, moved by what is changed inside it.
+
+        What is changed before its output map moves the output by that map, which is linear.
+        """
+        anatomy = self.model.anatomy
+        paths, linear = (anatomy.attention, anatomy.w_o) if which == "attention" else (anatomy.mlp, anatomy.w_out)
+        inner, outer = ("z", "attn_out") if which == "attention" else ("mlp_post", "mlp_out")
+        changed = self.edits.sites(first, stop)
+        moved: Tensor | None = None
+        site, result, out = (Site(name, layer=layer) for name in (inner, "result", outer))
+        if site in changed or (which == "attention" and result in changed):
+            weight = in_out(self.model.module.get_submodule(linear[layer]))
+            base = self._base(site, first, stop, column)
+            new = self.edits.write(site, first, stop, column)(base) if site in changed else base
+            difference = new - base
+            moved = (difference.flatten(2) if difference.ndim > 3 else difference) @ weight
+            if which == "attention" and result in changed:
+                per_head = rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=new.shape[2])
+                results = torch.einsum("rphd,hdm->rphm", new, per_head)
+                moved = moved + (self.edits.write(result, first, stop, column)(results) - results).sum(2)
+        if out in changed and out in self._within(which, layer):
+            base = self._base(out, first, stop, column)
+            now = base if moved is None else base + moved
+            moved = self.edits.write(out, first, stop, column)(now) - base
+        given = self._base(Site("output", path=paths[layer]), first, stop, column)
+        return given if moved is None else given + moved
+
+    def _within(self, which: str, layer: int) -> set[Site]:
+        """The site of what attention or the MLP gives, if it is seen inside the module, not at its output or behind it."""
+        anatomy = self.model.anatomy
+        site = Site("attn_out" if which == "attention" else "mlp_out", layer=layer)
+        path = (anatomy.attention if which == "attention" else anatomy.mlp)[layer]
+        tap = anatomy.taps.get(site)
+        return {site} if tap is not None and tap.path.startswith(f"{path}.") else set()
+
+    def _inside(self, layer: int, first: int, stop: int) -> list[Site]:
+        """Sites of a block, its input and output excepted, at which some rows are changed."""
+        blocks = f"{self.model.anatomy.blocks}.{layer}"
+        stream = ("resid_pre", "resid_post", "embed", "pos_embed")
+        return [
+            site
+            for site in self.edits.sites(first, stop)
+            if (site.layer == layer if site.path is None else f"{site.path}.".startswith(f"{blocks}."))
+            and (site.path is not None or site.name not in stream)
+        ]
+
+    def _changing(self, sites: Sequence[Site], first: int, stop: int, column: int) -> Hooks:
+        writes = {site: self.edits.write(site, first, stop, column) for site in sites}
+        return Hooks(self.model.module, {site: self.model.taps(site) for site in sites}, (), writes)

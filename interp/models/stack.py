@@ -1,0 +1,275 @@
+"""A model block by block, through its own code: any block on any rows, from any position on.
+
+    >>> stack = model.stack                                                                   # doctest: +SKIP
+    >>> call = stack.arguments(tokens, start=3, before=keys_values)                            # doctest: +SKIP
+    >>> hidden = stack.run(5, hidden, call, rows)                                             # doctest: +SKIP
+    >>> logits = stack.logits(stack.run(6, hidden, call, rows))                               # doctest: +SKIP
+
+Nothing is written anew. The model's forward is called with its blocks standing still, which tells what each block is called
+with (masks, rotary phases, alibi), and once more with the last block handing over the rows, which applies the final norm, the
+unembedding and whatever follows it. Which dimension of a block's arguments is the batch is found when the model is loaded, from
+two batch sizes. Inside a block, attention or MLP may be replaced by what they are known to give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from interp.models.encoding import Tokens
+from interp.models.taps import first_tensor, output_tensor, with_first
+
+if TYPE_CHECKING:
+    from interp.models.suffix import KeysValues, Suffix
+
+Tree = Any
+"""Tensors in nested tuples, lists and dicts, as modules take them."""
+Forward = Callable[..., Any]
+
+
+class _Seen(Exception):  # noqa: N818 - a signal, not an error
+    """Raised to leave a model's forward once its blocks' arguments are known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arguments:
+    """What the blocks are called with, for every example of some tokens, from column ``start`` on."""
+
+    start: int
+    calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
+    """Positional and keyword arguments by layer, the hidden states among them."""
+    hidden: Float[Tensor, "example position d_model"]
+    """What enters the first block."""
+    cache: Suffix | None
+    taken: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    """The last selection of rows from each tensor, by its id: layers share their masks and phases."""
+
+
+class Stack:
+    """The blocks of one model. Made by :func:`interp.models.stack_probe.prove`, which holds it to the model's own forward.
+
+    Args:
+        module: a model whose forward takes ``input_ids`` and, for a causal suffix, ``past_key_values``.
+        blocks: path of the list of blocks.
+        attention: path of each layer's attention module, and ``mlp`` of its MLP, if it has one.
+        accepted: keyword arguments that the module's forward takes.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        blocks: str,
+        attention: Mapping[int, str],
+        mlp: Mapping[int, str],
+        accepted: Collection[str],
+    ) -> None:
+        self.module, self._accepted = module, frozenset(accepted)
+        found: Any = module.get_submodule(blocks)
+        self.blocks: list[nn.Module] = list(found)
+        self.attention = {layer: module.get_submodule(path) for layer, path in attention.items()}
+        self.mlp = {layer: module.get_submodule(path) for layer, path in mlp.items()}
+        self.dims: list[Tree] = []
+        """For each layer the tree of its arguments, with a :class:`Batch` for every tensor that has one and None elsewhere."""
+        self.forms: dict[nn.Module, int | None] = {}
+        """Length of the tuple that a module returns; None for a bare tensor."""
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a pass can start behind positions whose keys and values are known."""
+        return "past_key_values" in self._accepted
+
+    # what is learned when the model is loaded
+
+    def learn(self, two: Tokens, three: Tokens) -> None:
+        """Find the batch dimensions from two and three prompts of one width, and what blocks, attention and MLPs return."""
+        a, b = self.arguments(two, 0, None), self.arguments(three, 0, None)
+        self.dims = [_map(_batch_of, x, y) for x, y in zip(a.calls, b.calls, strict=True)]
+        with ExitStack() as hooks:
+            for module in (*self.blocks, *self.attention.values(), *self.mlp.values()):
+                handle = module.register_forward_hook(self._form)
+                hooks.callback(handle.remove)
+            self._forward({**two.inputs(), "use_cache": False})
+
+    def _form(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.forms[module] = len(output) if isinstance(output, (tuple, list)) else None
+
+    # running
+
+    def arguments(self, tokens: Tokens, start: int, before: Sequence[KeysValues] | None) -> Arguments:
+        """What the blocks are called with when positions from ``start`` on are run.
+
+        Args:
+            before: the keys and values of the base run; None for the arguments alone, or where ``start`` is 0.
+        """
+        cache = None
+        inputs: dict[str, Any] = tokens.inputs()
+        if self.resumes:
+            from interp.models.suffix import Suffix
+
+            cache = Suffix(start, before, len(self))
+            inputs |= {"past_key_values": cache}
+        elif start:
+            raise ValueError(f"{type(self.module).__name__} takes no cache, so no pass can start at position {start}")
+        inputs |= {name: inputs[name][:, start:] for name in ("input_ids", "position_ids") if name in inputs}
+        inputs |= {"use_cache": cache is not None, "logits_to_keep": 1}
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+        def stand(*args: Any, **kwargs: Any) -> Any:
+            layer = len(calls)
+            calls.append((args, kwargs))
+            if len(calls) == len(self.blocks):
+                raise _Seen
+            return self._returned(self.blocks[layer], first_tensor(args, kwargs))
+
+        with _standing_in(dict.fromkeys(self.blocks, stand)), suppress(_Seen):
+            self._forward(inputs)
+        return Arguments(start, calls, first_tensor(*calls[0]), cache)
+
+    def _forward(self, inputs: Mapping[str, Any]) -> Any:
+        return self.module(**{name: value for name, value in inputs.items() if name in self._accepted})
+
+    def run(
+        self,
+        layer: int,
+        hidden: Float[Tensor, "row position d_model"],
+        call: Arguments,
+        rows: Int[Tensor, " row"],
+        *,
+        attention: Float[Tensor, "row position d_model"] | None = None,
+        mlp: Float[Tensor, "row position d_model"] | None = None,
+        whole: KeysValues | None = None,
+    ) -> Float[Tensor, "row position d_model"]:
+        """One block on some rows, positions ``call.start`` and later.
+
+        Args:
+            rows: which example each row is.
+            attention: what the attention module gives; it is then not run.
+            mlp: what the MLP gives; it is then not run.
+            whole: keys and values of all positions, from :meth:`keys_values`.
+        """
+        known = {self.attention[layer]: attention} if attention is not None else {}
+        known |= {self.mlp[layer]: mlp} if mlp is not None else {}
+        if call.cache is not None:
+            call.cache.serve(layer, rows, whole=whole)
+        args, kwargs = self._call(layer, hidden, call, rows)
+        with _standing_in({module: self._giving(module, tensor) for module, tensor in known.items()}):
+            return output_tensor(self.blocks[layer](*args, **kwargs))
+
+    def keys_values(
+        self, layer: int, hidden: Float[Tensor, "row position d_model"], call: Arguments, rows: Int[Tensor, " row"]
+    ) -> KeysValues:
+        """Keys and values of a block for some rows, those before ``call.start`` in front; nothing else of the block is run."""
+        from interp.models.suffix import Captured
+
+        assert call.cache is not None
+        call.cache.serve(layer, rows, capture=True)
+        args, kwargs = self._call(layer, hidden, call, rows)
+        with suppress(Captured):
+            self.blocks[layer](*args, **kwargs)
+        return call.cache.captured(layer)
+
+    def logits(
+        self, hidden: Float[Tensor, "row position d_model"], columns: Int[Tensor, "row column"] | None = None
+    ) -> Float[Tensor, "row position vocab"]:
+        """Final norm, unembedding and what follows it, of what leaves the last block.
+
+        Args:
+            columns: the only tokens whose logits are wanted, in at least float32; None for the whole vocabulary.
+        """
+        ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": ids, "use_cache": False}
+        swaps = {block: self._giving(block, hidden) for block in self.blocks}
+        if columns is not None:
+            head = self.unembedding
+            swaps[head] = lambda x: _columns(head, x, columns)
+        with _standing_in(swaps):
+            return output_tensor(self._forward(inputs))
+
+    @property
+    def unembedding(self) -> nn.Module:
+        """The linear map from the stream to the vocabulary."""
+        module: Any = self.module
+        return module.get_output_embeddings()
+
+    def _call(self, layer: int, hidden: Tensor, call: Arguments, rows: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a block for some rows."""
+
+        def take(batch: Batch | None, value: Any) -> Any:
+            if batch is None or not isinstance(value, Tensor) or value.shape[batch.dimension] == 1 != len(call.hidden):
+                return value
+            known = call.taken.get(id(value))
+            if known is None or known[0] is not rows:
+                split = value.unflatten(batch.dimension, (-1, batch.multiple)).index_select(batch.dimension, rows)
+                call.taken[id(value)] = known = (rows, split.flatten(batch.dimension, batch.dimension + 1))
+            return known[1]
+
+        args, kwargs = _map(take, self.dims[layer], call.calls[layer])
+        return with_first(args, kwargs, hidden)
+
+    def _giving(self, module: nn.Module, tensor: Tensor) -> Forward:
+        """A forward that returns ``tensor`` in the form in which the module returns its own."""
+        return lambda *args, **kwargs: self._returned(module, tensor)
+
+    def _returned(self, module: nn.Module, tensor: Tensor) -> Any:
+        length = self.forms.get(module)
+        return tensor if length is None else (tensor, *(None for _ in range(length - 1)))
+
+
+def _columns(head: Any, x: Float[Tensor, "row position d_model"], columns: Int[Tensor, "row column"]) -> Tensor:
+    """Some columns of an unembedding, each row its own, in at least float32."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    logits = einsum(x.to(dtype), head.weight[columns].to(dtype), "row position d, row column d -> row position column")
+    bias = getattr(head, "bias", None)
+    return logits if bias is None else logits + bias[columns].to(dtype)[:, None]
+
+
+@contextmanager
+def _standing_in(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Other forwards for some modules inside, their own after; hooks on the modules still run."""
+    own = {module: module.__dict__["forward"] for module in forwards if "forward" in module.__dict__}
+    try:
+        for module, forward in forwards.items():
+            module.__dict__["forward"] = forward
+        yield
+    finally:
+        for module in forwards:
+            del module.__dict__["forward"]
+            if module in own:
+                module.__dict__["forward"] = own[module]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The batch dimension of a tensor, and how many entries an example has along it (BLOOM's alibi: as many as heads)."""
+
+    dimension: int
+    multiple: int
+
+
+def _batch_of(two: Any, three: Any) -> Batch | None:
+    """The dimension that grew with the batch from two examples to three."""
+    if not isinstance(two, Tensor):
+        return None
+    grown = [i for i, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b and 3 * a == 2 * b]
+    return Batch(grown[0], two.shape[grown[0]] // 2) if grown else None
+
+
+def _map(function: Callable[..., Any], tree: Tree, other: Tree) -> Tree:
+    """A function on corresponding leaves of two trees, the first of which says what a leaf is."""
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(_map(function, *parts) for parts in zip(tree, other, strict=True)))
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_map(function, *parts) for parts in zip(tree, other, strict=True))
+    if isinstance(tree, dict):
+        return {key: _map(function, value, other[key]) for key, value in tree.items()}
+    return function(tree, other)

@@ -1,0 +1,118 @@
+"""A stack of blocks proves itself when the model is loaded: run block by block, it gives what the model's own forward gives.
+
+    >>> stack, refused = prove(model)                                                        # doctest: +SKIP
+
+Checked on left-padded random prompts: every block resumed from the first and from a later position, on rows in another order
+than the examples'; attention and MLP replaced by what they gave; the last block at the last position alone; and single columns
+of the vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.errors import ProbeError
+from interp.models.anatomy import Anatomy
+from interp.models.encoding import Tokens
+from interp.models.hooks import Hooks
+from interp.models.stack import Stack
+from interp.models.taps import Tap
+from interp.sites import Site
+
+_LENGTH, _START = 6, 3
+_FAILS = (ProbeError, TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError)
+"""What a forward that is called in an unforeseen way raises."""
+
+
+def prove(module: nn.Module, anatomy: Anatomy, accepted: frozenset[str]) -> tuple[Stack | None, str]:
+    """The model's stack, or None and the reason why its blocks cannot be run one by one.
+
+    Args:
+        accepted: keyword arguments that the module's forward takes.
+    """
+    if anatomy.blocks is None:
+        return None, "it has no list of blocks"
+    if len(anatomy.attention) < anatomy.sizes["layer"]:
+        return None, "not every block has an attention module"
+    stack = Stack(module, anatomy.blocks, anatomy.attention, anatomy.mlp, accepted)
+    try:
+        _check(stack, anatomy, accepted)
+    except _FAILS as error:
+        return None, f"its blocks cannot be run one by one: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    return stack, ""
+
+
+def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
+    module: Any = stack.module
+    tokens = _prompts(int(module.get_input_embeddings().weight.shape[0]), next(module.parameters()).device)
+    with torch.no_grad():
+        stack.learn(tokens.take(slice(0, 2)), tokens)
+        layers = range(len(stack))
+        pre = [Site("resid_pre", layer=layer) for layer in layers]
+        post, logits = Site("resid_post", layer=len(stack) - 1), Site("logits")
+        attention = {layer: Site("output", path=path) for layer, path in anatomy.attention.items()}
+        mlp = {layer: Site("output", path=path) for layer, path in anatomy.mlp.items()}
+        paths = {site: Tap(site.path or "", "output") for site in (*attention.values(), *mlp.values())}
+        reads = [*pre, post, logits, *paths]
+        inputs = {**tokens.inputs(), "use_cache": False}
+        before = None
+        if stack.resumes:
+            from interp.models.suffix import recorded, recording
+
+            cache = recording()
+            inputs |= {"use_cache": True, "past_key_values": cache}
+        with Hooks(module, {**anatomy.taps, **paths}, reads) as hooks:
+            module(**{name: value for name, value in inputs.items() if name in accepted})
+        found = hooks.found
+        if stack.resumes:
+            before = recorded(cache)
+        stream = [*(found[site] for site in pre), found[post]]
+        rows = torch.tensor([2, 0, 1, 2], device=tokens.ids.device)
+        half = next(module.parameters()).dtype in (torch.float16, torch.bfloat16)
+        compare = _Compare(5e-2 if half else 1e-4, tokens.mask[rows])
+        for start in (0, _START) if stack.resumes else (0,):
+            call = stack.arguments(tokens, start, before)
+            for layer in layers:
+                hidden, after = stream[layer][rows, start:], stream[layer + 1][rows, start:]
+                compare(stack.run(layer, hidden, call, rows), after, f"block {layer} from position {start}")
+                known = found[attention[layer]][rows, start:]
+                got = stack.run(layer, hidden, call, rows, attention=known)
+                compare(got, after, f"block {layer} with attention known")
+                if layer in mlp:
+                    got = stack.run(layer, hidden, call, rows, attention=known, mlp=found[mlp[layer]][rows, start:])
+                    compare(got, after, f"block {layer} with attention and MLP known")
+        if stack.resumes:
+            whole = stack.keys_values(len(stack) - 1, stream[-2][rows, _START:], stack.arguments(tokens, _START, before), rows)
+            tail = stack.arguments(tokens, _LENGTH - 1, before)
+            last = stack.run(len(stack) - 1, stream[-2][rows, -1:], tail, rows, whole=whole)
+            compare(last, stream[-1][rows, -1:], "the last block at the last position alone")
+        compare(stack.logits(stream[-1][rows, -2:]), found[logits][rows, -2:], "logits of what leaves the last block")
+        columns = torch.tensor([[0, 3], [1, 2], [3, 0], [2, 2]], device=rows.device)
+        chosen = found[logits][rows, -2:].gather(-1, columns[:, None].expand(-1, 2, -1))
+        compare(stack.logits(stream[-1][rows, -2:], columns), chosen, "single columns of the logits")
+
+
+def _prompts(vocabulary: int, device: torch.device) -> Tokens:
+    """Three random prompts of unequal length, padded on the left."""
+    ids = torch.randint(vocabulary, (3, _LENGTH), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(3, _LENGTH, dtype=torch.bool)
+    mask[0, :2] = mask[1, :1] = False
+    return Tokens(ids, mask, {}, ()).to(device)
+
+
+class _Compare:
+    def __init__(self, tolerance: float, mask: Tensor) -> None:
+        self.tolerance, self.mask = tolerance, mask
+
+    def __call__(self, got: Tensor, expected: Tensor, what: str) -> None:
+        """Equal at real tokens."""
+        if got.shape != expected.shape:
+            raise ProbeError(f"{what} gives shape {tuple(got.shape)}, expected {tuple(expected.shape)}")
+        real = self.mask[:, -got.shape[1] :]
+        got, expected = got[real].float(), expected[real].float()
+        deviation = float((got - expected).abs().max()) / max(1e-6, float(expected.abs().max()))
+        if not deviation <= self.tolerance:
+            raise ProbeError(f"{what} deviates by {deviation:.1e} of the largest number (allowed {self.tolerance:.0e})")

@@ -1,0 +1,103 @@
+"""Keys and values that later positions attend to without their being computed again, through transformers' Cache interface.
+
+A model that is given a :class:`Suffix` believes that it goes on with prompts whose first ``start`` tokens it has seen: masks,
+windows and rotary phases come out as in the whole prompt, because the model's own code makes them. What differs from a cache
+for generation: nothing grows, rows may repeat prompts in any order, and every layer keeps the full length, sliding ones too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+
+@dataclass(frozen=True, eq=False)
+class KeysValues:
+    """One layer's keys and values, as attention uses them (after rotary embedding and q/k norms)."""
+
+    keys: Float[Tensor, "example kv_head position d_head"]
+    values: Float[Tensor, "example kv_head position d_value"]
+
+
+class Captured(Exception):  # noqa: N818 - a signal, not an error
+    """Raised to leave a block once its keys and values are known."""
+
+
+class _Layer(DynamicLayer):
+    """One layer: what comes before ``start``, for the rows that are being run."""
+
+    def __init__(self, start: int, before: KeysValues | None) -> None:
+        super().__init__()
+        self.start, self.before = start, before
+        self.rows: Tensor | None = None
+        self.capture = False
+        self.whole: KeysValues | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if self.whole is not None:  # known already, from a pass over more positions than are run now
+            return self.whole.keys, self.whole.values
+        keys, values = self._after(key_states, "keys"), self._after(value_states, "values")
+        if self.capture:
+            self.whole = KeysValues(keys, values)
+            raise Captured
+        return keys, values
+
+    def _after(self, new: Tensor, which: str) -> Tensor:
+        if self.start == 0:
+            return new
+        before: Tensor = getattr(self.before, which)[:, :, : self.start]
+        return torch.cat([before if self.rows is None else before[self.rows], new], dim=-2)
+
+    def get_seq_length(self) -> int:
+        return self.start
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.start + query_length, 0
+
+
+class Suffix(Cache):
+    """A cache as it stands after ``start`` positions of the base run.
+
+    Args:
+        start: number of positions that are not run again.
+        before: keys and values of the base run, by layer; None where masks alone are wanted.
+        layers: number of layers.
+    """
+
+    def __init__(self, start: int, before: Sequence[KeysValues] | None, layers: int) -> None:
+        self.served = [_Layer(start, before[i] if before is not None else None) for i in range(layers)]
+        super().__init__(layers=list(self.served))
+
+    def serve(self, layer: int, rows: Tensor | None, *, capture: bool = False, whole: KeysValues | None = None) -> None:
+        """Set up one layer for its next call.
+
+        Args:
+            rows: which example of the base run each row is; None for one row an example, in order.
+            capture: leave the block by :class:`Captured` once keys and values are known; :meth:`captured` then has them.
+            whole: keys and values of all positions, known from such a call.
+        """
+        served = self.served[layer]
+        served.rows, served.capture, served.whole = rows, capture, whole
+
+    def captured(self, layer: int) -> KeysValues:
+        """Keys and values of the last call of a layer that was served with ``capture``."""
+        found = self.served[layer].whole
+        assert found is not None
+        return found
+
+
+def recording() -> DynamicCache:
+    """A cache that keeps every layer's keys and values whole, sliding layers too (hence without the model's config)."""
+    return DynamicCache()
+
+
+def recorded(cache: DynamicCache) -> list[KeysValues]:
+    """What :func:`recording` kept."""
+    layers: Any = cache.layers
+    return [KeysValues(layer.keys, layer.values) for layer in layers]
