@@ -61,6 +61,12 @@ def frozen(kernel: str, **tensors: Tensor | None) -> None:
             raise KernelError(f"{kernel}: {name} requires a gradient, and only x gets one; pass {name}.detach()")
 
 
+def first_derivative_only(kernel: str) -> None:
+    """Raise ``KernelError`` in a backward pass that is to be differentiated itself: the result would pass for a constant."""
+    if torch.is_grad_enabled():
+        raise KernelError(f"{kernel}: a second derivative is not offered; leave create_graph=False, or compute in plain torch")
+
+
 def accumulator(*tensors: Tensor | None) -> torch.dtype:
     """The type of sums: float32, or float64 where an input is."""
     return reduce(torch.promote_types, (t.dtype for t in tensors if t is not None), torch.float32)

@@ -15,9 +15,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from interp.kernels.checks import accumulator
+from interp.kernels.checks import accumulator, first_derivative_only
 from interp.kernels.launch import element
 
 #: Numbers that a program handles at once.
@@ -45,8 +44,8 @@ class _Gate(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        first_derivative_only("head_gates")
         z, gates, set_of = ctx.saved_tensors
         rows, positions, heads, width = z.shape
         wide = accumulator(z, gates)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from einops import einsum
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from interp.kernels.checks import first_derivative_only
 from interp.kernels.readout_parts import Head
 
 #: Most numbers that the rows of the unembedding gathered at once may have: 4 MB in float32.
@@ -35,8 +35,8 @@ class _Columns(torch.autograd.Function):
         return logits.masked_fill(columns < 0, -torch.inf)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        first_derivative_only("fused_readout")
         columns, logits = ctx.saved_tensors
         grad = ctx.head.through(grad.masked_fill(columns < 0, 0), logits)
         x_grad = grad.new_zeros(len(columns), ctx.head.weight.shape[1])

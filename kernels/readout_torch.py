@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from interp.kernels.checks import first_derivative_only
 from interp.kernels.readout_parts import Head, Reference
 
 #: A chunk is this share of the vocabulary; half a dozen tensors of its size live at once.
@@ -46,8 +46,8 @@ class _Whole(torch.autograd.Function):
         return logsumexp, None if compared is None else compared.kl(logsumexp)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, lse_grad: Tensor, kl_grad: Tensor | None) -> tuple[Tensor, None, None, None]:
+        first_derivative_only("fused_readout")
         slope, reference_slope = ctx.saved_tensors
         if reference_slope is None:
             return (slope * lse_grad[:, None]).to(ctx.dtype), None, None, None

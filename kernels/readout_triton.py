@@ -16,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from interp.kernels.checks import first_derivative_only
 from interp.kernels.launch import element, factors
 from interp.kernels.readout_parts import Head, Reference
 
@@ -77,8 +77,8 @@ class _Whole(torch.autograd.Function):
         return total, (gap * shares).sum(-1) + (total - clean)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, lse_grad: Tensor, kl_grad: Tensor | None) -> tuple[Tensor, None, None]:
+        first_derivative_only("fused_readout")
         x, total, *rest = ctx.saved_tensors
         head: Head = ctx.head
         inputs, vocab = _Inputs(x, head, ctx.reference), len(head.weight)
@@ -131,25 +131,9 @@ def _expected(
     """The reference's logits ``[ROWS, TOKENS]``: from states (1), or as they are given (2)."""
     if REFERENCE == 1:
         total = _logits(
-            states,
-            example,
-            here,
-            weight,
-            bias,
-            token,
-            known,
-            width,
-            by_token,
-            by_width,
-            softcap,
-            BIAS,
-            CAP,
-            FACTOR,
-            ACC,
-            ROWS,
-            TOKENS,
-            WIDTH,
-        )
+            states, example, here, weight, bias, token, known, width, by_token, by_width, softcap,
+            BIAS, CAP, FACTOR, ACC, ROWS, TOKENS, WIDTH,
+        )  # fmt: skip
     else:
         place = tl.load(used + example, mask=here, other=0)[:, None] * vocab + token[None, :]
         total = tl.load(values + place, mask=here[:, None] & known[None, :], other=0).to(ACC)
@@ -176,25 +160,9 @@ def _forward(
         token = (first + tl.arange(0, TOKENS)).to(tl.int64)
         known = token < stop
         ours = _logits(
-            x,
-            row,
-            here,
-            weight,
-            bias,
-            token,
-            known,
-            width,
-            by_token,
-            by_width,
-            softcap,
-            BIAS,
-            CAP,
-            FACTOR,
-            ACC,
-            ROWS,
-            TOKENS,
-            WIDTH,
-        )
+            x, row, here, weight, bias, token, known, width, by_token, by_width, softcap,
+            BIAS, CAP, FACTOR, ACC, ROWS, TOKENS, WIDTH,
+        )  # fmt: skip
         ours = tl.where(known[None, :], ours, -float("inf"))
         before, top = top, tl.maximum(top, tl.max(ours, 1))
         total = total * tl.exp(before - top) + tl.sum(tl.exp(ours - top[:, None]), 1)
@@ -228,25 +196,9 @@ def _backward(
     token, here = (start + place).to(tl.int64), row < rows
     known = token < vocab
     ours = _logits(
-        x,
-        row,
-        here,
-        weight,
-        bias,
-        token,
-        known,
-        width,
-        by_token,
-        by_width,
-        softcap,
-        BIAS,
-        CAP,
-        FACTOR,
-        ACC,
-        ROWS,
-        TOKENS,
-        WIDTH,
-    )
+        x, row, here, weight, bias, token, known, width, by_token, by_width, softcap,
+        BIAS, CAP, FACTOR, ACC, ROWS, TOKENS, WIDTH,
+    )  # fmt: skip
     by_kl = tl.load(kl_grad + row, mask=here, other=0)
     scale = tl.load(lse_grad + row, mask=here, other=0) + by_kl
     slope = tl.exp(ours - tl.load(lse + row, mask=here, other=0)[:, None]) * scale[:, None]

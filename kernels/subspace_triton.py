@@ -17,9 +17,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from interp.kernels.checks import accumulator
+from interp.kernels.checks import accumulator, first_derivative_only
 from interp.kernels.launch import element
 
 #: Rows, columns and rank of a tile; a product of tiles takes no fewer than 16 of each.
@@ -67,8 +66,8 @@ class _Interchange(torch.autograd.Function):
         return _expanded(h, y, bases, tiles, wide, h.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        first_derivative_only("subspace_interchange")
         h, s, bases, y = ctx.saved_tensors
         tiles, wide, grad = ctx.tiles, ctx.wide, grad.contiguous()
         q = _projected(grad, None, bases, tiles, wide)
