@@ -18,6 +18,7 @@ variable       dims                       meaning
 ``value``      metric, *axes, example     the metric with the intervention in force; NaN = not yet computed
 ``clean``      metric, example            the metric of the clean run
 ``corrupt``    metric, example            the metric of the corrupted run
+``given``      metric, example            the metric of the base with what was in force before any cell; only with given=
 ``by_rule``    *axes, example             True where value is known to equal the base without a forward pass
 ``absent``     *axes                      True where the site does not exist (optional; its values are NaN)
 =============  =========================  ================================================================================
@@ -77,6 +78,7 @@ def assemble(
     *,
     axes: Mapping[str, Sequence[Any]],
     metrics: Sequence[str],
+    given: ArrayLike | None = None,
     by_rule: ArrayLike | None = None,
     absent: ArrayLike | None = None,
     coords: Mapping[str, Any] | None = None,
@@ -88,6 +90,7 @@ def assemble(
         value: ``[metric, *axes, example]``, float32 or float64.
         clean: ``[metric, example]``, of the same dtype.
         corrupt: like ``clean``.
+        given: like ``clean``: the base with what was in force on it before any cell; left out where nothing was.
         axes: the swept axes in the order of ``interp.axes.SWEPT``, each with its values.
         metrics: names of the metrics.
         by_rule: ``[*axes, example]`` bool; none where left out.
@@ -114,6 +117,8 @@ def assemble(
         "corrupt": (corrupt, (len(metrics), examples)),
         "by_rule": (by_rule, (*cells, examples)),
     }
+    if given is not None:
+        parties["given"] = (np.asarray(given), (len(metrics), examples))
     if absent is not None:
         parties["absent"] = (np.asarray(absent), cells)
     if any(array.shape != wanted for array, wanted in parties.values()):
@@ -124,20 +129,21 @@ def assemble(
         "value": (names.METRIC, *swept, names.EXAMPLE),
         "clean": (names.METRIC, names.EXAMPLE),
         "corrupt": (names.METRIC, names.EXAMPLE),
+        "given": (names.METRIC, names.EXAMPLE),
         "by_rule": (*swept, names.EXAMPLE),
         "absent": swept,
     }
-    given: dict[str, Any] = {names.METRIC: (names.METRIC, list(metrics))} | {a: (a, list(v)) for a, v in axes.items()}
+    labels: dict[str, Any] = {names.METRIC: (names.METRIC, list(metrics))} | {a: (a, list(v)) for a, v in axes.items()}
     for name, values in (coords or {}).items():
         if name in _ON_EXAMPLE and not isinstance(values, tuple | xr.DataArray):
             values = (names.EXAMPLE, values)
         elif name in _ON_TOKEN and not isinstance(values, tuple | xr.DataArray):
             values = ((names.POSITION, names.EXAMPLE), values)
-        given[name] = values
+        labels[name] = values
     made = {"made_at": datetime.now(UTC).isoformat(timespec="seconds")}
     ds = xr.Dataset(
         {name: (dims[name], array) for name, (array, _) in parties.items()},
-        coords={name: _coordinate(name, values) for name, values in given.items()},
+        coords={name: _coordinate(name, values) for name, values in labels.items()},
         attrs=_json(dict.fromkeys(PROVENANCE) | made | dict(attrs), missing=set(_REQUIRED) - set(attrs)),
     )
     return validate(ds)
@@ -162,13 +168,14 @@ def validate(ds: xr.Dataset | xr.DataTree) -> xr.Dataset:
         "value": (*one, *(a for a in names.SWEPT if a in swept), names.EXAMPLE),
         "clean": (*one, names.EXAMPLE),
         "corrupt": (*one, names.EXAMPLE),
+        "given": (*one, names.EXAMPLE),
         "by_rule": (*(a for a in names.SWEPT if a in swept), names.EXAMPLE),
         "absent": tuple(a for a in names.SWEPT if a in swept),
     }
     for name, dims in expected.items():
         if name in ds and ds[name].dims != dims:
             raise EffectsError(f"{name} has the dims {ds[name].dims}, expected {dims}")
-    kinds = {v: ds[v].dtype for v in ("value", "clean", "corrupt")}
+    kinds = {v: ds[v].dtype for v in ("value", "clean", "corrupt", "given") if v in ds}
     if len(set(kinds.values())) != 1 or kinds["value"] not in _FLOATS:
         listed = ", ".join(f"{v} {d}" for v, d in kinds.items())
         raise EffectsError(f"value, clean and corrupt are all float32 or all float64, got {listed}")
@@ -211,7 +218,9 @@ def swept_axes(ds: xr.Dataset) -> tuple[str, ...]:
 
 
 def base(ds: xr.Dataset) -> xr.DataArray:
-    """The run that was intervened on: corrupted when denoising, clean when noising."""
+    """The run that was intervened on: corrupted when denoising, clean when noising, with what was given in force."""
+    if "given" in ds:
+        return ds["given"]
     return ds["corrupt" if ds.attrs["patching"] == DENOISING else "clean"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from interp.engine.sweep import patch
+from interp.engine.plan import Plan
+from interp.engine.sweep import explain, patch
 
-__all__ = ["patch"]
+__all__ = ["Plan", "explain", "patch"]

@@ -11,24 +11,28 @@ Part = TypeVar("Part")
 
 
 def in_batches(
-    total: int, limit: int, run: Callable[[slice], Part], progress: Callable[[int], object] = lambda n: None
+    total: int, limit: int | Callable[[], int], run: Callable[[slice], Part], progress: Callable[[int], object] = lambda n: None
 ) -> list[Part]:
-    """Run ``total`` items at most ``limit`` at a time; on out-of-memory the limit is halved and the work goes on where it was.
+    """Run ``total`` items at most ``limit`` at a time; on out-of-memory that is halved and the work goes on where it was.
+
+    Args:
+        limit: a number, or a function that is asked before every batch.
 
     Raises:
         torch.OutOfMemoryError: one item alone does not fit.
     """
     parts: list[Part] = []
-    done = 0
+    done, most = 0, total
     while done < total:
-        chunk = slice(done, min(done + limit, total))
+        most = min(most, limit if isinstance(limit, int) else limit())
+        chunk = slice(done, min(done + most, total))
         size = chunk.stop - chunk.start
         try:
             parts.append(run(chunk))
         except torch.OutOfMemoryError:
             if size == 1:
                 raise
-            limit = size // 2
+            most = size // 2
             continue
         done = chunk.stop
         progress(size)

@@ -1,34 +1,80 @@
-"""How many rows fit in one pass."""
+"""How much fits in one pass: a budget of bytes, and what a row takes of it.
+
+On a GPU the first pass is measured, and later ones have as many rows as really fit; a pass that still runs out of memory is
+halved and resumed (:mod:`interp.engine.batches`).
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from interp.engine.readout import Reader
-from interp.models import Encoded, Model
+from interp.models import Model
 
 _CPU_BYTES = 1 << 30
-"""On a CPU larger batches stop paying long before memory is short."""
-
-
-def rows_a_pass(model: Model, encoded: Encoded, reader: Reader) -> int:
-    """Rows whose activations and logits take about half of the free memory of a GPU, or 1 GiB on a CPU.
-
-    An estimate from the widths of the stream, the MLP, the scores and the logits that are kept; a pass that still runs out of
-    memory is halved and resumed.
-    """
-    tokens = encoded.clean.ids.shape[1]
-    sizes = model.sizes
-    width = 8 * sizes.get("d_model", 1024) + 3 * sizes.get("unit", 0) + 3 * sizes.get("head", 0) * tokens
-    vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", 0) or 0
-    kept = reader.keep if reader.keep is not None else tokens
-    one = tokens * width * model.dtype.itemsize + kept * vocabulary * (model.dtype.itemsize + 3 * 4)
-    return max(1, memory(model) // max(one, 1))
+_CPU_TOKENS = 1536
+"""On a CPU larger passes stop paying: what a block leaves no longer fits in its caches."""
 
 
 def memory(model: Model) -> int:
     """Bytes that a sweep may take: half of a GPU's free memory, 1 GiB on a CPU, or ``INTERP_MEMORY_BYTES``."""
     free = torch.cuda.mem_get_info(model.device)[0] // 2 if model.device.type == "cuda" else _CPU_BYTES
     return int(os.environ.get("INTERP_MEMORY_BYTES", free))
+
+
+class Budget:
+    """Rows that fit in a pass.
+
+    Args:
+        columns: number of positions of a whole prompt.
+        rows: most rows in a pass whatever the memory; None for no such limit.
+    """
+
+    def __init__(self, model: Model, reader: Reader, columns: int, rows: int | None = None) -> None:
+        self.model, self.columns, self.most = model, columns, rows
+        self.bytes = memory(model)
+        sizes, itemsize = model.sizes, model.dtype.itemsize
+        d_model, d_head = sizes.get("d_model", 1024), sizes.get("d_head", 64)
+        keys = 2 * sizes.get("kv_head", sizes.get("head", 1)) * d_head
+        of_token = 8 * d_model + 3 * sizes.get("unit", 0) + 2 * keys + 3 * sizes.get("head", 0) * columns
+        vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", 0) or 0
+        read = vocabulary if reader.columns is None else reader.columns.shape[1]
+        kept = reader.keep if reader.keep is not None else columns
+        self.token = of_token * itemsize
+        """Bytes that a carried position takes."""
+        self.row = columns * keys * itemsize + read * (itemsize + 3 * 4)
+        """Bytes that a row takes besides: keys and values before its positions, and its readout."""
+        self.whole = columns * self.token + kept * vocabulary * (itemsize + 3 * 4)
+        """Bytes of a row that runs a whole forward pass."""
+        self.seen = 1.0
+        """Measured bytes over estimated ones."""
+
+    def rows(self, columns: int) -> int:
+        """Most rows of a pass that carries so many positions."""
+        fits = int(self.bytes / (self.seen * (columns * self.token + self.row)))
+        if self.model.device.type == "cpu":
+            fits = min(fits, _CPU_TOKENS // columns)
+        return self._limited(fits)
+
+    def whole_rows(self) -> int:
+        """Most rows of a whole forward pass."""
+        return self._limited(int(self.bytes / (self.seen * self.whole)))
+
+    def _limited(self, fits: int) -> int:
+        return max(1, fits if self.most is None else min(fits, self.most))
+
+    @contextmanager
+    def measured(self, rows: int, columns: int) -> Iterator[None]:
+        """Compare what a pass takes with the estimate, where the device can say."""
+        if self.model.device.type != "cuda":
+            yield
+            return
+        before = torch.cuda.memory_allocated(self.model.device)
+        torch.cuda.reset_peak_memory_stats(self.model.device)
+        yield
+        taken = torch.cuda.max_memory_allocated(self.model.device) - before
+        self.seen = max(0.1, taken / (rows * (columns * self.token + self.row)))

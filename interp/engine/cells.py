@@ -7,7 +7,7 @@ rule, in every strategy, without a forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,6 +38,8 @@ class Place:
     """First column at which the change can matter; :data:`NOWHERE` where it cannot."""
     order: int
     """How many changes of the same coordinates come before this one: 0 for the first, or where none meet."""
+    given: bool = False
+    """Whether it is in force on the base already."""
 
     @property
     def tensor(self) -> Site:
@@ -64,8 +66,8 @@ class Cell:
 
     @property
     def first(self) -> Int[Tensor, " example"]:
-        """First column at which a change of the cell can matter."""
-        return torch.stack([place.first for place in self.places]).amin(0)
+        """First column at which a change of the cell's own can matter."""
+        return torch.stack([place.first for place in self.places if not place.given]).amin(0)
 
     @property
     def inert(self) -> Bool[Tensor, " example"]:
@@ -88,35 +90,71 @@ def check(interventions: Sequence[Intervention], model: Model) -> None:
                 raise UnknownSiteError("site", repr(change.site), [f"L0.{change.site.name}"], why="it does not say which layer")
 
 
-def resolve(interventions: Sequence[Intervention], runs: Runs) -> list[Cell]:
-    """Resolve interventions; every source run is made once.
+def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention | None = None) -> list[Cell]:
+    """Resolve where interventions act; nothing is run, and no values are known yet.
+
+    Args:
+        given: changes in force on the base of every cell; they come before a cell's own.
 
     Raises:
-        PositionError, ShapeMismatchError, OrderError: what does not fit.
+        PositionError, OrderError: what does not fit.
     """
-    runs.want([change for intervention in interventions for change in intervention.changes])
     columns: dict[object, Tensor] = {}
+
+    def resolved(change: Change, first: Tensor | None, of_given: bool) -> Place:
+        if change.positions not in columns:
+            columns[change.positions] = runs.base.columns(change.positions, what=f"position of {change.site!r}")
+        where = columns[change.positions]
+        return Place(change, where, None, _first(change, where, runs, first), order=0, given=of_given)
+
+    before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
+    first = torch.stack([place.first for place in before]).amin(0) if before else None
     cells = []
     for intervention in interventions:
-        places: list[Place] = []
-        for change in intervention.changes:
-            if change.positions not in columns:
-                columns[change.positions] = runs.base.columns(change.positions, what=f"position of {change.site!r}")
-            where = columns[change.positions]
-            place = Place(change, where, runs.values(change, where), _first(change, where, runs), order=0)
-            _refuse_aliases(places, place, runs)
-            met = [earlier for earlier in places if _meet(earlier, place)]
-            if not intervention.ordered:
-                _refuse_ambiguous(met, place)
-            places.append(replace(place, order=1 + max((earlier.order for earlier in met), default=-1)))
-        cells.append(Cell(intervention, tuple(places)))
+        own = (resolved(change, first, False) for change in intervention.changes)
+        places = _ordered(own, before, intervention.ordered, runs)
+        cells.append(Cell(intervention, (*before, *places)))
     return cells
 
 
-def _first(change: Change, columns: Int[Tensor, "example span"], runs: Runs) -> Int[Tensor, " example"]:
+def _ordered(new: Iterable[Place], before: list[Place], ordered: bool, runs: Runs) -> list[Place]:
+    """Changes with their order among those that they meet; what does not commute needs one."""
+    places: list[Place] = []
+    for found in new:
+        _refuse_aliases([*before, *places], found, runs)
+        met = [earlier for earlier in places if _meet(earlier, found)]
+        if not ordered:
+            _refuse_ambiguous(met, found)
+        met += [earlier for earlier in before if _meet(earlier, found)]
+        places.append(replace(found, order=1 + max((earlier.order for earlier in met), default=-1)))
+    return places
+
+
+def fill(cells: Sequence[Cell], runs: Runs) -> list[Cell]:
+    """The same cells with what they write; every source run is made once.
+
+    Raises:
+        PositionError, ShapeMismatchError, UnequalLengthsError: source and target do not fit.
+    """
+    runs.want([place.change for cell in cells for place in cell.places])
+    known: dict[int, Values | None] = {}
+
+    def valued(place: Place) -> Place:
+        key = id(place.change)
+        if key not in known:
+            known[key] = runs.values(place.change, place.columns)
+        return replace(place, values=known[key])
+
+    return [replace(cell, places=tuple(valued(place) for place in cell.places)) for cell in cells]
+
+
+def _first(
+    change: Change, columns: Int[Tensor, "example span"], runs: Runs, given: Int[Tensor, " example"] | None
+) -> Int[Tensor, " example"]:
     """First column at which a change can matter, by example.
 
-    The counterfactual run's own value is the base's before the first token in which the two prompts differ.
+    The counterfactual run's own value is the base's before the first token in which the two prompts differ, and before the first
+    column at which the base is changed already.
     """
     alone = torch.where(columns >= 0, columns, NOWHERE).amin(-1)
     alone = torch.where(alone == NOWHERE, 0, alone)  # a change of no token is made all the same
@@ -130,6 +168,7 @@ def _first(change: Change, columns: Int[Tensor, "example span"], runs: Runs) -> 
         return alone
     differ = (base.ids != source.ids) | (base.mask != source.mask)
     differs = torch.where(differ.any(-1), differ.int().argmax(-1), NOWHERE)
+    differs = differs if given is None else torch.minimum(differs, given)
     matters = torch.where(columns >= differs[:, None], columns, NOWHERE).amin(-1)
     moved = (theirs != columns).any(-1)  # a role that stands elsewhere in the other prompt
     return torch.where(moved, alone, matters)

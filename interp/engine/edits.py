@@ -53,22 +53,29 @@ class Edits:
                 self._parts[place.tensor].append(_Part(place, span, examples))
             start = span.stop
 
-    def sites(self, first: int = 0, stop: int | None = None) -> list[Site]:
-        """Where rows ``first`` to ``stop`` are changed."""
-        return [site for site, parts in self._parts.items() if any(_within_rows(part, first, stop) for part in parts)]
+    def sites(self, first: int = 0, stop: int | None = None, *, own: bool = False) -> list[Site]:
+        """Where rows ``first`` to ``stop`` are changed.
+
+        Args:
+            own: leave out what is given.
+        """
+        return [site for site, parts in self._parts.items() if any(_within(part, first, stop, own) for part in parts)]
 
     def writes(self) -> dict[Site, Write]:
         """The writes of all rows at all sites."""
         return {site: self.write(site) for site in self._parts}
 
-    def write(self, site: Site, first: int = 0, stop: int | None = None, column: int = 0) -> Write:
+    def write(self, site: Site, first: int = 0, stop: int | None = None, column: int = 0, *, own: bool = False) -> Write:
         """The write at one site of a tensor that holds rows ``first`` to ``stop`` and columns from ``column`` on.
 
         Columns before that are left out: whoever holds them back knows that nothing happens there.
+
+        Args:
+            own: leave out what is given, because the tensor has it already.
         """
         groups: dict[_Key, list[_Part]] = defaultdict(list)
         for part in self._parts[site]:
-            if _within_rows(part, first, stop):
+            if _within(part, first, stop, own):
                 groups[_key(part.place)].append(part)
         made = [_group(parts, first, column) for _, parts in sorted(groups.items(), key=lambda item: item[0][0])]
 
@@ -88,8 +95,8 @@ def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
     yield from zip(cells.tolist(), rows[:, 1].split(counts.tolist()), strict=True)
 
 
-def _within_rows(part: _Part, first: int, stop: int | None) -> bool:
-    return part.rows.start >= first and (stop is None or part.rows.stop <= stop)
+def _within(part: _Part, first: int, stop: int | None, own: bool) -> bool:
+    return part.rows.start >= first and (stop is None or part.rows.stop <= stop) and not (own and part.place.given)
 
 
 def _key(place: Place) -> _Key:

@@ -47,14 +47,23 @@ def refused(model: Model) -> str:
     return ""
 
 
-def join(model: Model, intervention: Intervention) -> int | str:
+def join(model: Model, intervention: Intervention, given: Intervention | None = None) -> int | str:
     """The depth at which an intervention's rows begin, or the reason why they cannot be resumed between blocks.
 
     A row with several changes begins at the first and meets the rest in passing; with a changed embedding it begins at −1.
+
+    Args:
+        given: changes in force on the base. A row does not begin inside a block in which something is given.
     """
     found = [_join(model, change.site.tensor) for change in intervention.changes]
-    reasons = [reason for reason in found if isinstance(reason, str)]
-    return reasons[0] if reasons else min(d for d in found if isinstance(d, int))
+    taken = [_join(model, change.site.tensor) for change in given.changes] if given else []
+    reasons = [reason for reason in found + taken if isinstance(reason, str)]
+    if reasons:
+        return reasons[0]
+    first = min(begin for begin in found if isinstance(begin, int))
+    layer = first // POINTS
+    within = {_layer_of(model, model.taps(change.site.tensor).path) for change in given.changes} if given else set()
+    return depth(layer, Point.PRE) if first >= 0 and layer in within else first
 
 
 def _join(model: Model, site: Site) -> int | str:

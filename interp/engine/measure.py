@@ -10,8 +10,8 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,147 +20,113 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance, strategies
-from interp.engine.budget import memory, rows_a_pass
-from interp.engine.cells import Cell, check, resolve
-from interp.engine.edits import Rows
-from interp.engine.joins import NEVER, join, needed, refused
-from interp.engine.readout import Reader
-from interp.engine.values import Runs
+from interp.engine.cells import Cell, fill
+from interp.engine.joins import NEVER
+from interp.engine.plan import Plan
+from interp.engine.prepared import Patching, Prepared, start
 from interp.engine.wavefront import wavefront
-from interp.interventions import Activation, Change, Intervention, Replace
+from interp.interventions import Activation, Intervention
 from interp.metrics import Metric
-from interp.models import Encoded, Model
-
-Patching = Literal["denoising", "noising"]
-Strategy = Literal["auto", "wavefront", "batched", "serial"]
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a sweep is run; see :func:`interp.engine.sweep.patch`."""
-
-    patching: Patching = "denoising"
-    strategy: Strategy = "auto"
-    rows: int | None = None
-    skip_inert: bool = True
-    progress: bool | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Numbers of a sweep, cell by cell in the order of its interventions."""
+    """Numbers of one family of a sweep, cell by cell in the order of its interventions."""
 
     value: Float[np.ndarray, "metric cell example"]
     clean: Float[np.ndarray, "metric example"]
     corrupt: Float[np.ndarray, "metric example"]
+    given: Float[np.ndarray, "metric example"] | None
+    """The base with what is given in force; None if nothing is."""
     by_rule: Bool[np.ndarray, "cell example"]
     facts: dict[str, Any]
     """Provenance: what was run, how, and how exactly."""
 
 
-def measure(
-    model: Model, encoded: Encoded, interventions: Sequence[Intervention], metrics: tuple[Metric, ...], options: Options
-) -> Measured:
-    """Run interventions on pairs.
+def measure(prepared: Prepared) -> list[Measured]:
+    """Run a sweep; one result a family. Families share their base run, their source runs and their passes.
 
     Raises:
-        ValueError: fewer than one row a pass.
-        AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError, OrderError: what does not fit.
+        PositionError, ShapeMismatchError, UnequalLengthsError: a source does not fit its target.
+        ValueError: a metric is not a number on a prompt without intervention.
     """
     began = time.perf_counter()
-    check(interventions, model)
-    sites = {site for i in interventions for change in i.changes for site in _sites(change)}
-    reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
-    limit = rows_a_pass(model, encoded, reader) if options.rows is None else options.rows
-    if limit < 1:
-        raise ValueError(f"rows={options.rows}; a pass has at least one row")
-    patching: Patching = options.patching
-    runs = Runs(model, encoded, base="corrupted" if patching == "denoising" else "clean", batch=min(limit, 256), reader=reader)
-    everything = [*interventions, _self_patch(interventions[len(interventions) // 2])]
-    with torch.no_grad(), model.prepared(sites), full_precision():
-        begins = _begins(model, everything, options)
-        resumed = needed(model, [(d, i) for d, i in zip(begins, everything, strict=True) if isinstance(d, int)])
-        if resumed or any(isinstance(d, int) for d in begins):
-            runs.keep(resumed, encoded.clean.ids.shape[1], memory(model) // 2)
-        cells = resolve(everything, runs)
+    model, encoded, runs, reader, metrics = (
+        *(prepared.model, prepared.encoded, prepared.runs, prepared.reader, prepared.metrics),
+    )
+    plan = Plan.of(prepared)
+    with torch.no_grad(), model.prepared(prepared.sites), full_precision():
+        start(prepared)
+        cells = fill(prepared.cells, runs)
         reference = runs.logits("clean") if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)
-        clean, corrupt = (reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted"))
-        _require_finite({"clean prompt": clean, "corrupted prompt": corrupt}, metrics)
-        base = corrupt if patching == "denoising" else clean
-        rows, by_rule = _rows(cells, options.skip_inert)
+        clean, corrupt, base = (
+            reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted", "base")
+        )
+        _require_finite({"clean prompt": clean, "corrupted prompt": corrupt, "base prompt": base}, metrics)
         value = base[:, None].repeat(1, len(cells), 1)
-        work = strategies.Work(model, runs.base, cells, reader, reference)
-        value[:, rows[:, 0], rows[:, 1]] = _run(work, runs, rows, begins, limit, options)
-        _require_finite({"base prompt, with its own values written back,": value[:, -1]}, metrics)
-    facts = provenance.attributes(model, encoded, options.patching, metrics) | {
-        "source": _source(interventions, options.patching),
-        "edit": repr(interventions[0].changes[0].edit),
-        "strategy": _strategy(begins, options),
-        "rows": len(rows),
-        "rows_by_rule": int(by_rule[:-1].sum()),
-        "rows_not_a_number": _warn_of_nan(value, cells),
-        "noise_floor": dict(zip([m.name for m in metrics], (value[:, -1] - base).abs().amax(-1).tolist(), strict=True)),
-        "wall_seconds": time.perf_counter() - began,
+        rows = prepared.rows
+        value[:, rows[:, 0], rows[:, 1]] = _run(prepared, strategies.Work(model, runs.base, cells, reader, reference), plan)
+        for family in prepared.families:
+            _require_finite({"base prompt, with its own values written back,": value[:, family[-1]]}, metrics)
+    shared = provenance.attributes(model, encoded, prepared.options.patching, metrics) | {
+        "wall_seconds": time.perf_counter() - began
     }
-    value, clean, corrupt, by_rule = (tensor.cpu() for tensor in (value[:, :-1], clean, corrupt, by_rule[:-1]))
-    return Measured(value.numpy(), clean.numpy(), corrupt.numpy(), by_rule.numpy(), facts)
+    found = []
+    for family in prepared.families:
+        own = slice(family.start, family.stop - 1)
+        facts = shared | _facts(prepared, plan, family, value, base)
+        facts["rows_not_a_number"] = _warn_of_nan(value[:, own], cells[own])
+        found.append(
+            Measured(
+                value[:, own].cpu().numpy(),
+                clean.cpu().numpy(),
+                corrupt.cpu().numpy(),
+                base.cpu().numpy() if prepared.given is not None else None,
+                prepared.by_rule[own].cpu().numpy(),
+                facts,
+            )
+        )
+    return found
 
 
-def _begins(model: Model, interventions: Sequence[Intervention], options: Options) -> list[int | str]:
-    """Where the rows of each intervention join the wave, or why they run whole forward passes."""
-    if options.strategy in ("serial", "batched"):
-        return [f"strategy={options.strategy!r}"] * len(interventions)
-    reason = refused(model)
-    return [reason or join(model, intervention) for intervention in interventions]
+def _facts(prepared: Prepared, plan: Plan, family: range, value: Tensor, base: Tensor) -> dict[str, Any]:
+    """What a family's result says about how it was run."""
+    own = slice(family.start, family.stop - 1)
+    interventions = prepared.interventions[own]
+    floor = (value[:, family[-1]] - base).abs().amax(-1).tolist()
+    given = prepared.options.given
+    return {
+        "source": _source(interventions, prepared.options.patching),
+        "edit": repr(interventions[0].changes[0].edit),
+        "given": repr(given) if given is not None else None,
+        "strategy": plan.strategy(own),
+        "fallback": plan.fallback(own),
+        "rows": int((~prepared.by_rule[family.start : family.stop]).sum()),
+        "rows_by_rule": int(prepared.by_rule[own].sum()),
+        "passes": plan.passes,
+        "fraction_of_naive_flops": plan.fraction,
+        "kernels": plan.kernels,
+        "noise_floor": dict(zip([m.name for m in prepared.metrics], floor, strict=True)),
+    }
 
 
-def _strategy(begins: Sequence[int | str], options: Options) -> str:
-    """Which strategies ran."""
-    if options.strategy == "serial":
-        return "serial"
-    ran = {"wavefront" if isinstance(begin, int) else "batched" for begin in begins[:-1]}
-    return "+".join(sorted(ran, reverse=True))
-
-
-def _sites(change: Change) -> list[Any]:
-    return [change.site, *([change.source.site_for(change.site)] if isinstance(change.source, Activation) else [])]
-
-
-def _run(
-    work: strategies.Work, runs: Runs, rows: Rows, begins: Sequence[int | str], limit: int, options: Options
-) -> strategies.Measured:
+def _run(prepared: Prepared, work: strategies.Work, plan: Plan) -> strategies.Measured:
+    options, rows, budget = prepared.options, prepared.rows, prepared.budget
     bar = {"disable": options.progress is False, "delay": 0 if options.progress else 1, "leave": False}
     with tqdm(total=len(rows), unit="row", **bar) as progress:
         if options.strategy == "serial":
             return strategies.serial(work, rows, progress.update)
-        depths = torch.tensor([begin if isinstance(begin, int) else NEVER for begin in begins], device=rows.device)[rows[:, 0]]
-        waved = (depths != NEVER).nonzero().flatten()
-        whole = (depths == NEVER).nonzero().flatten()
-        found = torch.zeros(len(work.reader.metrics), len(rows), dtype=torch.float64, device=rows.device)
-        if len(waved):
-
-            def most(columns: int) -> int:
-                return limit
-
-            found[:, waved] = wavefront(work, rows[waved], depths[waved], runs.shards(), most, progress.update).double()
+        depths = prepared.depths[rows[:, 0]]
+        found = torch.zeros(len(prepared.metrics), len(rows), dtype=work.reader.dtype, device=rows.device)
+        resumed, whole = ((depths != NEVER).nonzero().flatten(), (depths == NEVER).nonzero().flatten())
+        if len(resumed):
+            found[:, resumed] = wavefront(
+                work, rows[resumed], depths[resumed], prepared.runs.shards(), budget, progress.update
+            ).to(found)
         if len(whole):
-            found[:, whole] = strategies.batched(work, rows[whole], progress.update, limit).double()
-    return found.to(work.reader.dtype)
-
-
-def _rows(cells: Sequence[Cell], skip_inert: bool) -> tuple[Tensor, Tensor]:
-    """Rows to run, and for every cell and example whether its value is known by rule. The last cell is the self-patch."""
-    by_rule = torch.stack([cell.inert for cell in cells]) & skip_inert
-    by_rule[-1] = False
-    return (~by_rule).nonzero(), by_rule
-
-
-def _self_patch(intervention: Intervention) -> Intervention:
-    """The same places with the base's own values: what it moves is rounding, the noise floor of the sweep."""
-    own = Activation("base")
-    changes = [Change(c.site, c.positions, own, Replace(), c.featurizer) for c in intervention.changes]
-    return replace(intervention, changes=tuple(changes), ordered=True)
+            found[:, whole] = strategies.batched(work, rows[whole], progress.update, budget.whole_rows()).to(found)
+    return found
 
 
 def _source(interventions: Sequence[Intervention], patching: Patching) -> str:

@@ -20,16 +20,19 @@ import xarray as xr
 
 from interp import axes, effects
 from interp.engine import provenance
-from interp.engine.measure import Options, Patching, Strategy, measure
+from interp.engine.measure import Measured, measure
+from interp.engine.plan import Plan
+from interp.engine.prepared import Options, Patching, Prepared, Strategy, prepare
 from interp.errors import PositionError, UnknownNameError
 from interp.interventions import Change, Edit, Featurizer, Identity, Intervention, Source
-from interp.metrics import Metric, MetricLike
+from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
 from interp.pairs import Pair, Pairs
 from interp.sites import Grid, Positions
 
 STRATEGIES = ("auto", "wavefront", "batched", "serial")
+Given = Intervention | Change | Sequence[Intervention | Change] | None
 Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid]
 
 
@@ -44,6 +47,7 @@ def patch(
     edit: Edit | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
+    given: Given = None,
     strategy: Strategy = "auto",
     rows: int | None = None,
     skip_inert: bool = True,
@@ -62,7 +66,10 @@ def patch(
         edit: what is done with it; by default it replaces the value.
         featurizer: the basis in which it is done; by default the site's own.
         keep_error: add back what a lossy featurizer does not encode.
-        strategy: ``"batched"``, ``"serial"`` (the reference: one intervention a pass), or ``"auto"``.
+        given: interventions in force on the base of every cell. The base that effects are counted from is then the changed one,
+            and the source ``"base"`` means its activations.
+        strategy: ``"wavefront"`` (rows resume where they change something), ``"batched"`` (whole forward passes of many rows),
+            ``"serial"`` (the reference: one intervention a pass), or ``"auto"``: the first where it can, else the second.
         rows: most rows in one pass; by default what a memory budget allows.
         skip_inert: take cells that cannot have an effect as zero by rule; False runs them too.
         progress: show a bar; by default after the first second.
@@ -75,29 +82,67 @@ def patch(
         UnequalLengthsError: raw positions are matched between prompts of different length.
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError: see there.
     """
-    if patching not in effects.PATCHING:
-        raise UnknownNameError("patching", patching, effects.PATCHING)
-    if strategy not in STRATEGIES:
-        raise UnknownNameError("strategy", strategy, STRATEGIES)
+    _check_words(patching, strategy)
+    options = Options(patching, strategy, _given(given), rows, skip_inert, progress)
+    change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
+    prepared, families = _prepared(model, pairs, where, metric, change, options)
+    found = [
+        _labelled(prepared, measured, family) for measured, family in zip(measure(prepared), families.values(), strict=True)
+    ]
+    return xr.DataTree.from_dict(dict(zip(families, found, strict=True))) if isinstance(where, Mapping) else found[0]
+
+
+def explain(
+    model: Model,
+    pairs: Pairs | Sequence[Pair] | Encoded,
+    where: Where,
+    metric: MetricLike | Sequence[MetricLike] = "logit_diff",
+    *,
+    patching: Patching = "denoising",
+    source: Source | None = None,
+    edit: Edit | None = None,
+    featurizer: Featurizer | None = None,
+    keep_error: bool = True,
+    given: Given = None,
+    strategy: Strategy = "auto",
+    rows: int | None = None,
+    skip_inert: bool = True,
+) -> Plan:
+    """What :func:`patch` would do with the same arguments: rows, passes, operations, time, memory. No prompt is run.
+
+    Printed, it is a page to read; its attributes are the numbers.
+
+    Raises:
+        The same as :func:`patch`, as far as nothing has to be run to know it.
+    """
+    _check_words(patching, strategy)
+    options = Options(patching, strategy, _given(given), rows, skip_inert)
+    change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
+    return Plan.of(_prepared(model, pairs, where, metric, change, options)[0])
+
+
+def _prepared(
+    model: Model, pairs: Any, where: Where, metric: Any, change: dict[str, Any], options: Options
+) -> tuple[Prepared, dict[str, _Family]]:
+    """Everything that is asked for, checked and resolved."""
     encoded = pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs))
     metrics = resolve_metrics(metric)
-    options = Options(patching, strategy, rows, skip_inert, progress)
-    change = {"source": source, "edit": edit, "featurizer": featurizer or Identity(), "keep_error": keep_error}
-    if isinstance(where, Mapping):
-        if not where:
+    if isinstance(where, Grid | Mapping):
+        grids = {"": where} if isinstance(where, Grid) else dict(where)
+        if not grids:
             raise ValueError("where is an empty mapping; name at least one grid")
-        families = {name: _sweep_grid(model, encoded, grid, metrics, change, options) for name, grid in where.items()}
-        return xr.DataTree.from_dict(families)
-    if isinstance(where, Grid):
-        return _sweep_grid(model, encoded, where, metrics, change, options)
-    if source is not None or edit is not None or featurizer is not None:
-        raise ValueError("interventions say their own source, edit and featurizer; leave these arguments out, or give a grid")
-    return _sweep_list(model, encoded, _listed(where), metrics, options)
+        change |= {"featurizer": change["featurizer"] or Identity()}
+        families = {name: _of_grid(model, encoded, grid, change) for name, grid in grids.items()}
+    else:
+        if any(change[word] is not None for word in ("source", "edit", "featurizer")):
+            raise ValueError(
+                "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
+            )
+        families = {"": _of_list(_listed(where))}
+    return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
 
 
-def _sweep_grid(
-    model: Model, encoded: Encoded, grid: Grid, metrics: tuple[Metric, ...], change: dict[str, Any], options: Options
-) -> xr.Dataset:
+def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any]) -> _Family:
     _check_positions(encoded, grid)
     shortest = min(int(encoded.clean.lengths.min()), int(encoded.corrupted.lengths.min()))
     sizes = model.sizes_at(grid.site) | {axes.POSITION: shortest}
@@ -108,34 +153,33 @@ def _sweep_grid(
         Intervention((Change(cell.site, cell.positions, **change),)) for cell, there in zip(cells, exists, strict=True) if there
     ]
     of_change = interventions[0].changes[0].spec()
-    family = _Family(
+    return _Family(
+        interventions,
         axes=values,
         exists=exists,
         coords=provenance.token_coordinates(encoded, values.get(axes.POSITION)),
         attrs={"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)},
         spec={"grid": grid.spec(), "change": {k: v for k, v in of_change.items() if k not in ("site", "positions")}},
     )
-    return _measured(model, encoded, interventions, metrics, options, family)
 
 
-def _sweep_list(
-    model: Model, encoded: Encoded, interventions: list[Intervention], metrics: tuple[Metric, ...], options: Options
-) -> xr.Dataset:
+def _of_list(interventions: list[Intervention]) -> _Family:
     sites = dict.fromkeys(change.site.name for i in interventions for change in i.changes)
-    family = _Family(
+    return _Family(
+        interventions,
         axes={axes.CELL: list(range(len(interventions)))},
         exists=np.ones(len(interventions), dtype=bool),
         coords={"intervention": (axes.CELL, [repr(i)[len("Intervention(") : -1] for i in interventions])},
         attrs={"site": ", ".join(sites), "positions": "listed"},
         spec={"interventions": [i.spec() for i in interventions]},
     )
-    return _measured(model, encoded, interventions, metrics, options, family)
 
 
 @dataclass(frozen=True, eq=False)
 class _Family:
-    """What labels the cells of one sweep."""
+    """The cells of one result, and what labels them."""
 
+    interventions: list[Intervention]
     axes: Mapping[str, Sequence[Any]]
     exists: np.ndarray[Any, Any]
     """``[cell]``: whether the cell's site exists; only those are measured."""
@@ -144,27 +188,23 @@ class _Family:
     spec: dict[str, Any]
 
 
-def _measured(
-    model: Model,
-    encoded: Encoded,
-    interventions: list[Intervention],
-    metrics: tuple[Metric, ...],
-    options: Options,
-    family: _Family,
-) -> xr.Dataset:
-    """Run the interventions of a family and label what came out."""
-    measured = measure(model, encoded, interventions, metrics, options)
-    exists = family.exists
+def _labelled(prepared: Prepared, measured: Measured, family: _Family) -> xr.Dataset:
+    """What was measured of a family, with its names."""
+    exists, encoded, options = family.exists, prepared.encoded, prepared.options
+    spec = family.spec | ({"given": options.given.spec()} if options.given is not None else {})
     return effects.assemble(
         _spread(measured.value, exists, family.axes, np.nan),
         measured.clean,
         measured.corrupt,
+        given=measured.given,
         axes=family.axes,
-        metrics=[metric.name for metric in metrics],
+        metrics=[metric.name for metric in prepared.metrics],
         by_rule=_spread(measured.by_rule, exists, family.axes, False),
         absent=None if exists.all() else ~exists.reshape([len(v) for v in family.axes.values()]),
         coords=provenance.example_coordinates(encoded) | family.coords,
-        attrs=measured.facts | family.attrs | {"spec": provenance.spec(model, encoded, options.patching, metrics, family.spec)},
+        attrs=measured.facts
+        | family.attrs
+        | {"spec": provenance.spec(prepared.model, encoded, options.patching, prepared.metrics, spec)},
     )
 
 
@@ -202,6 +242,21 @@ def _listed(where: Any) -> list[Intervention]:
     if not many:
         raise ValueError("where is an empty list; give at least one intervention")
     return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
+
+
+def _check_words(patching: Any, strategy: Any) -> None:
+    if patching not in effects.PATCHING:
+        raise UnknownNameError("patching", patching, effects.PATCHING)
+    if strategy not in STRATEGIES:
+        raise UnknownNameError("strategy", strategy, STRATEGIES)
+
+
+def _given(given: Any) -> Intervention | None:
+    """Several given interventions as one, in their order."""
+    if given is None or (isinstance(given, Sequence) and not given):
+        return None
+    listed = _listed(given)
+    return Intervention(tuple(change for one in listed for change in one.changes), ordered=len(listed) > 1 or listed[0].ordered)
 
 
 def _check_positions(encoded: Encoded, grid: Grid) -> None:

@@ -75,18 +75,23 @@ class Pass:
 
     def _enter(self, layer: int, hidden: Tensor | None, there: int, joined: int, column: int) -> Tensor | None:
         """The rows before a block, those that join here behind those in flight, with the residual stream changed."""
+        if hidden is not None:
+            hidden = self._restreamed(layer, hidden, 0, there, column)
         if joined > there:
-            new = self._embedded(there, joined) if layer == 0 and self.joined[-1] > 0 else None
-            if new is None:
-                new = self._base(self._stream(layer), there, joined, column)
+            embedded = layer == 0 and self.joined[-1] > 0
+            stream = Site("resid_pre", layer=layer) if layer <= self.last else Site("resid_post", layer=self.last)
+            new = self._embedded(there, joined) if embedded else self._base(stream, there, joined, column)
+            new = self._restreamed(layer, new, there, joined, column, own=not embedded)
             hidden = new if hidden is None else torch.cat([hidden, new])
-        for site in (Site("resid_post", layer=layer - 1), Site("resid_pre", layer=layer)):
-            if hidden is not None and site in self.edits.sites(0, joined):
-                hidden = self.edits.write(site, 0, joined, column)(hidden)
         return hidden
 
-    def _stream(self, layer: int) -> Site:
-        return Site("resid_pre", layer=layer) if layer <= self.last else Site("resid_post", layer=self.last)
+    def _restreamed(self, layer: int, hidden: Tensor, first: int, stop: int, column: int, *, own: bool = False) -> Tensor:
+        """The residual stream between two blocks as the changes there leave it."""
+        changed = self.edits.sites(first, stop, own=own)
+        for site in (Site("resid_post", layer=layer - 1), Site("resid_pre", layer=layer)):
+            if site in changed:
+                hidden = self.edits.write(site, first, stop, column, own=own)(hidden)
+        return hidden
 
     def _embedded(self, first: int, stop: int) -> Tensor:
         """Rows that begin with a changed embedding, and those that join the first block beside them."""
@@ -121,12 +126,12 @@ class Pass:
         """Rows that join inside a block: what attention gives is known, and after it what the MLP gives."""
         column = self.tail if layer == self.last else self.start
         attention, mlp = self._known("attention", layer, first, stop, column), None
-        settled = {Site("z", layer=layer), Site("result", layer=layer)} | self._within("attention", layer)
+        standing = [self.model.anatomy.attention[layer]]
         if point == Point.POST and layer in self.stack.mlp:
             mlp = self._known("mlp", layer, first, stop, column)
-            settled |= {Site("mlp_post", layer=layer)} | self._within("mlp", layer)
-        rest = [site for site in self._inside(layer, first, stop) if site not in settled]
+            standing.append(self.model.anatomy.mlp[layer])
         hidden = self._base(Site("resid_pre", layer=layer), first, stop, column)
+        rest = [site for site in self._inside(layer, first, stop) if not self._standing(site, standing)]
         with self._changing(rest, first, stop, column):
             call, rows = self.shard.arguments(column), self.examples[first:stop]
             return self.stack.run(layer, hidden, call, rows, attention=attention, mlp=mlp)
@@ -152,20 +157,12 @@ class Pass:
                 per_head = rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=new.shape[2])
                 results = torch.einsum("rphd,hdm->rphm", new, per_head)
                 moved = moved + (self.edits.write(result, first, stop, column)(results) - results).sum(2)
-        if out in changed and out in self._within(which, layer):
+        if out in changed and self._standing(out, [paths[layer]]):
             base = self._base(out, first, stop, column)
             now = base if moved is None else base + moved
             moved = self.edits.write(out, first, stop, column)(now) - base
         given = self._base(Site("output", path=paths[layer]), first, stop, column)
         return given if moved is None else given + moved
-
-    def _within(self, which: str, layer: int) -> set[Site]:
-        """The site of what attention or the MLP gives, if it is seen inside the module, not at its output or behind it."""
-        anatomy = self.model.anatomy
-        site = Site("attn_out" if which == "attention" else "mlp_out", layer=layer)
-        path = (anatomy.attention if which == "attention" else anatomy.mlp)[layer]
-        tap = anatomy.taps.get(site)
-        return {site} if tap is not None and tap.path.startswith(f"{path}.") else set()
 
     def _inside(self, layer: int, first: int, stop: int) -> list[Site]:
         """Sites of a block, its input and output excepted, at which some rows are changed."""
@@ -177,6 +174,11 @@ class Pass:
             if (site.layer == layer if site.path is None else f"{site.path}.".startswith(f"{blocks}."))
             and (site.path is not None or site.name not in stream)
         ]
+
+    def _standing(self, site: Site, modules: Sequence[str]) -> bool:
+        """Whether a site is inside modules that are not run; what is changed there is settled by :meth:`_known`."""
+        tap = self.model.taps(site)
+        return any(tap.path.startswith(f"{path}.") or (tap.path == path and tap.event != "output") for path in modules)
 
     def _changing(self, sites: Sequence[Site], first: int, stop: int, column: int) -> Hooks:
         writes = {site: self.edits.write(site, first, stop, column) for site in sites}

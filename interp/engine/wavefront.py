@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from interp.engine.batches import in_batches
+from interp.engine.budget import Budget
 from interp.engine.edits import Rows
 from interp.engine.shard import Shard
 from interp.engine.strategies import Measured, Progress, Work
 from interp.engine.wave import Pass
+from interp.models import Model
 
 _OVERHEAD = {"cpu": 24, "cuda": 4096}
 """A pass costs about as much as this many tokens more: neighbouring starts are merged where that wastes fewer."""
@@ -28,15 +31,25 @@ class Group:
     """Which rows, sorted by the depth at which they join."""
 
 
-def groups(starts: Int[Tensor, " row"], depths: Int[Tensor, " row"], overhead: int) -> list[Group]:
-    """Rows by start, neighbours merged where the work that it wastes is below the cost of a pass."""
-    merged: list[tuple[int, list[int]]] = []
+def grouped(model: Model, first: Int[Tensor, " row"], read: Int[Tensor, " row"], depths: Int[Tensor, " row"]) -> list[Group]:
+    """Rows by the column from which they are carried.
+
+    Neighbouring starts are merged where the positions that this wastes cost less than a pass.
+
+    Args:
+        first: column at which a row's changes begin to matter.
+        read: first column that is read of a row.
+        depths: where a row joins.
+    """
+    causal = model.causal and model.stack is not None and model.stack.resumes
+    starts = torch.minimum(first, read) if causal else torch.zeros_like(read)
+    overhead = _OVERHEAD.get(model.device.type, _OVERHEAD["cuda"])
+    merged: list[tuple[int, int]] = []
     values, counts = starts.unique(return_counts=True)
     for start, count in sorted(zip(values.tolist(), counts.tolist(), strict=True), reverse=True):
-        if merged and (merged[-1][0] - start) * sum(merged[-1][1]) < overhead:
-            merged[-1] = (start, [*merged[-1][1], count])
-        else:
-            merged.append((start, [count]))
+        if merged and (merged[-1][0] - start) * merged[-1][1] < overhead:
+            count += merged.pop()[1]
+        merged.append((start, count))
     edges = torch.tensor(sorted(start for start, _ in merged), device=starts.device)
     group_of = torch.searchsorted(edges, starts, right=True) - 1
     found = []
@@ -47,12 +60,7 @@ def groups(starts: Int[Tensor, " row"], depths: Int[Tensor, " row"], overhead: i
 
 
 def wavefront(
-    work: Work,
-    rows: Rows,
-    depths: Int[Tensor, " row"],
-    shards: Iterable[Shard],
-    limit: Callable[[int], int],
-    progress: Progress,
+    work: Work, rows: Rows, depths: Int[Tensor, " row"], shards: Iterable[Shard], budget: Budget, progress: Progress
 ) -> Measured:
     """Run rows from where they join.
 
@@ -60,30 +68,22 @@ def wavefront(
         rows: cell by cell.
         depths: where each row joins, see :mod:`interp.engine.joins`.
         shards: the base run, example after example.
-        limit: most rows in a pass that carries so many columns.
+        budget: how many rows fit in a pass.
     """
-    measured: Tensor | None = None
+    measured = torch.zeros(len(work.reader.metrics), len(rows), dtype=work.reader.dtype, device=rows.device)
     first = torch.stack([cell.first for cell in work.cells])[rows[:, 0], rows[:, 1]]
     for shard in shards:
         mine = ((rows[:, 1] >= shard.first) & (rows[:, 1] < shard.first + len(shard))).nonzero().flatten()
-        if not len(mine):
-            continue
         read = work.reader.positions_of(shard.tokens).amin(-1)[rows[mine, 1] - shard.first]
-        causal = work.model.causal and shard.before is not None
-        starts = torch.minimum(first[mine], read) if causal else torch.zeros_like(read)
-        overhead = _OVERHEAD.get(work.model.device.type, _OVERHEAD["cuda"])
-        for group in groups(starts, depths[mine], overhead):
-            chosen = mine[group.rows]
+        for group in grouped(work.model, first[mine], read, depths[mine]):
+            chosen, columns = mine[group.rows], shard.tokens.ids.shape[1] - group.start
 
-            def run(chunk: slice, shard: Shard = shard, chosen: Tensor = chosen, start: int = group.start) -> Measured:
-                return _run(work, shard, rows[chosen[chunk]], depths[chosen[chunk]], start)
+            def run(chunk: slice, shard: Shard = shard, of: Tensor = chosen, columns: int = columns) -> Measured:
+                with budget.measured(chunk.stop - chunk.start, columns):
+                    return _run(work, shard, rows[of[chunk]], depths[of[chunk]], shard.tokens.ids.shape[1] - columns)
 
-            most = limit(shard.tokens.ids.shape[1] - group.start)
-            parts = torch.cat(in_batches(len(chosen), most, run, progress), dim=-1)
-            if measured is None:
-                measured = parts.new_zeros(len(parts), len(rows))
-            measured[:, chosen] = parts
-    assert measured is not None
+            parts = in_batches(len(chosen), partial(budget.rows, columns), run, progress)
+            measured[:, chosen] = torch.cat(parts, dim=-1).to(measured)
     return measured
 
 

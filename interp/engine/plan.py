@@ -1,0 +1,250 @@
+"""What a sweep will do, before it does it: rows, passes, operations, time and memory of every strategy.
+
+>>> print(interp.explain(model, pairs, interp.grid("resid_pre", layer=..., position=...)))        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp import kernels
+from interp.engine.costs import Costs, rate
+from interp.engine.joins import NEVER
+from interp.engine.prepared import Prepared
+from interp.engine.shard import bytes_an_example
+from interp.engine.wavefront import grouped
+
+_OVERHEAD_SECONDS = {"cpu": 0.02, "cuda": 0.03}
+"""Python and launches of one pass, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One way of running a sweep."""
+
+    strategy: str
+    passes: int
+    most_rows: int
+    """In one pass."""
+    flops: float
+    seconds: float
+    bytes: float
+    """At the peak, besides the model."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How a sweep will be run, and what other ways would cost."""
+
+    model: str
+    cells: int
+    examples: int
+    by_rule: int
+    """Cell-examples whose value is the base's by rule."""
+    begins: Sequence[int | str]
+    chosen: tuple[Estimate, ...]
+    """What will be run: the wave, whole passes, or some rows in each."""
+    others: tuple[Estimate, ...]
+    naive: float
+    """Operations of one whole forward pass a cell and example, with all logits."""
+    shards: int
+    """Parts in which the base run is kept, one after another."""
+    merged: int
+    """Groups of rows that start at one column."""
+    readout: str
+    kernels: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, prepared: Prepared) -> Plan:
+        """The plan of a sweep that was prepared. Runs nothing."""
+        return _Planning(prepared).plan()
+
+    @property
+    def passes(self) -> int:
+        return sum(estimate.passes for estimate in self.chosen)
+
+    @property
+    def flops(self) -> float:
+        return sum(estimate.flops for estimate in self.chosen)
+
+    @property
+    def fraction(self) -> float:
+        """Operations over those of one forward pass a patch."""
+        return self.flops / self.naive if self.naive else 1.0
+
+    def strategy(self, cells: slice = slice(None)) -> str:
+        """Which strategies run some cells."""
+        if self.chosen and self.chosen[0].strategy == "serial":
+            return "serial"
+        ran = {"wavefront" if isinstance(begin, int) else "batched" for begin in self.begins[cells]}
+        return "+".join(sorted(ran, reverse=True))
+
+    def fallback(self, cells: slice = slice(None)) -> dict[str, int]:
+        """Why cells run whole forward passes, and how many of them for each reason."""
+        return dict(Counter(begin for begin in self.begins[cells] if isinstance(begin, str)))
+
+    def __repr__(self) -> str:
+        total = self.cells * self.examples
+        lines = [
+            f"{self.cells:,} cells × {self.examples:,} examples = {total:,} rows on {self.model}",
+            f"  by rule     {self.by_rule:,} cannot have an effect and are the base's value, without a forward pass",
+        ]
+        lines += [f"  {e.strategy:<10}  {_described(e)}" for e in self.chosen]
+        lines += [f"  whole pass  {count:,} cells, because {reason}" for reason, count in self.fallback().items()]
+        if any(e.strategy == "wavefront" for e in self.chosen):
+            lines.append(
+                f"              {self.merged} groups by first position; the base run is kept in {_many(self.shards, 'part')}"
+            )
+        lines.append(f"  readout     {self.readout}; kernels: {self.kernels}")
+        lines.append(f"  operations  {self.fraction:.1%} of one forward pass a patch ({_flops(self.naive)})")
+        lines += [f"  instead     {e.strategy}: {_described(e)}" for e in self.others]
+        lines += [f"  note        {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return repr(self)
+
+
+class _Planning:
+    def __init__(self, prepared: Prepared) -> None:
+        self.p, self.costs = prepared, Costs.of(prepared.model)
+        self.columns = prepared.encoded.clean.ids.shape[1]
+        self.rate = rate(str(prepared.model.device), prepared.model.dtype, prepared.model.sizes.get("d_model", 512))
+        self.overhead = _OVERHEAD_SECONDS.get(prepared.model.device.type, 0.03)
+        self.rows = prepared.rows
+        self.depths = prepared.depths[self.rows[:, 0]]
+        self.shards = self.merged = 1
+
+    def plan(self) -> Plan:
+        p = self.p
+        cells = sum(len(family) - 1 for family in p.families)
+        patched = [n for family in p.families for n in family[:-1]]
+        naive = cells * len(p.encoded) * self.costs.whole(self.columns)
+        whole, resumed = int((self.depths == NEVER).sum()), self.depths != NEVER
+        serial = self._serial(len(self.rows))
+        if p.options.strategy == "serial":
+            chosen: tuple[Estimate, ...] = (serial,)
+            others: tuple[Estimate, ...] = (self._batched(len(self.rows)),)
+        else:
+            chosen = tuple(
+                estimate
+                for estimate, there in ((self._wave(resumed), bool(resumed.any())), (self._batched(whole), whole > 0))
+                if there
+            )
+            others = (*((self._batched(len(self.rows)),) if bool(resumed.any()) else ()), serial)
+        return Plan(
+            p.model.name,
+            cells,
+            len(p.encoded),
+            int(p.by_rule[patched].sum()),
+            p.begins if p.options.strategy != "serial" else ["strategy='serial' was asked for"] * len(p.begins),
+            chosen,
+            others,
+            naive,
+            self.shards,
+            self.merged,
+            self._readout(),
+            kernels.implementation("fused_readout", p.model.device.type),
+            self._notes(),
+        )
+
+    def _wave(self, resumed: Tensor) -> Estimate:
+        p, costs = self.p, self.costs
+        rows, depths = self.rows[resumed], self.depths[resumed]
+        first = torch.stack([cell.first for cell in p.cells])[rows[:, 0], rows[:, 1]]
+        per = bytes_an_example(p.model, p.resumed, self.columns)
+        size = max(1, (p.budget.bytes // 2) // max(1, per))
+        self.shards = -(-len(p.encoded) // size)
+        read = p.reader.positions_of(p.runs.base)
+        logits = read.shape[1] * (costs.vocabulary if p.reader.columns is None else p.reader.columns.shape[1])
+        passes = most = self.merged = 0
+        flops = peak = 0.0
+        for shard in range(self.shards):
+            mine = rows[:, 1] // size == shard
+            for group in grouped(p.model, first[mine], read.amin(-1)[rows[mine, 1]], depths[mine]):
+                limit = p.budget.rows(self.columns - group.start)
+                passes += -(-len(group.rows) // limit)
+                most = max(most, min(limit, len(group.rows)))
+                peak = max(peak, min(limit, len(group.rows)) * ((self.columns - group.start) * p.budget.token + p.budget.row))
+                self.merged += 1
+                values, counts = depths[mine][group.rows].unique(return_counts=True)
+                tail = int(read.amin())
+                flops += sum(
+                    count * costs.resumed(depth, group.start, tail, self.columns, logits)
+                    for depth, count in zip(values.tolist(), counts.tolist(), strict=True)
+                )
+        base = 2 * len(p.encoded) * costs.whole(self.columns, read.shape[1])
+        kept = min(size, len(p.encoded)) * per
+        return self._estimate("wavefront", passes, most, flops + base, peak + kept)
+
+    def _batched(self, rows: int) -> Estimate:
+        limit = self.p.budget.whole_rows()
+        flops = (rows + 2 * len(self.p.encoded)) * self.costs.whole(self.columns, self.p.reader.keep)
+        return self._estimate("batched", -(-rows // limit), min(limit, rows), flops, min(limit, rows) * self.p.budget.whole)
+
+    def _serial(self, rows: int) -> Estimate:
+        cells = len(self.rows[:, 0].unique())
+        flops = (rows + 2 * len(self.p.encoded)) * self.costs.whole(self.columns, self.p.reader.keep)
+        most = len(self.p.encoded)
+        return self._estimate("serial", cells, most, flops, most * self.p.budget.whole)
+
+    def _estimate(self, strategy: str, passes: int, rows: int, flops: float, taken: float) -> Estimate:
+        # Half of a matrix product's rate is what blocks reach between norms and nonlinearities.
+        return Estimate(strategy, passes, rows, flops, flops / (0.5 * self.rate) + passes * self.overhead, taken)
+
+    def _readout(self) -> str:
+        read = self.p.reader
+        if read.columns is not None:
+            return f"{read.columns.shape[1]} columns of the vocabulary at {read.positions!r}"
+        names = [m.name for m in self.p.metrics if m.reads.columns == "all"]
+        return f"all {self.costs.vocabulary:,} columns of the vocabulary at {read.positions!r}, which {', '.join(names)} read"
+
+    def _notes(self) -> tuple[str, ...]:
+        notes: list[str] = []
+        if not self.p.model.causal and any(isinstance(begin, int) for begin in self.p.begins):
+            notes.append("the model is not causal: rows resume at their layer, at all positions")
+        if self.p.model.dtype in (torch.bfloat16, torch.float16):
+            notes.append("in half precision strategies agree within the spread of batch sizes, not exactly")
+        return tuple(notes)
+
+
+def _described(e: Estimate) -> str:
+    return (
+        f"{_many(e.passes, 'pass', 'passes')} of at most {_many(e.most_rows, 'row')}, {_flops(e.flops)}, "
+        f"about {_seconds(e.seconds)}, {e.bytes / 2**20:,.0f} MiB"
+    )
+
+
+def _many(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
+def _flops(flops: float) -> str:
+    for size, unit in ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP")):
+        if flops >= size:
+            return f"{flops / size:,.3g} {unit}"
+    return f"{flops / 1e6:,.3g} MFLOP"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """The numbers of a plan."""
+    return {
+        "cells": plan.cells,
+        "examples": plan.examples,
+        "by_rule": plan.by_rule,
+        "passes": plan.passes,
+        "flops": plan.flops,
+        "naive_flops": plan.naive,
+        "fraction_of_naive_flops": plan.fraction,
+    }

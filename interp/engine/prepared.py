@@ -1,0 +1,163 @@
+"""A sweep before anything is run: its cells and rows, which of them are known by rule, and where the others begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.engine.budget import Budget, memory
+from interp.engine.cells import Cell, check, fill, place
+from interp.engine.edits import Edits, Rows
+from interp.engine.joins import NEVER, join, needed, refused
+from interp.engine.readout import Reader
+from interp.engine.values import Runs
+from interp.interventions import Activation, Change, Intervention, Replace
+from interp.metrics import Metric
+from interp.models import Encoded, Model
+from interp.sites import Site
+
+Patching = Literal["denoising", "noising"]
+Strategy = Literal["auto", "wavefront", "batched", "serial"]
+Family = Sequence[Intervention]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a sweep is run; see :func:`interp.engine.sweep.patch`."""
+
+    patching: Patching = "denoising"
+    strategy: Strategy = "auto"
+    given: Intervention | None = None
+    rows: int | None = None
+    skip_inert: bool = True
+    progress: bool | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What will be run. Every family of interventions is followed by its self-patch, whose effect is rounding."""
+
+    model: Model
+    encoded: Encoded
+    metrics: tuple[Metric, ...]
+    options: Options
+    families: tuple[range, ...]
+    """Numbers of each family's cells, its self-patch the last of them."""
+    interventions: Sequence[Intervention]
+    sites: frozenset[Site]
+    """Every site that is changed or read as a source."""
+    reader: Reader
+    runs: Runs
+    budget: Budget
+    cells: Sequence[Cell]
+    """Resolved, without the values that they write."""
+    given: Cell | None
+    """What is in force on the base of every cell."""
+    begins: Sequence[int | str]
+    """The depth at which each cell's rows join the wave, or why they run whole forward passes."""
+    by_rule: Bool[Tensor, "cell example"]
+
+    @property
+    def rows(self) -> Rows:
+        """What runs, cell by cell."""
+        return (~self.by_rule).nonzero()
+
+    @property
+    def depths(self) -> Tensor:
+        """Where each cell joins; :data:`interp.engine.joins.NEVER` for those that run whole forward passes."""
+        numbers = [begin if isinstance(begin, int) else NEVER for begin in self.begins]
+        return torch.tensor(numbers, device=self.by_rule.device)
+
+    @property
+    def resumed(self) -> set[Site]:
+        """Tensors of the base run from which rows begin."""
+        return needed(self.model, [(d, i) for d, i in zip(self.begins, self.interventions, strict=True) if isinstance(d, int)])
+
+
+def prepare(
+    model: Model, encoded: Encoded, families: Sequence[Family], metrics: tuple[Metric, ...], options: Options
+) -> Prepared:
+    """Check and resolve a sweep.
+
+    Raises:
+        ValueError: fewer than one row a pass, or a strategy that the model or the interventions do not allow.
+        AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, OrderError: what does not fit.
+    """
+    if options.rows is not None and options.rows < 1:
+        raise ValueError(f"rows={options.rows}; a pass has at least one row")
+    given = options.given
+    check([i for family in families for i in family] + ([given] if given else []), model)
+    spans: list[range] = []
+    interventions: list[Intervention] = []
+    for family in families:
+        spans.append(range(len(interventions), len(interventions) + len(family) + 1))
+        interventions += [*family, _self_patch(family[len(family) // 2])]
+    sites = frozenset(
+        site for i in (*interventions, *([given] if given else [])) for change in i.changes for site in _sites(change)
+    )
+    reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
+    budget = Budget(model, reader, encoded.clean.ids.shape[1], options.rows)
+    base = "corrupted" if options.patching == "denoising" else "clean"
+    runs = Runs(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
+    cells = place(interventions, runs, given)
+    by_rule = torch.stack([cell.inert for cell in cells]) & options.skip_inert
+    by_rule[[span[-1] for span in spans]] = False
+    return Prepared(
+        model,
+        encoded,
+        metrics,
+        options,
+        families=tuple(spans),
+        interventions=interventions,
+        sites=sites,
+        reader=reader,
+        runs=runs,
+        budget=budget,
+        cells=cells,
+        given=place([given], runs)[0] if given else None,
+        begins=_begins(model, interventions, options),
+        by_rule=by_rule,
+    )
+
+
+def start(prepared: Prepared) -> None:
+    """Put the given changes in force on the base run, and say what of it will be kept."""
+    runs, given = prepared.runs, prepared.given
+    if given is not None:
+        filled = fill([given], runs)
+
+        def writes(examples: Tensor) -> Any:
+            return Edits(filled, torch.stack([torch.zeros_like(examples), examples], dim=-1)).writes()
+
+        runs.given = writes
+    if bool((prepared.depths != NEVER).any()):
+        columns = prepared.encoded.clean.ids.shape[1]
+        runs.keep(prepared.resumed, columns, memory(prepared.model) // 2)
+
+
+def _begins(model: Model, interventions: Sequence[Intervention], options: Options) -> list[int | str]:
+    """Where the rows of each intervention join the wave, or why they run whole forward passes."""
+    if options.strategy in ("serial", "batched"):
+        return [f"strategy={options.strategy!r} was asked for"] * len(interventions)
+    reason = refused(model)
+    begins = [reason or join(model, intervention, options.given) for intervention in interventions]
+    cannot = next(((begin, i) for begin, i in zip(begins, interventions, strict=True) if isinstance(begin, str)), None)
+    if options.strategy == "wavefront" and cannot is not None:
+        raise ValueError(f"strategy='wavefront' cannot run {cannot[1]!r}: {cannot[0]}; strategy='auto' runs it batched")
+    return begins
+
+
+def _sites(change: Change) -> list[Site]:
+    return [change.site, *([change.source.site_for(change.site)] if isinstance(change.source, Activation) else [])]
+
+
+def _self_patch(intervention: Intervention) -> Intervention:
+    """The same places with the base's own values: what it moves is rounding, the noise floor of the sweep."""
+    own = Activation("base")
+    changes = [Change(c.site, c.positions, own, Replace(), c.featurizer) for c in intervention.changes]
+    return replace(intervention, changes=tuple(changes), ordered=True)
