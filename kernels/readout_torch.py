@@ -34,7 +34,7 @@ class _Whole(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, head: Head, reference: Reference | None, gradient: bool) -> tuple[Tensor, Tensor | None]:
         wide = x.to(head.wide)
         rows = _Rows(wide, gradient)
-        compared = None if reference is None else _Compared(wide, reference, gradient)
+        compared = None if reference is None else _Compared(wide, head, reference, gradient)
         for columns, part in head.chunks(_chunk(len(x), len(head.weight))):
             logits = part.logits(wide)
             rows.see(logits, part)
@@ -92,7 +92,7 @@ class _Rows:
     def see(self, logits: Tensor, part: Head) -> None:
         weights, fade = self.softmax.see(logits)
         if self.slopes is not None:
-            self.slopes.mul_(fade[:, None]).addmm_(part.through(weights, logits), part.weight)
+            self.slopes = torch.addmm(self.slopes.mul_(fade[:, None]), part.through(weights, logits), part.weight)
 
     def mean_slope(self) -> Tensor | None:
         return None if self.slopes is None else self.slopes.div_(self.softmax.total[:, None])
@@ -101,22 +101,27 @@ class _Rows:
 class _Compared:
     """Running sums under the reference's softmax R, with l and r the logits of the row and of the reference."""
 
-    def __init__(self, x: Tensor, reference: Reference, gradient: bool) -> None:
+    def __init__(self, x: Tensor, head: Head, reference: Reference, gradient: bool) -> None:
         self.reference = reference
         self.softmax = _RunningSoftmax(len(reference.used), x)
         self.gaps = x.new_zeros(len(x))
         """Sum of r − l, a row."""
-        self.slopes = torch.zeros_like(x) if gradient else None
-        """Sum of the derivative of l by x, ``[row, width]``."""
+        self.by_example = head.softcap is None
+        """Whether the derivative of l by x does not depend on l, so that rows of one example share its sum."""
+        self.slopes = x.new_zeros(len(reference.used) if self.by_example else len(x), x.shape[1]) if gradient else None
+        """Sum of the derivative of l by x."""
 
     def see(self, logits: Tensor, part: Head, columns: slice) -> None:
         expected = self.reference.logits(part, columns)
-        weights, fade = (seen[self.reference.example_of] for seen in self.softmax.see(expected))
+        weights, fade = self.softmax.see(expected)
+        if self.slopes is not None and self.by_example:
+            self.slopes = torch.addmm(self.slopes.mul_(fade[:, None]), weights, part.weight)
+        weights, fade = weights[self.reference.example_of], fade[self.reference.example_of]
         gaps = expected[self.reference.example_of].sub_(logits).mul_(weights)
         gaps.masked_fill_(weights == 0, 0)  # 0 · log 0 is 0, also where both logits are −inf
         self.gaps.mul_(fade).add_(gaps.sum(-1))
-        if self.slopes is not None:
-            self.slopes.mul_(fade[:, None]).addmm_(part.through(weights, logits), part.weight)
+        if self.slopes is not None and not self.by_example:
+            self.slopes = torch.addmm(self.slopes.mul_(fade[:, None]), part.through(weights, logits), part.weight)
 
     def kl(self, logsumexp: Tensor) -> Tensor:
         """The mean of r − l, both normalised."""
@@ -124,4 +129,9 @@ class _Compared:
         return self.gaps / total + (logsumexp - expected)
 
     def mean_slope(self) -> Tensor | None:
-        return None if self.slopes is None else self.slopes.div_(self.softmax.total[self.reference.example_of][:, None])
+        """``[row, width]``."""
+        if self.slopes is None:
+            return None
+        example_of = self.reference.example_of
+        slopes = self.slopes[example_of] if self.by_example else self.slopes
+        return slopes.div_(self.softmax.total[example_of][:, None])

@@ -95,7 +95,7 @@ class _Whole(torch.autograd.Function):
                 *inputs.pointers, total, clean, *grads, buffer, *inputs.numbers, start, size, *inputs.constants
             )
             weight = head.weight[start : start + size].to(head.wide)
-            x_grad.addmm_(buffer[:, : len(weight)], weight)
+            x_grad = torch.addmm(x_grad, buffer[:, : len(weight)], weight)
         return x_grad.to(x.dtype), None, None
 
 
