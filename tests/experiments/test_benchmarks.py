@@ -86,14 +86,28 @@ def test_a_wrong_answer_is_not_timed() -> None:
     script = (
         "import common, torch\n"
         "case = common.Case('a case', None, None, floor=1, tolerance=1e-4)\n"
-        "right = torch.linspace(0, {width}, 5)\n"
+        "right = torch.linspace(0, 1, 5)\n"
         "common.agree(case, right, {{'serial': right, 'other': right + {off}}})\n"
         "print(case.differences['other'] > 0)\n"
     )
-    assert python("-c", script.format(width=1, off=5e-5)).stdout == "True\n"
-    assert "a case: other is off by 2.00e-04" in python("-c", script.format(width=1, off=2e-4), succeeds=False).stderr
-    # Within the tolerance, but larger than a hundredth of all that there is to see.
-    assert "other is off by" in python("-c", script.format(width=1e-3, off=5e-5), succeeds=False).stderr
+    assert python("-c", script.format(off=5e-5)).stdout == "True\n"
+    assert "a case: other is off by 2.00e-04" in python("-c", script.format(off=2e-4), succeeds=False).stderr
+    assert "a case: other is off by nan" in python("-c", script.format(off="float('nan')"), succeeds=False).stderr
+
+
+def test_tolerance_leaves_effects_to_be_seen() -> None:
+    """1e-4 × (1 + max |logit|) where effects are large, a hundredth of their range where they are small."""
+    script = (
+        "import torch, sweep\n"
+        "from contestants import networks, question\n"
+        "shape = networks.TINY_GPT2\n"
+        "network = shape.network()\n"
+        "asked = question.random_question(shape, 'z', pairs=2, tokens=5, differ=None)\n"
+        "logits = network(input_ids=asked.ids('source')).logits[:, -1]\n"
+        "large, small = (sweep.tolerance(network, asked, torch.linspace(0, width, 5)) for width in (10, 1e-3))\n"
+        "print(abs(large - 1e-4 * (1 + float(logits.abs().max()))) < 1e-9, abs(small - 1e-5) < 1e-9)\n"
+    )
+    assert python("-c", script).stdout == "True True\n"
 
 
 def test_flops_of_a_sweep_follow_from_a_few_cells() -> None:
