@@ -153,8 +153,8 @@ def _first(
 ) -> Int[Tensor, " example"]:
     """First column at which a change can matter, by example.
 
-    The counterfactual run's own value is the base's before the first token in which the two prompts differ, and before the first
-    column at which the base is changed already.
+    The counterfactual run's own value is the base's before the first token in which the two prompts differ, and before the
+    first column at which the base is changed already.
     """
     alone = torch.where(columns >= 0, columns, NOWHERE).amin(-1)
     alone = torch.where(alone == NOWHERE, 0, alone)  # a change of no token is made all the same

@@ -169,15 +169,15 @@ class _Planning:
         for shard in range(self.shards):
             mine = rows[:, 1] // size == shard
             for group in grouped(p.model, first[mine], read.amin(-1)[rows[mine, 1]], depths[mine]):
-                limit = p.budget.rows(self.columns - group.start)
+                limit = p.budget.rows(self.columns - group.column)
                 passes += -(-len(group.rows) // limit)
                 most = max(most, min(limit, len(group.rows)))
-                peak = max(peak, min(limit, len(group.rows)) * ((self.columns - group.start) * p.budget.token + p.budget.row))
+                peak = max(peak, min(limit, len(group.rows)) * ((self.columns - group.column) * p.budget.token + p.budget.row))
                 self.merged += 1
                 values, counts = depths[mine][group.rows].unique(return_counts=True)
                 tail = int(read.amin())
                 flops += sum(
-                    count * costs.resumed(depth, group.start, tail, self.columns, logits)
+                    count * costs.resumed(depth, group.column, tail, self.columns, logits)
                     for depth, count in zip(values.tolist(), counts.tolist(), strict=True)
                 )
         base = 2 * len(p.encoded) * costs.whole(self.columns, read.shape[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.models import Model, Tokens
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """The base run of consecutive examples."""
+    """The base run of some examples."""
 
     model: Model
-    first: int
-    """Number of the first example."""
+    examples: Int[Tensor, " example"]
+    """Their numbers, ascending."""
     tokens: Tokens
     found: dict[Site, Tensor]
     """Tensors of the base run at the sites that were asked for, in their own axes."""
@@ -34,8 +34,13 @@ class Shard:
     """At the positions that the metrics read."""
     _arguments: dict[int, Arguments] = field(default_factory=dict, repr=False)
 
-    def __len__(self) -> int:
-        return len(self.tokens)
+    def has(self, examples: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
+        """Which examples are among those of the shard."""
+        return torch.isin(examples, self.examples)
+
+    def index(self, examples: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+        """Where examples are in the shard's tensors."""
+        return torch.searchsorted(self.examples, examples)
 
     def arguments(self, start: int) -> Arguments:
         """What blocks are called with from column ``start`` on, for every example of the shard."""

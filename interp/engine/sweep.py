@@ -83,7 +83,7 @@ def patch(
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError: see there.
     """
     _check_words(patching, strategy)
-    options = Options(patching, strategy, _given(given), rows, skip_inert, progress)
+    options = Options(patching, strategy, given_changes(given), rows, skip_inert, progress)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = _prepared(model, pairs, where, metric, change, options)
     found = [
@@ -116,7 +116,7 @@ def explain(
         The same as :func:`patch`, as far as nothing has to be run to know it.
     """
     _check_words(patching, strategy)
-    options = Options(patching, strategy, _given(given), rows, skip_inert)
+    options = Options(patching, strategy, given_changes(given), rows, skip_inert)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     return Plan.of(_prepared(model, pairs, where, metric, change, options)[0])
 
@@ -125,7 +125,7 @@ def _prepared(
     model: Model, pairs: Any, where: Where, metric: Any, change: dict[str, Any], options: Options
 ) -> tuple[Prepared, dict[str, _Family]]:
     """Everything that is asked for, checked and resolved."""
-    encoded = pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs))
+    encoded = encoded_pairs(model, pairs)
     metrics = resolve_metrics(metric)
     if isinstance(where, Grid | Mapping):
         grids = {"": where} if isinstance(where, Grid) else dict(where)
@@ -138,7 +138,7 @@ def _prepared(
             raise ValueError(
                 "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
             )
-        families = {"": _of_list(_listed(where))}
+        families = {"": _of_list(listed(where))}
     return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
 
 
@@ -217,6 +217,11 @@ def _spread(
     return full.reshape(*found.shape[:-2], *(len(v) for v in values.values()), found.shape[-1])
 
 
+def encoded_pairs(model: Model, pairs: Any) -> Encoded:
+    """Pairs in whatever form they were given, as tensors."""
+    return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs))
+
+
 def _pairs(pairs: Any) -> Pairs:
     if isinstance(pairs, Pairs):
         return pairs
@@ -229,7 +234,7 @@ def _pairs(pairs: Any) -> Pairs:
     return Pairs(tuple(many))
 
 
-def _listed(where: Any) -> list[Intervention]:
+def listed(where: Any) -> list[Intervention]:
     """Interventions from one or several, changes being interventions of one change."""
     many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
     for one in many:
@@ -251,12 +256,12 @@ def _check_words(patching: Any, strategy: Any) -> None:
         raise UnknownNameError("strategy", strategy, STRATEGIES)
 
 
-def _given(given: Any) -> Intervention | None:
+def given_changes(given: Any) -> Intervention | None:
     """Several given interventions as one, in their order."""
     if given is None or (isinstance(given, Sequence) and not given):
         return None
-    listed = _listed(given)
-    return Intervention(tuple(change for one in listed for change in one.changes), ordered=len(listed) > 1 or listed[0].ordered)
+    many = listed(given)
+    return Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
 
 
 def _check_positions(encoded: Encoded, grid: Grid) -> None:

@@ -94,6 +94,7 @@ class Runs:
         self._logits: dict[tuple[Any, ...], Tensor] = {}
         self._kept: list[KeysValues] | None = None
         self._keeping = False
+        self._whole: Shard | None = None
         self.given: Writes | None = None
         """Changes in force on the base: a function of examples that gives the writes of a pass. Set once they are resolved."""
 
@@ -153,7 +154,8 @@ class Runs:
         if parts[0].before is not None:
             self._kept = cat_keys_values([part.before for part in parts if part.before is not None])
 
-    def _batch(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], chunk: slice) -> _Batch:
+    def _batch(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], chunk: slice | Tensor) -> _Batch:
+        """One forward pass of some prompts."""
         model, part = self._tokens[key][0], tokens.take(chunk)
         of_pair = len(key) == 2 and model is self.model
         keep = None if LOGITS in sites else self.reader.keep if of_pair else 1
@@ -205,21 +207,30 @@ class Runs:
 
     def shards(self) -> Iterator[Shard]:
         """The base run, as much of it at a time as was allowed to :meth:`keep`."""
-        key, tokens = self._base_key, self.base
-        if self._shard >= len(tokens):
-            logits = self.logits("base")
-            if key in self._wanted:
-                self._run(key, self._wanted.pop(key))
-            yield Shard(self.model, 0, tokens, self._found.get(key, {}), self._kept, logits)
-            return
-        for first in range(0, len(tokens), self._shard):
-            self._keeping = self.model.stack is not None and self.model.stack.resumes
-            chunk = slice(first, first + self._shard)
-            with self.model.prepared(self._resumed):
-                part = self._batch(key, tokens, self._resumed, chunk)
-            found = {site: canonical(site, tensor) for site, tensor in part.found.items()}
-            assert part.logits is not None
-            yield Shard(self.model, first, tokens.take(chunk), found, part.before, part.logits)
+        for examples in torch.arange(len(self.base), device=self.model.device).split(self._shard):
+            yield self.shard_of(examples)
+
+    def shard_of(self, examples: Int[Tensor, " example"]) -> Shard:
+        """A part of the base run that holds some examples: all of it where it is kept whole, else these, run anew.
+
+        Args:
+            examples: ascending.
+        """
+        key = self._base_key
+        if self._shard >= len(self.base):
+            if self._whole is None:
+                logits = self.logits("base")
+                if key in self._wanted:
+                    self._run(key, self._wanted.pop(key))
+                everyone = torch.arange(len(self.base), device=self.model.device)
+                self._whole = Shard(self.model, everyone, self.base, self._found.get(key, {}), self._kept, logits)
+            return self._whole
+        self._keeping = self.model.stack is not None and self.model.stack.resumes
+        with self.model.prepared(self._resumed):
+            part = self._batch(key, self.base, self._resumed, examples)
+        found = {site: canonical(site, tensor) for site, tensor in part.found.items()}
+        assert part.logits is not None
+        return Shard(self.model, examples, self.base.take(examples), found, part.before, part.logits)
 
     # answers
 

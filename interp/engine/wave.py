@@ -45,7 +45,7 @@ class Pass:
         self.stack: Stack = shard.model.stack
         self.last = len(self.stack) - 1
         self.edits = Edits(cells, rows)
-        self.examples = rows[:, 1] - shard.first
+        self.examples = shard.index(rows[:, 1])
         self.first_depth = int(depths[0])
         every = torch.arange(-1, POINTS * len(self.stack) + 1, device=depths.device)
         self.joined = dict(zip(every.tolist(), torch.searchsorted(depths, every, right=True).tolist(), strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -22,16 +23,15 @@ _OVERHEAD = {"cpu": 24, "cuda": 4096}
 """A pass costs about as much as this many tokens more: neighbouring starts are merged where that wastes fewer."""
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
+class Start(NamedTuple):
     """Rows that are carried from one column on."""
 
-    start: int
+    column: int
     rows: Int[Tensor, " row"]
     """Which rows, sorted by the depth at which they join."""
 
 
-def grouped(model: Model, first: Int[Tensor, " row"], read: Int[Tensor, " row"], depths: Int[Tensor, " row"]) -> list[Group]:
+def grouped(model: Model, first: Int[Tensor, " row"], read: Int[Tensor, " row"], depths: Int[Tensor, " row"]) -> list[Start]:
     """Rows by the column from which they are carried.
 
     Neighbouring starts are merged where the positions that this wastes cost less than a pass.
@@ -55,8 +55,55 @@ def grouped(model: Model, first: Int[Tensor, " row"], read: Int[Tensor, " row"],
     found = []
     for i, start in enumerate(edges.tolist()):
         rows = (group_of == i).nonzero().flatten()
-        found.append(Group(start, rows[depths[rows].argsort(stable=True)]))
+        found.append(Start(start, rows[depths[rows].argsort(stable=True)]))
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Rows of one shard that start at one column, ready to be run in as many passes as memory asks for."""
+
+    work: Work
+    shard: Shard
+    start: int
+    rows: Rows
+    """Sorted by depth, a cell's rows consecutive."""
+    depths: Int[Tensor, " row"]
+    order: Int[Tensor, " row"]
+    """Which of the rows that were asked for each one is."""
+
+    @property
+    def columns(self) -> int:
+        """Positions that are carried."""
+        return self.shard.tokens.ids.shape[1] - self.start
+
+    def measure(self, part: slice) -> Measured:
+        """Every metric of some of the rows, in one pass. Gradients flow where they are asked for."""
+        reader, model, rows = self.work.reader, self.work.model, self.rows[part]
+        assert model.stack is not None
+        read = reader.positions_of(self.shard.tokens)[self.shard.index(rows[:, 1])]
+        tail = int(read.min())
+        hidden = Pass(self.shard, self.work.cells, rows, self.depths[part], self.start, tail).run()
+        picked = hidden[torch.arange(len(rows), device=hidden.device)[:, None], (read - tail).to(hidden.device)]
+        columns = None if reader.columns is None else reader.columns[rows[:, 1]]
+        logits = model.stack.logits(picked, columns)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return reader.measure(logits, rows[:, 1], self.work.reference, few=columns is not None)
+
+
+def groups(work: Work, shard: Shard, rows: Rows, depths: Int[Tensor, " row"]) -> list[Group]:
+    """Rows of a shard by where they start.
+
+    Args:
+        rows: cell by cell.
+        depths: where each row joins, see :mod:`interp.engine.joins`.
+    """
+    first = torch.stack([cell.first for cell in work.cells])[rows[:, 0], rows[:, 1]]
+    read = work.reader.positions_of(shard.tokens).amin(-1)[shard.index(rows[:, 1])]
+    return [
+        Group(work, shard, column, rows[order], depths[order], order)
+        for column, order in grouped(work.model, first, read, depths)
+    ]
 
 
 def wavefront(
@@ -71,32 +118,14 @@ def wavefront(
         budget: how many rows fit in a pass.
     """
     measured = torch.zeros(len(work.reader.metrics), len(rows), dtype=work.reader.dtype, device=rows.device)
-    first = torch.stack([cell.first for cell in work.cells])[rows[:, 0], rows[:, 1]]
     for shard in shards:
-        mine = ((rows[:, 1] >= shard.first) & (rows[:, 1] < shard.first + len(shard))).nonzero().flatten()
-        read = work.reader.positions_of(shard.tokens).amin(-1)[rows[mine, 1] - shard.first]
-        for group in grouped(work.model, first[mine], read, depths[mine]):
-            chosen, columns = mine[group.rows], shard.tokens.ids.shape[1] - group.start
+        mine = shard.has(rows[:, 1]).nonzero().flatten()
+        for group in groups(work, shard, rows[mine], depths[mine]):
 
-            def run(chunk: slice, shard: Shard = shard, of: Tensor = chosen, columns: int = columns) -> Measured:
-                with budget.measured(chunk.stop - chunk.start, columns):
-                    return _run(work, shard, rows[of[chunk]], depths[of[chunk]], shard.tokens.ids.shape[1] - columns)
+            def run(part: slice, group: Group = group) -> Measured:
+                with budget.measured(part.stop - part.start, group.columns):
+                    return group.measure(part)
 
-            parts = in_batches(len(chosen), partial(budget.rows, columns), run, progress)
-            measured[:, chosen] = torch.cat(parts, dim=-1).to(measured)
+            parts = in_batches(len(group.rows), partial(budget.rows, group.columns), run, progress)
+            measured[:, mine[group.order]] = torch.cat(parts, dim=-1).to(measured)
     return measured
-
-
-def _run(work: Work, shard: Shard, rows: Rows, depths: Tensor, start: int) -> Measured:
-    """One pass, and the metrics of its rows."""
-    reader, model = work.reader, work.model
-    assert model.stack is not None
-    examples = rows[:, 1] - shard.first
-    read = reader.positions_of(shard.tokens)[examples]
-    tail = int(read.min())
-    hidden = Pass(shard, work.cells, rows, depths, start, tail).run()
-    picked = hidden[torch.arange(len(rows), device=hidden.device)[:, None], (read - tail).to(hidden.device)]
-    columns = None if reader.columns is None else reader.columns[rows[:, 1]]
-    logits = model.stack.logits(picked, columns)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return reader.measure(logits, rows[:, 1], work.reference, few=columns is not None)

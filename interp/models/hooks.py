@@ -181,6 +181,19 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Parameters without gradients inside, those that had them with them again after; what is in their ``grad`` stays."""
+    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learned:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
 def eager_attention(module: nn.Module) -> Iterator[None]:
     """The model's own eager attention and mask inside, the previous implementation after."""
     owned: list[Any] = [getattr(m, "config", None) for m in module.modules()]

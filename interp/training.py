@@ -1,0 +1,263 @@
+"""Training of interventions: rotations, gates and masks, many of them together, on the frozen model.
+
+    >>> das = [Intervention.of(Change("L6.resid_post", "END", featurizer=Rotation(768, 16, seed=seed))) for seed in range(5)]
+    >>> trained = interp.training.fit(model, pairs, das, "logprob", epochs=10, lr=1e-3)                   # doctest: +SKIP
+    >>> trained.loss.dims                                                                              # doctest: +SKIP
+    ('cell', 'step')
+
+The base run and the sources are run once. A step runs what follows the changes, at the positions that they reach, for all
+interventions and the batch's examples together, as rows of the wave (:mod:`interp.engine.wave`). The interventions are
+independent: each has the mean of its own rows as its loss, its own penalty, its own clipping and its own optimiser, so that
+training them together gives what training them one by one gives, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from interp.engine import provenance, strategies
+from interp.engine.batches import in_batches
+from interp.engine.cells import fill
+from interp.engine.measure import full_precision
+from interp.engine.prepared import Options, Patching, Prepared, prepare, start
+from interp.engine.sweep import Given, encoded_pairs, given_changes, listed
+from interp.engine.wavefront import Group, groups
+from interp.errors import UserError
+from interp.interventions import Change, Intervention, learnable, once
+from interp.metrics import MetricLike
+from interp.metrics import resolve as resolve_metrics
+from interp.models import Encoded, Model
+from interp.models.hooks import frozen
+from interp.pairs import Pair, Pairs
+
+Penalty = Callable[[Intervention], Tensor]
+"""A number that is added to an intervention's loss: its sparsity, for instance."""
+Schedule = Callable[[float], float]
+"""The share of the steps that is done, from 0 to 1, to a factor."""
+
+
+class TrainingError(UserError, ValueError):
+    """An intervention that cannot be trained as it was asked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Interventions after training; their modules are those that were given, changed in place."""
+
+    interventions: tuple[Intervention, ...]
+    loss: xr.DataArray
+    """``[cell, step]``: mean of −metric over the step's examples, without the penalty."""
+    penalty: xr.DataArray
+    """``[cell, step]``."""
+
+    @property
+    def best(self) -> int:
+        """The intervention whose loss was lowest over the last tenth of the steps."""
+        last = max(1, self.loss.sizes["step"] // 10)
+        return int(self.loss.isel(step=slice(-last, None)).mean("step").values.argmin())
+
+
+def fit(
+    model: Model,
+    pairs: Pairs | Sequence[Pair] | Encoded,
+    interventions: Intervention | Change | Sequence[Intervention | Change],
+    metric: MetricLike = "logprob",
+    *,
+    patching: Patching = "denoising",
+    given: Given = None,
+    epochs: int = 1,
+    batch: int = 8,
+    lr: float | Sequence[float] = 1e-3,
+    schedule: Schedule | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    penalty: Penalty | Sequence[Penalty | None] | None = None,
+    clip: float | None = None,
+    before_step: Callable[[int, int], object] | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    rows: int | None = None,
+    progress: bool | None = None,
+) -> Trained:
+    """Train interventions to raise a metric.
+
+    Args:
+        model: stays as it is, its parameters without gradients.
+        pairs: the base of each is run with an intervention in force; the answers are those of the clean prompt.
+        interventions: one or several, independent of each other; each has at least one learned part (``Rotation``, ``Gate``,
+            ``Mask`` …), and no two share one.
+        metric: what is raised; the loss is its negative, in the metric's own unit.
+        patching: as for :func:`interp.patch`. ``"denoising"`` runs on the corrupted prompt and takes the clean one's values.
+        given: interventions in force on the base.
+        epochs: passes over the pairs.
+        batch: pairs in one step; the last step of an epoch may have fewer.
+        lr: learning rate, of all or of each intervention.
+        schedule: factor of the learning rate, by the share of steps done.
+        optimizer: called with one list of parameters and ``lr=``, once for each intervention.
+        penalty: added to the loss, one for all interventions or one for each.
+        clip: largest norm of an intervention's gradient.
+        before_step: called with the step and the number of steps, to anneal a temperature or draw a mask.
+        shuffle: draw the order of the pairs anew in every epoch; otherwise it is theirs.
+        seed: of the order.
+        rows: most rows in one pass; by default what a memory budget allows.
+
+    Raises:
+        TrainingError: nothing to learn, a part shared between interventions, a model whose blocks cannot be resumed, a metric
+            without gradient.
+        ValueError: numbers that make no sense, and what :func:`interp.patch` raises.
+    """
+    many, encoded = listed(interventions), encoded_pairs(model, pairs)
+    if epochs < 1 or batch < 1:
+        raise ValueError(f"epochs={epochs}, batch={batch}; expected at least 1 of each")
+    options = Options(patching, "auto", given_changes(given), rows, skip_inert=False)
+    prepared = prepare(model, encoded, [many], resolve_metrics(metric)[:1], options)
+    runs = [
+        _Run(intervention, optimizer, rate, of_run, clip)
+        for intervention, rate, of_run in zip(many, _each(lr, many, "lr"), _each(penalty, many, "penalty"), strict=True)
+    ]
+    _refuse(prepared, runs)
+    order = _order(len(encoded), batch, epochs, shuffle, seed)
+    with model.prepared(prepared.sites), full_precision(), frozen(model.module):
+        training = _Training(prepared, runs)
+        bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
+        for step, examples in enumerate(tqdm(order, unit="step", **bar)):
+            if before_step is not None:
+                before_step(step, len(order))
+            training.step(examples, 1.0 if schedule is None else schedule(step / len(order)))
+    return training.trained()
+
+
+class _Run:
+    """One intervention with its own optimiser."""
+
+    def __init__(
+        self,
+        intervention: Intervention,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        lr: float,
+        penalty: Penalty | None,
+        clip: float | None,
+    ) -> None:
+        self.intervention, self.penalty, self.clip, self.lr = intervention, penalty, clip, lr
+        self.parameters = learnable(intervention)
+        if not self.parameters:
+            raise TrainingError(
+                f"{intervention!r} has nothing to learn; give it a Rotation as featurizer, or a Gate or Mask as edit"
+            )
+        self.optimizer = optimizer(self.parameters, lr=lr)
+        self.losses: list[Tensor] = []
+        self.penalties: list[float] = []
+
+    def step(self, factor: float) -> None:
+        """The penalty's gradient beside the loss's, then one step."""
+        extra = self.penalty(self.intervention) if self.penalty is not None else None
+        if extra is not None:
+            extra.backward()
+        self.penalties.append(float(extra) if extra is not None else 0.0)
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class _Training:
+    def __init__(self, prepared: Prepared, runs: Sequence[_Run]) -> None:
+        self.prepared, self.runs = prepared, runs
+        with torch.no_grad():
+            start(prepared)
+            cells = fill(prepared.cells, prepared.runs)
+            reader = prepared.reader
+            reference = prepared.runs.logits("clean") if reader.needs_reference else None
+        self.work = strategies.Work(prepared.model, prepared.runs.base, cells, reader, reference)
+        self.depths = prepared.depths
+
+    def step(self, examples: Int[Tensor, " example"], factor: float) -> None:
+        """One step of every run on some examples."""
+        n, device = len(self.runs), self.prepared.model.device
+        chosen = examples.sort().values.to(device)
+        every = torch.stack([torch.arange(n, device=device).repeat_interleave(len(chosen)), chosen.repeat(n)], dim=-1)
+        with torch.no_grad():
+            shard = self.prepared.runs.shard_of(chosen)
+        losses = torch.zeros(n, dtype=self.work.reader.dtype, device=device)
+        for group in groups(self.work, shard, every, self.depths[every[:, 0]]):
+            limit = partial(self.prepared.budget.rows, group.columns)
+            for cells, loss in in_batches(len(group.rows), limit, partial(self._backward, group, len(chosen))):
+                losses.index_add_(0, cells, loss)
+        for run, loss in zip(self.runs, losses, strict=True):
+            run.losses.append(loss)
+            run.step(factor)
+
+    def _backward(self, group: Group, examples: int, part: slice) -> tuple[Tensor, Tensor]:
+        """Cells and losses of some rows, their gradients added to the parameters' once all of them are known."""
+        cells = group.rows[part, 0]
+        runs = [self.runs[cell] for cell in cells.unique().tolist()]
+        parameters = [parameter for run in runs for parameter in run.parameters]
+        with ExitStack() as held:
+            for run in runs:
+                held.enter_context(once(run.intervention))
+            loss = -group.measure(part)[0] / examples
+            if not loss.requires_grad:
+                raise TrainingError(f"metric {self.work.reader.metrics[0].name!r} counts or compares, so it has no gradient")
+            gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return cells, loss.detach()
+
+    def trained(self) -> Trained:
+        """The result, with its provenance."""
+        p, runs = self.prepared, self.runs
+        attrs = provenance.attributes(p.model, p.encoded, p.options.patching, p.metrics) | {
+            "metric": p.metrics[0].name,
+            "interventions": [repr(run.intervention) for run in runs],
+        }
+        loss = torch.stack([torch.stack(run.losses) for run in runs]).cpu().numpy()
+        penalty = np.array([run.penalties for run in runs], dtype=loss.dtype)
+        made = {
+            name: xr.DataArray(array, dims=("cell", "step"), name=name, attrs=attrs)
+            for name, array in (("loss", loss), ("penalty", penalty))
+        }
+        return Trained(tuple(run.intervention for run in runs), **made)
+
+
+def _refuse(prepared: Prepared, runs: Sequence[_Run]) -> None:
+    """Raise unless every intervention can be trained on the wave, apart from the others."""
+    reasons = [begin for begin in prepared.begins if isinstance(begin, str)]
+    if reasons:
+        raise TrainingError(f"training resumes rows between blocks, which {prepared.model.name} does not allow: {reasons[0]}")
+    owner: dict[nn.Parameter, int] = {}
+    for number, run in enumerate(runs):
+        for parameter in run.parameters:
+            if owner.setdefault(parameter, number) != number:
+                raise TrainingError(
+                    f"interventions {owner[parameter]} and {number} share a learned part, so they are not independent; give "
+                    "each its own, or make one intervention of both with &"
+                )
+
+
+def _each(given: Any, many: Sequence[Intervention], what: str) -> list[Any]:
+    """One value for each intervention."""
+    if not isinstance(given, Sequence):
+        return [given] * len(many)
+    if len(given) != len(many):
+        raise ValueError(f"{what} has {len(given)} entries for {len(many)} interventions; give one for each, or one for all")
+    return list(given)
+
+
+def _order(n: int, batch: int, epochs: int, shuffle: bool, seed: int) -> list[Tensor]:
+    """Examples of every step."""
+    generator = torch.Generator().manual_seed(seed)
+    epoch = (torch.randperm(n, generator=generator) if shuffle else torch.arange(n) for _ in range(epochs))
+    return [part for order in epoch for part in order.split(batch)]
