@@ -191,15 +191,16 @@ class Runs:
             self._run(key, self._wanted.pop(key, set()))
         return self._logits[key]
 
-    def keep(self, sites: Collection[Site], columns: int, budget: int) -> None:
+    def keep(self, sites: Collection[Site], columns: int, budget: int, besides: int = 0) -> None:
         """Keep the base run at some sites, with its keys and values, for rows that are resumed from it.
 
         Args:
             columns: number of positions.
             budget: most bytes to keep at once; a longer base run is made again, a shard at a time.
+            besides: bytes that the caller keeps of each example.
         """
         self._resumed = set(sites)
-        one = bytes_an_example(self.model, self._resumed, columns)
+        one = bytes_an_example(self.model, self._resumed, columns) + besides
         self._shard = max(1, budget // max(1, one))
         if self._shard >= len(self.encoded):
             self._keeping = self.model.stack is not None and self.model.stack.resumes

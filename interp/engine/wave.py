@@ -46,6 +46,7 @@ class Pass:
         self.last = len(self.stack) - 1
         self.edits = Edits(cells, rows)
         self.examples = shard.index(rows[:, 1])
+        self._slices: dict[tuple[int, int], Tensor] = {}
         self.first_depth = int(depths[0])
         every = torch.arange(-1, POINTS * len(self.stack) + 1, device=depths.device)
         self.joined = dict(zip(every.tolist(), torch.searchsorted(depths, every, right=True).tolist(), strict=True))
@@ -70,6 +71,10 @@ class Pass:
         hidden = self._enter(self.last + 1, hidden, there, len(self.examples), self.tail)
         assert hidden is not None
         return hidden
+
+    def _rows(self, first: int, stop: int) -> Tensor:
+        """Which example some rows are; the same tensor whenever they are asked for again."""
+        return self._slices.setdefault((first, stop), self.examples[first:stop])
 
     # joining
 
@@ -109,18 +114,13 @@ class Pass:
 
     def _block(self, layer: int, hidden: Tensor) -> Tensor:
         """Rows in flight through a block; the last one gives the columns that are read alone."""
-        n, rows = len(hidden), self.examples[: len(hidden)]
-        call = self.shard.arguments(self.start)
-        inside = self._inside(layer, 0, n)
-        if layer < self.last or self.tail == self.start:
-            with self._changing(inside, 0, n, self.start):
-                return self.stack.run(layer, hidden, call, rows)
-        cut = self.tail - self.start
-        if inside or not self.stack.resumes:
-            with self._changing(inside, 0, n, self.start):
-                return self.stack.run(layer, hidden, call, rows)[:, cut:]
-        whole = self.stack.keys_values(layer, hidden, call, rows)
-        return self.stack.run(layer, hidden[:, cut:], self.shard.arguments(self.tail), rows, whole=whole)
+        n = len(hidden)
+        rows, inside = self._rows(0, n), self._inside(layer, 0, n)
+        if not inside:
+            return through(self.shard, layer, hidden, rows, self.start, self.tail)
+        with self._changing(inside, 0, n, self.start):
+            left = self.stack.run(layer, hidden, self.shard.arguments(self.start), rows)
+        return left[:, self.tail - self.start :] if layer == self.last else left
 
     def _resume(self, layer: int, point: Point, first: int, stop: int) -> Tensor:
         """Rows that join inside a block: what attention gives is known, and after it what the MLP gives."""
@@ -133,7 +133,7 @@ class Pass:
         hidden = self._base(Site("resid_pre", layer=layer), first, stop, column)
         rest = [site for site in self._inside(layer, first, stop) if not self._standing(site, standing)]
         with self._changing(rest, first, stop, column):
-            call, rows = self.shard.arguments(column), self.examples[first:stop]
+            call, rows = self.shard.arguments(column), self._rows(first, stop)
             return self.stack.run(layer, hidden, call, rows, attention=attention, mlp=mlp)
 
     def _known(self, which: str, layer: int, first: int, stop: int, column: int) -> Tensor:
@@ -183,3 +183,27 @@ class Pass:
     def _changing(self, sites: Sequence[Site], first: int, stop: int, column: int) -> Hooks:
         writes = {site: self.edits.write(site, first, stop, column) for site in sites}
         return Hooks(self.model.module, {site: self.model.taps(site) for site in sites}, (), writes)
+
+
+def through(
+    shard: Shard,
+    layer: int,
+    hidden: Float[Tensor, "row position d_model"],
+    rows: Int[Tensor, " row"],
+    start: int,
+    tail: int,
+) -> Float[Tensor, "row carried d_model"]:
+    """Unchanged rows through one block, from column ``start`` on; the last block gives columns ``tail`` and later alone.
+
+    Args:
+        rows: where each row's example is in the shard.
+    """
+    stack = shard.model.stack
+    assert stack is not None
+    call = shard.arguments(start)
+    if layer < len(stack) - 1 or tail == start:
+        return stack.run(layer, hidden, call, rows)
+    if not stack.resumes:
+        return stack.run(layer, hidden, call, rows)[:, tail - start :]
+    whole = stack.keys_values(layer, hidden, call, rows)
+    return stack.run(layer, hidden[:, tail - start :], shard.arguments(tail), rows, whole=whole)

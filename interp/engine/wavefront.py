@@ -8,12 +8,13 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.edits import Rows
+from interp.engine.readout import Reader
 from interp.engine.shard import Shard
 from interp.engine.strategies import Measured, Progress, Work
 from interp.engine.wave import Pass
@@ -79,16 +80,33 @@ class Group:
 
     def measure(self, part: slice) -> Measured:
         """Every metric of some of the rows, in one pass. Gradients flow where they are asked for."""
-        reader, model, rows = self.work.reader, self.work.model, self.rows[part]
-        assert model.stack is not None
-        read = reader.positions_of(self.shard.tokens)[self.shard.index(rows[:, 1])]
-        tail = int(read.min())
-        hidden = Pass(self.shard, self.work.cells, rows, self.depths[part], self.start, tail).run()
-        picked = hidden[torch.arange(len(rows), device=hidden.device)[:, None], (read - tail).to(hidden.device)]
-        columns = None if reader.columns is None else reader.columns[rows[:, 1]]
-        logits = model.stack.logits(picked, columns)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return reader.measure(logits, rows[:, 1], self.work.reference, few=columns is not None)
+        work, rows = self.work, self.rows[part]
+        tail = int(work.reader.positions_of(self.shard.tokens)[self.shard.index(rows[:, 1])].min())
+        hidden = Pass(self.shard, work.cells, rows, self.depths[part], self.start, tail).run()
+        return readout(work.reader, self.shard, hidden, rows[:, 1], tail, work.reference)
+
+
+def readout(
+    reader: Reader,
+    shard: Shard,
+    hidden: Float[Tensor, "row position d_model"],
+    examples: Int[Tensor, " row"],
+    tail: int,
+    reference: Float[Tensor, "example position vocab"] | None,
+) -> Measured:
+    """Every metric of rows that leave the last block.
+
+    Args:
+        hidden: columns ``tail`` and later.
+        examples: the example of each row.
+    """
+    assert shard.model.stack is not None
+    read = reader.positions_of(shard.tokens)[shard.index(examples)]
+    picked = hidden[torch.arange(len(hidden), device=hidden.device)[:, None], (read - tail).to(hidden.device)]
+    columns = None if reader.columns is None else reader.columns[examples]
+    logits = shard.model.stack.logits(picked, columns)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return reader.measure(logits, examples, reference, few=columns is not None)
 
 
 def groups(work: Work, shard: Shard, rows: Rows, depths: Int[Tensor, " row"]) -> list[Group]:

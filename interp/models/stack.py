@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.models.encoding import Tokens
+from interp.models.hooks import Hooks
 from interp.models.taps import first_tensor, output_tensor, with_first
 
 if TYPE_CHECKING:
@@ -177,6 +178,30 @@ class Stack:
         with suppress(Captured):
             self.blocks[layer](*args, **kwargs)
         return call.cache.captured(layer)
+
+    def heads(
+        self,
+        layer: int,
+        hidden: Float[Tensor, "row position d_model"],
+        call: Arguments,
+        rows: Int[Tensor, " row"],
+        changing: Hooks,
+        output: nn.Module,
+    ) -> None:
+        """A block up to the output map of its attention, with hooks that read and write inside; nothing after it is run.
+
+        Args:
+            output: W_O.
+        """
+        if call.cache is not None:
+            call.cache.serve(layer, rows)
+        args, kwargs = self._call(layer, hidden, call, rows)
+
+        def leave(*_: Any, **__: Any) -> Any:
+            raise _Seen
+
+        with suppress(_Seen), _standing_in({output: leave}), changing:
+            self.blocks[layer](*args, **kwargs)
 
     def logits(
         self, hidden: Float[Tensor, "row position d_model"], columns: Int[Tensor, "row column"] | None = None
