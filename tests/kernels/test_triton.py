@@ -79,7 +79,8 @@ for name in sys.argv[1:]:
     subspace_triton.interchange(leaf(5, 33), leaf(5, 33), leaf(2, 33, 7), rows).sum().backward()
     gates_triton.gate(leaf(5, 2, 3, 4), leaf(2, 3), rows).sum().backward()
     given = Reference.of(leaf(4, 33).detach(), None, rows), Reference.of(None, leaf(4, 100).detach(), rows)
-    for softcap, bias, reference in ((None, None, None), (3.0, leaf(100).detach(), given[0]), (None, None, given[1])):
+    kinds = [(None, None, None), (3.0, leaf(100).detach(), given[0]), (None, None, given[1])]
+    for softcap, bias, reference in kinds if name == "float32" else kinds[1:2]:
         head = Head(leaf(100, 33).detach(), bias, softcap, torch.promote_types(dtype, torch.float32))
         lse, kl = readout_triton.whole(leaf(5, 33), head, reference)
         (lse if kl is None else lse + kl).sum().backward()
@@ -101,5 +102,5 @@ def test_every_kernel_compiles_for_a_gpu(compiled: list[tuple[str, int, int]]) -
     """For compute capability 9.0 (H100, H200), whose blocks have 227 KiB of shared memory at most."""
     counts = Counter(name for name, _, _ in compiled)
     interchange = {"_project": 6, "_expand": 6, "_basis_gradient": 3}
-    assert counts == interchange | {"_scale": 3, "_scale_and_sum": 3, "_sum_by_set": 2, "_forward": 9, "_backward": 9}
+    assert counts == interchange | {"_scale": 3, "_scale_and_sum": 3, "_sum_by_set": 2, "_forward": 5, "_backward": 5}
     assert all(code > 0 and shared <= 227 * 1024 for _, code, shared in compiled)
