@@ -5,10 +5,15 @@ from __future__ import annotations
 from interp.interventions.edit import Add, Apply, Edit, Interpolate, Replace, Scale, knock_out
 from interp.interventions.featurizer import Featurizer, Identity, Subspace
 from interp.interventions.intervention import Change, Intervention, apply
+from interp.interventions.learned import Gate, Select
+from interp.interventions.masks import BoundlessMask, HardConcrete, Mask
+from interp.interventions.rotation import Rotation
 from interp.interventions.source import Activation, Constant, Noise, Source, mean, noise, resample, zero
+from interp.interventions.trained import Saved, learnable, once, parts, restore, revive, state
 
 __all__ = [
-    "Activation", "Add", "Apply", "Change", "Constant", "Edit", "Featurizer", "Identity", "Interpolate", "Intervention",
-    "Noise",
-    "Replace", "Scale", "Source", "Subspace", "apply", "knock_out", "mean", "noise", "resample", "zero",
+    "Activation", "Add", "Apply", "BoundlessMask", "Change", "Constant", "Edit", "Featurizer", "Gate", "HardConcrete",
+    "Identity", "Interpolate", "Intervention", "Mask", "Noise", "Replace", "Rotation", "Saved", "Scale", "Select", "Source",
+    "Subspace", "apply", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore", "revive", "state",
+    "zero",
 ]  # fmt: skip
