@@ -6,11 +6,12 @@ time, into a buffer of the size of a chunk, and a plain product takes it from th
 """
 
 # mypy: disable-error-code="no-untyped-def"
-# Arguments of a Triton kernel have no Python types.
+# Arguments of a Triton kernel have no Python types. ``no_type_check`` keeps the tests' checks from wrapping kernels, which
+# Triton could then not compile.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 import triton
@@ -100,6 +101,7 @@ class _Whole(torch.autograd.Function):
 
 
 @triton.jit
+@no_type_check
 def _logits(
     x, row, here, weight, bias, token, known, width, by_token, by_width, softcap,
     BIAS: tl.constexpr, CAP: tl.constexpr, FACTOR: tl.constexpr, ACC: tl.constexpr,
@@ -123,6 +125,7 @@ def _logits(
 
 
 @triton.jit
+@no_type_check
 def _expected(
     states, values, example, used, here, weight, bias, token, known, vocab, width, by_token, by_width, softcap,
     BIAS: tl.constexpr, CAP: tl.constexpr, REFERENCE: tl.constexpr, FACTOR: tl.constexpr, ACC: tl.constexpr,
@@ -141,6 +144,7 @@ def _expected(
 
 
 @triton.jit
+@no_type_check
 def _forward(
     x, weight, bias, states, values, example_of, used, lse, expected, gap,
     rows, vocab, width, by_token, by_width, softcap, share, parts,
@@ -184,6 +188,7 @@ def _forward(
 
 
 @triton.jit
+@no_type_check
 def _backward(
     x, weight, bias, states, values, example_of, used, lse, clean, lse_grad, kl_grad, out,
     rows, vocab, width, by_token, by_width, softcap, start, size,

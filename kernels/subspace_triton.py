@@ -6,12 +6,13 @@ dᵀ q + gᵀ y, summed over the rows that R serves. Any rank; sums in order, so
 """
 
 # mypy: disable-error-code="no-untyped-def"
-# Arguments of a Triton kernel have no Python types.
+# Arguments of a Triton kernel have no Python types. ``no_type_check`` keeps the tests' checks from wrapping kernels, which
+# Triton could then not compile.
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 import triton
@@ -115,6 +116,7 @@ def _outer(
 
 
 @triton.jit
+@no_type_check
 def _project(
     a, minus, bases, order, set_of, start, stop, out, width, rank,
     DIFFERENCE: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
@@ -140,6 +142,7 @@ def _project(
 
 
 @triton.jit
+@no_type_check
 def _expand(
     base, y, bases, order, set_of, start, stop, out, width, rank,
     BASE: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,
@@ -165,6 +168,7 @@ def _expand(
 
 
 @triton.jit
+@no_type_check
 def _basis_gradient(
     h, s, grad, q, y, order, starts, stops, out, width, rank,
     ACC: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr,

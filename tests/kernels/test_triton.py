@@ -10,11 +10,14 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from kernel_cases import Case, worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton is made for Linux")
+
+SUPPORT = Path(__file__).parents[1] / "support"
 
 _INTERCHANGE = [(5, 33, 7, 3), (40, 33, 1, 2), (1, 130, 20, 1), (0, 33, 7, 2)]
 _GATES = [(5, 3, 7, 33, 2), (140, 1, 2, 5, 1), (1, 4, 1, 8, 3), (0, 3, 7, 33, 2)]
@@ -47,6 +50,8 @@ def test_kernels_agree_with_their_formulas(case: Case, found: dict[str, dict[str
 # A launch is replaced by a compilation for the types of its arguments; what the results hold is then of no meaning.
 COMPILE = """
 import json, sys, torch, triton
+from jaxtyping import install_import_hook
+install_import_hook("interp", "checked.beartype")  # as in tests that run on a GPU: kernels must be left alone
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
@@ -91,7 +96,7 @@ print(json.dumps(list(compiled.values())))
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int, int]]:
     """Name, bytes of machine code and of shared memory of every kernel and variant, built anew."""
-    cache = {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "TRITON_INTERPRET": "0"}
+    cache = {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "TRITON_INTERPRET": "0", "PYTHONPATH": str(SUPPORT)}
     command = [sys.executable, "-c", COMPILE, "float32", "bfloat16", "float64"]
     done = subprocess.run(command, env=os.environ | cache, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
