@@ -17,9 +17,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interp import axes, effects, metrics, models, sites, stats, store, tasks, views
+    from interp import axes, effects, metrics, models, sites, stats, store, tasks, training, views
     from interp.effects import damage, effect, recovery, summary, top
-    from interp.engine import patch
+    from interp.engine import attribute, explain, patch, patch_edges
     from interp.interventions import (
         Activation,
         Add,
@@ -49,11 +49,12 @@ _ROOMS = (
     "stats",
     "store",
     "tasks",
+    "training",
     "views",
 )
 _NAMES = {
     "interp.effects": ("damage", "effect", "recovery", "summary", "top"),
-    "interp.engine": ("patch",),
+    "interp.engine": ("attribute", "explain", "patch", "patch_edges"),
     "interp.interventions": (
         *("Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Noise", "Replace", "Scale", "Subspace"),
     ),
@@ -65,9 +66,10 @@ _NAMES = {
 _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs", "Positions",
-    "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "axes", "damage", "effect", "effects", "grid", "load", "metrics",
-    "models", "patch", "recovery", "sites", "stats", "store", "summary", "tasks", "top", "views",
+    "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs",
+    "Positions", "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "damage", "effect",
+    "effects", "explain", "grid", "load", "metrics", "models", "patch", "patch_edges", "recovery", "sites", "stats",
+    "store", "summary", "tasks", "top", "training", "views",
 ]  # fmt: skip
 
 
