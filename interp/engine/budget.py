@@ -16,7 +16,7 @@ from interp.engine.readout import Reader
 from interp.models import Model
 
 _CPU_BYTES = 1 << 30
-_CPU_TOKENS = 1536
+_CPU_TOKENS = 1024
 """On a CPU larger passes stop paying: what a block leaves no longer fits in its caches."""
 
 

@@ -40,7 +40,7 @@ class Shard:
 
     def index(self, examples: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
         """Where examples are in the shard's tensors."""
-        return torch.searchsorted(self.examples, examples)
+        return torch.searchsorted(self.examples, examples.contiguous())
 
     def arguments(self, start: int) -> Arguments:
         """What blocks are called with from column ``start`` on, for every example of the shard."""
