@@ -163,7 +163,7 @@ class _Run:
         extra = self.penalty(self.intervention) if self.penalty is not None else None
         if extra is not None:
             extra.backward()
-        self.penalties.append(float(extra) if extra is not None else 0.0)
+        self.penalties.append(float(extra.detach()) if extra is not None else 0.0)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group in self.optimizer.param_groups:
