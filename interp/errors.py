@@ -62,6 +62,10 @@ class AnswerError(UserError, ValueError):
     """A metric asks for answer tokens that the pairs lack, or an answer is not what the metric can read."""
 
 
+class MetricError(UserError, ValueError):
+    """A metric asks a readout for what it did not declare."""
+
+
 class ShapeMismatchError(UserError, ValueError):
     """A source, an edit or a featurizer returned a tensor whose shape does not fit its site."""
 
@@ -84,6 +88,10 @@ class ProbeError(UserError, ValueError):
 
 class SiteNotFiredError(UserError, RuntimeError):
     """A site fired another number of times than it declares, so its number would not have been patched."""
+
+
+class KernelError(UserError, ValueError):
+    """A kernel was asked for what it cannot do: no GPU, an index out of range, a gradient that it does not offer."""
 
 
 class StoreError(UserError, ValueError):

@@ -10,7 +10,7 @@ wins. Triton is imported when one of its kernels is first run.
 
 from __future__ import annotations
 
-from interp.kernels.checks import KernelError
+from interp.errors import KernelError
 from interp.kernels.choice import IMPLEMENTATIONS, KERNELS, VARIABLE, implementation, use
 from interp.kernels.gates import head_gates
 from interp.kernels.readout import Fused, ReferenceLogProbs, ReferenceStates, fused_readout

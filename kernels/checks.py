@@ -12,11 +12,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from interp.errors import ShapeMismatchError, UserError
-
-
-class KernelError(UserError, ValueError):
-    """A kernel was asked for what it cannot do: no GPU, an index out of range, a gradient that it does not offer."""
+from interp.errors import KernelError, ShapeMismatchError
 
 
 def sizes(kernel: str, **tensors: tuple[Tensor | None, str]) -> dict[str, int]:

@@ -19,8 +19,7 @@ from typing import Literal
 
 import torch
 
-from interp.errors import UnknownNameError
-from interp.kernels.checks import KernelError
+from interp.errors import KernelError, UnknownNameError
 
 Implementation = Literal["torch", "triton"]
 

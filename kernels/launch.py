@@ -11,7 +11,7 @@ import torch
 import triton.language as tl
 from triton.runtime.interpreter import InterpretedFunction
 
-from interp.kernels.checks import KernelError
+from interp.errors import KernelError
 
 INTERPRETED = isinstance(tl.sum, InterpretedFunction)
 

@@ -18,8 +18,9 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import KernelError
 from interp.kernels import readout_columns, readout_torch
-from interp.kernels.checks import KernelError, accumulator, frozen, indices, sizes
+from interp.kernels.checks import accumulator, frozen, indices, sizes
 from interp.kernels.choice import implementation
 from interp.kernels.readout_parts import Head, Reference
 
