@@ -21,6 +21,7 @@ from interp.interventions import Activation, Change, Interpolate, Intervention, 
 from interp.models import Model
 from interp.sites import Site
 
+_EMBEDDED = (Site("embed"), Site("resid_pre", layer=0))
 NOWHERE = 1 << 40
 """A column past every prompt's end."""
 
@@ -154,7 +155,7 @@ def _first(
     """First column at which a change can matter, by example.
 
     The counterfactual run's own value is the base's before the first token in which the two prompts differ, and before the
-    first column at which the base is changed already.
+    first column at which the base is changed already. What enters the first block is its own wherever the token is the same.
     """
     alone = torch.where(columns >= 0, columns, NOWHERE).amin(-1)
     alone = torch.where(alone == NOWHERE, 0, alone)  # a change of no token is made all the same
@@ -167,9 +168,13 @@ def _first(
     if theirs.shape != columns.shape:
         return alone
     differ = (base.ids != source.ids) | (base.mask != source.mask)
-    differs = torch.where(differ.any(-1), differ.int().argmax(-1), NOWHERE)
-    differs = differs if given is None else torch.minimum(differs, given)
-    matters = torch.where(columns >= differs[:, None], columns, NOWHERE).amin(-1)
+    if given is None and runs.model.stack is not None and runs.model.stack.local and change.site.tensor in _EMBEDDED:
+        own = differ | (base.mask != source.mask).any(-1, keepdim=True)  # another mask is another numbering of positions
+        differs = own.gather(-1, columns.clamp(min=0))
+    else:
+        first = torch.where(differ.any(-1), differ.int().argmax(-1), NOWHERE)
+        differs = columns >= (first if given is None else torch.minimum(first, given))[:, None]
+    matters = torch.where(differs & (columns >= 0), columns, NOWHERE).amin(-1)
     moved = (theirs != columns).any(-1)  # a role that stands elsewhere in the other prompt
     return torch.where(moved, alone, matters)
 

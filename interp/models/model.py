@@ -28,7 +28,7 @@ from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, 
 from interp.models import digest
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens, encode, encode_pairs
-from interp.models.hooks import Hooks, eager_attention, evaluating
+from interp.models.hooks import Hooks, eager_attention, evaluating, fused_activations
 from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
 from interp.pairs import Pairs, Prompt
@@ -255,9 +255,12 @@ class Model:
 
     @contextmanager
     def prepared(self, sites: Collection[Site] = ()) -> Iterator[None]:
-        """Inside: evaluation mode, and eager attention if scores or patterns are among the sites. One sweep at a time."""
+        """Inside: evaluation mode, activations in one piece, and eager attention if scores or patterns are among the sites.
+
+        One sweep at a time.
+        """
         refuse_compiled(self.module)
-        with self._busy, evaluating(self.module):
+        with self._busy, evaluating(self.module), fused_activations(self.module):
             if any(site.name in ("scores", "pattern") and site.path is None for site in sites):
                 with eager_attention(self.module):
                     yield

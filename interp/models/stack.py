@@ -13,8 +13,8 @@ two batch sizes. Inside a block, attention or MLP may be replaced by what they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.models.encoding import Tokens
-from interp.models.hooks import Hooks
+from interp.models.hooks import Forward, Hooks, standing_in
 from interp.models.taps import first_tensor, output_tensor, with_first
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 Tree = Any
 """Tensors in nested tuples, lists and dicts, as modules take them."""
-Forward = Callable[..., Any]
 
 
 class _Seen(Exception):  # noqa: N818 - a signal, not an error
@@ -78,6 +77,8 @@ class Stack:
         self.mlp = {layer: module.get_submodule(path) for layer, path in mlp.items()}
         self.dims: list[Tree] = []
         """For each layer the tree of its arguments, with a :class:`Batch` for every tensor that has one and None elsewhere."""
+        self.local = False
+        """Whether what enters the first block at a position depends on that position and its token alone."""
         self.forms: dict[nn.Module, int | None] = {}
         """Length of the tuple that a module returns; None for a bare tensor."""
 
@@ -132,7 +133,7 @@ class Stack:
                 raise _Seen
             return self._returned(self.blocks[layer], first_tensor(args, kwargs))
 
-        with _standing_in(dict.fromkeys(self.blocks, stand)), suppress(_Seen):
+        with standing_in(dict.fromkeys(self.blocks, stand)), suppress(_Seen):
             self._forward(inputs)
         return Arguments(start, calls, first_tensor(*calls[0]), cache)
 
@@ -163,7 +164,7 @@ class Stack:
         if call.cache is not None:
             call.cache.serve(layer, rows, whole=whole)
         args, kwargs = self._call(layer, hidden, call, rows)
-        with _standing_in({module: self._giving(module, tensor) for module, tensor in known.items()}):
+        with standing_in({module: self._giving(module, tensor) for module, tensor in known.items()}):
             return output_tensor(self.blocks[layer](*args, **kwargs))
 
     def keys_values(
@@ -200,7 +201,7 @@ class Stack:
         def leave(*_: Any, **__: Any) -> Any:
             raise _Seen
 
-        with suppress(_Seen), _standing_in({output: leave}), changing:
+        with suppress(_Seen), standing_in({output: leave}), changing:
             self.blocks[layer](*args, **kwargs)
 
     def logits(
@@ -217,7 +218,7 @@ class Stack:
         if columns is not None:
             head = self.unembedding
             swaps[head] = lambda x: _columns(head, x, columns)
-        with _standing_in(swaps):
+        with standing_in(swaps):
             return output_tensor(self._forward(inputs))
 
     @property
@@ -256,21 +257,6 @@ def _columns(head: Any, x: Float[Tensor, "row position d_model"], columns: Int[T
     logits = einsum(x.to(dtype), head.weight[columns].to(dtype), "row position d, row column d -> row position column")
     bias = getattr(head, "bias", None)
     return logits if bias is None else logits + bias[columns].to(dtype)[:, None]
-
-
-@contextmanager
-def _standing_in(forwards: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Other forwards for some modules inside, their own after; hooks on the modules still run."""
-    own = {module: module.__dict__["forward"] for module in forwards if "forward" in module.__dict__}
-    try:
-        for module, forward in forwards.items():
-            module.__dict__["forward"] = forward
-        yield
-    finally:
-        for module in forwards:
-            del module.__dict__["forward"]
-            if module in own:
-                module.__dict__["forward"] = own[module]
 
 
 @dataclass(frozen=True, slots=True)

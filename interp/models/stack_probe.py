@@ -9,6 +9,7 @@ of the vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,6 +70,7 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         found = hooks.found
         if stack.resumes:
             before = recorded(cache)
+        stack.local = _is_local(stack, tokens)
         stream = [*(found[site] for site in pre), found[post]]
         rows = torch.tensor([2, 0, 1, 2], device=tokens.ids.device)
         half = next(module.parameters()).dtype in (torch.float16, torch.bfloat16)
@@ -93,6 +95,15 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         columns = torch.tensor([[0, 3], [1, 2], [3, 0], [2, 2]], device=rows.device)
         chosen = found[logits][rows, -2:].gather(-1, columns[:, None].expand(-1, 2, -1))
         compare(stack.logits(stream[-1][rows, -2:], columns), chosen, "single columns of the logits")
+
+
+def _is_local(stack: Stack, tokens: Tokens) -> bool:
+    """Whether another token at one position leaves what enters the first block at the others as it was, to the bit."""
+    ids, column = tokens.ids.clone(), _START
+    ids[:, column] = (ids[:, column] + 1) % int(ids.max().clamp(min=1))
+    one, other = (stack.arguments(t, 0, None).hidden for t in (tokens, replace(tokens, ids=ids)))
+    moved = (one != other).any(-1)
+    return bool(moved[:, column].any()) and not bool(moved[:, :column].any() or moved[:, column + 1 :].any())
 
 
 def _prompts(vocabulary: int, device: torch.device) -> Tokens:
