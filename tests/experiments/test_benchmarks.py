@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -149,11 +150,12 @@ def words(name: str) -> list[str]:
 def test_das_trains(modules: Any) -> None:
     """Expected losses: the same training with a plain hook and torch's Adam, from the start that the benchmark hands out."""
     name = "DAS at layers 0, 1 × tokens 2, 7, k = 4, 3 epochs"
-    done = python("das.py", "--quick", "--json", "--repeats", "1", "--only", "pyvene,pyvene-cached", "--case", name)
+    done = python("das.py", "--quick", "--json", "--repeats", "1", "--only", "pyvene,pyvene-cached,interp", "--case", name)
     (case,) = json.loads(done.stdout)
     training, networks = modules("contestants.training"), modules("contestants.networks")
     sites = tuple((layer, position) for layer in (0, 1) for position in (2, 7))
-    asked = training.random_training(networks.TINY_GPT2, sites, 4, pairs=16, tokens=8, batch=4, epochs=3)
+    shape = replace(networks.TINY_GPT2, spread=0.1)
+    asked = training.random_training(shape, sites, 4, pairs=16, tokens=8, batch=4, epochs=3)
     expected = torch.stack([plain_das(training, asked, place) for place in sites])
     by_epoch = expected.unflatten(-1, (3, 4)).mean((0, -1))
     assert case["mean_loss_by_epoch"] == pytest.approx(by_epoch.tolist(), abs=1e-5)

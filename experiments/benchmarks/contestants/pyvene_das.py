@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contestants.networks import Shape
 from contestants.timed import Contestant
-from contestants.training import Place, Training, start
+from contestants.training import Place, Training
 
 
 class Das(Contestant):
@@ -52,17 +52,14 @@ class Das(Contestant):
         return lambda batch: {"sources": [{"input_ids": source[batch]}]}
 
     def _intervenable(self, training: Training, place: Place):
-        """With the start that everybody has: its own draw, made under the same seed, would be the same but for the order."""
+        """Its rotation is drawn as :func:`contestants.training.rotation` draws one, so under the same seed it is the same."""
         kind = self.pyvene.LowRankRotatedSpaceIntervention
         where = self.pyvene.RepresentationConfig(place[0], "block_output", "pos", 1, low_rank_dimension=training.rank)
-        model = self.pyvene.IntervenableModel(self.pyvene.IntervenableConfig([where], intervention_types=kind), self.network)
+        config = self.pyvene.IntervenableConfig([where], intervention_types=kind)
+        torch.manual_seed(training.seed_of(place))
+        model = self.pyvene.IntervenableModel(config, self.network)
         model.disable_model_gradients()
         model.set_device(self.device, set_model=False)
-        (intervention,) = model.interventions.values()
-        begin, parametrization = start(training, place), intervention.rotate_layer.parametrizations.weight
-        with torch.no_grad():
-            parametrization.original.copy_(torch.from_numpy(begin.original))
-            parametrization[0].base.copy_(torch.from_numpy(begin.base))
         return model
 
 

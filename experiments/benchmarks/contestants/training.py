@@ -44,6 +44,10 @@ class Training:
         one = [slice(i, i + self.batch) for i in range(0, len(self.base), self.batch)]
         return one * self.epochs
 
+    def seed_of(self, place: Place) -> int:
+        """Of the site's start, by itself or in a grid."""
+        return self.seed + 1009 * place[0] + place[1]
+
     def ids(self, side: str) -> Tensor:
         """``[example, position]`` of ``"base"`` or ``"source"``."""
         return torch.tensor(getattr(self, side), device=self.shape.device)
@@ -63,7 +67,7 @@ class Start:
 
 def rotation(training: Training, place: Place) -> nn.Module:
     """A layer whose ``weight`` ``[d_model, rank]`` stays orthonormal by torch's parametrisation; a site's start is its own."""
-    torch.manual_seed(training.seed + 1009 * place[0] + place[1])
+    torch.manual_seed(training.seed_of(place))
     layer = nn.Module()
     layer.weight = nn.Parameter(torch.empty(training.shape.width, training.rank))
     nn.init.orthogonal_(layer.weight)
