@@ -75,6 +75,10 @@ def third(logits: Tensor) -> Tensor:
     return logits[..., 3] - 2 * logits[..., 5]
 
 
+def nothing(logits: Tensor) -> Tensor:
+    return logits[..., 0] * float("nan")
+
+
 def moved(ds: xr.Dataset) -> np.ndarray[Any, Any]:
     return effects.effect(ds).values
 
@@ -125,7 +129,8 @@ def test_position_embeddings_against_finite_differences(kind: str, double: None,
 
 def test_what_is_given_is_in_force_where_slopes_are_taken(double: None, seed: int) -> None:
     model, pairs = sweeps.model("gpt2", torch.float64), sweeps.random_pairs(seed, [5, 5, 6])
-    given = Intervention.of("L1.z", source=Constant(0.3), edit=Interpolate(0.8)) & Intervention.of("L0H1.v@-1", edit=Scale(0.5))
+    given = Intervention.of("L1.z", source=Constant(0.3), edit=Interpolate(0.8))
+    given &= Intervention.of("L0H1.v@-1", "L1.mlp_out", edit=Scale(0.5))
     where = {"z": grid("z", layer=[0, 1, 2], head=...), "v": grid("v", layer=[0], head=...)}
     estimated = attribute(model, pairs, where, given=given)
     expected = slope(where, lambda e: exactly(model, pairs, where, given=given, edit=Interpolate(e)), 1e-5)
@@ -135,6 +140,12 @@ def test_what_is_given_is_in_force_where_slopes_are_taken(double: None, seed: in
         np.testing.assert_allclose(found, expected[name], rtol=0, atol=1e-5 * (1 + abs(found).max()), err_msg=name)
         for variable in ("given", "clean", "corrupt", "by_rule"):
             np.testing.assert_allclose(estimated[name][variable], exact[name][variable], rtol=0, atol=1e-10)
+    up, down = (
+        exactly(model, pairs, Intervention.of("L1H0.z", "L1H3.z", "L0H1.v", edit=Interpolate(e)), given=given)["value"]
+        for e in (1e-5, -1e-5)
+    )
+    several = attribute(model, pairs, Intervention.of("L1H0.z", "L1H3.z", "L0H1.v"), given=given)
+    np.testing.assert_allclose(moved(several), (up - down) / 2e-5, rtol=0, atol=1e-5 * (1 + abs(moved(several)).max()))
     without = attribute(model, pairs, where)["z"]["value"]
     assert float(abs(without - estimated["z"]["value"]).max()) > 1e-2
 
@@ -411,6 +422,18 @@ def test_rows_by_rule_are_the_base_to_the_bit(pairs: Pairs) -> None:
         np.testing.assert_allclose(moved(run)[0][~by_rule], moved(found)[0][~by_rule], atol=1e-5)
 
 
+def test_the_rule_holds_whatever_the_runs_give(pairs: Pairs, seed: int) -> None:
+    """Runs that differ by more than rounding where they should not: what is known by rule is not estimated."""
+    module = tiny.gpt2(seed)
+    model, where = load(module), grid("resid_post", layer=..., position=...)
+    module.transformer.h[0].register_forward_hook(lambda m, a, o: o if torch.is_grad_enabled() else 1.5 * o)
+    found = attribute(model, pairs, where)
+    by_rule = found["by_rule"].values
+    assert (by_rule.any(-1) & ~by_rule.all(-1)).any(), "some cells are known by rule in some examples alone"
+    assert (moved(found)[0][by_rule] == 0).all()
+    assert (abs(moved(attribute(model, pairs, where, skip_inert=False))[0][by_rule]) > 1e-3).any()
+
+
 def test_the_same_dataset_as_patching(pairs: Pairs) -> None:
     model, where = (
         sweeps.model("neox"),
@@ -461,18 +484,20 @@ def test_batches_give_the_numbers_of_one_pass(patching: Any, pairs: Pairs) -> No
         torch.testing.assert_close(several.activation[site], one.activation[site], rtol=0, atol=1e-10)
 
 
-def test_out_of_memory_halves_the_batch(pairs: Pairs, seed: int) -> None:
+@pytest.mark.parametrize("backward", [False, True])
+def test_out_of_memory_halves_the_batch(backward: bool, pairs: Pairs, seed: int) -> None:
     model, where = load(tiny.gpt2(seed)), grid("z", layer=..., head=...)
     expected = attribute(model, pairs, where)
     sizes: list[int] = []
 
-    def narrow(module: nn.Module, args: Any, output: Tensor) -> None:
-        if torch.is_grad_enabled():
-            sizes.append(len(output))
-            if len(output) > 1:
+    def narrow(module: nn.Module, _: Any, tensors: Any) -> None:
+        if torch.is_grad_enabled() or backward:
+            sizes.append(len(tensors[0] if backward else tensors))
+            if sizes[-1] > 1:
                 raise torch.OutOfMemoryError("pretended")
 
-    handle = model.module.transformer.h[2].mlp.register_forward_hook(narrow)  # type: ignore[union-attr]
+    part: Any = model.module.transformer.h[2].mlp  # type: ignore[union-attr]
+    handle = (part.register_full_backward_hook if backward else part.register_forward_hook)(narrow)
     found = attribute(model, pairs, where)
     handle.remove()
     assert sizes == [4, 2, 1, 1, 1, 1]
@@ -538,6 +563,23 @@ def test_the_module_is_left_as_it_was(pairs: Pairs, seed: int) -> None:
             assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
             assert torch.get_float32_matmul_precision() == precision
             assert torch.is_grad_enabled()
+
+
+def test_full_precision_and_evaluation_mode_inside(pairs: Pairs, seed: int) -> None:
+    module, seen = tiny.gpt2(seed).train(), set()
+    model = load(module)
+    module.transformer.h[1].register_forward_hook(
+        lambda m, a, o: seen.add((torch.get_float32_matmul_precision(), m.training, m.attn.c_attn.weight.requires_grad))
+    )
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        attribute(model, pairs, grid("L0.z"))
+        gradients(model, model.encode(pairs), ["L0.z"])
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == {("highest", False, False)}
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
@@ -640,6 +682,8 @@ def test_mistakes_are_named(pairs: Pairs) -> None:
         gradients(model, encoded, ["L1.z"], rows=0)
     with pytest.raises(HeadOutOfRangeError, match="layer 3"):
         gradients(model, encoded, ["L3.z"])
+    with pytest.raises(ValueError, match="metric 'nothing' is nan on the clean prompt of example 0"):
+        attribute(model, pairs, grid("L1.z"), nothing)
     with pytest.raises(OrderError, match="do not commute"):
         attribute(model, pairs, Intervention.of("L1.z") & Intervention.of("L1H0.z", edit=Scale(0.5)))
     with pytest.raises(HeadOutOfRangeError, match="unit 99"):
