@@ -180,7 +180,9 @@ class _Training:
             cells = fill(prepared.cells, prepared.runs)
             reader = prepared.reader
             reference = prepared.runs.logits("clean") if reader.needs_reference else None
-        self.work = strategies.Work(prepared.model, prepared.runs.base, cells, reader, reference)
+        self.work = strategies.Work(
+            prepared.model, prepared.runs.base, cells, reader, reference, prepared.parents, prepared.begins
+        )
         self.depths = prepared.depths
 
     def step(self, examples: Int[Tensor, " example"], factor: float) -> None:

@@ -55,18 +55,19 @@ def join(model: Model, intervention: Intervention, given: Intervention | None = 
     Args:
         given: changes in force on the base. A row does not begin inside a block in which something is given.
     """
-    found = [_join(model, change.site.tensor) for change in intervention.changes]
-    taken = [_join(model, change.site.tensor) for change in given.changes] if given else []
+    found = [begin(model, change.site.tensor) for change in intervention.changes]
+    taken = [begin(model, change.site.tensor) for change in given.changes] if given else []
     reasons = [reason for reason in found + taken if isinstance(reason, str)]
     if reasons:
         return reasons[0]
-    first = min(begin for begin in found if isinstance(begin, int))
+    first = min(number for number in found if isinstance(number, int))
     layer = first // POINTS
     within = {_layer_of(model, model.taps(change.site.tensor).path) for change in given.changes} if given else set()
     return depth(layer, Point.PRE) if first >= 0 and layer in within else first
 
 
-def _join(model: Model, site: Site) -> int | str:
+def begin(model: Model, site: Site) -> int | str:
+    """The depth from which a change of one site can be made, or why it cannot be made between blocks."""
     if site.path is not None:
         layer = _layer_of(model, site.path)
         return f"{site!r} is not inside a block" if layer is None else depth(layer, Point.PRE)
@@ -98,9 +99,9 @@ def _layer_of(model: Model, path: str) -> int | None:
 def needed(model: Model, joins: Collection[tuple[int, Intervention]]) -> set[Site]:
     """Tensors of the base run from which rows begin, given each intervention's depth."""
     anatomy, sites = model.anatomy, set()
-    for begin, intervention in joins:
-        layer, point = divmod(begin, POINTS)
-        if begin < 0:
+    for start, intervention in joins:
+        layer, point = divmod(start, POINTS)
+        if start < 0:
             sites.add(Site("resid_pre", layer=0))
             continue
         if layer == model.sizes["layer"]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.engine.budget import Budget, memory
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
+from interp.engine.forks import forked
 from interp.engine.joins import NEVER, join, needed, refused
 from interp.engine.readout import Reader
 from interp.engine.values import Runs
@@ -55,11 +56,13 @@ class Prepared:
     runs: Runs
     budget: Budget
     cells: Sequence[Cell]
-    """Resolved, without the values that they write."""
+    """Resolved, without the values that they write; behind those of the families, what several of them begin with."""
     given: Cell | None
     """What is in force on the base of every cell."""
     begins: Sequence[int | str]
     """The depth at which each cell's rows join the wave, or why they run whole forward passes."""
+    parents: Int[Tensor, " cell"]
+    """The cell that each cell's rows leave there; −1 where they begin with the base run."""
     by_rule: Bool[Tensor, "cell example"]
 
     @property
@@ -76,7 +79,10 @@ class Prepared:
     @property
     def resumed(self) -> set[Site]:
         """Tensors of the base run from which rows begin."""
-        return needed(self.model, [(d, i) for d, i in zip(self.begins, self.interventions, strict=True) if isinstance(d, int)])
+        joins = [
+            (start, cell.intervention) for start, cell in zip(self.begins, self.cells, strict=True) if isinstance(start, int)
+        ]
+        return needed(self.model, joins)
 
 
 def prepare(
@@ -104,9 +110,10 @@ def prepare(
     budget = Budget(model, reader, encoded.clean.ids.shape[1], options.rows)
     base = "corrupted" if options.patching == "denoising" else "clean"
     runs = Runs(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
-    cells = place(interventions, runs, given)
-    by_rule = torch.stack([cell.inert for cell in cells]) & options.skip_inert
+    found = forked(model, place(interventions, runs, given), _begins(model, interventions, options))
+    by_rule = torch.stack([cell.inert for cell in found.cells]) & options.skip_inert
     by_rule[[span[-1] for span in spans]] = False
+    by_rule[len(interventions) :] = True  # what cells share is not read
     return Prepared(
         model,
         encoded,
@@ -118,9 +125,10 @@ def prepare(
         reader=reader,
         runs=runs,
         budget=budget,
-        cells=cells,
+        cells=found.cells,
         given=place([given], runs)[0] if given else None,
-        begins=_begins(model, interventions, options),
+        begins=found.begins,
+        parents=torch.tensor(found.parents, device=by_rule.device),
         by_rule=by_rule,
     )
 

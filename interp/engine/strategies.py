@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +17,7 @@ from torch import Tensor
 from interp.engine.batches import in_batches
 from interp.engine.cells import Cell, Place
 from interp.engine.edits import Edits, Rows, by_cell, fitting, within
+from interp.engine.joins import NEVER
 from interp.engine.layout import LOGITS, canonical
 from interp.engine.readout import Reader
 from interp.models import Model, Tokens
@@ -35,6 +37,15 @@ class Work:
     cells: Sequence[Cell]
     reader: Reader
     reference: Float[Tensor, "example position vocab"] | None
+    parents: Int[Tensor, " cell"] | None = None
+    """The cell whose rows each cell's rows leave in the wave; −1 for those that begin with the base run; None for no such."""
+    begins: Sequence[int | str] = ()
+    """Where each cell's rows join the wave."""
+
+    @cached_property
+    def joins(self) -> Int[Tensor, " cell"]:
+        """The same as numbers, for cells that join at all."""
+        return torch.tensor([start if isinstance(start, int) else NEVER for start in self.begins], device=self.base.ids.device)
 
     def forward(self, examples: Int[Tensor, " row"], writes: dict[Site, Write]) -> Measured:
         """One pass of the base prompts of ``examples`` with ``writes`` in force."""

@@ -35,10 +35,18 @@ class Pass:
         depths: where each row joins, see :mod:`interp.engine.joins`.
         start: first column that is carried; no change matters before it.
         tail: first column that is read; not before ``start``.
+        parents: the row that each one leaves where it joins, before a block; −1 for those that begin with the base run.
     """
 
     def __init__(
-        self, shard: Shard, cells: Sequence[Cell], rows: Rows, depths: Int[Tensor, " row"], start: int, tail: int
+        self,
+        shard: Shard,
+        cells: Sequence[Cell],
+        rows: Rows,
+        depths: Int[Tensor, " row"],
+        start: int,
+        tail: int,
+        parents: Int[Tensor, " row"],
     ) -> None:
         self.shard, self.model, self.start, self.tail = shard, shard.model, start, tail
         assert shard.model.stack is not None
@@ -46,6 +54,7 @@ class Pass:
         self.last = len(self.stack) - 1
         self.edits = Edits(cells, rows)
         self.examples = shard.index(rows[:, 1])
+        self.parents = parents
         self._slices: dict[tuple[int, int], Tensor] = {}
         self.first_depth = int(depths[0])
         every = torch.arange(-1, POINTS * len(self.stack) + 1, device=depths.device)
@@ -86,6 +95,9 @@ class Pass:
             embedded = layer == 0 and self.joined[-1] > 0
             stream = Site("resid_pre", layer=layer) if layer <= self.last else Site("resid_post", layer=self.last)
             new = self._embedded(there, joined) if embedded else self._base(stream, there, joined, column)
+            forking = (self.parents[there:joined] >= 0).nonzero().flatten()
+            if hidden is not None and len(forking):
+                new = new.index_copy(0, forking, hidden[self.parents[there:joined][forking]])
             new = self._restreamed(layer, new, there, joined, column, own=not embedded)
             hidden = new if hidden is None else torch.cat([hidden, new])
         return hidden
