@@ -31,7 +31,7 @@ from interp.engine.batches import in_batches
 from interp.engine.cells import fill
 from interp.engine.measure import full_precision
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
-from interp.engine.sweep import Given, encoded_pairs, given_changes, listed
+from interp.engine.sweep import Given, check_words, encoded_pairs, given_changes, listed
 from interp.engine.wavefront import Group, groups
 from interp.errors import UserError
 from interp.interventions import Change, Intervention, learnable, once
@@ -116,24 +116,34 @@ def fit(
             without gradient.
         ValueError: numbers that make no sense, and what :func:`interp.patch` raises.
     """
-    many, encoded = listed(interventions), encoded_pairs(model, pairs)
+    check_words(patching, "auto")
+    many, encoded, metrics = listed(interventions), encoded_pairs(model, pairs), resolve_metrics(metric)
     if epochs < 1 or batch < 1:
         raise ValueError(f"epochs={epochs}, batch={batch}; expected at least 1 of each")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"clip={clip}; expected the largest norm of a gradient, more than 0, or None")
+    if len(metrics) > 1:
+        names = ", ".join(m.name for m in metrics)
+        raise ValueError(f"metric names {names}; one is raised: make one of them, or train once for each")
     options = Options(patching, "auto", given_changes(given), rows, skip_inert=False)
-    prepared = prepare(model, encoded, [many], resolve_metrics(metric)[:1], options)
+    prepared = prepare(model, encoded, [many], metrics, options)
     runs = [
         _Run(intervention, optimizer, rate, of_run, clip)
         for intervention, rate, of_run in zip(many, _each(lr, many, "lr"), _each(penalty, many, "penalty"), strict=True)
     ]
     _refuse(prepared, runs)
     order = _order(len(encoded), batch, epochs, shuffle, seed)
-    with model.prepared(prepared.sites), full_precision(), frozen(model.module):
+    with torch.enable_grad(), model.prepared(prepared.sites), full_precision(), frozen(model.module):
         training = _Training(prepared, runs)
         bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
-        for step, examples in enumerate(tqdm(order, unit="step", **bar)):
-            if before_step is not None:
-                before_step(step, len(order))
-            training.step(examples, 1.0 if schedule is None else schedule(step / len(order)))
+        try:
+            for step, examples in enumerate(tqdm(order, unit="step", **bar)):
+                if before_step is not None:
+                    before_step(step, len(order))
+                training.step(examples, 1.0 if schedule is None else schedule(step / len(order)))
+        finally:
+            for run in runs:
+                run.optimizer.zero_grad()
     return training.trained()
 
 
@@ -155,15 +165,16 @@ class _Run:
                 f"{intervention!r} has nothing to learn; give it a Rotation as featurizer, or a Gate or Mask as edit"
             )
         self.optimizer = optimizer(self.parameters, lr=lr)
+        self.optimizer.zero_grad()
         self.losses: list[Tensor] = []
         self.penalties: list[float] = []
 
     def step(self, factor: float) -> None:
         """The penalty's gradient beside the loss's, then one step."""
-        extra = self.penalty(self.intervention) if self.penalty is not None else None
-        if extra is not None:
+        extra = torch.as_tensor(0.0 if self.penalty is None else self.penalty(self.intervention))
+        if extra.requires_grad:
             extra.backward()
-        self.penalties.append(float(extra.detach()) if extra is not None else 0.0)
+        self.penalties.append(float(extra.detach()))
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group in self.optimizer.param_groups:
@@ -239,6 +250,12 @@ def _refuse(prepared: Prepared, runs: Sequence[_Run]) -> None:
     reasons = [begin for begin in prepared.begins if isinstance(begin, str)]
     if reasons:
         raise TrainingError(f"training resumes rows between blocks, which {prepared.model.name} does not allow: {reasons[0]}")
+    given = prepared.options.given
+    held = set(learnable(given)) if given is not None else set()
+    if any(parameter in held for run in runs for parameter in run.parameters):
+        raise TrainingError(
+            "what is given shares a learned part with what is trained; the base run would be of its first values"
+        )
     owner: dict[nn.Parameter, int] = {}
     for number, run in enumerate(runs):
         for parameter in run.parameters:
@@ -251,7 +268,7 @@ def _refuse(prepared: Prepared, runs: Sequence[_Run]) -> None:
 
 def _each(given: Any, many: Sequence[Intervention], what: str) -> list[Any]:
     """One value for each intervention."""
-    if not isinstance(given, Sequence):
+    if not isinstance(given, Sequence | np.ndarray | Tensor):
         return [given] * len(many)
     if len(given) != len(many):
         raise ValueError(f"{what} has {len(given)} entries for {len(many)} interventions; give one for each, or one for all")

@@ -82,7 +82,7 @@ def patch(
         UnequalLengthsError: raw positions are matched between prompts of different length.
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError: see there.
     """
-    _check_words(patching, strategy)
+    check_words(patching, strategy)
     options = Options(patching, strategy, given_changes(given), rows, skip_inert, progress)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = _prepared(model, pairs, where, metric, change, options)
@@ -115,7 +115,7 @@ def explain(
     Raises:
         The same as :func:`patch`, as far as nothing has to be run to know it.
     """
-    _check_words(patching, strategy)
+    check_words(patching, strategy)
     options = Options(patching, strategy, given_changes(given), rows, skip_inert)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     return Plan.of(_prepared(model, pairs, where, metric, change, options)[0])
@@ -249,7 +249,7 @@ def listed(where: Any) -> list[Intervention]:
     return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
 
 
-def _check_words(patching: Any, strategy: Any) -> None:
+def check_words(patching: Any, strategy: Any) -> None:
     if patching not in effects.PATCHING:
         raise UnknownNameError("patching", patching, effects.PATCHING)
     if strategy not in STRATEGIES:
