@@ -606,6 +606,7 @@ def test_a_metric_without_slope_on_the_clean_run_says_so(pairs: Pairs) -> None:
     with pytest.warns(RuntimeWarning, match="metric 'kl' compares with the clean run, which is the base here"):
         attribute(model, pairs, grid("z", layer=..., head=...), ["logit_diff", "kl"], patching="noising")
     assert abs(moved(attribute(model, pairs, grid("z", layer=..., head=...), "kl"))).max() > 1e-3
+    assert not moved(attribute(model, pairs, grid("z", layer=..., head=...), "kl", edit=Scale(1.0))).any()
 
 
 # ----------------------------------------------------------------------------------------------- errors
