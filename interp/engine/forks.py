@@ -43,11 +43,11 @@ def forked(model: Model, cells: Sequence[Cell], begins: Sequence[int | str]) -> 
     for number, path in enumerate(paths):
         if path:
             at.setdefault(path, number)
-    shared = Counter(path[:k] for path in paths for k in range(1, len(path)))
+    branches = Counter(longer[:-1] for longer in {path[:k] for path in paths for k in range(2, len(path) + 1)})
 
     def leave(number: int, path: _Path) -> None:
         """Let a cell leave the longest beginning that it shares."""
-        k = next((k for k in range(len(path) - 1, 0, -1) if path[:k] in at or shared[path[:k]] > 1), 0)
+        k = next((k for k in range(len(path) - 1, 0, -1) if path[:k] in at or branches[path[:k]] > 1), 0)
         if k == 0:
             return
         if path[:k] not in at:
