@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp import kernels
 from interp.errors import PositionError
 from interp.metrics import Metric, Readout, require
 from interp.models import Encoded, Model, Tokens
@@ -55,8 +57,33 @@ class Reader:
                     f"a metric reads {read!r}, which spans different numbers of tokens (fewer in example {int(ragged[0])}); "
                     f"read one of them, such as '{read!r}[-1]'"
                 )
-        few = all(metric.reads.columns == "answers" and metric.reads.kind == "logits" for metric in metrics)
+        few = all(metric.reads.columns == "answers" for metric in metrics)
         return cls(model, encoded, tuple(metrics), read, whole, _answers(encoded) if few else None)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether a metric reads the log-sum-exp of all logits."""
+        return any(metric.reads.logsumexp or metric.reads.kind == "logprobs" for metric in self.metrics)
+
+    @property
+    def compares(self) -> bool:
+        """Whether a metric reads the divergence from the clean run."""
+        return any(metric.reads.kl for metric in self.metrics)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a metric needs the clean run."""
+        return self.compares or any(metric.reads.reference for metric in self.metrics)
+
+    @property
+    def way(self) -> Literal["columns", "fused", "whole"]:
+        """How rows of the wave are read: single columns; these and numbers about all logits, which are not kept; all logits."""
+        if self.columns is None:
+            return "whole"
+        if not (self.normalises or self.compares):
+            return "columns"
+        stack = self.model.stack
+        return "fused" if stack is not None and not stack.unfused else "whole"
 
     @property
     def keep(self) -> int | None:
@@ -82,27 +109,63 @@ class Reader:
         picked = found[torch.arange(len(found), device=found.device)[:, None], columns]
         return picked.to(torch.promote_types(picked.dtype, torch.float32))
 
+    def read(
+        self,
+        hidden: Float[Tensor, "row position d_model"],
+        examples: Int[Tensor, " row"],
+        reference: Float[Tensor, "example position vocab"] | None,
+    ) -> Float[Tensor, "metric row"]:
+        """Every metric of rows that leave the last block at the positions that the metrics read.
+
+        Args:
+            examples: the example of each row.
+            reference: logits of all clean prompts, where a metric compares with them.
+        """
+        stack, way = self.model.stack, self.way
+        assert stack is not None
+        if way == "whole" or self.columns is None:
+            logits = stack.logits(hidden)
+            return self.measure(logits.to(torch.promote_types(logits.dtype, torch.float32)), examples, reference)
+        columns = self.columns[examples]
+        if way == "columns":
+            return self.measure(stack.logits(hidden, columns), examples, reference, columns=columns)
+        compared = _compared(examples, reference, hidden) if self.compares and reference is not None else None
+        found = stack.read(hidden, columns, compared, logsumexp=self.normalises)
+        size = hidden.shape[:2]
+        return self.measure(
+            found.columns.unflatten(0, size),
+            examples,
+            reference,
+            columns=columns,
+            logsumexp=None if found.logsumexp is None else found.logsumexp.unflatten(0, size),
+            kl=None if found.kl is None else found.kl.unflatten(0, size),
+        )
+
     def measure(
         self,
         logits: Float[Tensor, "row position column"],
         examples: Int[Tensor, " row"],
         reference: Float[Tensor, "example position vocab"] | None,
         *,
-        few: bool = False,
+        columns: Int[Tensor, "row column"] | None = None,
+        logsumexp: Float[Tensor, "row position"] | None = None,
+        kl: Float[Tensor, "row position"] | None = None,
     ) -> Float[Tensor, "metric row"]:
         """Every metric of rows that ran on ``examples``.
 
         Args:
-            few: the logits are those of :attr:`columns` alone.
+            columns: which logits these are, if not those of the whole vocabulary.
+            logsumexp: of all logits, and ``kl``, the divergence from the clean run, where these are not all of them.
         """
         at = examples.to(logits.device)
-        columns = self.columns.to(logits.device)[at] if few and self.columns is not None else None
-        clean = reference.to(logits.device)[at] if reference is not None else None
-        if clean is not None and columns is not None:
-            clean = clean.gather(-1, columns[:, None].expand(-1, clean.shape[1], -1))
-        given = {"logits": (logits, clean)}
+        columns = None if columns is None else columns.to(logits.device)
+        reference = reference.to(logits.device) if reference is not None and self.needs_reference else None
+        clean = None if reference is None else _taken(reference, at, columns)
+        given = {"logits": (logits, clean, logsumexp)}
         if any(metric.reads.kind == "logprobs" for metric in self.metrics):
-            given["logprobs"] = (logits.log_softmax(-1), None if clean is None else clean.log_softmax(-1))
+            total = None if reference is None or columns is None else reference.logsumexp(-1)[at]
+            zero = None if logsumexp is None else torch.zeros_like(logsumexp)
+            given["logprobs"] = (_normalised(logits, logsumexp), None if clean is None else _normalised(clean, total), zero)
         readouts = {
             kind: Readout(
                 logits=of[None],
@@ -110,17 +173,39 @@ class Reader:
                 wrong=self.encoded.wrong.to(of.device)[at],
                 columns=columns,
                 reference=theirs,
+                logsumexp=None if total is None else total[None],
+                kl=None if kl is None else kl[None],
             )
-            for kind, (of, theirs) in given.items()
+            for kind, (of, theirs, total) in given.items()
         }
         return torch.stack([metric(readouts[metric.reads.kind])[0] for metric in self.metrics])
 
-    @property
-    def needs_reference(self) -> bool:
-        return any(metric.reads.reference for metric in self.metrics)
+
+def _compared(examples: Tensor, reference: Tensor, hidden: Tensor) -> kernels.ReferenceLogProbs:
+    """The clean run's distribution for every row and position."""
+    positions = torch.arange(reference.shape[1], device=hidden.device)
+    at = examples.to(hidden.device)[:, None] * len(positions) + positions
+    return kernels.ReferenceLogProbs(reference.to(hidden.device).flatten(0, 1), at.flatten())
+
+
+def _taken(
+    reference: Float[Tensor, "example position vocab"], at: Int[Tensor, " row"], columns: Int[Tensor, "row column"] | None
+) -> Float[Tensor, "row position column"]:
+    """The clean run's logits for each row, at its columns."""
+    if columns is None:
+        return reference[at]
+    positions = torch.arange(reference.shape[1], device=reference.device)
+    return reference[at[:, None, None], positions[:, None], columns[:, None]]
+
+
+def _normalised(logits: Tensor, logsumexp: Tensor | None) -> Tensor:
+    """Log-probabilities, from all logits or from some and the log-sum-exp of all."""
+    return logits.log_softmax(-1) if logsumexp is None else logits - logsumexp[..., None]
 
 
 def _answers(encoded: Encoded) -> Int[Tensor, "example column"]:
     """The answers of every example, right and wrong, in ascending order; an example with fewer has its last one again."""
     ids = torch.cat([encoded.answers, encoded.wrong], dim=-1)
+    if not ids.shape[-1]:
+        return ids
     return torch.where(ids < 0, ids.amax(-1, keepdim=True).clamp(min=0), ids).sort(-1).values

@@ -139,13 +139,9 @@ def readout(
         hidden: columns ``tail`` and later.
         examples: the example of each row.
     """
-    assert shard.model.stack is not None
     read = reader.positions_of(shard.tokens)[shard.index(examples)]
     picked = hidden[torch.arange(len(hidden), device=hidden.device)[:, None], (read - tail).to(hidden.device)]
-    columns = None if reader.columns is None else reader.columns[examples]
-    logits = shard.model.stack.logits(picked, columns)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return reader.measure(logits, examples, reference, few=columns is not None)
+    return reader.read(picked, examples, reference)
 
 
 def groups(work: Work, shard: Shard, rows: Rows, depths: Int[Tensor, " row"]) -> list[Group]:

@@ -5,8 +5,10 @@
     ...     def __call__(self, readout):
     ...         return readout.final.amax(-1)
 
-Declaring little is what makes a sweep cheap: an engine computes only the positions and vocabulary columns that are read. Any
-callable on logits is accepted too (see :func:`interp.metrics.resolve`), as one that reads every column.
+Declaring little is what makes a sweep cheap: an engine computes only the positions and vocabulary columns that are read. A
+metric of a few tokens' probabilities, or of the divergence from the clean run, needs numbers about the whole vocabulary, yet
+not its logits; where it says so, these are never kept (:mod:`interp.kernels.readout`). Any callable on logits is accepted too
+(see :func:`interp.metrics.resolve`), as one that reads every column.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import AnswerError
+from interp.errors import AnswerError, MetricError
 from interp.sites import LAST, Positions
 
 
@@ -31,6 +33,10 @@ class Reads:
     """At which tokens."""
     columns: Literal["answers", "all"] = "all"
     """Only the vocabulary columns of the answers, or all of them."""
+    logsumexp: bool = False
+    """Whether the log-sum-exp of all logits is needed beside the columns: :attr:`Readout.normaliser`."""
+    kl: bool = False
+    """Whether the divergence from the clean run is needed beside the columns: :attr:`Readout.divergence`."""
     reference: bool = False
     """Whether the clean run's readout is needed beside the row's."""
     needs: tuple[Literal["answers", "wrong"], ...] = ()
@@ -51,11 +57,51 @@ class Readout:
     """Vocabulary id of every column, ascending; None where the columns are the whole vocabulary."""
     reference: Float[Tensor, "example position column"] | None = None
     """The clean run's logits."""
+    logsumexp: Float[Tensor, "row example position"] | None = None
+    """Log-sum-exp over the whole vocabulary, in nats, where the columns are not all of it."""
+    kl: Float[Tensor, "row example position"] | None = None
+    """D(clean ‖ row) in nats, where the columns are not the whole vocabulary."""
 
     @property
     def final(self) -> Float[Tensor, "row example column"]:
         """Logits at the last read position."""
         return self.logits[:, :, -1]
+
+    @property
+    def normaliser(self) -> Float[Tensor, "row example"]:
+        """Log-sum-exp of all logits at the last read position: what a logit exceeds its log-probability by.
+
+        Raises:
+            MetricError: only some columns were read, and no metric declares ``logsumexp=True``.
+        """
+        if self.logsumexp is not None:
+            return self.logsumexp[:, :, -1]
+        self._require_whole("normaliser", "logsumexp=True")
+        return self.final.logsumexp(-1)
+
+    @property
+    def divergence(self) -> Float[Tensor, "row example"]:
+        """D(clean ‖ row) of the next-token distributions at the last read position, in nats.
+
+        Raises:
+            MetricError: the clean run or most columns were not read, and no metric declares ``kl=True``.
+        """
+        if self.kl is not None:
+            return self.kl[:, :, -1]
+        self._require_whole("divergence", "kl=True")
+        if self.reference is None:
+            raise MetricError("readout.divergence needs the clean run, which was not read; declare Reads(kl=True)")
+        clean = self.reference[:, -1].log_softmax(-1)
+        weights = clean.exp()
+        gaps = torch.where(weights == 0, 0.0, clean - self.final.log_softmax(-1))  # 0 · log 0 is 0
+        return (weights * gaps).sum(-1)
+
+    def _require_whole(self, what: str, declared: str) -> None:
+        if self.columns is not None:
+            raise MetricError(
+                f"readout.{what} is of the whole vocabulary, but only {self.logits.shape[-1]} columns were read; declare "
+                f"Reads(columns='answers', {declared})"
+            )
 
     def at(self, ids: Int[Tensor, "example answer"]) -> Float[Tensor, "row example answer"]:
         """Logits of chosen tokens at the last read position; −inf where ``ids`` is padding."""

@@ -28,7 +28,7 @@ def _best(readout: Readout, ids: Int[Tensor, "example answer"]) -> Values:
 
 def _logprob(readout: Readout, ids: Int[Tensor, "example answer"]) -> Values:
     """Log of the total probability of several tokens, in nats."""
-    return readout.at(ids).logsumexp(-1) - readout.final.logsumexp(-1)
+    return readout.at(ids).logsumexp(-1) - readout.normaliser
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class LogProb:
     """Natural log of the answers' total probability."""
 
     name: str = "logprob"
-    reads: Reads = Reads(columns="all", needs=("answers",))
+    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers",))
     unit: str = "nats"
 
     def __call__(self, readout: Readout) -> Values:
@@ -60,7 +60,7 @@ class Prob:
     """Total probability of the answers."""
 
     name: str = "prob"
-    reads: Reads = Reads(columns="all", needs=("answers",))
+    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers",))
     unit: str = "probability"
 
     def __call__(self, readout: Readout) -> Values:
@@ -72,7 +72,7 @@ class ProbDiff:
     """Probability of the answers minus probability of the wrong ones (greater-than: Hanna et al., arXiv 2305.00586)."""
 
     name: str = "prob_diff"
-    reads: Reads = Reads(columns="all", needs=("answers", "wrong"))
+    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers", "wrong"))
     unit: str = "probability"
 
     def __call__(self, readout: Readout) -> Values:
@@ -84,13 +84,11 @@ class KL:
     """KL divergence in nats of the row's next-token distribution from the clean run's: D(clean ‖ row). Zero is unchanged."""
 
     name: str = "kl"
-    reads: Reads = Reads(columns="all", reference=True)
+    reads: Reads = Reads(columns="answers", kl=True, reference=True)
     unit: str = "nats"
 
     def __call__(self, readout: Readout) -> Values:
-        assert readout.reference is not None, "the engine supplies what a metric declares"
-        clean = readout.reference[:, -1].log_softmax(-1)
-        return (clean.exp() * (clean - readout.final.log_softmax(-1))).sum(-1)
+        return readout.divergence
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from einops import einsum
+from einops import rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp import kernels
 from interp.models.encoding import Tokens
 from interp.models.hooks import Forward, Hooks, standing_in
 from interp.models.taps import first_tensor, output_tensor, with_first
@@ -81,6 +82,8 @@ class Stack:
         """Whether what enters the first block at a position depends on that position and its token alone."""
         self.forms: dict[nn.Module, int | None] = {}
         """Length of the tuple that a module returns; None for a bare tensor."""
+        self.fusing_refused = "it was not probed"
+        """What the probe found against :meth:`read`; empty if nothing."""
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -212,14 +215,67 @@ class Stack:
         Args:
             columns: the only tokens whose logits are wanted, in at least float32; None for the whole vocabulary.
         """
+        if columns is None:
+            return self.leaving(hidden)
+        head = self.unembedding
+
+        def some(x: Tensor) -> Tensor:
+            found = _read(head, x, columns, logsumexp=False).columns
+            return rearrange(found, "(row position) column -> row position column", row=len(x))
+
+        return self.leaving(hidden, some)
+
+    def read(
+        self,
+        hidden: Float[Tensor, "row position d_model"],
+        columns: Int[Tensor, "row column"],
+        reference: kernels.ReferenceLogProbs | None = None,
+        *,
+        logsumexp: bool = True,
+    ) -> kernels.Fused:
+        """Some logits of what leaves the last block, and numbers about all of them, which are never kept.
+
+        Only where :attr:`unfused` is empty. Rows and positions are one axis, ``(row position)``, of the result, which is at
+        least float32, and of ``reference``.
+        """
+        taken: list[Tensor] = []
+
+        def take(x: Tensor) -> Any:
+            taken.append(x)
+            raise _Seen
+
+        with suppress(_Seen):
+            self.leaving(hidden, take)
+        options = {"softcap": self.softcap, "reference": reference, "logsumexp": logsumexp}
+        return _read(self.unembedding, taken[0], columns, **options)
+
+    def leaving(self, hidden: Float[Tensor, "row position d_model"], unembed: Forward | None = None) -> Tensor:
+        """What the model's own forward makes of what leaves its last block.
+
+        Args:
+            unembed: stands in for the unembedding.
+        """
         ids = torch.zeros(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": ids, "use_cache": False}
         swaps = {block: self._giving(block, hidden) for block in self.blocks}
-        if columns is not None:
-            head = self.unembedding
-            swaps[head] = lambda x: _columns(head, x, columns)
+        if unembed is not None:
+            swaps[self.unembedding] = unembed
         with standing_in(swaps):
             return output_tensor(self._forward(inputs))
+
+    @property
+    def unfused(self) -> str:
+        """Why :meth:`read` cannot be had; empty if it can."""
+        if self.unembedding._forward_hooks or self.module._forward_hooks:
+            return "a forward hook on the model or its unembedding may change its logits"
+        return self.fusing_refused
+
+    @property
+    def softcap(self) -> float | None:
+        """The cap c that the model's config puts on logits: c · tanh(logits / c)."""
+        config: Any = getattr(self.module, "config", None)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return getattr(text, "final_logit_softcapping", None)
 
     @property
     def unembedding(self) -> nn.Module:
@@ -251,12 +307,17 @@ class Stack:
         return tensor if length is None else (tensor, *(None for _ in range(length - 1)))
 
 
-def _columns(head: Any, x: Float[Tensor, "row position d_model"], columns: Int[Tensor, "row column"]) -> Tensor:
-    """Some columns of an unembedding, each row its own, in at least float32."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    logits = einsum(x.to(dtype), head.weight[columns].to(dtype), "row position d, row column d -> row position column")
-    bias = getattr(head, "bias", None)
-    return logits if bias is None else logits + bias[columns].to(dtype)[:, None]
+def _read(
+    head: Any, x: Float[Tensor, "row position d_model"], columns: Int[Tensor, "row column"], **options: Any
+) -> kernels.Fused:
+    """What is read of an unembedding's logits, each row at columns of its own and at all of its positions."""
+    return kernels.fused_readout(
+        rearrange(x, "row position d_model -> (row position) d_model"),
+        head.weight,
+        repeat(columns.to(x.device), "row column -> (row position) column", position=x.shape[1]),
+        bias=getattr(head, "bias", None),
+        **options,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@
 
 Checked on left-padded random prompts: every block resumed from the first and from a later position, on rows in another order
 than the examples'; attention and MLP replaced by what they gave; the last block at the last position alone; and single columns
-of the vocabulary.
+of the vocabulary. Numbers about all logits are had without the logits where nothing but a soft cap follows the unembedding:
+found by standing in for it with a ramp, and by comparing what the kernel reads with what the logits say.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from interp import kernels
 from interp.errors import ProbeError
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Tokens
@@ -24,6 +26,8 @@ from interp.models.taps import Tap
 from interp.sites import Site
 
 _LENGTH, _START = 6, 3
+_STEEP = 200.0
+"""Logits far beyond those of any model, so that a cap shows."""
 _FAILS = (ProbeError, TypeError, ValueError, RuntimeError, IndexError, KeyError, AttributeError)
 """What a forward that is called in an unforeseen way raises."""
 
@@ -40,7 +44,8 @@ def prove(module: nn.Module, anatomy: Anatomy, accepted: frozenset[str]) -> tupl
         return None, "not every block has an attention module"
     stack = Stack(module, anatomy.blocks, anatomy.attention, anatomy.mlp, accepted)
     try:
-        _check(stack, anatomy, accepted)
+        with kernels.use("torch"):
+            _check(stack, anatomy, accepted)
     except _FAILS as error:
         return None, f"its blocks cannot be run one by one: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
     return stack, ""
@@ -95,6 +100,24 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         columns = torch.tensor([[0, 3], [1, 2], [3, 0], [2, 2]], device=rows.device)
         chosen = found[logits][rows, -2:].gather(-1, columns[:, None].expand(-1, 2, -1))
         compare(stack.logits(stream[-1][rows, -2:], columns), chosen, "single columns of the logits")
+        stack.fusing_refused = _unfused(stack, stream[-1][rows, -2:], columns, found[logits][rows, -2:], compare)
+
+
+def _unfused(stack: Stack, hidden: Tensor, columns: Tensor, logits: Tensor, compare: _Compare) -> str:
+    """Why numbers about all logits cannot be read without keeping the logits; empty if they can."""
+    cap = stack.softcap
+    ramp = torch.linspace(-_STEEP, _STEEP, logits.shape[-1]).to(logits).expand_as(logits)
+    each = columns[:, None].expand(-1, logits.shape[1], -1)
+    expected = torch.cat([logits.gather(-1, each), logits.logsumexp(-1, keepdim=True)], dim=-1)
+    try:
+        compare(stack.leaving(hidden, lambda x: ramp), ramp if cap is None else cap * (ramp / cap).tanh(), "a ramp of logits")
+        read = stack.read(hidden, columns)
+        assert read.logsumexp is not None
+        got = torch.cat([read.columns, read.logsumexp[:, None]], dim=-1)
+        compare(got.unflatten(0, logits.shape[:2]), expected, "the fused readout")
+    except _FAILS as error:
+        return f"its logits are more than a linear map and a soft cap: {str(error).splitlines()[0][:200]}"
+    return ""
 
 
 def _is_local(stack: Stack, tokens: Tokens) -> bool:
