@@ -15,11 +15,12 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.engine.layout import indexed_axis
-from interp.engine.values import Runs, Values
+from interp.engine.runs import Runs
+from interp.engine.values import Sources, Values
 from interp.errors import OrderError, UnknownSiteError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Replace
 from interp.models import Model
-from interp.sites import Site
+from interp.sites import Positions, Site
 
 _EMBEDDED = (Site("embed"), Site("resid_pre", layer=0))
 NOWHERE = 1 << 40
@@ -100,13 +101,17 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
     Raises:
         PositionError, OrderError: what does not fit.
     """
-    columns: dict[object, Tensor] = {}
+    columns: dict[Positions, Tensor] = {}
+    firsts: dict[tuple[Positions, bool, bool, bool], Tensor] = {}  # cells differ in these alone
 
     def resolved(change: Change, first: Tensor | None, of_given: bool) -> Place:
         if change.positions not in columns:
             columns[change.positions] = runs.base.columns(change.positions, what=f"position of {change.site!r}")
         where = columns[change.positions]
-        return Place(change, where, None, _first(change, where, runs, first), order=0, given=of_given)
+        key = (change.positions, _is_counterpart(change, runs), change.site.tensor in _EMBEDDED, of_given)
+        if key not in firsts:
+            firsts[key] = _first(change, where, runs, first)
+        return Place(change, where, None, firsts[key], order=0, given=of_given)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
     first = torch.stack([place.first for place in before]).amin(0) if before else None
@@ -138,12 +143,13 @@ def fill(cells: Sequence[Cell], runs: Runs) -> list[Cell]:
         PositionError, ShapeMismatchError, UnequalLengthsError: source and target do not fit.
     """
     runs.want([place.change for cell in cells for place in cell.places])
+    sources = Sources(runs)
     known: dict[int, Values | None] = {}
 
     def valued(place: Place) -> Place:
         key = id(place.change)
         if key not in known:
-            known[key] = runs.values(place.change, place.columns)
+            known[key] = sources.values(place.change, place.columns)
         return replace(place, values=known[key])
 
     return [replace(cell, places=tuple(valued(place) for place in cell.places)) for cell in cells]
@@ -159,9 +165,7 @@ def _first(
     """
     alone = torch.where(columns >= 0, columns, NOWHERE).amin(-1)
     alone = torch.where(alone == NOWHERE, 0, alone)  # a change of no token is made all the same
-    replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error
-    counterpart = isinstance(change.source, Activation) and change.source.is_counterpart
-    if not (runs.model.causal and replaces and counterpart) or change.site.path is not None:
+    if not _is_counterpart(change, runs):
         return alone
     base, source = runs.base, runs.tokens("source")
     theirs = source.columns(change.positions)
@@ -177,6 +181,13 @@ def _first(
     matters = torch.where(differs & (columns >= 0), columns, NOWHERE).amin(-1)
     moved = (theirs != columns).any(-1)  # a role that stands elsewhere in the other prompt
     return torch.where(moved, alone, matters)
+
+
+def _is_counterpart(change: Change, runs: Runs) -> bool:
+    """Whether a causal model's own value is replaced by the counterfactual run's at the same place."""
+    replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error
+    counterpart = isinstance(change.source, Activation) and change.source.is_counterpart
+    return runs.model.causal and replaces and counterpart and change.site.path is None
 
 
 def _refuse_aliases(places: list[Place], place: Place, runs: Runs) -> None:

@@ -36,9 +36,10 @@ from interp.engine.joins import refused
 from interp.engine.measure import full_precision
 from interp.engine.prepared import Patching
 from interp.engine.readout import Reader
+from interp.engine.runs import Runs
 from interp.engine.shard import Shard
 from interp.engine.sweep import encoded_pairs
-from interp.engine.values import Runs
+from interp.engine.values import Sources
 from interp.engine.wave import through
 from interp.engine.wavefront import grouped, readout
 from interp.errors import UnknownNameError, UserError
@@ -180,6 +181,7 @@ class _Sweep:
 
     def __init__(self, runs: Runs, wanted: Sequence[Edge], source: Source, budget: Budget) -> None:
         self.runs, self.budget, self.model, self.reader = runs, budget, runs.model, runs.reader
+        self.sources = Sources(runs)
         assert self.model.stack is not None
         self.stack, self.anatomy = self.model.stack, self.model.anatomy
         self.last = len(self.stack) - 1
@@ -253,7 +255,7 @@ class _Sweep:
     def _difference(self, change: Change, shard: Shard) -> Tensor:
         """Source less base at every real token; 0 at padding."""
         columns = self.runs.base.columns(change.positions)
-        values = self.runs.values(change, columns)
+        values = self.sources.values(change, columns)
         assert values is not None
         own = columns[shard.examples]
         example, slot = (own >= 0).nonzero(as_tuple=True)

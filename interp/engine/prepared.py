@@ -16,7 +16,7 @@ from interp.engine.edits import Edits, Rows
 from interp.engine.forks import forked
 from interp.engine.joins import NEVER, join, needed, refused
 from interp.engine.readout import Reader
-from interp.engine.values import Runs
+from interp.engine.runs import Runs
 from interp.interventions import Activation, Change, Intervention, Replace
 from interp.metrics import Metric
 from interp.models import Encoded, Model

@@ -26,7 +26,7 @@ from interp.engine.budget import Budget
 from interp.engine.layout import LOGITS
 from interp.engine.measure import full_precision
 from interp.engine.readout import Reader
-from interp.engine.values import Runs
+from interp.engine.runs import Runs
 from interp.errors import UnknownNameError, UnknownSiteError, UserError
 from interp.metrics import Metric, MetricLike
 from interp.metrics import resolve as resolve_metrics

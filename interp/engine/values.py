@@ -10,28 +10,21 @@ features]`` with two index maps: which of its examples serves which of ours, and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp import axes
-from interp.engine.batches import in_batches
-from interp.engine.layout import LOGITS, canonical, indexed_axis
-from interp.engine.readout import Reader
-from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
+from interp.engine.layout import indexed_axis
+from interp.engine.runs import Runs
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
 from interp.interventions import Activation, Change, Constant, Noise
-from interp.models import Encoded, Model, Tokens
-from interp.models.taps import Write
-from interp.pairs import Prompt
+from interp.models import Tokens
 from interp.sites import Positions, Site
-
-if TYPE_CHECKING:
-    from interp.models.suffix import KeysValues
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,183 +50,12 @@ class Values:
         return found[:, self.index] if found.ndim > 2 else found[:, self.index, None]
 
 
-Writes = Callable[[Tensor], Mapping[Site, Write]]
-"""Examples of a pass to its writes."""
+class Sources:
+    """What the sources of changes say, from the runs of a sweep."""
 
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """What one forward pass of prompts leaves."""
-
-    found: dict[Site, Tensor]
-    logits: Tensor | None
-    before: list[KeysValues] | None
-
-
-class Runs:
-    """The runs of a sweep other than its rows, each done once: clean, corrupted, and other prompts and models.
-
-    Args:
-        base: which side of the pairs the sweep runs on, ``"clean"`` or ``"corrupted"``; the other one is the source.
-        batch: examples in one forward pass.
-        reader: says which logits of the pairs' prompts are kept.
-    """
-
-    def __init__(self, model: Model, encoded: Encoded, base: str, batch: int, reader: Reader) -> None:
-        self.model, self.encoded, self.batch, self.reader = model, encoded, batch, reader
-        self.side = {
-            "base": base,
-            "source": "clean" if base == "corrupted" else "corrupted",
-            "clean": "clean",
-            "corrupted": "corrupted",
-        }
-        self._wanted: dict[tuple[Any, ...], set[Site]] = {}
-        self._tokens: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
-        self._found: dict[tuple[Any, ...], dict[Site, Tensor]] = {}
+    def __init__(self, runs: Runs) -> None:
+        self.runs = runs
         self._pooled: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
-        self._logits: dict[tuple[Any, ...], Tensor] = {}
-        self._kept: list[KeysValues] | None = None
-        self._keeping = False
-        self._whole: Shard | None = None
-        self.given: Writes | None = None
-        """Changes in force on the base: a function of examples that gives the writes of a pass. Set once they are resolved."""
-
-    @property
-    def base(self) -> Tokens:
-        return self.tokens("base")
-
-    def tokens(self, which: str) -> Tokens:
-        return getattr(self.encoded, self.side[which])
-
-    # planning: say what will be needed, then run once
-
-    def want(self, changes: Collection[Change]) -> None:
-        """Announce changes whose sources will be asked for, so that each run is done once, with all its reads together."""
-        for change in changes:
-            if isinstance(change.source, Activation) and change.edit.reads_source:
-                key = self._key(change.source)
-                site = change.source.site_for(change.site)
-                self._tokens[key][0].check(site)
-                if site.tensor not in self._found.get(key, {}):
-                    self._wanted.setdefault(key, set()).add(site.tensor)
-
-    def _key(self, source: Activation) -> tuple[Any, ...]:
-        model: Model = source.model if source.model is not None else self.model  # type: ignore[assignment]
-        prompt = source.prompt
-        if isinstance(prompt, str) and prompt in self.side:
-            side = "given" if prompt == "base" and self.given is not None and model is self.model else self.side[prompt]
-            key: tuple[Any, ...] = (id(model), side)
-            if side == "given":
-                self._tokens[key] = (model, self.base)
-            elif key not in self._tokens:
-                pairs = self.encoded if model is self.model else model.encode(self.encoded.pairs, bos=self.encoded.asked)
-                self._tokens[key] = (model, getattr(pairs, self.side[prompt]))
-        else:
-            key = (id(model), "prompt", repr(prompt.spec() if isinstance(prompt, Prompt) else prompt))
-            if key not in self._tokens:
-                self._tokens[key] = (model, model.encode([prompt], bos=self.encoded.asked))
-        return key
-
-    def _read(self, change: Change, source: Activation) -> Tensor:
-        """The whole tensor that a source reads, in the engine's order of axes; its run is made if it was not yet."""
-        self.want([change])
-        key = self._key(source)
-        if key in self._wanted:
-            self._run(key, self._wanted.pop(key))
-        return self._found[key][source.site_for(change.site).tensor]
-
-    def _run(self, key: tuple[Any, ...], sites: Collection[Site]) -> None:
-        """Run some prompts once, in batches; the pairs' prompts leave their logits too."""
-        model, tokens = self._tokens[key]
-        with model.prepared(sites):
-            parts = in_batches(len(tokens), self.batch, lambda chunk: self._batch(key, tokens, sites, chunk))
-        found = {site: torch.cat([part.found.pop(site) for part in parts]) for site in sites}
-        self._found.setdefault(key, {}).update({site: canonical(site, tensor) for site, tensor in found.items()})
-        if parts[0].logits is not None:
-            self._logits[key] = torch.cat([part.logits for part in parts if part.logits is not None])
-        if parts[0].before is not None:
-            self._kept = cat_keys_values([part.before for part in parts if part.before is not None])
-
-    def _batch(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], chunk: slice | Tensor) -> _Batch:
-        """One forward pass of some prompts."""
-        model, part = self._tokens[key][0], tokens.take(chunk)
-        of_pair = len(key) == 2 and model is self.model
-        keep = None if LOGITS in sites else self.reader.keep if of_pair else 1
-        inputs: dict[str, Any] = model.inputs(part, keep)
-        writes: Mapping[Site, Write] = {}
-        if key == self._base_key and self.given is not None:
-            writes = self.given(torch.arange(len(tokens), device=model.device)[chunk])
-        cache = None
-        if key == self._base_key and self._keeping:
-            from interp.models.suffix import recorded, recording
-
-            cache = recording()
-            inputs |= {"past_key_values": cache, "use_cache": True}
-        reads = {*sites, LOGITS} if of_pair else sites
-        found = model.backend.run(inputs, reads=reads, writes=writes)
-        logits = self.reader.logits(part, found[LOGITS]) if of_pair else None
-        before = recorded(cache) if cache is not None else None
-        return _Batch({site: found[site] for site in sites}, logits, before)
-
-    # the runs themselves
-
-    @property
-    def _base_key(self) -> tuple[Any, ...]:
-        return self._key(Activation("base"))
-
-    def logits(self, which: str) -> Float[Tensor, "example position vocab"]:
-        """Logits of ``"clean"``, ``"corrupted"`` or ``"base"`` prompts at the positions that the metrics read.
-
-        The base's are those of the base run as it is, with what is given in force.
-        """
-        key = self._key(Activation(which))
-        if key not in self._logits:
-            self._run(key, self._wanted.pop(key, set()))
-        return self._logits[key]
-
-    def keep(self, sites: Collection[Site], columns: int, budget: int, besides: int = 0) -> None:
-        """Keep the base run at some sites, with its keys and values, for rows that are resumed from it.
-
-        Args:
-            columns: number of positions.
-            budget: most bytes to keep at once; a longer base run is made again, a shard at a time.
-            besides: bytes that the caller keeps of each example.
-        """
-        self._resumed = set(sites)
-        one = bytes_an_example(self.model, self._resumed, columns) + besides
-        self._shard = max(1, budget // max(1, one))
-        if self._shard >= len(self.encoded):
-            self._keeping = self.model.stack is not None and self.model.stack.resumes
-            self._wanted.setdefault(self._base_key, set()).update(sites)
-
-    def shards(self) -> Iterator[Shard]:
-        """The base run, as much of it at a time as was allowed to :meth:`keep`."""
-        for examples in torch.arange(len(self.base), device=self.model.device).split(self._shard):
-            yield self.shard_of(examples)
-
-    def shard_of(self, examples: Int[Tensor, " example"]) -> Shard:
-        """A part of the base run that holds some examples: all of it where it is kept whole, else these, run anew.
-
-        Args:
-            examples: ascending.
-        """
-        key = self._base_key
-        if self._shard >= len(self.base):
-            if self._whole is None:
-                logits = self.logits("base")
-                if key in self._wanted:
-                    self._run(key, self._wanted.pop(key))
-                everyone = torch.arange(len(self.base), device=self.model.device)
-                self._whole = Shard(self.model, everyone, self.base, self._found.get(key, {}), self._kept, logits)
-            return self._whole
-        self._keeping = self.model.stack is not None and self.model.stack.resumes
-        with self.model.prepared(self._resumed):
-            part = self._batch(key, self.base, self._resumed, examples)
-        found = {site: canonical(site, tensor) for site, tensor in part.found.items()}
-        assert part.logits is not None
-        return Shard(self.model, examples, self.base.take(examples), found, part.before, part.logits)
-
-    # answers
 
     def values(self, change: Change, columns: Int[Tensor, "example span"]) -> Values | None:
         """The values that a change writes, for its resolved positions; None if its edit reads no source.
@@ -243,19 +65,19 @@ class Runs:
         """
         if not change.edit.reads_source:
             return None
-        n, source = len(self.encoded), change.source
-        device = self.model.device
+        n, source = len(self.runs.encoded), change.source
+        device = self.runs.model.device
         everyone = torch.arange(n, device=device)
         if isinstance(source, Constant):
-            value = torch.as_tensor(source.value, device=device).to(torch.promote_types(self.model.dtype, torch.float32))
+            value = torch.as_tensor(source.value, device=device).to(torch.promote_types(self.runs.model.dtype, torch.float32))
             value = value if value.ndim else value[None]
             return Values(value[None, None], everyone * 0, torch.where(columns >= 0, 0, -1), None, exact=False)
         if isinstance(source, Noise):
             return self._noise(source, change.site, columns)
         assert isinstance(source, Activation)
-        tensor = self._read(change, source)
-        key, site = self._key(source), source.site_for(change.site)
-        _, tokens = self._tokens[key]
+        tensor = self.runs.read(change, source)
+        key, site = self.runs.key(source), source.site_for(change.site)
+        _, tokens = self.runs.prompts[key]
         axis = indexed_axis(site)
         index = getattr(site, axis) if axis else None
         if index is not None and index >= tensor.shape[2]:
@@ -278,16 +100,16 @@ class Runs:
         """The source's positions, which are the target's unless it has its own; raw indices need prompts of equal length."""
         positions = source.own_positions or change.positions
         raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
-        if raw and source.own_positions is None and tokens is not self.base and self._is_pair(tokens):
-            self.encoded.require_equal_lengths(f"{change.site!r}@{change.positions!r}")
+        if raw and source.own_positions is None and tokens is not self.runs.base and self._is_pair(tokens):
+            self.runs.encoded.require_equal_lengths(f"{change.site!r}@{change.positions!r}")
         return tokens.columns(positions, what=f"source position of {change.site!r}")
 
     def _refuse_other_layout(self, tokens: Tokens, partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
-        base = self.base
+        base = self.runs.base
         alike = tokens.ids.shape[1] == base.ids.shape[1] and bool((tokens.lengths[partner] == base.lengths).all())
         if not alike and self._is_pair(tokens):
-            self.encoded.require_equal_lengths(f"{site.tensor!r}, along source_position,")
+            self.runs.encoded.require_equal_lengths(f"{site.tensor!r}, along source_position,")
         if not alike:
             raise UnequalLengthsError(
                 f"{site.tensor!r} is matched along source_position by raw index, but base and source prompts differ in length: "
@@ -295,7 +117,7 @@ class Runs:
             )
 
     def _is_pair(self, tokens: Tokens) -> bool:
-        return tokens is self.encoded.clean or tokens is self.encoded.corrupted
+        return tokens is self.runs.encoded.clean or tokens is self.runs.encoded.corrupted
 
     def _mean(
         self,
@@ -312,24 +134,26 @@ class Runs:
                 raise ShapeMismatchError(
                     f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens"
                 )
-            lengths = torch.cat([tokens.lengths, self.base.lengths])
+            lengths = torch.cat([tokens.lengths, self.runs.base.lengths])
             if not bool((lengths == lengths[0]).all()):
                 raise UnequalLengthsError(
                     f"a mean of {site.tensor!r} over examples needs prompts of one length, got {lengths.unique().tolist()}"
                 )
-        if source.by is not None and len(tokens) != len(self.encoded):
+        if source.by is not None and len(tokens) != len(self.runs.encoded):
             raise ValueError(f"{source!r}: a mean by {source.by!r} is over the prompts of the pairs, not over one prompt")
         groups = self._groups(source.by)
         pooled = (*key, site.tensor, source.over, source.by)
         if pooled not in self._pooled:
-            self._pooled[pooled] = _mean(self._found[key][site.tensor], tokens, source.over, groups[: len(tokens)])
+            self._pooled[pooled] = _mean(self.runs.found[key][site.tensor], tokens, source.over, groups[: len(tokens)])
         tensor, count = self._pooled[pooled]
         names = sorted(set(groups))
         group = torch.tensor([names.index(name) for name in groups], device=tensor.device)
         if axes.POSITION in source.over:
             return Values(tensor, group, torch.where(columns >= 0, 0, -1), index)
         positions = source.own_positions
-        own = columns - self.base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
+        own = (
+            columns - self.runs.base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
+        )
         own = torch.where(columns >= 0, own.expand_as(columns), -1)
         counted = count[group[:, None], own.clamp(0, count.shape[1] - 1)]
         missing = (own >= 0) & ((own >= count.shape[1]) | (counted == 0))
@@ -343,25 +167,28 @@ class Runs:
 
     def _groups(self, by: str | None) -> list[str]:
         if by is None:
-            return [""] * len(self.encoded)
+            return [""] * len(self.runs.encoded)
         if by not in ("template", "entities"):
             raise ValueError(f"by={by!r}; a conditional mean groups examples by 'template' or 'entities'")
-        return [str(getattr(pair, by)) for pair in self.encoded.pairs]
+        return [str(getattr(pair, by)) for pair in self.runs.encoded.pairs]
 
     def _noise(self, source: Noise, site: Site, columns: Int[Tensor, "example span"]) -> Values:
-        base = self.base
+        base = self.runs.base
         if axes.SOURCE_POSITION in site.axes:
             raise ShapeMismatchError(
                 f"noise on {site!r} would not be a probability; use a site whose features are a fixed width"
             )
         axis = indexed_axis(site)
         own_values = Activation("base")  # they say how wide the site is
-        widths = tuple(self._read(Change(site, source=own_values), own_values).shape[2:])
+        widths = tuple(self.runs.read(Change(site, source=own_values), own_values).shape[2:])
         drawn = ("noise", source.std, source.seed, *widths)
         if drawn not in self._pooled:
-            dtype = torch.promote_types(self.model.dtype, torch.float32)
+            dtype = torch.promote_types(self.runs.model.dtype, torch.float32)
             draws = torch.stack([source.draw(e, (int(base.lengths.max()), *widths)) for e in range(len(base))])
-            self._pooled[drawn] = draws.to(self.model.device, dtype), torch.arange(len(base), device=self.model.device)
+            self._pooled[drawn] = (
+                draws.to(self.runs.model.device, dtype),
+                torch.arange(len(base), device=self.runs.model.device),
+            )
         tensor, everyone = self._pooled[drawn]
         own = torch.where(columns >= 0, columns - base.first[:, None], -1)
         return Values(tensor, everyone, own, getattr(site, axis) if axis else None)
