@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp import kernels
 from interp.errors import ShapeMismatchError
 
 
@@ -28,6 +29,15 @@ class Featurizer(Protocol):
     def encode(self, h: Tensor) -> Tensor: ...
     def decode(self, f: Tensor) -> Tensor: ...
     def spec(self) -> dict[str, Any]: ...
+
+
+@runtime_checkable
+class Interchanging(Featurizer, Protocol):
+    """A featurizer onto orthonormal columns R, which knows what replacing its coordinates comes to."""
+
+    def interchange(self, h: Tensor, s: Tensor) -> Tensor:
+        """``h + (s − h) R Rᵀ``: two products rather than the four of encoding and decoding both."""
+        ...
 
 
 class Identity:
@@ -72,12 +82,19 @@ class Subspace(nn.Module):
         self.register_buffer("basis", basis)
 
     def encode(self, h: Tensor) -> Tensor:
-        if h.shape[-1] != self.basis.shape[0]:
-            raise ShapeMismatchError(f"a subspace of width {self.basis.shape[0]} was used on features of width {h.shape[-1]}")
+        self._check(h)
         return h @ self.basis.to(h)
 
     def decode(self, f: Tensor) -> Tensor:
         return f @ self.basis.to(f).mT
+
+    def interchange(self, h: Tensor, s: Tensor) -> Tensor:
+        self._check(h)
+        return interchanged(h, s, self.basis.to(h.device))
+
+    def _check(self, h: Tensor) -> None:
+        if h.shape[-1] != self.basis.shape[0]:
+            raise ShapeMismatchError(f"a subspace of width {self.basis.shape[0]} was used on features of width {h.shape[-1]}")
 
     def spec(self) -> dict[str, Any]:
         content = self.basis.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -85,3 +102,12 @@ class Subspace(nn.Module):
 
     def __repr__(self) -> str:
         return f"Subspace({self.basis.shape[0]} → {self.basis.shape[1]})"
+
+
+def interchanged(
+    h: Float[Tensor, "*row width"], s: Float[Tensor, "*row width"], basis: Float[Tensor, "width feature"]
+) -> Float[Tensor, "*row width"]:
+    """``h + (s − h) R Rᵀ`` by :func:`interp.kernels.subspace_interchange`, in the dtype of ``h``."""
+    rows = h.reshape(-1, h.shape[-1])
+    every = torch.zeros(len(rows), dtype=torch.long, device=h.device)
+    return kernels.subspace_interchange(rows, s.reshape(rows.shape), basis[None], every).reshape(h.shape)

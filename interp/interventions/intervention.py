@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.errors import ShapeMismatchError
 from interp.interventions.edit import Edit, Replace
-from interp.interventions.featurizer import Featurizer, Identity
+from interp.interventions.featurizer import Featurizer, Identity, Interchanging
 from interp.interventions.source import Activation, Source
 from interp.sites import ALL, Positions, PositionsLike, Site
 
@@ -59,6 +59,14 @@ class Change:
         """The changed value of ``h`` given the source value ``s``, both ``[..., width]``."""
         return apply(self.edit, self.featurizer, h, s, keep_error=self.keep_error, where=repr(self.site))
 
+    @property
+    def kernels(self) -> frozenset[str]:
+        """Which kernels make this change (:mod:`interp.kernels`)."""
+        if _interchanging(self.edit, self.featurizer, self.keep_error) is not None:
+            return frozenset({"subspace_interchange"})
+        used = getattr(self.edit, "kernel", None)
+        return frozenset() if used is None else frozenset({used})
+
     def spec(self) -> dict[str, Any]:
         return {
             "site": repr(self.site),
@@ -80,7 +88,8 @@ class Change:
 def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_error: bool = True, where: str = "") -> Tensor:
     """The sentence itself, on tensors ``[..., width]``.
 
-    In the identity basis the error term cancels and is not computed, so that ``Replace`` is exact to the bit.
+    In the identity basis the error term cancels and is not computed, so that ``Replace`` is exact to the bit. Replacing the
+    coordinates along orthonormal columns R is h + (s − h) R Rᵀ.
 
     Raises:
         ShapeMismatchError: source and site have different widths, or the edit returned another shape.
@@ -91,10 +100,27 @@ def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_erro
         )
     if isinstance(featurizer, Identity):
         return _same_shape(edit(h, s), h, edit, where)
+    interchanging = _interchanging(edit, featurizer, keep_error)
+    if interchanging is not None:
+        return interchanging.interchange(h, s.expand_as(h))
     f = featurizer.encode(h)
     edited = _same_shape(edit(f, featurizer.encode(s.expand_as(h)) if edit.reads_source else f), f, edit, where)
     decoded = featurizer.decode(edited)
     return h + (decoded - featurizer.decode(f)) if keep_error else decoded
+
+
+def _interchanging(edit: Edit, featurizer: Featurizer, keep_error: bool) -> Interchanging | None:
+    """The featurizer, if what is to be done is an interchange in a subspace and it can do that at once.
+
+    One that inherits ``interchange`` but encodes or decodes in a way of its own may mean something else by it.
+    """
+    if not (isinstance(edit, Replace) and keep_error and isinstance(featurizer, Interchanging)):
+        return None
+    owner: Any = next((kind for kind in type(featurizer).__mro__ if "interchange" in vars(kind)), None)
+    own = owner is not None and all(
+        getattr(type(featurizer), name, None) is getattr(owner, name, None) for name in ("encode", "decode")
+    )
+    return featurizer if own else None
 
 
 def _same_shape(edited: Tensor, value: Tensor, edit: Edit, where: str) -> Tensor:

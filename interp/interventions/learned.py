@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from interp import kernels
 from interp.errors import ShapeMismatchError
 from interp.interventions.digest import digest
 
@@ -90,7 +91,17 @@ class Gate(Soft):
     def forward(self, h: Float[Tensor, "row ..."], s: Float[Tensor, "*given"]) -> Float[Tensor, "row ..."]:
         if self.reads_source:
             return super().forward(h, s)
-        return (fitting(self.value, h, self) * h).to(h.dtype)
+        value = fitting(self.value, h, self)
+        if self.kernel is None:
+            return (value * h).to(h.dtype)
+        gates, every = value[:, 0].expand(h.shape[1]), torch.zeros(len(h), dtype=torch.long, device=h.device)
+        return kernels.head_gates(h[:, None], gates[None], every)[:, 0]
+
+    @property
+    def kernel(self) -> str | None:
+        """The kernel that does this: gates on heads have one, ``(heads, 1)`` without a source."""
+        of_heads = self.logits.ndim == 2 and self.logits.shape[1] == 1
+        return "head_gates" if of_heads and not self.reads_source else None
 
     def hard(self, cut: float = 0.5) -> Select:
         """Every gate above the cut open, every other shut."""

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from interp.errors import ShapeMismatchError, UnknownNameError
 from interp.interventions.digest import digest
-from interp.interventions.featurizer import Subspace
+from interp.interventions.featurizer import Subspace, interchanged
 
 _PRECISE = (torch.float32, torch.float64)
 
@@ -116,7 +116,10 @@ class Rotation(nn.Module):
 
     @contextmanager
     def once(self) -> Iterator[None]:
-        """Compute the basis once inside: around one forward and its backward pass. A write asks for it four times."""
+        """Compute the basis once inside: around one forward and its backward pass.
+
+        A write in its coordinates asks for it up to four times.
+        """
         before = self._holding, self._held
         self._holding, self._held = True, None
         try:
@@ -130,8 +133,7 @@ class Rotation(nn.Module):
             return _MAPS[self.parametrization](*tensors)
 
     def encode(self, h: Float[Tensor, "*row width"]) -> Float[Tensor, "*row rank"]:
-        if h.shape[-1] != self.width:
-            raise ShapeMismatchError(f"a rotation of width {self.width} was used on features of width {h.shape[-1]}")
+        self._check(h)
         with _exact(h):
             basis = self.basis.to(h.device)
             dtype = torch.promote_types(h.dtype, basis.dtype)
@@ -142,6 +144,16 @@ class Rotation(nn.Module):
             basis = self.basis.to(f.device)
             dtype = torch.promote_types(f.dtype, basis.dtype)
             return f.to(dtype) @ basis.to(dtype).mT
+
+    def interchange(self, h: Float[Tensor, "*row width"], s: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
+        self._check(h)
+        with _exact(h):
+            basis = self.basis.to(h.device)
+            return interchanged(h.to(torch.promote_types(h.dtype, basis.dtype)), s, basis)
+
+    def _check(self, h: Tensor) -> None:
+        if h.shape[-1] != self.width:
+            raise ShapeMismatchError(f"a rotation of width {self.width} was used on features of width {h.shape[-1]}")
 
     def spec(self) -> dict[str, Any]:
         """The digest is of the parameters, and of what they turn: a basis differs in its last bits from device to device."""

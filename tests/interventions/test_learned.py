@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
-from interp import effects
+from interp import effects, kernels
 from interp.engine import patch
 from interp.errors import OrderError, ShapeMismatchError, StoreError, UnknownNameError
 from interp.interventions import (
@@ -84,6 +84,30 @@ def test_a_gate_scales_and_with_a_source_it_mixes(seed: int) -> None:
     torch.testing.assert_close(number(h, s), h * number.value.double(), atol=1e-7, rtol=0)
     assert (gate.kind, gate.commutes, gate.reads_source) == (Scale().kind, True, False)
     assert (mixing.kind, mixing.commutes, mixing.reads_source) == ("interpolate", False, True)
+
+
+@pytest.mark.parametrize("heads", [3, 1])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gates_on_heads_are_one_kernel(heads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """One gate a head, or one for all of them; gradients are those of the product."""
+    calls: list[Tensor] = []
+    kernel = kernels.head_gates
+    monkeypatch.setattr(kernels, "head_gates", lambda *given: calls.append(given[0]) or kernel(*given))
+    gate = Gate((heads, 1), start=next(draws(seed + 1, 1, heads, 1)))
+    h = next(draws(seed, 1, 5, 3, 4)).to(dtype).requires_grad_()
+    found = gate(h, h)
+    assert (len(calls), found.dtype, found.shape) == (1, dtype, h.shape)
+    own, logits = h.detach().double().requires_grad_(), gate.logits.detach().clone().requires_grad_()
+    expected = own * torch.sigmoid(logits)
+    close = CLOSE if dtype == torch.float64 else {"atol": 0.0, "rtol": 2**-7}
+    torch.testing.assert_close(found.double(), expected, **close)
+    weights = next(draws(seed + 2, 1, 5, 3, 4)).to(dtype)
+    (found * weights).sum().backward()
+    (expected * weights.double()).sum().backward()
+    torch.testing.assert_close(h.grad.double(), own.grad, **close)
+    torch.testing.assert_close(
+        gate.logits.grad, logits.grad, **(close if dtype == torch.float64 else {"atol": 0.05, "rtol": 0.02})
+    )
 
 
 def test_gates_drawn_by_a_seed_are_uniform() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
+from interp import kernels
 from interp.errors import ShapeMismatchError, UnknownNameError
 from interp.interventions import Featurizer, Interpolate, Replace, Rotation, Subspace, apply
 from interp.interventions import rotation as module_of_rotation
@@ -263,11 +264,60 @@ def test_what_cannot_be_read_from_torch(seed: int) -> None:
             Rotation.like_torch(module)
 
 
+# replacing coordinates, at once
+
+
+@pytest.mark.parametrize("features", [(7, 10), (7, 3, 10), (0, 10)])
+@pytest.mark.parametrize("kind", ["rotation", "subspace"])
+def test_an_interchange_is_what_encoding_and_decoding_give(
+    kind: str, features: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """h + F⁻¹(F(s)) − F⁻¹(F(h)), with its gradients, in one call of the kernel; interpolating by 1 takes the long way."""
+    calls, kernel = itertools.count(), kernels.subspace_interchange
+    monkeypatch.setattr(kernels, "subspace_interchange", lambda *given: (next(calls), kernel(*given))[1])
+    rotation = Rotation(10, 4, seed=seed).double()
+    featurizer = rotation if kind == "rotation" else Subspace(rotation.basis.detach())
+    found = []
+    for edit in (Replace(), Interpolate(1.0)):
+        h, s = (tensor.clone().requires_grad_() for tensor in draws(seed, 2, *features))
+        new = apply(edit, featurizer, h, s)
+        (new**3).sum().backward()
+        gradients = [h.grad, s.grad, *(parameter.grad for parameter in featurizer.parameters())]
+        found.append([new.detach(), *(gradient.clone() for gradient in gradients if gradient is not None)])
+        rotation.weight.grad = None
+    assert len(found[0]) == (4 if kind == "rotation" else 3)
+    for at_once, apart in zip(*found, strict=True):
+        torch.testing.assert_close(at_once, apart, atol=1e-12, rtol=1e-12)
+    assert next(calls) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_interchange_is_rounded_once(dtype: torch.dtype, seed: int) -> None:
+    """Products are float32 at least: a rotation gives back what they are, a subspace the value's own precision."""
+    rotation = Rotation(40, 5, seed=seed)
+    h, s = (tensor.to(dtype) for tensor in draws(seed, 2, 6, 40))
+    basis = rotation.basis.detach()
+    exact = h.double() + (s.double() - h.double()) @ basis.double() @ basis.double().T
+    given = apply(Replace(), rotation, h, s).detach()
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given.double(), exact, atol=1e-5, rtol=0)
+    found = apply(Replace(), Subspace(basis), h, s)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, exact.to(dtype), atol=1e-5 if dtype == torch.float32 else 0, rtol=2**-8)
+
+
+def test_an_interchange_refuses_another_width(seed: int) -> None:
+    rotation, (h, s) = Rotation(10, 3), draws(seed, 2, 5, 9)
+    for featurizer in (rotation, Subspace(rotation.basis.detach())):
+        with pytest.raises(ShapeMismatchError, match=r"of width 10 was used on features of width 9"):
+            apply(Replace(), featurizer, h, s)
+
+
 # one basis a step
 
 
 def test_the_basis_is_computed_once_within_once(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Four times a write otherwise; values and gradients are the same."""
+    """Four times a write otherwise, once where the coordinates are replaced; values and gradients are the same."""
     counter = itertools.count()
     maps = {"qr": lambda weight: (next(counter), torch.linalg.qr(weight).Q)[1]}
     monkeypatch.setattr(module_of_rotation, "_MAPS", maps)
@@ -275,7 +325,7 @@ def test_the_basis_is_computed_once_within_once(monkeypatch: pytest.MonkeyPatch,
 
     def step() -> Tensor:
         rotation.weight.grad = None
-        new = apply(Replace(), rotation, h, s)
+        new = apply(Interpolate(1.0), rotation, h, s)
         (new**3).sum().backward()
         assert rotation.weight.grad is not None
         return torch.cat([new.detach().flatten(), rotation.weight.grad.flatten()])
@@ -288,6 +338,8 @@ def test_the_basis_is_computed_once_within_once(monkeypatch: pytest.MonkeyPatch,
     torch.testing.assert_close(together, apart, atol=1e-12, rtol=0)
     torch.testing.assert_close(step(), apart, atol=1e-12, rtol=0)
     assert next(counter) == 11
+    apply(Replace(), rotation, h, s)
+    assert next(counter) == 13
 
 
 def test_what_is_held_is_never_stale(seed: int) -> None:

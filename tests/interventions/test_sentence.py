@@ -18,6 +18,7 @@ from interp.interventions import (
     Apply,
     Change,
     Constant,
+    Gate,
     Identity,
     Interpolate,
     Intervention,
@@ -99,6 +100,49 @@ def test_the_complement_of_a_subspace_is_left_alone(shape: tuple[int, int], seed
     torch.testing.assert_close(new @ projector, s @ projector, **EXACT)
     torch.testing.assert_close(new - new @ projector, h - h @ projector, **EXACT)
     torch.testing.assert_close(new, h + (s - h) @ projector, **EXACT)
+
+
+def test_a_constant_is_written_along_a_subspace(seed: int) -> None:
+    """Sources broadcast to the site's shape as ever."""
+    h, _ = draws(seed, 3, 2, 5)
+    basis = orthonormal(5, 2, seed)
+    new = apply(Replace(), Subspace(basis), h, torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(new, h - h @ basis @ basis.T, **EXACT)
+
+
+def test_what_is_dropped_is_dropped_along_a_subspace_too(seed: int) -> None:
+    h, s = draws(seed, 3, 5)
+    basis = orthonormal(5, 2, seed)
+    torch.testing.assert_close(apply(Replace(), Subspace(basis), h, s, keep_error=False), s @ basis @ basis.T, **EXACT)
+
+
+def test_a_subspace_that_encodes_in_its_own_way_is_taken_at_its_word(seed: int) -> None:
+    """Only its own encoding and decoding say what it means: here the coordinates are doubled on the way back."""
+
+    class Louder(Subspace):
+        def decode(self, f: Tensor) -> Tensor:
+            return 2 * super().decode(f)
+
+    h, s = draws(seed, 3, 5)
+    basis = orthonormal(5, 2, seed)
+    torch.testing.assert_close(apply(Replace(), Louder(basis), h, s), h + 2 * (s - h) @ basis @ basis.T, **EXACT)
+    assert Change("L0.resid_pre", featurizer=Louder(basis)).kernels == frozenset()
+
+
+def test_a_change_names_its_kernels(seed: int) -> None:
+    subspace = Subspace(orthonormal(5, 2, seed))
+    for options, expected in [
+        ({"featurizer": subspace}, {"subspace_interchange"}),
+        ({"featurizer": subspace, "keep_error": False}, set()),
+        ({"featurizer": subspace, "edit": Scale(0.5)}, set()),
+        ({}, set()),
+        ({"edit": Gate((3, 1))}, {"head_gates"}),
+        ({"edit": Gate((3, 1)), "featurizer": subspace}, {"head_gates"}),
+        ({"edit": Gate((3, 1), source=True)}, set()),
+        ({"edit": Gate((3,))}, set()),
+        ({"edit": Gate((3, 2))}, set()),
+    ]:
+        assert Change("L0.z", **options).kernels == expected, options
 
 
 @settings(max_examples=20)
