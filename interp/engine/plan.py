@@ -47,6 +47,8 @@ class Plan:
     examples: int
     by_rule: int
     """Cell-examples whose value is the base's by rule."""
+    asked: Sequence[int]
+    """Which cells were asked for; the others measure rounding, or are what several share."""
     begins: Sequence[int | str]
     chosen: tuple[Estimate, ...]
     """What will be run: the wave, whole passes, or some rows in each."""
@@ -79,16 +81,19 @@ class Plan:
         """Operations over those of one forward pass a patch."""
         return self.flops / self.naive if self.naive else 1.0
 
-    def strategy(self, cells: slice = slice(None)) -> str:
-        """Which strategies run some cells."""
+    def strategy(self, cells: Sequence[int] | None = None) -> str:
+        """Which strategies run some cells, or all that were asked for."""
         if self.chosen and self.chosen[0].strategy == "serial":
             return "serial"
-        ran = {"wavefront" if isinstance(begin, int) else "batched" for begin in self.begins[cells]}
+        ran = {"wavefront" if isinstance(begin, int) else "batched" for begin in self._begins(cells)}
         return "+".join(sorted(ran, reverse=True))
 
-    def fallback(self, cells: slice = slice(None)) -> dict[str, int]:
+    def fallback(self, cells: Sequence[int] | None = None) -> dict[str, int]:
         """Why cells run whole forward passes, and how many of them for each reason."""
-        return dict(Counter(begin for begin in self.begins[cells] if isinstance(begin, str)))
+        return dict(Counter(begin for begin in self._begins(cells) if isinstance(begin, str)))
+
+    def _begins(self, cells: Sequence[int] | None) -> list[int | str]:
+        return [self.begins[number] for number in (self.asked if cells is None else cells)]
 
     def __repr__(self) -> str:
         total = self.cells * self.examples
@@ -144,6 +149,7 @@ class _Planning:
             cells,
             len(p.encoded),
             int(p.by_rule[patched].sum()),
+            patched,
             p.begins if p.options.strategy != "serial" else ["strategy='serial' was asked for"] * len(p.begins),
             chosen,
             others,
