@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from suites import require
 
 ROOT = Path(__file__).parents[2]
 README_COMMANDS = (
@@ -181,25 +182,6 @@ def test_the_residual_map_of_smollm2(smollm2_model: Any, figures: dict[str, Any]
     assert figures["batched"]["largest_effect_of_an_inert_cell"] == 0
     assert figures["brute force"]["rows_by_rule"] == 0
     assert figures["brute force"]["largest_effect_of_an_inert_cell"] <= 1e-4 * (1 + largest)
-
-
-def suite(*paths: str) -> dict[str, Any]:
-    """Run part of the test suite in a process of its own; how many passed, failed and were skipped."""
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    closing = done.stdout.strip().splitlines()[-1]
-    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|xfailed|error)", closing)}
-    return {"closing_line": closing, "returncode": done.returncode, "counts": counts, "tail": done.stdout[-3000:]}
-
-
-def require(figures: dict[str, Any], *paths: str) -> None:
-    """Every test of ``paths`` passes; none is expected to fail, and what is skipped is in the figures."""
-    found = suite(*paths)
-    tail = found.pop("tail")
-    figures |= found
-    assert found["returncode"] == 0, tail
-    assert found["counts"]["passed"] > 0
-    assert set(found["counts"]) <= {"passed", "skipped"}, tail
 
 
 @pytest.mark.done_when(

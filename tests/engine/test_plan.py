@@ -61,7 +61,7 @@ def test_passes_and_rows_are_those_that_run(
 
 
 def test_operations_by_hand() -> None:
-    """GPT-2: 2 operations a weight and token, 4 × heads × d_head a pair of tokens; the last block at the read position alone."""
+    """GPT-2: 2 operations a weight and token, 4 × heads × d_head a pair of tokens; the last block at the read position."""
     model = sweeps.model("gpt2")
     d, heads, d_head, units, layers = (model.sizes[k] for k in ("d_model", "head", "d_head", "unit", "layer"))
     costs = Costs.of(model)
