@@ -49,7 +49,8 @@ def test_sweep(figures: dict[str, Any]) -> None:
 @pytest.mark.done_when(
     3,
     "das: 64 pairs of 15 tokens, batch 8, 10 epochs, site at token 12, caches built inside the timed region: middle layer "
-    ">= 3x, late >= 6x pyvene, equal loss curves to 1e-4 over 50 steps; the grid trained together >= 5x one by one; one epoch quoted",
+    ">= 3x, late >= 6x pyvene, equal loss curves to 1e-4 over 50 steps; the grid trained together >= 5x one by "
+    "one; one epoch quoted",
 )
 def test_das(figures: dict[str, Any]) -> None:
     cases = benchmark("das")
