@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from interp.engine.readout import Reader
+from interp.kernels.readout_torch import FEWEST, SHARE
 from interp.models import Model
 
 _CPU_BYTES = 1 << 30
@@ -42,11 +43,10 @@ class Budget:
         keys = 2 * sizes.get("kv_head", sizes.get("head", 1)) * d_head
         of_token = 8 * d_model + 3 * sizes.get("unit", 0) + 2 * keys + 3 * sizes.get("head", 0) * columns
         vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", 0) or 0
-        read = vocabulary if reader.columns is None else reader.columns.shape[1]
         kept = reader.keep if reader.keep is not None else columns
         self.token = of_token * itemsize
         """Bytes that a carried position takes."""
-        self.row = columns * keys * itemsize + read * (itemsize + 3 * 4)
+        self.row = columns * keys * itemsize + _readout(reader, vocabulary, d_model)
         """Bytes that a row takes besides: keys and values before its positions, and its readout."""
         self.whole = columns * self.token + kept * vocabulary * (itemsize + 3 * 4)
         """Bytes of a row that runs a whole forward pass."""
@@ -78,3 +78,13 @@ class Budget:
         yield
         taken = torch.cuda.max_memory_allocated(self.model.device) - before
         self.seen = max(0.1, taken / (rows * (columns * self.token + self.row)))
+
+
+def _readout(reader: Reader, vocabulary: int, d_model: int) -> int:
+    """Bytes that reading a row takes: all logits with their log-softmax, or what the kernel holds of them at a time."""
+    positions, number = reader.positions_of(reader.encoded.clean).shape[1], reader.dtype.itemsize
+    if reader.columns is None or reader.way == "whole":
+        return positions * vocabulary * (reader.model.dtype.itemsize + 3 * number)
+    states = reader.columns.shape[1] + 2 * d_model
+    chunk = min(vocabulary, max(vocabulary // SHARE, FEWEST)) if reader.way == "fused" else 0
+    return positions * number * (states + 6 * chunk)

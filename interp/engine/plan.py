@@ -60,7 +60,8 @@ class Plan:
     merged: int
     """Groups of rows that start at one column."""
     readout: str
-    kernels: str
+    kernels: dict[str, str]
+    """What each kernel that is used runs as."""
     notes: tuple[str, ...]
 
     @classmethod
@@ -107,7 +108,7 @@ class Plan:
             lines.append(
                 f"              {self.merged} groups by first position; the base run is kept in {_many(self.shards, 'part')}"
             )
-        lines.append(f"  readout     {self.readout}; kernels: {self.kernels}")
+        lines.append(f"  readout     {self.readout}; kernels: {_listed(self.kernels)}")
         lines.append(f"  operations  {self.fraction:.1%} of one forward pass a patch ({_flops(self.naive)})")
         lines += [f"  instead     {e.strategy}: {_described(e)}" for e in self.others]
         lines += [f"  note        {note}" for note in self.notes]
@@ -133,6 +134,7 @@ class _Planning:
         patched = [n for family in p.families for n in family[:-1]]
         naive = cells * len(p.encoded) * self.costs.whole(self.columns)
         whole, resumed = int((self.depths == NEVER).sum()), self.depths != NEVER
+        wave = p.options.strategy != "serial" and bool(resumed.any())
         serial = self._serial(len(self.rows))
         if p.options.strategy == "serial":
             chosen: tuple[Estimate, ...] = (serial,)
@@ -156,8 +158,8 @@ class _Planning:
             naive,
             self.shards,
             self.merged,
-            self._readout(),
-            kernels.implementation("fused_readout", p.model.device.type),
+            p.reader.describe(self.costs.vocabulary, wave=wave),
+            self._kernels(wave=wave),
             self._notes(),
         )
 
@@ -169,7 +171,7 @@ class _Planning:
         size = max(1, (p.budget.bytes // 2) // max(1, per))
         self.shards = -(-len(p.encoded) // size)
         read = p.reader.positions_of(p.runs.base)
-        logits = read.shape[1] * (costs.vocabulary if p.reader.columns is None else p.reader.columns.shape[1])
+        logits = read.shape[1] * p.reader.products(costs.vocabulary)
         passes = most = self.merged = 0
         flops = peak = 0.0
         for shard in range(self.shards):
@@ -205,12 +207,14 @@ class _Planning:
         # Half of a matrix product's rate is what blocks reach between norms and nonlinearities.
         return Estimate(strategy, passes, rows, flops, flops / (0.5 * self.rate) + passes * self.overhead, taken)
 
-    def _readout(self) -> str:
-        read = self.p.reader
-        if read.columns is not None:
-            return f"{read.columns.shape[1]} columns of the vocabulary at {read.positions!r}"
-        names = [m.name for m in self.p.metrics if m.reads.columns == "all"]
-        return f"all {self.costs.vocabulary:,} columns of the vocabulary at {read.positions!r}, which {', '.join(names)} read"
+    def _kernels(self, *, wave: bool) -> dict[str, str]:
+        """Every kernel that a row or the base runs through, and what it runs as."""
+        p = self.p
+        ran = [p.interventions[cell] for cell in self.rows[:, 0].unique().tolist()]
+        ran += [p.options.given] if p.options.given is not None else []
+        names = sorted({name for intervention in ran for change in intervention.changes for name in change.kernels})
+        used = {name: kernels.implementation(name, p.model.device) for name in names}
+        return (p.reader.implementations if wave else {}) | used
 
     def _notes(self) -> tuple[str, ...]:
         notes: list[str] = []
@@ -226,6 +230,10 @@ def _described(e: Estimate) -> str:
         f"{_many(e.passes, 'pass', 'passes')} of at most {_many(e.most_rows, 'row')}, {_flops(e.flops)}, "
         f"about {_seconds(e.seconds)}, {e.bytes / 2**20:,.0f} MiB"
     )
+
+
+def _listed(used: dict[str, str]) -> str:
+    return ", ".join(f"{name} ({chosen})" for name, chosen in used.items()) or "none"
 
 
 def _many(n: int, one: str, many: str = "") -> str:

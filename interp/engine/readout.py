@@ -86,6 +86,44 @@ class Reader:
         return "fused" if stack is not None and not stack.unfused else "whole"
 
     @property
+    def implementations(self) -> dict[str, str]:
+        """What rows of the wave are read by: a kernel, and what it runs as.
+
+        Columns alone are a product of vectors each, which is plain torch whatever was chosen.
+
+        Raises:
+            KernelError: Triton was chosen where it cannot run.
+        """
+        if self.way == "whole":
+            return {}
+        chosen = kernels.implementation("fused_readout", self.model.device)
+        return {"fused_readout": chosen if self.way == "fused" else "torch"}
+
+    def products(self, vocabulary: int) -> int:
+        """How many logits of a row are computed at each read position, kept or not."""
+        return self.columns.shape[1] if self.columns is not None and self.way == "columns" else vocabulary
+
+    def describe(self, vocabulary: int, *, wave: bool) -> str:
+        """How rows are read, in words.
+
+        Args:
+            wave: some of them are resumed between blocks; a whole forward pass gives all logits anyway.
+        """
+        at, everything = f"at {self.positions!r}", f"all {vocabulary:,} columns of the vocabulary"
+        if self.columns is None:
+            return f"{everything} {at}, read by {', '.join(m.name for m in self.metrics if m.reads.columns == 'all')}"
+        if not wave:
+            return f"{everything} {at}, from whole forward passes"
+        columns = f"{self.columns.shape[1]} columns of the vocabulary {at}"
+        if self.way == "columns":
+            return columns
+        numbers = {"the log-sum-exp of all": self.normalises, "the divergence from the clean run": self.compares}
+        more = f"{columns}, {' and '.join(name for name, read in numbers.items() if read)}"
+        stack = self.model.stack
+        reason = stack.unfused if stack is not None else self.model.stack_refused
+        return f"{more}, by way of all {vocabulary:,} logits: {reason}" if reason else f"{more}, without keeping logits"
+
+    @property
     def keep(self) -> int | None:
         """How many last columns of logits are needed; None for all."""
         indices = self.positions.indices
