@@ -164,7 +164,7 @@ class _Part:
     """Examples of a shard that are carried from one column on."""
 
     shard: Shard
-    examples: Int[Tensor, " example"]
+    examples: Int[Tensor, " carried"]
     """Where they are in the shard."""
     start: int
     tail: int

@@ -148,7 +148,7 @@ def test_interventions_are_cells(pairs: Pairs) -> None:
     assert ds["intervention"].values[2].count("Activation") == 2
     assert patch(model, pairs, parts[0])["value"].sizes["cell"] == 1
     alone = patch(model, pairs, grid("L1H2.z", position="end"))
-    np.testing.assert_array_equal(ds["value"].isel(cell=0), alone["value"])
+    np.testing.assert_allclose(ds["value"].isel(cell=0), alone["value"], atol=2e-5)  # rows of another batch
 
 
 def test_encoded_pairs_serve_as_well(pairs: Pairs) -> None:
@@ -685,7 +685,7 @@ def test_the_logits_are_a_site_like_any_other(strategy: Any, pairs: Pairs) -> No
     np.testing.assert_allclose(effects.recovery(ds).sel(metric="logit_diff"), 1.0, atol=1e-5)
     np.testing.assert_allclose(ds["value"].sel(metric="kl"), 0.0, atol=1e-6)
     early = patch(model, pairs, Intervention.of("logits@0", edit=Scale(0.0)), strategy=strategy)
-    assert float(abs(effects.effect(early)).max()) == 0
+    assert float(abs(effects.effect(early)).max()) <= 1e-5
 
 
 @pytest.mark.parametrize("strategy", ["serial", "batched"])
