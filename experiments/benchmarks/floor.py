@@ -138,3 +138,49 @@ def das_step(shape: Shape, layer: int, position: int, tokens: int, rank: int) ->
     """
     suffix = blocks(shape, layer + 1, position, tokens, linear=2, pairwise=3)
     return suffix + 2 * unembed(shape, shape.vocab) + 10 * shape.width * rank
+
+
+def link(shape: Shape, kind: str, layer: int, differ_from: int, tokens: int, columns: int) -> int:
+    """One edge of the stream's graph, from any writer, by who reads it.
+
+    Args:
+        kind: ``"attention"`` for a query, key or value of one head: its part of W_O, then the block's MLP and the later blocks;
+            ``"mlp"``: that MLP and the later blocks; ``"logits"``: the readout alone.
+        layer: the reader's.
+
+    From the first differing token on, in the last block at the last token. What the reader itself makes of the moved stream (a
+    head's projection and attention) can be shared by many edges in part, and is left out: the floor is lower without it.
+    """
+    if kind == "logits":
+        return unembed(shape, columns)
+    rest = tokens - differ_from if layer < shape.layers - 1 else 1
+    own = rest * mlp(shape) + (rest * output(shape) // shape.heads if kind == "attention" else 0)
+    return own + blocks(shape, layer + 1, differ_from, tokens) + unembed(shape, columns)
+
+
+def writers(shape: Shape, layer: int) -> int:
+    """Nodes that write to the stream before a block: the embedding, and the heads and the MLP of every earlier block."""
+    return 1 + layer * (shape.heads + 1)
+
+
+def every_link(shape: Shape, differ_from: int, tokens: int, columns: int) -> int:
+    """All edges of a model with sequential blocks on one pair: 32,491 for GPT-2 small."""
+    at = {"differ_from": differ_from, "tokens": tokens, "columns": columns}
+    total = writers(shape, shape.layers) * link(shape, "logits", shape.layers, **at)
+    for layer in range(shape.layers):
+        slots, before = shape.heads + 2 * shape.kv_heads, writers(shape, layer)
+        total += slots * before * link(shape, "attention", layer, **at)
+        total += (before + shape.heads) * link(shape, "mlp", layer, **at)
+    return total
+
+
+def gating_step(shape: Shape, tokens: int) -> int:
+    """One example in one step of gates on every head, loss over the whole vocabulary after the last token.
+
+    Gates act behind the first block's attention, which is the frozen model's: its MLP and the later blocks remain, forward and
+    backward, at all positions. Weights are frozen, so the backward pass makes one product for every product with a weight, and
+    two for every product of attention. The first block's W_O is left out: a gated head writes a multiple of what it wrote.
+    """
+    rest = tokens if shape.layers > 1 else 1
+    suffix = blocks(shape, 1, 0, tokens, linear=2, pairwise=3)
+    return 2 * rest * mlp(shape) + suffix + 2 * unembed(shape, shape.vocab)
