@@ -78,12 +78,12 @@ class Reader:
     @property
     def way(self) -> Literal["columns", "fused", "whole"]:
         """How rows of the wave are read: single columns; these and numbers about all logits, which are not kept; all logits."""
-        if self.columns is None:
+        stack = self.model.stack
+        if self.columns is None or stack is None or stack.hooked:
             return "whole"
         if not (self.normalises or self.compares):
             return "columns"
-        stack = self.model.stack
-        return "fused" if stack is not None and not stack.unfused else "whole"
+        return "whole" if stack.unfused else "fused"
 
     @property
     def implementations(self) -> dict[str, str]:
@@ -114,14 +114,13 @@ class Reader:
             return f"{everything} {at}, read by {', '.join(m.name for m in self.metrics if m.reads.columns == 'all')}"
         if not wave:
             return f"{everything} {at}, from whole forward passes"
-        columns = f"{self.columns.shape[1]} columns of the vocabulary {at}"
-        if self.way == "columns":
-            return columns
-        numbers = {"the log-sum-exp of all": self.normalises, "the divergence from the clean run": self.compares}
-        more = f"{columns}, {' and '.join(name for name, read in numbers.items() if read)}"
-        stack = self.model.stack
-        reason = stack.unfused if stack is not None else self.model.stack_refused
-        return f"{more}, by way of all {vocabulary:,} logits: {reason}" if reason else f"{more}, without keeping logits"
+        parts = [f"{self.columns.shape[1]} columns of the vocabulary {at}"]
+        parts += ["the log-sum-exp of all"] if self.normalises else []
+        parts += ["the divergence from the clean run"] if self.compares else []
+        stack, said = self.model.stack, ", ".join(parts)
+        if self.way == "whole" and stack is not None:
+            return f"{said}, by way of all {vocabulary:,} logits: {stack.unfused}"
+        return said if self.way == "columns" else f"{said}, without keeping logits"
 
     @property
     def keep(self) -> int | None:

@@ -128,7 +128,7 @@ def _with_parents(work: Work, rows: Rows, depths: Int[Tensor, " row"]) -> _Linea
 def readout(
     reader: Reader,
     shard: Shard,
-    hidden: Float[Tensor, "row position d_model"],
+    hidden: Float[Tensor, "row column d_model"],
     examples: Int[Tensor, " row"],
     tail: int,
     reference: Float[Tensor, "example position vocab"] | None,

@@ -264,11 +264,14 @@ class Stack:
             return output_tensor(self._forward(inputs))
 
     @property
+    def hooked(self) -> bool:
+        """Whether somebody's forward hook, on the model or its unembedding, may change logits and wants to see all of them."""
+        return bool(self.unembedding._forward_hooks or self.module._forward_hooks)
+
+    @property
     def unfused(self) -> str:
         """Why :meth:`read` cannot be had; empty if it can."""
-        if self.unembedding._forward_hooks or self.module._forward_hooks:
-            return "a forward hook on the model or its unembedding may change its logits"
-        return self.fusing_refused
+        return "a forward hook on the model or its unembedding may change its logits" if self.hooked else self.fusing_refused
 
     @property
     def softcap(self) -> float | None:
