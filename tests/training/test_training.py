@@ -417,6 +417,7 @@ def test_training_again_begins_anew(left_by: str, seed: int, monkeypatch: pytest
             patch.setattr(torch.autograd, "grad", failing_from(2))
             with pytest.raises(RuntimeError, match="injected"):
                 fit(model, pairs, case.intervention, rows=1)
+        assert parameter.grad is None
     expected, _ = Reference("gpt2", model.module, pairs).train(case, IN_TWOS, lr=0.03)
     agree(fit(model, pairs, case.intervention, epochs=5, batch=2, lr=0.03, shuffle=False), [case], [expected])
 
