@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from interp import metrics
-from interp.errors import AnswerError, UnknownNameError
+from interp.errors import AnswerError, MetricError, UnknownNameError
 from interp.metrics import FromLogits, LogitDiff, Metric, Readout, Reads, require, resolve
 
 LN2, LN3 = 0.6931471805599453, 1.0986122886681098
@@ -158,19 +158,52 @@ def test_against_torch_losses(seed: int) -> None:
 def test_restricted_columns_give_what_the_whole_vocabulary_gives(
     case: tuple[int, int, int, int, list[list[int]], list[list[int]]],
 ) -> None:
-    """Metrics that declare ``columns="answers"`` may be given those columns alone, and then give the same number to the bit."""
+    """Metrics that declare ``columns="answers"`` may be given those columns alone and the numbers about all that they declare.
+
+    They then give the same number to the bit.
+    """
     seed, rows, examples, vocabulary, right, wrong = case
-    logits = torch.randn(rows, examples, 1, vocabulary, generator=torch.Generator().manual_seed(seed))
-    whole = Readout(logits, padded(right), padded(wrong))
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, examples, 1, vocabulary, generator=generator)
+    clean = torch.randn(examples, 1, vocabulary, generator=generator)
+    whole = Readout(logits, padded(right), padded(wrong), reference=clean)
     needed = [sorted({*a, *w}) for a, w in zip(right, wrong, strict=True)]
     # every example has as many columns: those with fewer answers are filled with other tokens, as an engine would
     width = max(map(len, needed))
     columns = torch.tensor([sorted([*n, *[t for t in range(vocabulary) if t not in n][: width - len(n)]]) for n in needed])
     few = logits.gather(-1, columns[None, :, None].expand(rows, -1, 1, -1))
-    restricted = Readout(few, padded(right), padded(wrong), columns)
-    for metric in resolve(["logit_diff", "accuracy"]):
-        assert metric.reads.columns == "answers"
-        assert torch.equal(metric(restricted), metric(whole))
+    logprobs, expected = logits.log_softmax(-1), clean.log_softmax(-1)
+    numbers = {"logsumexp": logits.logsumexp(-1), "kl": (expected.exp() * (expected - logprobs)).sum(-1)}
+    few_metrics = [metric for metric in resolve(metrics.names()) if metric.reads.columns == "answers"]
+    assert [m.name for m in few_metrics] == ["accuracy", "kl", "logit_diff", "logprob", "prob", "prob_diff"]
+    for metric in few_metrics:
+        declared = {name: number for name, number in numbers.items() if getattr(metric.reads, name)}
+        restricted = Readout(few, padded(right), padded(wrong), columns, **declared)
+        assert torch.equal(metric(restricted), metric(whole)), metric.name
+
+
+def test_numbers_about_all_columns_come_from_all_of_them() -> None:
+    """Not from those that happen to be there: a metric that did not declare them is told so."""
+    few = readout(torch.randn(1, 2, 3), [[0], [1]], [[1], [2]], torch.randn(2, 3))
+    few = replace(few, columns=torch.tensor([[0, 1, 2]] * 2))
+    with pytest.raises(MetricError, match=r"readout.normaliser is of the whole .* only 3 columns .* logsumexp=True\)"):
+        few.normaliser
+    with pytest.raises(MetricError, match=r"readout.divergence is of the whole .* only 3 columns .* kl=True\)"):
+        few.divergence
+    with pytest.raises(MetricError, match=r"readout.divergence needs the clean run, which was not read"):
+        readout(torch.randn(1, 2, 3), [[0], [1]], [[1], [2]]).divergence
+
+
+def test_tokens_that_cannot_be_are_no_divergence() -> None:
+    """0 · log 0 is 0: padding of the vocabulary, at −inf in both runs, leaves KL and its gradient what they are without it."""
+    logits, clean = torch.randn(1, 4, 5), torch.randn(4, 5)
+    found = []
+    for pad in (0, 3):
+        row = torch.nn.functional.pad(logits, (0, pad), value=-torch.inf).requires_grad_()
+        value = by_name("kl")(readout(row, [[0]] * 4, [[1]] * 4, torch.nn.functional.pad(clean, (0, pad), value=-torch.inf)))
+        value.sum().backward()
+        found.append((value.detach(), row.grad[..., :5]))
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_padding_is_never_the_last_token() -> None:
