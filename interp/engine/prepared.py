@@ -14,7 +14,7 @@ from interp.engine.budget import Budget, memory
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
 from interp.engine.forks import forked
-from interp.engine.joins import NEVER, join, needed, refused
+from interp.engine.joins import NEVER, hooked, join, needed, refused
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.interventions import Activation, Change, Intervention, Replace
@@ -153,7 +153,8 @@ def _begins(model: Model, interventions: Sequence[Intervention], options: Option
     if options.strategy in ("serial", "batched"):
         return [f"strategy={options.strategy!r} was asked for"] * len(interventions)
     reason = refused(model)
-    begins = [reason or join(model, intervention, options.given) for intervention in interventions]
+    closed = hooked(model)
+    begins = [reason or join(model, intervention, options.given, closed) for intervention in interventions]
     cannot = next(((begin, i) for begin, i in zip(begins, interventions, strict=True) if isinstance(begin, str)), None)
     if options.strategy == "wavefront" and cannot is not None:
         raise ValueError(f"strategy='wavefront' cannot run {cannot[1]!r}: {cannot[0]}; strategy='auto' runs it batched")
