@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.cells import Cell, Place
-from interp.engine.edits import fitting, within
+from interp.engine.edits import fitting, same, within
 from interp.engine.layout import indexed_axis
 from interp.interventions import Activation, Change, apply
 from interp.sites import Site
@@ -142,20 +142,11 @@ def _shared(place: Place) -> Hashable:
         change.positions,
         place.index is None,
         _source_index(change) is None,
-        _same(change.source),
-        _same(change.edit),
+        same(change.source),
+        same(change.edit),
         id(change.featurizer),
         change.keep_error,
     )
-
-
-def _same(part: object) -> Hashable:
-    """Equal for sources or edits that are known to be the same."""
-    try:
-        hash(part)
-    except TypeError:  # a prompt with roles, a dataclass of the user's own: known by themselves alone
-        return id(part)
-    return part
 
 
 def _source_index(change: Change) -> int | None:

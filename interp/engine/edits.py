@@ -18,14 +18,14 @@ from torch import Tensor
 from interp.engine.cells import Cell, Place
 from interp.engine.layout import canonical, indexed_axis
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError
-from interp.interventions import Edit, apply
+from interp.interventions import apply
 from interp.models.taps import Write
 from interp.sites import Site
 
 Rows = Int[Tensor, "row 2"]
 """Cell and example of each row."""
 
-_Key = tuple[int, Edit | int, int, bool, bool, int]
+_Key = tuple[int, Hashable, int, bool, bool, int]
 """What changes share that are made together: order, edit, featurizer, keep_error, whole or indexed, and source tensor."""
 
 
@@ -95,6 +95,15 @@ def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
     yield from zip(cells.tolist(), rows[:, 1].split(counts.tolist()), strict=True)
 
 
+def same(part: object) -> Hashable:
+    """Equal for sources or edits that are known to be the same."""
+    try:
+        hash(part)
+    except TypeError:  # a prompt with roles, a dataclass of the user's own: known by themselves alone
+        return id(part)
+    return part
+
+
 def _within(part: _Part, first: int, stop: int | None, own: bool) -> bool:
     return part.rows.start >= first and (stop is None or part.rows.stop <= stop) and not (own and part.place.given)
 
@@ -104,7 +113,7 @@ def _key(place: Place) -> _Key:
     change, values = place.change, place.values
     return (
         place.order,
-        change.edit if isinstance(change.edit, Hashable) else id(change.edit),
+        same(change.edit),
         id(change.featurizer),
         change.keep_error,
         place.index is None,

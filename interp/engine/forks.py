@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from interp.engine.cells import Cell, Place
+from interp.engine.edits import same
 from interp.engine.joins import POINTS, Point, begin, depth
 from interp.interventions import Intervention
 from interp.models import Model
@@ -90,5 +91,12 @@ def _beginning(model: Model, cell: Cell, block: int) -> Cell:
 def _key(place: Place) -> Hashable:
     """Two changes with one key do the same."""
     change: Any = place.change
-    source, edit = (part if isinstance(part, Hashable) else id(part) for part in (change.source, change.edit))
-    return (change.site, change.positions, source, edit, id(change.featurizer), change.keep_error, place.order)
+    return (
+        change.site,
+        change.positions,
+        same(change.source),
+        same(change.edit),
+        id(change.featurizer),
+        change.keep_error,
+        place.order,
+    )

@@ -77,11 +77,27 @@ def join(
     if reasons:
         return reasons[0]
     first = min(number for number in found if isinstance(number, int))
+    blocks = {change.site.path for change in given.changes if change.site.path is not None} if given else set()
+    if any(
+        _layer_of(model, f"{path}.") is not None and path.count(".") == (model.anatomy.blocks or "").count(".") + 1
+        for path in blocks
+    ):
+        return "something is given by the path of a block; name it resid_pre or resid_post"
+    if first >= POINTS and given and _is_behind(intervention, given):
+        first -= POINTS  # what is given comes after the row's own change, so the row begins before both
     layer = first // POINTS
     within: set[int | None] = (
         {_layer_of(model, model.taps(change.site.tensor).path) for change in given.changes} if given else set()
     )
     return depth(layer, Point.PRE) if first >= 0 and (layer in within or layer in closed) else first
+
+
+def _is_behind(intervention: Intervention, given: Intervention) -> bool:
+    """Whether a block's input is given where the intervention changes the output of the block before it."""
+    taken = {change.site.layer for change in given.changes if change.site.name == "resid_pre"}
+    return any(
+        c.site.name == "resid_post" and c.site.layer is not None and c.site.layer + 1 in taken for c in intervention.changes
+    )
 
 
 def begin(model: Model, site: Site) -> int | str:

@@ -130,8 +130,9 @@ class Pass:
         rows, inside = self._rows(0, n), self._inside(layer, 0, n)
         if not inside:
             return through(self.shard, layer, hidden, rows, self.start, self.tail)
+        call = self.shard.arguments(self.start)  # the first time it runs the model, which hooks would see
         with self._changing(inside, 0, n, self.start):
-            left = self.stack.run(layer, hidden, self.shard.arguments(self.start), rows)
+            left = self.stack.run(layer, hidden, call, rows)
         return left[:, self.tail - self.start :] if layer == self.last else left
 
     def _resume(self, layer: int, point: Point, first: int, stop: int) -> Tensor:
@@ -144,8 +145,8 @@ class Pass:
             standing.append(self.model.anatomy.mlp[layer])
         hidden = self._base(Site("resid_pre", layer=layer), first, stop, column)
         rest = [site for site in self._inside(layer, first, stop) if not self._standing(site, standing)]
+        call, rows = self.shard.arguments(column), self._rows(first, stop)
         with self._changing(rest, first, stop, column):
-            call, rows = self.shard.arguments(column), self._rows(first, stop)
             return self.stack.run(layer, hidden, call, rows, attention=attention, mlp=mlp)
 
     def _known(self, which: str, layer: int, first: int, stop: int, column: int) -> Tensor:

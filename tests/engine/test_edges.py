@@ -118,7 +118,9 @@ def test_rows_do_not_change_the_numbers(seed: int, monkeypatch: pytest.MonkeyPat
     one = patch_edges(model, pairs, ["logit_diff", "kl"], edges=chosen, rows=1)
     np.testing.assert_allclose(one["value"], whole["value"], atol=2e-5)
     monkeypatch.setenv("INTERP_MEMORY_BYTES", "20000")
-    np.testing.assert_allclose(patch_edges(model, pairs, ["logit_diff", "kl"], edges=chosen)["value"], whole["value"], atol=2e-5)
+    np.testing.assert_allclose(
+        patch_edges(model, pairs, ["logit_diff", "kl"], edges=chosen)["value"], whole["value"], atol=2e-5
+    )
 
 
 def test_labels_and_other_sources(seed: int) -> None:
