@@ -191,9 +191,7 @@ class _Training:
             cells = fill(prepared.cells, prepared.runs)
             reader = prepared.reader
             reference = prepared.runs.logits("clean") if reader.needs_reference else None
-        self.work = strategies.Work(
-            prepared.model, prepared.runs.base, cells, reader, reference, prepared.parents, prepared.begins
-        )
+        self.work = strategies.Work(prepared.model, prepared.runs.base, cells, reader, reference, prepared.lines)
         self.depths = prepared.depths
 
     def step(self, examples: Int[Tensor, " example"], factor: float) -> None:
@@ -205,7 +203,7 @@ class _Training:
             shard = self.prepared.runs.shard_of(chosen)
         losses = torch.zeros(n, dtype=self.work.reader.dtype, device=device)
         for group in groups(self.work, shard, every, self.depths[every[:, 0]]):
-            limit = partial(self.prepared.budget.rows, group.columns)
+            limit = partial(group.most, self.prepared.budget)
             for cells, loss in in_batches(len(group.rows), limit, partial(self._backward, group, len(chosen))):
                 losses.index_add_(0, cells, loss)
         for run, loss in zip(self.runs, losses, strict=True):

@@ -66,7 +66,7 @@ def measure(prepared: Prepared) -> list[Measured]:
         _require_finite({"clean prompt": clean, "corrupted prompt": corrupt, "base prompt": base}, metrics)
         value = base[:, None].repeat(1, len(cells), 1)
         rows = prepared.rows
-        work = strategies.Work(model, runs.base, cells, reader, reference, prepared.parents, prepared.begins)
+        work = strategies.Work(model, runs.base, cells, reader, reference, prepared.lines)
         value[:, rows[:, 0], rows[:, 1]] = _run(prepared, work, plan)
         for family in prepared.families:
             _require_finite({"base prompt, with its own values written back,": value[:, family[-1]]}, metrics)

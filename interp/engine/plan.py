@@ -172,22 +172,24 @@ class _Planning:
         self.shards = -(-len(p.encoded) // size)
         read = p.reader.positions_of(p.runs.base)
         logits = read.shape[1] * p.reader.products(costs.vocabulary)
+        lines, tail = p.lines, int(read.amin())
         passes = most = self.merged = 0
         flops = peak = 0.0
         for shard in range(self.shards):
             mine = rows[:, 1] // size == shard
-            for group in grouped(p.model, first[mine], read.amin(-1)[rows[mine, 1]], depths[mine]):
-                limit = p.budget.rows(self.columns - group.column)
-                passes += -(-len(group.rows) // limit)
-                most = max(most, min(limit, len(group.rows)))
-                peak = max(peak, min(limit, len(group.rows)) * ((self.columns - group.column) * p.budget.token + p.budget.row))
+            for column, order in grouped(p.model, first[mine], read.amin(-1)[rows[mine, 1]], depths[mine]):
                 self.merged += 1
-                values, counts = depths[mine][group.rows].unique(return_counts=True)
-                tail = int(read.amin())
-                flops += sum(
-                    count * costs.resumed(depth, group.column, tail, self.columns, logits)
-                    for depth, count in zip(values.tolist(), counts.tolist(), strict=True)
-                )
+                carried, asked = self.columns - column, rows[mine][order]
+                asked = asked[lines.arranged(asked)]
+                for part in asked.split(max(1, p.budget.rows(carried) // lines.share(asked))):
+                    run = lines.complete(part)
+                    passes, most = passes + 1, max(most, len(run.rows))
+                    peak = max(peak, len(run.rows) * (carried * p.budget.token + p.budget.row))
+                    values, counts = run.depths.unique(return_counts=True)
+                    flops += len(part) * logits * costs.column + sum(
+                        count * costs.resumed(depth, column, tail, self.columns, 0)
+                        for depth, count in zip(values.tolist(), counts.tolist(), strict=True)
+                    )
         base = 2 * len(p.encoded) * costs.whole(self.columns, read.shape[1])
         kept = min(size, len(p.encoded)) * per
         return self._estimate("wavefront", passes, most, flops + base, peak + kept)

@@ -15,6 +15,7 @@ from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
 from interp.engine.forks import forked
 from interp.engine.joins import NEVER, hooked, join, needed, refused
+from interp.engine.lines import Lines
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.interventions import Activation, Change, Intervention, Replace
@@ -75,6 +76,11 @@ class Prepared:
         """Where each cell joins; :data:`interp.engine.joins.NEVER` for those that run whole forward passes."""
         numbers = [begin if isinstance(begin, int) else NEVER for begin in self.begins]
         return torch.tensor(numbers, device=self.by_rule.device)
+
+    @property
+    def lines(self) -> Lines:
+        """Which cells leave which, and where."""
+        return Lines(self.parents, self.depths)
 
     @property
     def resumed(self) -> set[Site]:

@@ -114,18 +114,27 @@ class Runs:
         return self.found[key][source.site_for(change.site).tensor]
 
     def _run(self, key: tuple[Any, ...], sites: Collection[Site]) -> None:
-        """Run some prompts once, in batches; the pairs' prompts leave their logits too."""
-        model, tokens = self.prompts[key]
-        with model.prepared(sites):
-            parts = in_batches(len(tokens), self.batch, lambda chunk: self._batch(key, tokens, sites, chunk))
-        found = {site: torch.cat([part.found.pop(site) for part in parts]) for site in sites}
-        self.found.setdefault(key, {}).update({site: canonical(site, tensor) for site, tensor in found.items()})
-        if parts[0].logits is not None:
-            self._logits[key] = torch.cat([part.logits for part in parts if part.logits is not None])
-        if parts[0].before is not None:
-            self._kept = cat_keys_values([part.before for part in parts if part.before is not None])
+        """Run some prompts once; the pairs' prompts leave their logits too."""
+        tokens = self.prompts[key][1]
+        ran = self._batches(key, tokens, sites, torch.arange(len(tokens), device=tokens.ids.device))
+        self.found.setdefault(key, {}).update({site: canonical(site, tensor) for site, tensor in ran.found.items()})
+        if ran.logits is not None:
+            self._logits[key] = ran.logits
+        if ran.before is not None:
+            self._kept = ran.before
 
-    def _batch(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], chunk: slice | Tensor) -> _Batch:
+    def _batches(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], examples: Tensor) -> _Batch:
+        """Some prompts, as many at a time as memory allows."""
+        with self.prompts[key][0].prepared(sites):
+            parts = in_batches(len(examples), self.batch, lambda part: self._batch(key, tokens, sites, examples[part]))
+        logits, before = [part.logits for part in parts], [part.before for part in parts]
+        return _Batch(
+            {site: torch.cat([part.found.pop(site) for part in parts]) for site in sites},
+            None if logits[0] is None else torch.cat([logit for logit in logits if logit is not None]),
+            None if before[0] is None else cat_keys_values([keys for keys in before if keys is not None]),
+        )
+
+    def _batch(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], chunk: Tensor) -> _Batch:
         """One forward pass of some prompts."""
         model, part = self.prompts[key][0], tokens.take(chunk)
         of_pair = len(key) == 2 and model is self.model
@@ -133,7 +142,7 @@ class Runs:
         inputs: dict[str, Any] = model.inputs(part, keep)
         writes: Mapping[Site, Write] = {}
         if key == self._base_key and self.given is not None:
-            writes = self.given(torch.arange(len(tokens), device=model.device)[chunk])
+            writes = self.given(chunk.to(model.device))
         cache = None
         if key == self._base_key and self._keeping:
             from interp.models.suffix import recorded, recording
@@ -198,8 +207,7 @@ class Runs:
                 self._whole = Shard(self.model, everyone, self.base, self.found.get(key, {}), self._kept, logits)
             return self._whole
         self._keeping = self.model.stack is not None and self.model.stack.resumes
-        with self.model.prepared(self._resumed):
-            part = self._batch(key, self.base, self._resumed, examples)
+        part = self._batches(key, self.base, self._resumed, examples)
         found = {site: canonical(site, tensor) for site, tensor in part.found.items()}
         assert part.logits is not None
         return Shard(self.model, examples, self.base.take(examples), found, part.before, part.logits)

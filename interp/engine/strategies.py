@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -17,8 +16,8 @@ from torch import Tensor
 from interp.engine.batches import in_batches
 from interp.engine.cells import Cell, Place
 from interp.engine.edits import Edits, Rows, by_cell, fitting, within
-from interp.engine.joins import NEVER
 from interp.engine.layout import LOGITS, canonical
+from interp.engine.lines import Lines
 from interp.engine.readout import Reader
 from interp.models import Model, Tokens
 from interp.models.taps import Write
@@ -37,15 +36,8 @@ class Work:
     cells: Sequence[Cell]
     reader: Reader
     reference: Float[Tensor, "example position vocab"] | None
-    parents: Int[Tensor, " cell"] | None = None
-    """The cell whose rows each cell's rows leave in the wave; −1 for those that begin with the base run; None for no such."""
-    begins: Sequence[int | str] = ()
-    """Where each cell's rows join the wave."""
-
-    @cached_property
-    def joins(self) -> Int[Tensor, " cell"]:
-        """The same as numbers, for cells that join at all."""
-        return torch.tensor([start if isinstance(start, int) else NEVER for start in self.begins], device=self.base.ids.device)
+    lines: Lines
+    """Which cells' rows leave which in the wave."""
 
     def forward(self, examples: Int[Tensor, " row"], writes: dict[Site, Write]) -> Measured:
         """One pass of the base prompts of ``examples`` with ``writes`` in force."""

@@ -78,51 +78,17 @@ class Group:
         """Positions that are carried."""
         return self.shard.tokens.ids.shape[1] - self.start
 
+    def most(self, budget: Budget) -> int:
+        """Most rows to ask for in one pass, so that they fit with those that they leave."""
+        return max(1, budget.rows(self.columns) // self.work.lines.share(self.rows))
+
     def measure(self, part: slice) -> Measured:
         """Every metric of some of the rows, in one pass. Gradients flow where they are asked for."""
         work, rows = self.work, self.rows[part]
         tail = int(work.reader.positions_of(self.shard.tokens)[self.shard.index(rows[:, 1])].min())
-        run = _with_parents(work, rows, self.depths[part])
+        run = work.lines.complete(rows)
         hidden = Pass(self.shard, work.cells, run.rows, run.depths, self.start, tail, run.parents).run()[run.read]
         return readout(work.reader, self.shard, hidden, rows[:, 1], tail, work.reference)
-
-
-class _Lineage(NamedTuple):
-    """Rows of one pass with those that they leave."""
-
-    rows: Rows
-    """Sorted by depth."""
-    depths: Int[Tensor, " row"]
-    parents: Int[Tensor, " row"]
-    """The row that each one leaves; −1 for those that begin with the base run."""
-    read: Int[Tensor, " asked"]
-    """Where the rows are that were asked for."""
-
-
-def _with_parents(work: Work, rows: Rows, depths: Int[Tensor, " row"]) -> _Lineage:
-    """Add the rows that others leave, if they are not there, and put all of them in the order in which they join."""
-    none = torch.full_like(depths, -1)
-    if work.parents is None or bool((work.parents[rows[:, 0]] < 0).all()):
-        order = depths.argsort(stable=True)
-        return _Lineage(rows[order], depths[order], none, order.argsort())
-    every, examples = rows, int(rows[:, 1].max()) + 1
-    generation = rows
-    while len(generation):
-        left = work.parents[generation[:, 0]]
-        generation = torch.stack([left, generation[:, 1]], dim=-1)[left >= 0].unique(dim=0)
-        every = torch.cat([every, generation])
-    every = every.unique(dim=0)
-    join = work.joins[every[:, 0]]
-    order = join.argsort(stable=True)
-    every, join = every[order], join[order]
-
-    def number(of: Tensor) -> Tensor:
-        return of[:, 0] * examples + of[:, 1]
-
-    keys, place = number(every).sort()
-    left = work.parents[every[:, 0]]
-    parent = place[torch.searchsorted(keys, left.clamp(min=0) * examples + every[:, 1]).clamp(max=len(keys) - 1)]
-    return _Lineage(every, join, torch.where(left >= 0, parent, -1), place[torch.searchsorted(keys, number(rows))])
 
 
 def readout(
@@ -155,28 +121,9 @@ def groups(work: Work, shard: Shard, rows: Rows, depths: Int[Tensor, " row"]) ->
     read = work.reader.positions_of(shard.tokens).amin(-1)[shard.index(rows[:, 1])]
     found = []
     for column, order in grouped(work.model, first, read, depths):
-        if work.parents is not None:
-            roots = _roots(work.parents)[rows[order, 0]]
-            key = torch.stack([work.joins[roots], roots, depths[order]], dim=-1)
-            order = order[_lexicographic(key)]
+        order = order[work.lines.arranged(rows[order])]
         found.append(Group(work, shard, column, rows[order], depths[order], order))
     return found
-
-
-def _roots(parents: Int[Tensor, " cell"]) -> Int[Tensor, " cell"]:
-    """The cell at the beginning of each cell's line."""
-    roots = torch.arange(len(parents), device=parents.device)
-    while bool((parents[roots] >= 0).any()):
-        roots = torch.where(parents[roots] >= 0, parents[roots], roots)
-    return roots
-
-
-def _lexicographic(key: Int[Tensor, "row part"]) -> Int[Tensor, " row"]:
-    """Order of rows by their first part, then the second, and so on."""
-    order = torch.arange(len(key), device=key.device)
-    for column in key.flip(-1).unbind(-1):
-        order = order[column[order].argsort(stable=True)]
-    return order
 
 
 def wavefront(
@@ -199,6 +146,6 @@ def wavefront(
                 with budget.measured(part.stop - part.start, group.columns):
                     return group.measure(part)
 
-            parts = in_batches(len(group.rows), partial(budget.rows, group.columns), run, progress)
+            parts = in_batches(len(group.rows), partial(group.most, budget), run, progress)
             measured[:, mine[group.order]] = torch.cat(parts, dim=-1).to(measured)
     return measured
