@@ -187,8 +187,7 @@ class _Training:
     def __init__(self, prepared: Prepared, runs: Sequence[_Run]) -> None:
         self.prepared, self.runs = prepared, runs
         with torch.no_grad():
-            start(prepared)
-            cells = fill(prepared.cells, prepared.runs)
+            cells = fill(prepared.cells, prepared.runs, start(prepared))
             reader = prepared.reader
             reference = prepared.runs.logits("clean") if reader.needs_reference else None
         self.work = strategies.Work(prepared.model, prepared.runs.base, cells, reader, reference, prepared.lines)

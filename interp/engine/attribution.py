@@ -158,8 +158,7 @@ def _passes(prepared: Prepared) -> _Found:
     bar = {"disable": options.progress is False, "delay": 0 if options.progress else 1, "leave": False}
     with differentiable(model, prepared.sites):
         with torch.no_grad():
-            start(prepared)
-            cells = _Cells(prepared)
+            cells = _Cells(prepared, start(prepared))
             reference = runs.logits("clean") if reader.needs_reference else None
             alone = {
                 side: reader.measure(runs.logits(side), everyone, reference)
@@ -184,12 +183,12 @@ def _passes(prepared: Prepared) -> _Found:
 class _Cells:
     """The cells to estimate with what they write: those of one change in bundles, those of several changes one by one."""
 
-    def __init__(self, prepared: Prepared) -> None:
+    def __init__(self, prepared: Prepared, known: Sequence[Cell]) -> None:
         cells = {number: prepared.cells[number] for family in prepared.families for number in family[:-1]}
         single = {number: cell for number, cell in cells.items() if len(cell.intervention.changes) == 1}
         several = {number: cell for number, cell in cells.items() if number not in single}
         bundles = bundled(single)
-        filled = fill([*(bundle.cell for bundle in bundles), *several.values()], prepared.runs)
+        filled = fill([*(bundle.cell for bundle in bundles), *several.values()], prepared.runs, known)
         self.by_rule, self.dtype = prepared.by_rule, prepared.reader.dtype
         self.bundles = [bundle.filled(cell) for bundle, cell in zip(bundles, filled[: len(bundles)], strict=True)]
         self.several = dict(zip(several, filled[len(bundles) :], strict=True))

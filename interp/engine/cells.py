@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp import axes
 from interp.engine.layout import indexed_axis
 from interp.engine.runs import Runs
 from interp.engine.values import Sources, Values
@@ -42,6 +43,8 @@ class Place:
     """How many changes of the same coordinates come before this one: 0 for the first, or where none meet."""
     given: bool = False
     """Whether it is in force on the base already."""
+    attended: Bool[Tensor, "example source_position"] | None = None
+    """Of attention scores and patterns, which tokens are real; what is at padding stays."""
 
     @property
     def tensor(self) -> Site:
@@ -111,7 +114,8 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
         key = (change.positions, _is_counterpart(change, runs), change.site.tensor in _EMBEDDED, of_given)
         if key not in firsts:
             firsts[key] = _first(change, where, runs, first)
-        return Place(change, where, None, firsts[key], order=0, given=of_given)
+        attended = runs.base.mask if axes.SOURCE_POSITION in change.site.axes else None
+        return Place(change, where, None, firsts[key], order=0, given=of_given, attended=attended)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
     first = torch.stack([place.first for place in before]).amin(0) if before else None
@@ -136,21 +140,24 @@ def _ordered(new: Iterable[Place], before: list[Place], ordered: bool, runs: Run
     return places
 
 
-def fill(cells: Sequence[Cell], runs: Runs) -> list[Cell]:
+def fill(cells: Sequence[Cell], runs: Runs, known: Sequence[Cell] = ()) -> list[Cell]:
     """The same cells with what they write; every source run is made once.
+
+    Args:
+        known: filled already; their changes write the same wherever they are met again.
 
     Raises:
         PositionError, ShapeMismatchError, UnequalLengthsError: source and target do not fit.
     """
-    runs.want([place.change for cell in cells for place in cell.places])
+    values: dict[int, Values | None] = {id(place.change): place.values for cell in known for place in cell.places}
+    runs.want([place.change for cell in cells for place in cell.places if id(place.change) not in values])
     sources = Sources(runs)
-    known: dict[int, Values | None] = {}
 
     def valued(place: Place) -> Place:
         key = id(place.change)
-        if key not in known:
-            known[key] = sources.values(place.change, place.columns)
-        return replace(place, values=known[key])
+        if key not in values:
+            values[key] = sources.values(place.change, place.columns)
+        return replace(place, values=values[key])
 
     return [replace(cell, places=tuple(valued(place) for place in cell.places)) for cell in cells]
 

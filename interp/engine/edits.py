@@ -130,6 +130,8 @@ class _Group:
     at: tuple[Tensor, ...]
     """Row, column and, where one head or unit is changed, its index."""
     source: Tensor | None
+    attended: Tensor | None = None
+    """Of attention scores and patterns, the real tokens ``[n, source_position]``."""
 
     def __call__(self, seen: Tensor) -> None:
         """Change ``seen`` in place."""
@@ -142,12 +144,14 @@ class _Group:
         s = s.reshape(len(s), *(1 for _ in range(old.ndim - s.ndim)), *s.shape[1:])
         change = self.example_of.change
         new = apply(change.edit, change.featurizer, old, s, keep_error=change.keep_error, where=repr(change.site.tensor))
+        if self.attended is not None:
+            new = torch.where(self.attended.to(new.device).view(len(new), *(1 for _ in range(new.ndim - 2)), -1), new, old)
         seen[self.at] = (new[:, 0] if scalar else new).to(seen.dtype)
 
 
 def _group(parts: list[_Part], first: int, column: int) -> _Group:
     example_of = parts[0].place
-    row, at, index, source = [], [], [], []
+    row, at, index, source, attended = [], [], [], [], []
     for place, rows, examples in parts:
         columns = place.columns[examples]
         kept, slot = (columns >= column).nonzero(as_tuple=True) if column else (columns >= 0).nonzero(as_tuple=True)
@@ -157,8 +161,10 @@ def _group(parts: list[_Part], first: int, column: int) -> _Group:
             index.append(torch.full_like(kept, place.index))
         if place.values is not None:
             source.append(place.values.at(examples[kept], slot))
+        if place.attended is not None:
+            attended.append(place.attended[examples[kept]])
     where = (torch.cat(row), torch.cat(at), *((torch.cat(index),) if index else ()))
-    return _Group(example_of, where, torch.cat(source) if source else None)
+    return _Group(example_of, where, torch.cat(source) if source else None, torch.cat(attended) if attended else None)
 
 
 def within(place: Place, seen: Tensor) -> None:

@@ -56,8 +56,7 @@ def measure(prepared: Prepared) -> list[Measured]:
     )
     plan = Plan.of(prepared)
     with torch.no_grad(), model.prepared(prepared.sites), full_precision():
-        start(prepared)
-        cells = fill(prepared.cells, runs)
+        cells = fill(prepared.cells, runs, start(prepared))
         reference = runs.logits("clean") if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)
         clean, corrupt, base = (

@@ -139,19 +139,24 @@ def prepare(
     )
 
 
-def start(prepared: Prepared) -> None:
-    """Put the given changes in force on the base run, and say what of it will be kept."""
+def start(prepared: Prepared) -> list[Cell]:
+    """Put the given changes in force on the base run, and say what of it will be kept; returns what is given, filled.
+
+    Raises:
+        PositionError, ShapeMismatchError, UnequalLengthsError: a source does not fit its target.
+    """
     runs, given = prepared.runs, prepared.given
+    known = fill([given], runs) if given is not None else []
     if given is not None:
-        filled = fill([given], runs)
 
         def writes(examples: Tensor) -> Any:
-            return Edits(filled, torch.stack([torch.zeros_like(examples), examples], dim=-1)).writes()
+            return Edits(known, torch.stack([torch.zeros_like(examples), examples], dim=-1)).writes()
 
         runs.given = writes
     if bool((prepared.depths != NEVER).any()):
         columns = prepared.encoded.clean.ids.shape[1]
         runs.keep(prepared.resumed, columns, memory(prepared.model) // 2)
+    return known
 
 
 def _begins(model: Model, interventions: Sequence[Intervention], options: Options) -> list[int | str]:

@@ -72,6 +72,8 @@ def _token_by_token(place: Place, examples: Tensor) -> Write:
                 s = place.values.at(torch.tensor([example]), torch.tensor([slot])).to(h.device) if place.values else old
                 fitting(place, old, s)
                 new = place.change(old, s)[0]
+                if place.attended is not None:
+                    new = torch.where(place.attended[example].to(new.device), new, old[0])
                 seen[row, column] = new if place.index is None else _put(seen[row, column], place.index, new)
         return h
 

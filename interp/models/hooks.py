@@ -53,6 +53,7 @@ class Hooks:
         self.reads = frozenset(reads)
         self.found: dict[Site, Tensor] = {}
         self.fired: Counter[Site] = Counter()
+        self._written: dict[Site, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._softmax: _AroundSoftmax | None = None
 
@@ -117,7 +118,8 @@ class Hooks:
                 seen = self._write(site, tap, seen, call)
         for site in sites:
             if site in self.reads:
-                value = self.taps[site].layout.read(seen, call)
+                # What was written is read as it was written: a head's result is no part of the tensor that is seen.
+                value = self._written[site] if site in self._written else self.taps[site].layout.read(seen, call)
                 self.found[site] = value.clone() if self.taps[site].in_place else value
         return seen
 
@@ -131,6 +133,7 @@ class Hooks:
             )
         if new is old:
             return seen
+        self._written[site] = new.to(seen)
         if tap.in_place:
             return seen.copy_(new)
         return tap.layout.put(seen, new.to(seen), call)
