@@ -31,7 +31,8 @@ def numbers() -> tuple[dict[str, torch.Tensor], list[dict[str, str]]]:
     stream: dict[str, Any] = {"where": grid("resid_pre", layer=[1, 2], position="end"), "featurizer": rotation}
     gates = Intervention.of(Change("L1.z", "end", edit=gate))
     found = [patch(model, pairs, metric=METRICS, **stream), patch(model, pairs, gates, METRICS)]
-    said = [result.attrs["kernels"] for result in found] + [explain(model, pairs, metric=METRICS, **stream).kernels]
+    said = [result.attrs["kernels"] for result in found]
+    said += [explain(model, pairs, metric=metric, **stream).kernels for metric in (METRICS, "logit_diff")]
     many = [Intervention.of(Change("L2.resid_pre", "end", featurizer=rotation)), gates]
     trained = {
         metric: fit(model, pairs, many, metric, epochs=2, batch=2, lr=1.0, optimizer=torch.optim.SGD) for metric in METRICS
