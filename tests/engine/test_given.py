@@ -1,0 +1,138 @@
+"""Sweeps on a base that is changed already, and places where strategies once disagreed.
+
+Tolerance: 1e-5 × (1 + max |logit|) in float32, against whole forward passes one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import sweeps
+import torch
+
+from interp import effects
+from interp.engine import patch
+from interp.interventions import Activation, Add, Change, Constant, Intervention, Scale
+from interp.models.model import TorchHooks
+from interp.pairs import Pairs, Prompt
+from interp.sites import Site, grid
+
+ATOL = 1e-5 * 11  # these models' logits are below 10
+
+
+def same(model: Any, pairs: Pairs, where: Any, **options: Any) -> Any:
+    """The numbers of ``serial``, which the other strategies give too."""
+    serial = patch(model, pairs, where, strategy="serial", **options)
+    for strategy in ("batched", "wavefront"):
+        found = patch(model, pairs, where, strategy=strategy, **options)
+        np.testing.assert_allclose(found["value"], serial["value"], rtol=0, atol=ATOL, err_msg=strategy)
+        assert max(found.attrs["noise_floor"].values()) <= ATOL
+        if "given" in serial:
+            np.testing.assert_allclose(found["given"], serial["given"], rtol=0, atol=ATOL)
+    return serial
+
+
+GIVEN = [
+    Intervention.of("L1H2.z", source=Constant(0.0)),
+    Intervention.of("L2.attn_out@-1") & Intervention.of("L1.resid_post@-2"),
+    Intervention.of(Change("L0.resid_post", "subject", edit=Add(0.7))),
+    Intervention.of("embed@-1", source=Constant(0.1)),
+    Intervention.of(Change("L1.q", -1, edit=Scale(0.5)), Change("L2.resid_pre", -1, edit=Scale(0.5))),
+]
+
+
+@pytest.mark.parametrize("kind", sorted(sweeps.MAKERS))
+def test_every_site_on_a_changed_base(kind: str, seed: int) -> None:
+    model, pairs = sweeps.model(kind), sweeps.random_pairs(seed, [6, 5])
+    given = GIVEN[seed % len(GIVEN)]
+    for k, name in enumerate(("resid_pre", "resid_mid", "resid_post", "z", "attn_out", "mlp_out", "mlp_post", "q")):
+        if name in model.anatomy.absent:
+            continue
+        layers = [layer for layer in range(3) if model.has(Site(name, layer=layer))]
+        source = (None, Constant(0.2), Activation("base"))[k % 3]
+        same(model, pairs, grid(name, layer=layers, position=[1, -1]), given=given, source=source)
+
+
+def test_effects_are_counted_from_the_changed_base(seed: int) -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 6])
+    given = Intervention.of("L1H2.z", source=Constant(0.0))
+    alone = patch(model, pairs, given)
+    ds = patch(model, pairs, grid("L2.z", head=...), given=given)
+    np.testing.assert_allclose(ds["given"].squeeze(), alone["value"].squeeze(), atol=ATOL)
+    np.testing.assert_allclose(effects.effect(ds), ds["value"] - ds["given"])
+    assert ds.attrs["given"] == repr(given)
+    assert ds.attrs["spec"]["given"] == given.spec()
+    assert patch(model, pairs, grid("L2.z", head=...)).attrs["spec"] != ds.attrs["spec"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "bloom", "neox"])
+def test_what_is_given_behind_a_rows_own_change_has_the_last_word(kind: str, seed: int) -> None:
+    """resid_post of a block and resid_pre of the next are one tensor, changed in that order."""
+    model, pairs = sweeps.model(kind), sweeps.random_pairs(seed, [6, 5])
+    own = [Intervention.of("L0.resid_post@-1", source=Constant(1.5)), Intervention.of("L1.resid_post@-1", source=Constant(1.5))]
+    same(model, pairs, own, given=Intervention.of("L1.resid_pre@-1", source=Constant(0.0)))
+    same(model, pairs, own, given=Intervention.of(Change("L2.resid_pre", -1, edit=Scale(0.5))))
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_blocks_by_their_path(side: str, seed: int) -> None:
+    model, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [6, 5])
+    for layer in range(3):
+        path = f"model.layers.{layer}:{side}"
+        asked = [
+            Intervention.of(path, source=Constant(0.5)),
+            Intervention.of(f"{path}@-2", "L2.mlp_out@-2", source=Constant(1.0)),
+        ]
+        same(model, pairs, asked)
+
+
+def test_a_source_that_has_no_hash(seed: int) -> None:
+    prompt = Activation(Prompt((9, 8, 7, 6, 5), {"end": (4, 5)}), positions=-1)
+    asked = [Intervention.of("L1.resid_pre@-1", source=prompt), Intervention.of("L0.z@-1", "L2.z@-1", source=prompt)]
+    same(sweeps.model("llama"), sweeps.random_pairs(seed, [6, 5]), asked)
+
+
+def test_base_means_the_changed_base_and_given_is_made_once(seed: int) -> None:
+    model, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [6, 6, 5])
+    given = Intervention.of("L1.resid_pre@-1", source=Activation("base"), edit=Add(1.0))
+    ds = same(model, pairs, [Intervention.of("L2.z@-1", source=Activation("base"))], given=given)
+    np.testing.assert_allclose(ds["value"].squeeze(), ds["given"].squeeze(), atol=ATOL)
+
+
+def test_what_is_written_is_read_as_it_was_written(seed: int) -> None:
+    model, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [6, 6, 5])
+    given = Intervention.of("L1.result@-1", source=Constant(0.0))
+    ds = same(model, pairs, [Intervention.of("L1.result@-1", source=Activation("base"))], given=given)
+    np.testing.assert_allclose(ds["value"].squeeze(), ds["given"].squeeze(), atol=ATOL)
+
+
+def test_attention_stays_off_padding(seed: int) -> None:
+    """A constant over all that is attended to: an example's number does not depend on how long its neighbours are."""
+    model, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [8, 6, 4])
+    for asked in (
+        Intervention.of(Change("L1.pattern", -1, Constant(1.0)), Change("embed", -1, Constant(1.0))),
+        Intervention.of("L1.scores", source=Constant(1.0)),
+        Intervention.of("L1H1.scores@-1", source=Constant(1.0)),
+    ):
+        alone = [float(patch(model, Pairs((pair,), "toy", {}), asked)["value"].squeeze()) for pair in pairs]
+        np.testing.assert_allclose(same(model, pairs, asked)["value"].squeeze(), alone, atol=ATOL)
+
+
+@pytest.mark.parametrize("fits", [1, 3])
+def test_out_of_memory_in_a_part_of_the_base_run(fits: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [5] * 12)
+    expected = patch(model, pairs, grid("resid_pre", layer=..., position=[-1]), strategy="serial")
+    run = TorchHooks.run
+
+    def limited(self: TorchHooks, inputs: Any, reads: Any, writes: Any) -> Any:
+        if len(inputs["input_ids"]) > fits:
+            raise torch.OutOfMemoryError("injected")
+        return run(self, inputs, reads, writes)
+
+    monkeypatch.setattr(TorchHooks, "run", limited)
+    monkeypatch.setenv("INTERP_MEMORY_BYTES", "100000")  # the base run is kept in parts
+    found = patch(model, pairs, grid("resid_pre", layer=..., position=[-1]))
+    assert found.attrs["strategy"] == "wavefront"
+    np.testing.assert_allclose(found["value"], expected["value"], rtol=0, atol=ATOL)
