@@ -145,7 +145,9 @@ class _Group:
         change = self.example_of.change
         new = apply(change.edit, change.featurizer, old, s, keep_error=change.keep_error, where=repr(change.site.tensor))
         if self.attended is not None:
-            new = torch.where(self.attended.to(new.device).view(len(new), *(1 for _ in range(new.ndim - 2)), -1), new, old)
+            ones = (1 for _ in range(new.ndim - 2))
+            attended = self.attended.to(new.device).reshape(len(new), *ones, self.attended.shape[-1])
+            new = torch.where(attended, new, old)
         seen[self.at] = (new[:, 0] if scalar else new).to(seen.dtype)
 
 

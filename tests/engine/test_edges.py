@@ -6,6 +6,7 @@ Tolerance: 1e-5 × (1 + max |logit|) in float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,12 @@ from interp.sites import Site
 
 def written(model: Model, inputs: Any, reads: list[Site], writes: dict[Site, Tensor]) -> dict[Site, Tensor]:
     with torch.no_grad(), model.prepared():
-        found = model.backend.run(inputs, reads=reads, writes={s: (lambda t: lambda h: t.to(h))(t) for s, t in writes.items()})
+        found = model.backend.run(inputs, reads=reads, writes={site: instead(tensor) for site, tensor in writes.items()})
     return {site: tensor.clone() for site, tensor in found.items()}
+
+
+def instead(tensor: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda h: tensor.to(h)
 
 
 class Reference:

@@ -136,3 +136,10 @@ def test_out_of_memory_in_a_part_of_the_base_run(fits: int, seed: int, monkeypat
     found = patch(model, pairs, grid("resid_pre", layer=..., position=[-1]))
     assert found.attrs["strategy"] == "wavefront"
     np.testing.assert_allclose(found["value"], expected["value"], rtol=0, atol=ATOL)
+
+
+def test_attention_changed_at_tokens_that_are_not_carried(seed: int) -> None:
+    """What is given lies before the rows' own change, so that none of its tokens is in their pass."""
+    model, pairs = sweeps.model("neox-sequential"), sweeps.random_pairs(seed, [8, 8])
+    given = Intervention.of(Change("L2H2.scores", 0, edit=Scale(0.5)))
+    same(model, pairs, [Intervention.of("L1.z@-1", source=Constant(0.3))], given=given)
