@@ -98,6 +98,9 @@ class Bundle:
         fitting(self.place, rows, s)
         s = s.reshape(len(s), *(1 for _ in range(rows.ndim - s.ndim)), *s.shape[1:])
         new = apply(change.edit, change.featurizer, rows, s, keep_error=change.keep_error, where=repr(self.site))
+        if self.place.attended is not None:  # what is at padding stays
+            attended = self.place.attended[examples].repeat_interleave(old.shape[1], 0).to(new.device)
+            new = torch.where(attended.reshape(len(new), *(1 for _ in range(new.ndim - 2)), new.shape[-1]), new, rows)
         return new.to(old.dtype).unflatten(0, old.shape[:2])
 
     def _source(self, examples: Tensor, slots: Tensor) -> Float[Tensor, "token member ..."]:

@@ -32,7 +32,7 @@ from interp.engine.budget import Budget, memory
 from interp.engine.cells import place
 from interp.engine.graph import EMBED, LOGITS, SLOTS, Edge, check, node
 from interp.engine.graph import edges as every_edge
-from interp.engine.joins import hooked, refused
+from interp.engine.joins import refused
 from interp.engine.measure import full_precision
 from interp.engine.prepared import Patching
 from interp.engine.readout import Reader
@@ -96,7 +96,6 @@ def patch_edges(
     if patching not in effects.PATCHING:
         raise UnknownNameError("patching", patching, effects.PATCHING)
     reason = refused(model) or ("" if model.causal else "it is not causal")
-    reason = reason or ("hooks of yours are on its attention or MLPs" if hooked(model) else "")
     if reason:
         raise EdgesError(f"the edges of {model.name} cannot be swept: {reason}")
     wanted = every_edge(model) if edges is None else list(edges)

@@ -44,32 +44,20 @@ def refused(model: Model) -> str:
         return model.stack_refused
     if not isinstance(model.backend, TorchHooks):
         return f"its backend {type(model.backend).__name__} runs whole forward passes only"
-    blocks = model.stack.blocks
-    if any(block._forward_pre_hooks for block in blocks) or blocks[-1]._forward_hooks:
-        return "hooks of yours on its blocks would act twice on rows that are resumed"
+    for name, module in model.module.named_modules():
+        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        if any(not (getattr(hook, "__module__", "") or "").startswith("transformers.") for hook in hooks):
+            return f"a hook of yours on {name or 'the model'} would see some positions alone, or act twice on resumed rows"
     return ""
 
 
-def hooked(model: Model) -> set[int]:
-    """Blocks whose attention or MLP carries hooks of the user's, which may change what it gives: no row begins inside them."""
-    anatomy, found = model.anatomy, set()
-    for paths in (anatomy.attention, anatomy.mlp):
-        for layer, path in paths.items():
-            if any(m._forward_hooks or m._forward_pre_hooks for m in model.module.get_submodule(path).modules()):
-                found.add(layer)
-    return found
-
-
-def join(
-    model: Model, intervention: Intervention, given: Intervention | None = None, closed: Collection[int] = ()
-) -> int | str:
+def join(model: Model, intervention: Intervention, given: Intervention | None = None) -> int | str:
     """The depth at which an intervention's rows begin, or the reason why they cannot be resumed between blocks.
 
     A row with several changes begins at the first and meets the rest in passing; with a changed embedding it begins at −1.
 
     Args:
         given: changes in force on the base. A row does not begin inside a block in which something is given.
-        closed: further blocks inside which no row begins.
     """
     found = [begin(model, change.site.tensor) for change in intervention.changes]
     taken = [begin(model, change.site.tensor) for change in given.changes] if given else []
@@ -89,7 +77,7 @@ def join(
     within: set[int | None] = (
         {_layer_of(model, model.taps(change.site.tensor).path) for change in given.changes} if given else set()
     )
-    return depth(layer, Point.PRE) if first >= 0 and (layer in within or layer in closed) else first
+    return depth(layer, Point.PRE) if first >= 0 and layer in within else first
 
 
 def _is_behind(intervention: Intervention, given: Intervention) -> bool:

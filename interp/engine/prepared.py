@@ -13,8 +13,8 @@ from torch import Tensor
 from interp.engine.budget import Budget, memory
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
-from interp.engine.forks import forked
-from interp.engine.joins import NEVER, hooked, join, needed, refused
+from interp.engine.forks import Forks, forked
+from interp.engine.joins import NEVER, join, needed, refused
 from interp.engine.lines import Lines
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
@@ -116,7 +116,10 @@ def prepare(
     budget = Budget(model, reader, encoded.clean.ids.shape[1], options.rows)
     base = "corrupted" if options.patching == "denoising" else "clean"
     runs = Runs(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
-    found = forked(model, place(interventions, runs, given), _begins(model, interventions, options))
+    streams = given is not None and any(change.site.name == "resid_pre" for change in given.changes)
+    cells, begins = place(interventions, runs, given), _begins(model, interventions, options)
+    # What is given between two blocks comes between a row's change before and its change after: no row forks there.
+    found = Forks(cells, begins, [-1] * len(cells)) if streams else forked(model, cells, begins)
     by_rule = torch.stack([cell.inert for cell in found.cells]) & options.skip_inert
     by_rule[[span[-1] for span in spans]] = False
     by_rule[len(interventions) :] = True  # what cells share is not read
@@ -164,8 +167,7 @@ def _begins(model: Model, interventions: Sequence[Intervention], options: Option
     if options.strategy in ("serial", "batched"):
         return [f"strategy={options.strategy!r} was asked for"] * len(interventions)
     reason = refused(model)
-    closed = hooked(model)
-    begins = [reason or join(model, intervention, options.given, closed) for intervention in interventions]
+    begins = [reason or join(model, intervention, options.given) for intervention in interventions]
     cannot = next(((begin, i) for begin, i in zip(begins, interventions, strict=True) if isinstance(begin, str)), None)
     if options.strategy == "wavefront" and cannot is not None:
         raise ValueError(f"strategy='wavefront' cannot run {cannot[1]!r}: {cannot[0]}; strategy='auto' runs it batched")

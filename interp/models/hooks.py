@@ -59,7 +59,7 @@ class Hooks:
 
     def __enter__(self) -> Self:
         at: dict[tuple[str, str], list[Site]] = defaultdict(list)
-        for site in dict.fromkeys((*self.writes, *self.reads)):
+        for site in sorted(dict.fromkeys((*self.writes, *self.reads)), key=_order):
             tap = self.taps[site]
             at[tap.path, "attention" if tap.event in ("scores", "pattern") else tap.event].append(site)
         try:
@@ -241,6 +241,14 @@ def fused_activations(module: nn.Module) -> Iterator[None]:
 
 _GELU_TANH = ("NewGELUActivation", "BloomGelu")
 """Classes of transformers whose forward is x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))."""
+
+
+_NETWORK = ("q", "k", "v", "scores", "pattern", "z", "result", "attn_out", "mlp_pre", "mlp_up", "mlp_post", "mlp_out")
+
+
+def _order(site: Site) -> int:
+    """Changes seen in one tensor are made in the order of the network: what a head adds comes before what attention adds."""
+    return _NETWORK.index(site.name) if site.name in _NETWORK else len(_NETWORK)
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

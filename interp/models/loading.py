@@ -85,7 +85,9 @@ def load(
 
 def _proved(model: Model, check: bool) -> Model:
     """The model, after the probe run; a network without blocks has no roles to prove."""
-    if check and model.anatomy.blocks is not None:
+    if check and model.anatomy.blocks is None:
+        model.stack_refused = "it has no list of blocks with attention in them"
+    elif check:
         model.probe = probe(model)
         with model.prepared():
             model.stack, model.stack_refused = prove(model.module, model.anatomy, model.arguments)

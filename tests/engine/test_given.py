@@ -143,3 +143,18 @@ def test_attention_changed_at_tokens_that_are_not_carried(seed: int) -> None:
     model, pairs = sweeps.model("neox-sequential"), sweeps.random_pairs(seed, [8, 8])
     given = Intervention.of(Change("L2H2.scores", 0, edit=Scale(0.5)))
     same(model, pairs, [Intervention.of("L1.z@-1", source=Constant(0.3))], given=given)
+
+
+def test_forks_around_a_given_stream(seed: int) -> None:
+    model, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [6, 6])
+    one = Intervention.of("L0H1.z@-1", source=Constant(1.0))
+    other = Intervention.of("L1.resid_post@-1", source=Constant(1.5))
+    same(model, pairs, [one, one & other], given=Intervention.of("L2.resid_pre@-1", source=Constant(0.0)))
+
+
+def test_what_heads_add_comes_before_what_attention_adds(seed: int) -> None:
+    """BLOOM shows both in one tensor; the network's order holds, whatever the order in which they are named."""
+    model, pairs = sweeps.model("bloom"), sweeps.random_pairs(seed, [6, 6])
+    attention, head = Change("L1.attn_out", -1, Constant(0.5)), Change("L1H0.result", -1, Constant(1.5))
+    ds = same(model, pairs, [Intervention((attention, head), ordered=True), Intervention((head, attention), ordered=True)])
+    np.testing.assert_allclose(ds["value"].isel(cell=0), ds["value"].isel(cell=1), atol=ATOL)

@@ -40,6 +40,6 @@ def test_a_hook_that_changes_what_a_block_takes(seed: int) -> None:
     serial, found = (patch(model, pairs, grid("z", layer=...), strategy=s) for s in ("serial", "auto"))
     np.testing.assert_allclose(found["value"], serial["value"], atol=2e-5)
     assert found.attrs["strategy"] == "batched"
-    assert list(found.attrs["fallback"]) == ["hooks of yours on its blocks would act twice on rows that are resumed"]
-    with pytest.raises(EdgesError, match="hooks of yours"):
+    assert "a hook of yours on model.layers.1" in next(iter(found.attrs["fallback"]))
+    with pytest.raises(EdgesError, match="a hook of yours"):
         patch_edges(model, pairs)

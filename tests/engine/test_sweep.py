@@ -135,7 +135,8 @@ def test_several_families_are_a_tree(pairs: Pairs) -> None:
     assert isinstance(tree, xr.DataTree)
     assert set(tree.children) == {"stream", "heads"}
     for name, where in families.items():
-        assert tree[name].to_dataset()["value"].equals(patch(model, pairs, where, ["logit_diff", "kl"])["value"])
+        alone = patch(model, pairs, where, ["logit_diff", "kl"])["value"]
+        np.testing.assert_allclose(tree[name].to_dataset()["value"], alone, atol=2e-5)  # rows of other passes
 
 
 def test_interventions_are_cells(pairs: Pairs) -> None:
