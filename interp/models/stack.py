@@ -168,7 +168,10 @@ class Stack:
             call.cache.serve(layer, rows, whole=whole)
         args, kwargs = self._call(layer, hidden, call, rows)
         with standing_in({module: self._giving(module, tensor) for module, tensor in known.items()}):
-            return output_tensor(self.blocks[layer](*args, **kwargs))
+            left = output_tensor(self.blocks[layer](*args, **kwargs))
+        if call.cache is not None:
+            call.cache.serve(layer, None)  # keeps nothing of this pass
+        return left
 
     def keys_values(
         self, layer: int, hidden: Float[Tensor, "row position d_model"], call: Arguments, rows: Int[Tensor, " row"]

@@ -86,9 +86,10 @@ class Suffix(Cache):
         served.rows, served.capture, served.whole = rows, capture, whole
 
     def captured(self, layer: int) -> KeysValues:
-        """Keys and values of the last call of a layer that was served with ``capture``."""
+        """Keys and values of the last call of a layer that was served with ``capture``; they are not kept."""
         found = self.served[layer].whole
         assert found is not None
+        self.serve(layer, None)
         return found
 
 

@@ -312,15 +312,16 @@ def hooked(module: torch.nn.Module) -> Iterator[None]:
 
 
 def test_a_users_hook_on_the_unembedding_is_in_force(pairs: Pairs, seed: int) -> None:
+    """It may look at positions that the wave does not compute, so rows run whole passes."""
     module = tiny.gpt2(seed)
     model = load(module)
     for metrics in (FUSED, ["logit_diff"]):
         alone = patch(model, pairs, STREAM, metrics)
         with hooked(module.lm_head):
-            assert way(model, pairs, metrics) == "whole"
-            agree(model, pairs, metrics)
-            assert float(abs(patch(model, pairs, STREAM, metrics)["value"] - alone["value"]).max()) > 1e-3
-            assert "a forward hook on the model or its unembedding" in str(explain(model, pairs, STREAM, metrics))
+            found, serial = (patch(model, pairs, STREAM, metrics, strategy=strategy) for strategy in ("auto", "serial"))
+            assert float(abs(found["value"] - serial["value"]).max()) <= 1e-4
+            assert float(abs(found["value"] - alone["value"]).max()) > 1e-3
+            assert "a hook of yours on lm_head" in str(explain(model, pairs, STREAM, metrics))
         assert way(model, pairs, metrics) != "whole"
 
 
