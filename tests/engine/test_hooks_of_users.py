@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import sweeps
 import tiny
+import torch
 
 from interp.engine import patch, patch_edges
 from interp.engine.edges import EdgesError
+from interp.interventions import Gate, Intervention
 from interp.models import load
 from interp.sites import grid
+from interp.training import TrainingError, fit
 
 
 def scaled(module: Any, args: Any, output: Any) -> Any:
@@ -43,3 +46,16 @@ def test_a_hook_that_changes_what_a_block_takes(seed: int) -> None:
     assert "a hook of yours on model.layers.1" in next(iter(found.attrs["fallback"]))
     with pytest.raises(EdgesError, match="a hook of yours"):
         patch_edges(model, pairs)
+    with pytest.raises(TrainingError, match="a hook of yours"):
+        fit(model, pairs, Intervention.of("L2.z", edit=Gate((model.sizes["head"], 1))))
+
+
+def test_hooks_that_transformers_left_refuse_nothing(seed: int) -> None:
+    module = tiny.llama(0)
+    model, pairs = load(module), sweeps.random_pairs(seed, [6, 5])
+    before = patch(model, pairs, grid("resid_pre", layer=...))
+    module(torch.tensor([[1, 2, 3]]), output_hidden_states=True)
+    assert any(inner._forward_hooks for inner in module.modules()), "it leaves hooks that collect hidden states"
+    after = patch(model, pairs, grid("resid_pre", layer=...))
+    assert before.attrs["strategy"] == after.attrs["strategy"] == "wavefront"
+    np.testing.assert_array_equal(after["value"], before["value"])
