@@ -94,6 +94,18 @@ class KernelError(UserError, ValueError):
     """A kernel was asked for what it cannot do: no GPU, an index out of range, a gradient that it does not offer."""
 
 
+class EdgesError(UserError, ValueError):
+    """A model whose edges cannot be swept."""
+
+
+class GradientError(UserError, ValueError):
+    """A metric that has no gradient, or a site from which none leads to it."""
+
+
+class TrainingError(UserError, ValueError):
+    """An intervention that cannot be trained as it was asked."""
+
+
 class StoreError(UserError, ValueError):
     """A run that is missing, damaged or written by another version."""
 

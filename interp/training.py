@@ -29,11 +29,11 @@ from tqdm.auto import tqdm
 from interp.engine import provenance, strategies
 from interp.engine.batches import in_batches
 from interp.engine.cells import fill
+from interp.engine.families import Given, check_words, encoded_pairs, given_changes, listed
 from interp.engine.measure import full_precision
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
-from interp.engine.sweep import Given, check_words, encoded_pairs, given_changes, listed
 from interp.engine.wavefront import Group, groups
-from interp.errors import UserError
+from interp.errors import TrainingError
 from interp.interventions import Change, Intervention, learnable, once
 from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
@@ -45,10 +45,6 @@ Penalty = Callable[[Intervention], Tensor]
 """A number that is added to an intervention's loss: its sparsity, for instance."""
 Schedule = Callable[[float], float]
 """The share of the steps that is done, from 0 to 1, to a factor."""
-
-
-class TrainingError(UserError, ValueError):
-    """An intervention that cannot be trained as it was asked."""
 
 
 @dataclass(frozen=True, eq=False)

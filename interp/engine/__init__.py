@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from interp.engine.attribution import attribute
-from interp.engine.edges import patch_edges
+from interp.engine.edge_patching import patch_edges
+from interp.engine.graph import Edge, edges
 from interp.engine.plan import Plan
 from interp.engine.slopes import Gradients, gradients
 from interp.engine.sweep import explain, patch
 
-__all__ = ["Gradients", "Plan", "attribute", "explain", "gradients", "patch", "patch_edges"]
+__all__ = ["Edge", "Gradients", "Plan", "attribute", "edges", "explain", "gradients", "patch", "patch_edges"]

@@ -31,11 +31,11 @@ from interp.engine.batches import in_batches
 from interp.engine.bundles import bundled, difference
 from interp.engine.cells import Cell, fill
 from interp.engine.edits import Edits
+from interp.engine.families import Given, Where, asked, given_changes, labelled
 from interp.engine.layout import canonical
-from interp.engine.measure import Measured, _require_finite, _source, _warn_of_nan
+from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
 from interp.engine.prepared import Options, Patching, Prepared, start
 from interp.engine.slopes import Slopes, differentiable, examples_a_pass, slopes
-from interp.engine.sweep import Given, Where, _labelled, _prepared, given_changes
 from interp.interventions import Edit, Featurizer, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
@@ -85,10 +85,10 @@ def attribute(
     """
     options = Options(patching, "batched", given_changes(given), rows, skip_inert, progress)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
-    prepared, families = _prepared(model, pairs, where, metric, change, options)
+    prepared, families = asked(model, pairs, where, metric, change, options)
     named = {name: replace(family, spec=family.spec | {"estimate": ESTIMATE}) for name, family in families.items()}
     found = [
-        _labelled(prepared, measured, family) for measured, family in zip(_estimated(prepared), named.values(), strict=True)
+        labelled(prepared, measured, family) for measured, family in zip(_estimated(prepared), named.values(), strict=True)
     ]
     return xr.DataTree.from_dict(dict(zip(named, found, strict=True))) if isinstance(where, Mapping) else found[0]
 
@@ -110,7 +110,7 @@ def _estimated(prepared: Prepared) -> list[Measured]:
     began = time.perf_counter()
     found = _passes(prepared)
     value = found.base[:, None] + found.moved
-    _require_finite(
+    require_finite(
         {"clean prompt": found.clean, "corrupted prompt": found.corrupt, "base prompt": found.base}, prepared.metrics
     )
     _warn_of_least(prepared, found)
@@ -119,7 +119,7 @@ def _estimated(prepared: Prepared) -> list[Measured]:
     for family in prepared.families:
         own = slice(family.start, family.stop - 1)
         facts = _facts(prepared, own) | {"passes": found.passes, "wall_seconds": wall_seconds}
-        facts["rows_not_a_number"] = _warn_of_nan(value[:, own], prepared.cells[own])
+        facts["rows_not_a_number"] = warn_of_nan(value[:, own], prepared.cells[own])
         measured.append(
             Measured(
                 value[:, own].cpu().numpy(),
@@ -137,7 +137,7 @@ def _facts(prepared: Prepared, own: slice) -> dict[str, Any]:
     """What a family's result says about how it was made."""
     options, interventions = prepared.options, prepared.interventions[own]
     return provenance.attributes(prepared.model, prepared.encoded, options.patching, prepared.metrics) | {
-        "source": _source(interventions, options.patching),
+        "source": sources(interventions, options.patching),
         "edit": repr(interventions[0].changes[0].edit),
         "given": repr(options.given) if options.given is not None else None,
         "strategy": "attribution",

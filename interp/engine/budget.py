@@ -27,6 +27,12 @@ def memory(model: Model) -> int:
     return int(os.environ.get("INTERP_MEMORY_BYTES", free))
 
 
+def check_rows(rows: int | None) -> None:
+    """Raise ``ValueError`` for fewer than one row a pass."""
+    if rows is not None and rows < 1:
+        raise ValueError(f"rows={rows}; a pass has at least one row")
+
+
 class Budget:
     """Rows that fit in a pass.
 
@@ -36,6 +42,7 @@ class Budget:
     """
 
     def __init__(self, model: Model, reader: Reader, columns: int, rows: int | None = None) -> None:
+        check_rows(rows)
         self.model, self.columns, self.most = model, columns, rows
         self.bytes = memory(model)
         sizes, itemsize = model.sizes, model.dtype.itemsize

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.cells import Cell, Place
-from interp.engine.edits import fitting, same, within
+from interp.engine.edits import changed, same, within
 from interp.engine.layout import indexed_axis
-from interp.interventions import Activation, Change, apply
+from interp.interventions import Activation, Change
 from interp.sites import Site
 
 _NUMBERS = 1 << 24
@@ -93,15 +93,10 @@ class Bundle:
 
     def _edited(self, old: Float[Tensor, "token member ..."], examples: Tensor, slots: Tensor) -> Tensor:
         """What the change makes of them, one row a token and cell."""
-        change, rows = self.place.change, old.flatten(0, 1)
-        s = rows if self.place.values is None else self._source(examples, slots).flatten(0, 1).to(rows.device)
-        fitting(self.place, rows, s)
-        s = s.reshape(len(s), *(1 for _ in range(rows.ndim - s.ndim)), *s.shape[1:])
-        new = apply(change.edit, change.featurizer, rows, s, keep_error=change.keep_error, where=repr(self.site))
-        if self.place.attended is not None:  # what is at padding stays
-            attended = self.place.attended[examples].repeat_interleave(old.shape[1], 0).to(new.device)
-            new = torch.where(attended.reshape(len(new), *(1 for _ in range(new.ndim - 2)), new.shape[-1]), new, rows)
-        return new.to(old.dtype).unflatten(0, old.shape[:2])
+        place, members = self.place, old.shape[1]
+        source = None if place.values is None else self._source(examples, slots).flatten(0, 1)
+        attended = None if place.attended is None else place.attended[examples].repeat_interleave(members, 0)
+        return changed(place, old.flatten(0, 1), source, attended).to(old.dtype).unflatten(0, old.shape[:2])
 
     def _source(self, examples: Tensor, slots: Tensor) -> Float[Tensor, "token member ..."]:
         values = self.place.values

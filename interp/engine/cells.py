@@ -71,8 +71,13 @@ class Cell:
 
     @property
     def first(self) -> Int[Tensor, " example"]:
-        """First column at which a change of the cell's own can matter."""
-        return torch.stack([place.first for place in self.places if not place.given]).amin(0)
+        """First column at which a change of the cell's own can matter.
+
+        Scores or patterns that are given let a token attend to later ones, so what is changed there matters from that token on.
+        """
+        own = torch.stack([place.first for place in self.places if not place.given]).amin(0)
+        ahead = [place.first for place in self.places if place.given and place.attended is not None]
+        return torch.where(own == NOWHERE, own, torch.stack([own, *ahead]).amin(0))
 
     @property
     def inert(self) -> Bool[Tensor, " example"]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine.cells import Cell, Place
@@ -138,16 +138,7 @@ class _Group:
         within(self.example_of, seen)
         old = seen[self.at]
         scalar = old.ndim == 1
-        old = old[:, None] if scalar else old
-        s = old if self.source is None else self.source.to(old.device)
-        fitting(self.example_of, old, s)
-        s = s.reshape(len(s), *(1 for _ in range(old.ndim - s.ndim)), *s.shape[1:])
-        change = self.example_of.change
-        new = apply(change.edit, change.featurizer, old, s, keep_error=change.keep_error, where=repr(change.site.tensor))
-        if self.attended is not None:
-            ones = (1 for _ in range(new.ndim - 2))
-            attended = self.attended.to(new.device).reshape(len(new), *ones, self.attended.shape[-1])
-            new = torch.where(attended, new, old)
+        new = changed(self.example_of, old[:, None] if scalar else old, self.source, self.attended)
         seen[self.at] = (new[:, 0] if scalar else new).to(seen.dtype)
 
 
@@ -174,6 +165,32 @@ def within(place: Place, seen: Tensor) -> None:
     if place.index is not None and place.index >= seen.shape[2]:
         axis = indexed_axis(place.change.site)
         raise HeadOutOfRangeError(f"{axis} {place.index} of {place.change.site!r} does not exist: there are {seen.shape[2]}")
+
+
+def changed(
+    place: Place,
+    old: Float[Tensor, "row ..."],
+    source: Float[Tensor, "row ..."] | None,
+    attended: Bool[Tensor, "row source_position"] | None = None,
+) -> Float[Tensor, "row ..."]:
+    """What the change of a place makes of some values.
+
+    Args:
+        source: what it reads, features last; None if its edit reads nothing.
+        attended: of attention scores and patterns, the real tokens; what is at padding stays.
+
+    Raises:
+        ShapeMismatchError: see :func:`fitting`, and what the edit returned.
+    """
+    s = old if source is None else source.to(old.device)
+    fitting(place, old, s)
+    s = s.reshape(len(s), *(1 for _ in range(old.ndim - s.ndim)), *s.shape[1:])
+    change = place.change
+    new = apply(change.edit, change.featurizer, old, s, keep_error=change.keep_error, where=repr(change.site.tensor))
+    if attended is None:
+        return new
+    ones = (1 for _ in range(new.ndim - 2))
+    return torch.where(attended.to(new.device).reshape(len(new), *ones, attended.shape[-1]), new, old)
 
 
 def fitting(place: Place, old: Tensor, s: Tensor) -> None:

@@ -1,6 +1,6 @@
 """The residual stream as a graph: who writes to it, who reads from it, and the edges between them.
 
->>> Edge(Site("z", layer=3, head=0), Site("q", layer=9, head=6))
+>>> Edge.of("L3H0.z", "L9H6.q")
 L3H0 → L9H6.q
 
 Writers are the embedding, heads and MLPs; readers are the queries, keys and values of heads, the MLPs and the unembedding. An
@@ -30,6 +30,15 @@ class Edge:
     """``embed`` (with the position embedding), ``L3H0.z`` for a head, or ``L3.mlp_out``."""
     receiver: Site
     """``L9H6.q`` and so on, ``L9.mlp_pre`` for what the MLP reads, or ``logits``."""
+
+    @classmethod
+    def of(cls, sender: Site | str, receiver: Site | str) -> Edge:
+        """An edge by the names of its ends: ``Edge.of("L3H0.z", "L9H6.q")``, ``Edge.of("embed", "L2.mlp_pre")``.
+
+        Raises:
+            UnknownSiteError: a name is none of a site's.
+        """
+        return cls(Site.parse(sender), Site.parse(receiver))
 
     def __repr__(self) -> str:
         return f"{node(self.sender)} → {node(self.receiver)}"

@@ -28,6 +28,7 @@ POINTS = len(Point)
 NEVER = 1 << 40
 """The depth of a row that cannot be resumed."""
 _EARLY = ("embed", "pos_embed")
+_STREAM = (*_EARLY, "resid_pre", "resid_post")
 _OF_ATTENTION = ("attn_out", "z", "result")
 _OF_MLP = ("mlp_out", "mlp_post")
 _INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up")
@@ -108,6 +109,13 @@ def begin(model: Model, site: Site) -> int | str:
 def parallel(model: Model, layer: int) -> bool:
     """Whether attention and MLP of a block read the same stream, so that the MLP does not see what attention gives."""
     return layer in model.anatomy.mlp and Site("resid_mid", layer=layer) not in model.anatomy.taps
+
+
+def inside(model: Model, site: Site, layer: int) -> bool:
+    """Whether a site is inside a block, its input and output excepted."""
+    if site.path is not None:
+        return f"{site.path}.".startswith(f"{model.anatomy.blocks}.{layer}.")
+    return site.layer == layer and site.name not in _STREAM
 
 
 def _layer_of(model: Model, path: str) -> int | None:

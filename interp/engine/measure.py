@@ -27,6 +27,10 @@ from interp.engine.prepared import Patching, Prepared, start
 from interp.engine.wavefront import wavefront
 from interp.interventions import Activation, Intervention
 from interp.metrics import Metric
+from interp.models import Model
+
+_ROUNDING = 1e-3
+"""What rounding may move a metric of size 1 by, at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +66,13 @@ def measure(prepared: Prepared) -> list[Measured]:
         clean, corrupt, base = (
             reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted", "base")
         )
-        _require_finite({"clean prompt": clean, "corrupted prompt": corrupt, "base prompt": base}, metrics)
+        require_finite({"clean prompt": clean, "corrupted prompt": corrupt, "base prompt": base}, metrics)
         value = base[:, None].repeat(1, len(cells), 1)
         rows = prepared.rows
         work = strategies.Work(model, runs.base, cells, reader, reference, prepared.lines)
         value[:, rows[:, 0], rows[:, 1]] = _run(prepared, work, plan)
         for family in prepared.families:
-            _require_finite({"base prompt, with its own values written back,": value[:, family[-1]]}, metrics)
+            require_finite({"base prompt, with its own values written back,": value[:, family[-1]]}, metrics)
     shared = provenance.attributes(model, encoded, prepared.options.patching, metrics) | {
         "wall_seconds": time.perf_counter() - began
     }
@@ -76,7 +80,7 @@ def measure(prepared: Prepared) -> list[Measured]:
     for family in prepared.families:
         own = slice(family.start, family.stop - 1)
         facts = shared | _facts(prepared, plan, family, value, base)
-        facts["rows_not_a_number"] = _warn_of_nan(value[:, own], cells[own])
+        facts["rows_not_a_number"] = warn_of_nan(value[:, own], cells[own])
         found.append(
             Measured(
                 value[:, own].cpu().numpy(),
@@ -94,10 +98,10 @@ def _facts(prepared: Prepared, plan: Plan, family: range, value: Tensor, base: T
     """What a family's result says about how it was run."""
     own = slice(family.start, family.stop - 1)
     interventions = prepared.interventions[own]
-    floor = (value[:, family[-1]] - base).abs().amax(-1).tolist()
+    floor = noise_floor(value[:, family[-1]], base, prepared.model, prepared.metrics)
     given = prepared.options.given
     return {
-        "source": _source(interventions, prepared.options.patching),
+        "source": sources(interventions, prepared.options.patching),
         "edit": repr(interventions[0].changes[0].edit),
         "given": repr(given) if given is not None else None,
         "strategy": plan.strategy(family[:-1]),
@@ -107,7 +111,7 @@ def _facts(prepared: Prepared, plan: Plan, family: range, value: Tensor, base: T
         "passes": plan.passes,
         "fraction_of_naive_flops": plan.fraction,
         "kernels": plan.kernels,
-        "noise_floor": dict(zip([m.name for m in prepared.metrics], floor, strict=True)),
+        "noise_floor": floor,
     }
 
 
@@ -129,7 +133,7 @@ def _run(prepared: Prepared, work: strategies.Work, plan: Plan) -> strategies.Me
     return found
 
 
-def _source(interventions: Sequence[Intervention], patching: Patching) -> str:
+def sources(interventions: Sequence[Intervention], patching: Patching) -> str:
     """What was written, in words."""
     found = [change.source for i in interventions for change in i.changes if change.edit.reads_source]
     if not found:
@@ -139,7 +143,27 @@ def _source(interventions: Sequence[Intervention], patching: Patching) -> str:
     return "clean run" if patching == "denoising" else "corrupted run"
 
 
-def _require_finite(runs: dict[str, Tensor], metrics: Sequence[Metric]) -> None:
+def noise_floor(
+    written_back: Float[Tensor, "metric example"],
+    base: Float[Tensor, "metric example"],
+    model: Model,
+    metrics: Sequence[Metric],
+) -> dict[str, float]:
+    """The most that each metric moves when the base's own values are written back; warns where that is more than rounding."""
+    floor = (written_back - base).abs().amax(-1)
+    allowed = max(_ROUNDING, torch.finfo(model.dtype).eps ** 0.5) * (1 + base.abs().amax(-1))
+    for metric, moved, most in zip(metrics, floor.tolist(), allowed.tolist(), strict=True):
+        if moved > most:
+            warnings.warn(
+                f"writing the base's own values back moves metric {metric.name!r} by {moved:.2g}, which is more than rounding: "
+                "is the model deterministic? No effect below that number means anything",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+    return dict(zip([metric.name for metric in metrics], floor.tolist(), strict=True))
+
+
+def require_finite(runs: dict[str, Tensor], metrics: Sequence[Metric]) -> None:
     """What every effect is compared with is a number."""
     for what, values in runs.items():
         undefined = (~values.isfinite()).nonzero()
@@ -151,7 +175,7 @@ def _require_finite(runs: dict[str, Tensor], metrics: Sequence[Metric]) -> None:
             )
 
 
-def _warn_of_nan(value: Tensor, cells: Sequence[Cell]) -> int:
+def warn_of_nan(value: Tensor, cells: Sequence[Cell]) -> int:
     """How many values are not a number, which is not the same as not computed; says so once."""
     where = value.isnan().any(0).nonzero()
     if len(where):

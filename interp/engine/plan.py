@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp import kernels
 from interp.engine.costs import Costs, rate
-from interp.engine.joins import NEVER
+from interp.engine.joins import NEVER, Point, depth, inside
 from interp.engine.prepared import Prepared
 from interp.engine.shard import bytes_an_example
 from interp.engine.wavefront import grouped
@@ -172,7 +171,8 @@ class _Planning:
         self.shards = -(-len(p.encoded) // size)
         read = p.reader.positions_of(p.runs.base)
         logits = read.shape[1] * p.reader.products(costs.vocabulary)
-        lines, tail = p.lines, int(read.amin())
+        lines, tail, last = p.lines, int(read.amin()), p.model.sizes.get("layer", 0) - 1
+        within = torch.tensor([any(inside(p.model, place.tensor, last) for place in cell.places) for cell in p.cells])
         passes = most = self.merged = 0
         flops = peak = 0.0
         for shard in range(self.shards):
@@ -186,24 +186,33 @@ class _Planning:
                     passes, most = passes + 1, max(most, len(run.rows))
                     peak = max(peak, len(run.rows) * (carried * p.budget.token + p.budget.row))
                     values, counts = run.depths.unique(return_counts=True)
+                    # Rows that run the last block beside one that is changed inside it run it at all carried positions.
+                    running = run.depths <= depth(last, Point.PRE)
+                    whole = bool(within.to(running.device)[run.rows[running, 0]].any())
                     flops += len(part) * logits * costs.column + sum(
-                        count * costs.resumed(depth, column, tail, self.columns, 0)
-                        for depth, count in zip(values.tolist(), counts.tolist(), strict=True)
+                        count
+                        * costs.resumed(at, column, column if whole and at <= depth(last, Point.PRE) else tail, self.columns, 0)
+                        for at, count in zip(values.tolist(), counts.tolist(), strict=True)
                     )
-        base = 2 * len(p.encoded) * costs.whole(self.columns, read.shape[1])
+        base = self._base(read.shape[1])
         kept = min(size, len(p.encoded)) * per
         return self._estimate("wavefront", passes, most, flops + base, peak + kept)
 
     def _batched(self, rows: int) -> Estimate:
         limit = self.p.budget.whole_rows()
-        flops = (rows + 2 * len(self.p.encoded)) * self.costs.whole(self.columns, self.p.reader.keep)
+        flops = rows * self.costs.whole(self.columns, self.p.reader.keep) + self._base(self.p.reader.keep)
         return self._estimate("batched", -(-rows // limit), min(limit, rows), flops, min(limit, rows) * self.p.budget.whole)
 
     def _serial(self, rows: int) -> Estimate:
         cells = len(self.rows[:, 0].unique())
-        flops = (rows + 2 * len(self.p.encoded)) * self.costs.whole(self.columns, self.p.reader.keep)
+        flops = rows * self.costs.whole(self.columns, self.p.reader.keep) + self._base(self.p.reader.keep)
         most = len(self.p.encoded)
         return self._estimate("serial", cells, most, flops, most * self.p.budget.whole)
+
+    def _base(self, read: int | None) -> float:
+        """Runs of the clean and the corrupted prompts, and of the base with what is given."""
+        runs = 2 if self.p.given is None else 3
+        return runs * len(self.p.encoded) * self.costs.whole(self.columns, read)
 
     def _estimate(self, strategy: str, passes: int, rows: int, flops: float, taken: float) -> Estimate:
         # Half of a matrix product's rate is what blocks reach between norms and nonlinearities.
@@ -251,16 +260,3 @@ def _flops(flops: float) -> str:
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def as_json(plan: Plan) -> dict[str, Any]:
-    """The numbers of a plan."""
-    return {
-        "cells": plan.cells,
-        "examples": plan.examples,
-        "by_rule": plan.by_rule,
-        "passes": plan.passes,
-        "flops": plan.flops,
-        "naive_flops": plan.naive,
-        "fraction_of_naive_flops": plan.fraction,
-    }

@@ -79,7 +79,7 @@ class Reader:
     def way(self) -> Literal["columns", "fused", "whole"]:
         """How rows of the wave are read: single columns; these and numbers about all logits, which are not kept; all logits."""
         stack = self.model.stack
-        if self.columns is None or stack is None or stack.hooked:
+        if self.columns is None or stack is None:
             return "whole"
         if not (self.normalises or self.compares):
             return "columns"

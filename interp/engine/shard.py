@@ -10,12 +10,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.engine.budget import memory
 from interp.models import Model, Tokens
 from interp.models.stack import Arguments
 from interp.sites import Site
 
 if TYPE_CHECKING:
     from interp.models.suffix import KeysValues
+
+
+SHARE = 8
+"""Arguments of blocks, for several first columns, may take one part in so many of a sweep's memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +48,19 @@ class Shard:
         return torch.searchsorted(self.examples, examples.contiguous())
 
     def arguments(self, start: int) -> Arguments:
-        """What blocks are called with from column ``start`` on, for every example of the shard."""
-        if start not in self._arguments:
+        """What blocks are called with from column ``start`` on, for every example of the shard.
+
+        Those that were asked for last are kept, as far as they take a small part of the memory that a sweep may take.
+        """
+        found = self._arguments.pop(start, None)
+        if found is None:
             assert self.model.stack is not None
-            self._arguments[start] = self.model.stack.arguments(self.tokens, start, self.before)
-        return self._arguments[start]
+            found = self.model.stack.arguments(self.tokens, start, self.before)
+            room = memory(self.model) // SHARE - found.bytes
+            while len(self._arguments) > 1 and sum(kept.bytes for kept in self._arguments.values()) > room:
+                self._arguments.pop(next(iter(self._arguments)))
+        self._arguments[start] = found
+        return found
 
 
 def bytes_an_example(model: Model, sites: Collection[Site], columns: int) -> int:

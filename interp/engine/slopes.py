@@ -19,26 +19,23 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from interp.engine.batches import in_batches
-from interp.engine.budget import Budget
+from interp.engine.budget import Budget, check_rows
 from interp.engine.layout import LOGITS
 from interp.engine.measure import full_precision
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
-from interp.errors import UnknownNameError, UnknownSiteError, UserError
+from interp.errors import GradientError, UnknownNameError, UnknownSiteError
 from interp.metrics import Metric, MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model, Tokens
+from interp.models.hooks import frozen
 from interp.models.taps import Write
 from interp.sites import Site
 
 SIDES = ("clean", "corrupted")
-
-
-class GradientError(UserError, ValueError):
-    """A metric that has no gradient, or a site from which none leads to it."""
 
 
 class Gradients(NamedTuple):
@@ -118,8 +115,7 @@ def whole(model: Model, sites: Collection[Site | str]) -> list[Site]:
 
 def examples_a_pass(model: Model, encoded: Encoded, reader: Reader, rows: int | None) -> int:
     """Examples whose activations, kept in every layer for the backward pass, take what the budget allows."""
-    if rows is not None and rows < 1:
-        raise ValueError(f"rows={rows}; a pass has at least one row")
+    check_rows(rows)
     budget = Budget(model, reader, encoded.clean.ids.shape[1])
     fits = max(1, budget.whole_rows() // (2 * model.sizes.get("layer", 1)))
     return fits if rows is None else min(fits, rows)
@@ -148,19 +144,6 @@ def differentiable(model: Model, sites: Collection[Site]) -> Iterator[None]:
         torch.enable_grad(),
     ):
         yield
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient inside; those that did require it again after."""
-    learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    try:
-        for parameter in learned:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in learned:
-            parameter.requires_grad_(True)
 
 
 def slopes(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.engine.cells import Cell
 from interp.engine.edits import Edits, Rows
-from interp.engine.joins import POINTS, Point, depth
+from interp.engine.joins import POINTS, Point, depth, inside
 from interp.engine.shard import Shard
 from interp.models.hooks import Hooks
 from interp.models.stack import Stack
@@ -179,14 +179,7 @@ class Pass:
 
     def _inside(self, layer: int, first: int, stop: int) -> list[Site]:
         """Sites of a block, its input and output excepted, at which some rows are changed."""
-        blocks = f"{self.model.anatomy.blocks}.{layer}"
-        stream = ("resid_pre", "resid_post", "embed", "pos_embed")
-        return [
-            site
-            for site in self.edits.sites(first, stop)
-            if (site.layer == layer if site.path is None else f"{site.path}.".startswith(f"{blocks}."))
-            and (site.path is not None or site.name not in stream)
-        ]
+        return [site for site in self.edits.sites(first, stop) if inside(self.model, site, layer)]
 
     def _standing(self, site: Site, modules: Sequence[str]) -> bool:
         """Whether a site is inside modules that are not run; what is changed there is settled by :meth:`_known`."""

@@ -234,13 +234,17 @@ def fused_activations(module: nn.Module) -> Iterator[None]:
     The function is the same, up to rounding; a chain of eight passes over memory costs as much as a tenth of a block's matrix
     products on a CPU. A forward that was overridden on the instance stays.
     """
-    chains = [m for m in module.modules() if type(m).__name__ in _GELU_TANH and "forward" not in m.__dict__]
+    chains = [m for m in module.modules() if _is_gelu_chain(type(m)) and "forward" not in m.__dict__]
     with standing_in(dict.fromkeys(chains, _gelu_tanh)):
         yield
 
 
 _GELU_TANH = ("NewGELUActivation", "BloomGelu")
 """Classes of transformers whose forward is x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))."""
+
+
+def _is_gelu_chain(kind: type[nn.Module]) -> bool:
+    return kind.__name__ in _GELU_TANH and kind.__module__.startswith("transformers.")
 
 
 _NETWORK = ("q", "k", "v", "scores", "pattern", "z", "result", "attn_out", "mlp_pre", "mlp_up", "mlp_post", "mlp_out")

@@ -13,7 +13,7 @@ two batch sizes. Inside a block, attention or MLP may be replaced by what they a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,12 +27,10 @@ from interp import kernels
 from interp.models.encoding import Tokens
 from interp.models.hooks import Forward, Hooks, standing_in
 from interp.models.taps import first_tensor, output_tensor, with_first
+from interp.models.trees import Batch, Tree, batch_of, leaves, mapped
 
 if TYPE_CHECKING:
     from interp.models.suffix import KeysValues, Suffix
-
-Tree = Any
-"""Tensors in nested tuples, lists and dicts, as modules take them."""
 
 
 class _Seen(Exception):  # noqa: N818 - a signal, not an error
@@ -51,6 +49,13 @@ class Arguments:
     cache: Suffix | None
     taken: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     """The last selection of rows from each tensor, by its id: layers share their masks and phases."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors, those that layers share counted once; of the prefix only what is not the base run's."""
+        seen = {tensor.untyped_storage().data_ptr(): tensor for tensor in (self.hidden, *leaves(self.calls))}
+        held = [*seen.values(), *(selection for _, selection in self.taken.values())]
+        return sum(tensor.untyped_storage().nbytes() for tensor in held)
 
 
 class Stack:
@@ -82,8 +87,8 @@ class Stack:
         """Whether what enters the first block at a position depends on that position and its token alone."""
         self.forms: dict[nn.Module, int | None] = {}
         """Length of the tuple that a module returns; None for a bare tensor."""
-        self.fusing_refused = "it was not probed"
-        """What the probe found against :meth:`read`; empty if nothing."""
+        self.unfused = "it was not probed"
+        """Why :meth:`read` cannot be had; empty if it can."""
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -98,7 +103,7 @@ class Stack:
     def learn(self, two: Tokens, three: Tokens) -> None:
         """Find the batch dimensions from two and three prompts of one width, and what blocks, attention and MLPs return."""
         a, b = self.arguments(two, 0, None), self.arguments(three, 0, None)
-        self.dims = [_map(_batch_of, x, y) for x, y in zip(a.calls, b.calls, strict=True)]
+        self.dims = [mapped(batch_of, x, y) for x, y in zip(a.calls, b.calls, strict=True)]
         with ExitStack() as hooks:
             for module in (*self.blocks, *self.attention.values(), *self.mlp.values()):
                 handle = module.register_forward_hook(self._form)
@@ -267,16 +272,6 @@ class Stack:
             return output_tensor(self._forward(inputs))
 
     @property
-    def hooked(self) -> bool:
-        """Whether somebody's forward hook, on the model or its unembedding, may change logits and wants to see all of them."""
-        return bool(self.unembedding._forward_hooks or self.module._forward_hooks)
-
-    @property
-    def unfused(self) -> str:
-        """Why :meth:`read` cannot be had; empty if it can."""
-        return "a forward hook on the model or its unembedding may change its logits" if self.hooked else self.fusing_refused
-
-    @property
     def softcap(self) -> float | None:
         """The cap c that the model's config puts on logits: c · tanh(logits / c)."""
         config: Any = getattr(self.module, "config", None)
@@ -301,7 +296,7 @@ class Stack:
                 call.taken[id(value)] = known = (rows, split.flatten(batch.dimension, batch.dimension + 1))
             return known[1]
 
-        args, kwargs = _map(take, self.dims[layer], call.calls[layer])
+        args, kwargs = mapped(take, self.dims[layer], call.calls[layer])
         return with_first(args, kwargs, hidden)
 
     def _giving(self, module: nn.Module, tensor: Tensor) -> Forward:
@@ -324,30 +319,3 @@ def _read(
         bias=getattr(head, "bias", None),
         **options,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The batch dimension of a tensor, and how many entries an example has along it (BLOOM's alibi: as many as heads)."""
-
-    dimension: int
-    multiple: int
-
-
-def _batch_of(two: Any, three: Any) -> Batch | None:
-    """The dimension that grew with the batch from two examples to three."""
-    if not isinstance(two, Tensor):
-        return None
-    grown = [i for i, (a, b) in enumerate(zip(two.shape, three.shape, strict=True)) if a != b and 3 * a == 2 * b]
-    return Batch(grown[0], two.shape[grown[0]] // 2) if grown else None
-
-
-def _map(function: Callable[..., Any], tree: Tree, other: Tree) -> Tree:
-    """A function on corresponding leaves of two trees, the first of which says what a leaf is."""
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return type(tree)(*(_map(function, *parts) for parts in zip(tree, other, strict=True)))
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(_map(function, *parts) for parts in zip(tree, other, strict=True))
-    if isinstance(tree, dict):
-        return {key: _map(function, value, other[key]) for key, value in tree.items()}
-    return function(tree, other)

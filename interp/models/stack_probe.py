@@ -100,7 +100,7 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         columns = torch.tensor([[0, 3], [1, 2], [3, 0], [2, 2]], device=rows.device)
         chosen = found[logits][rows, -2:].gather(-1, columns[:, None].expand(-1, 2, -1))
         compare(stack.logits(stream[-1][rows, -2:], columns), chosen, "single columns of the logits")
-        stack.fusing_refused = _unfused(stack, stream[-1][rows, -2:], columns, found[logits][rows, -2:], compare)
+        stack.unfused = _unfused(stack, stream[-1][rows, -2:], columns, found[logits][rows, -2:], compare)
 
 
 def _unfused(stack: Stack, hidden: Tensor, columns: Tensor, logits: Tensor, compare: _Compare) -> str:

@@ -21,8 +21,7 @@ from torch.overrides import TorchFunctionMode
 import interp
 from interp import effects
 from interp.engine import attribute, bundles, gradients, patch
-from interp.engine.slopes import GradientError
-from interp.errors import HeadOutOfRangeError, OrderError, UnknownSiteError
+from interp.errors import GradientError, HeadOutOfRangeError, OrderError, UnknownSiteError
 from interp.interventions import (
     Activation,
     Add,

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from interp import effects
 from interp.engine import patch_edges
-from interp.engine.edges import EdgesError
 from interp.engine.graph import EMBED, LOGITS, Edge, edges, senders
-from interp.errors import UnknownSiteError
+from interp.errors import EdgesError, ShapeMismatchError, UnknownSiteError
 from interp.interventions import Constant, mean
 from interp.models import Model
+from interp.models.stack import Stack
 from interp.sites import Site
 
 
@@ -128,6 +128,20 @@ def test_rows_do_not_change_the_numbers(seed: int, monkeypatch: pytest.MonkeyPat
     )
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_no_pass_has_more_rows_than_were_allowed(rows: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, ran = sweeps.model("llama"), []
+    run = Stack.run
+
+    def spy(self: Stack, layer: int, hidden: Tensor, *args: Any, **options: Any) -> Tensor:
+        ran.append(len(hidden))
+        return run(self, layer, hidden, *args, **options)
+
+    monkeypatch.setattr(Stack, "run", spy)
+    patch_edges(model, sweeps.random_pairs(seed, [5, 6, 5]), edges=edges(model)[::5], rows=rows)
+    assert max(ran) == {1: 1, 2: 2, 5: 3}[rows], "3 examples: 1, 2 or all of them, and one edge at a time"
+
+
 def test_labels_and_other_sources(seed: int) -> None:
     model = sweeps.model("gpt2")
     pairs = sweeps.random_pairs(seed, [5, 5])
@@ -150,6 +164,24 @@ def test_edges_that_are_not_there() -> None:
         patch_edges(model, pairs, edges=[Edge(EMBED, Site("resid_pre", layer=1))])
     with pytest.raises(ValueError, match="empty list"):
         patch_edges(model, pairs, edges=[])
+    sweep: Any = sweeps.unchecked(patch_edges)
+    for wrong in ((EMBED, LOGITS), "embed → logits", 3):
+        with pytest.raises(ValueError, match=r"edges holds .* expected edges as interp.engine.edges\(model\) lists"):
+            sweep(model, pairs, edges=[wrong])
+    for rows in (0, -1):
+        with pytest.raises(ValueError, match=f"rows={rows}; a pass has at least one row"):
+            patch_edges(model, pairs, edges=edges(model)[:1], rows=rows)
+    with pytest.raises(ShapeMismatchError, match="features"):
+        patch_edges(model, pairs, edges=edges(model)[:1], source=Constant(torch.zeros(5)))
+
+
+def test_one_edge_needs_no_list_and_names_are_enough() -> None:
+    assert Edge.of("L0H1.z", "L2H3.k") == Edge(Site("z", layer=0, head=1), Site("k", layer=2, head=3))
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(0, [5, 5])
+    one = edges(model)[0]
+    np.testing.assert_array_equal(
+        patch_edges(model, pairs, edges=one)["value"], patch_edges(model, pairs, edges=[one])["value"]
+    )
 
 
 def test_a_model_that_cannot_be_resumed_says_why() -> None:

@@ -11,11 +11,11 @@ import tiny
 import torch
 
 from interp.engine import patch, patch_edges
-from interp.engine.edges import EdgesError
+from interp.errors import EdgesError, TrainingError
 from interp.interventions import Gate, Intervention
 from interp.models import load
 from interp.sites import grid
-from interp.training import TrainingError, fit
+from interp.training import fit
 
 
 def scaled(module: Any, args: Any, output: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 import sweeps
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from interp.engine import explain, patch
 from interp.engine.costs import Costs
@@ -126,3 +127,28 @@ def test_no_tensor_of_a_model_is_moved(pairs: Any) -> None:
     patch(model, pairs, RESIDUAL)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.module.state_dict().items())
     assert not any("forward" in module.__dict__ for module in model.module.modules())
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "neox"])
+@pytest.mark.parametrize(
+    ("where", "given"),
+    [
+        (RESIDUAL, None),
+        (grid("z", layer=..., head=...), None),
+        (grid("q", layer=..., head=...), None),
+        (grid("q", layer=[2], head=...), None),
+        (grid("pattern", layer=[2], head=...), None),
+        (grid("mlp_post", layer=...), None),
+        (grid("resid_pre", layer=...), "L1.z"),
+        (grid("resid_pre", layer=...), "L2.z"),
+    ],
+    ids=["residual", "z", "q", "q of the last block", "pattern", "mlp_post", "given", "given in the last block"],
+)
+def test_operations_are_those_that_run(kind: str, where: Any, given: str | None, seed: int) -> None:
+    """The plan counts by formula, torch what it runs; the rest are attention's masked halves and single columns."""
+    model, pairs = sweeps.model(kind), sweeps.random_pairs(seed, [12] * 16)
+    options: dict[str, Any] = {"given": None if given is None else Intervention.of(given, source=Constant(0.0))}
+    plan = explain(model, pairs, where, **options)
+    with FlopCounterMode(display=False) as counter:
+        patch(model, pairs, where, **options)
+    assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.12)

@@ -337,7 +337,7 @@ def test_training_is_what_it_is_with_whole_logits(
     model = sweeps.model(kind, dtype)
     losses, moved = [], []
     for refused in ("", "whole logits were asked for"):
-        monkeypatch.setattr(model.stack, "fusing_refused", refused)
+        monkeypatch.setattr(model.stack, "unfused", refused)
         assert way(model, pairs, metric) == ("whole" if refused else "fused")
         rotation, gate = Rotation(tiny.WIDTH, 3, seed=1).to(dtype), Gate((tiny.HEADS, 1)).to(dtype)
         before = rotation.weight.detach().clone()

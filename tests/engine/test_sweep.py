@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -230,8 +231,26 @@ def test_a_write_that_goes_wrong_would_show_in_the_noise_floor(pairs: Pairs, mon
 
     monkeypatch.setattr(edits._Group, "__call__", shifted)
     for strategy in ("batched", "wavefront"):
-        ds = patch(model, pairs, grid("resid_post", layer=1, position=[-2]), strategy=strategy)
+        with pytest.warns(RuntimeWarning, match="which is more than rounding"):
+            ds = patch(model, pairs, grid("resid_post", layer=1, position=[-2]), strategy=strategy)
         assert ds.attrs["noise_floor"]["logit_diff"] > 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_model_that_is_not_deterministic_is_told(dtype: torch.dtype, pairs: Pairs) -> None:
+    """No hook of a user's: the module's own forward draws numbers, as a router with jitter does."""
+    module = sweeps.MAKERS["llama"](0).to(dtype)
+    forward = module.forward
+
+    @functools.wraps(forward)
+    def jittered(*args: Any, **kwargs: Any) -> Any:
+        found = forward(*args, **kwargs)
+        found.logits = found.logits * (1 + torch.rand_like(found.logits))
+        return found
+
+    module.forward = jittered
+    with pytest.warns(RuntimeWarning, match=r"moves metric 'logit_diff' by .* is the model deterministic"):
+        patch(load(module, check=False), pairs, grid("resid_post", layer=1, position=[-1]))
 
 
 # memory
@@ -638,21 +657,14 @@ def test_tokens_that_the_model_does_not_have(where: str, pairs: Pairs) -> None:
         patch(sweeps.model("gpt2"), Pairs((bad,)), grid("resid_pre", layer=0, position=-1))
 
 
-def unchecked(function: Any) -> Any:
-    """A function without the tests' check of annotations, as users have it: what it is given then reaches its own checks."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function
-
-
 def test_misspelt_words(pairs: Pairs) -> None:
     model, where = sweeps.model("gpt2"), grid("L1.z")
     with pytest.raises(UnknownNameError, match="unknown metric 'logitdiff'; did you mean 'logit_diff'"):
         patch(model, pairs, where, "logitdiff")
     with pytest.raises(UnknownNameError, match="unknown patching 'denoise'; did you mean 'denoising'"):
-        unchecked(patch)(model, pairs, where, patching="denoise")
+        sweeps.unchecked(patch)(model, pairs, where, patching="denoise")
     with pytest.raises(UnknownNameError, match="unknown strategy 'batch'; did you mean 'batched'"):
-        unchecked(patch)(model, pairs, where, strategy="batch")
+        sweeps.unchecked(patch)(model, pairs, where, strategy="batch")
 
 
 def test_a_source_beside_interventions_is_refused(pairs: Pairs) -> None:

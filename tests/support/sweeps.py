@@ -123,3 +123,10 @@ def _hook(module: nn.Module, side: str, change: Callable[[Tensor], Any]) -> Any:
     return (
         module.register_forward_hook(after) if side == "output" else module.register_forward_pre_hook(before, with_kwargs=True)
     )
+
+
+def unchecked(function: Any) -> Any:
+    """A function without the tests' check of annotations, as users have it: what it is given then reaches its own checks."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function

@@ -33,10 +33,10 @@ from training_by_hand import (
 
 from interp import training
 from interp.engine import wavefront
-from interp.errors import UnknownNameError
+from interp.errors import TrainingError, UnknownNameError
 from interp.interventions import Change, Constant, Gate, HardConcrete, Intervention, Scale, learnable
 from interp.models import load
-from interp.training import TrainingError, fit
+from interp.training import fit
 
 CLOSE = {"atol": 1e-8, "rtol": 0.0}
 LENGTHS = [6, 5, 7, 6]
@@ -292,7 +292,9 @@ def test_numbers_and_arrays_where_tensors_and_lists_are_meant(seed: int) -> None
         where = [make(model, seed).intervention for make in (das, gates)]
         with torch.no_grad():
             found.append(
-                unchecked(fit)(model, pairs, where, epochs=5, batch=2, lr=rates, penalty=[lambda i: 0.25, None], seed=seed)
+                sweeps.unchecked(fit)(
+                    model, pairs, where, epochs=5, batch=2, lr=rates, penalty=[lambda i: 0.25, None], seed=seed
+                )
             )
     np.testing.assert_allclose(found[0].loss.values, found[1].loss.values, **CLOSE)
     assert found[0].penalty.values.tolist() == [[0.25] * 10, [0.0] * 10]
@@ -304,14 +306,7 @@ def test_numbers_and_arrays_where_tensors_and_lists_are_meant(seed: int) -> None
 def refused(where: Any, words: str, error: type[Exception] = TrainingError, **options: Any) -> None:
     model = options.pop("model", double("gpt2"))
     with pytest.raises(error, match=re.escape(words)):
-        unchecked(fit)(model, sweeps.random_pairs(0, LENGTHS), where, **options)
-
-
-def unchecked(function: Any) -> Any:
-    """Without the annotations that tests check: a user's call, in which nothing does."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function
+        sweeps.unchecked(fit)(model, sweeps.random_pairs(0, LENGTHS), where, **options)
 
 
 def test_what_cannot_be_trained() -> None:

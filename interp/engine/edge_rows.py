@@ -1,162 +1,42 @@
-"""Exact edge patching: the effect of every edge of the residual stream's graph, as rows of the wave.
+"""The rows of an edge sweep: what writers would write, and what readers make of it.
 
-    >>> effects = interp.patch_edges(model, pairs, metric="logit_diff")                      # doctest: +SKIP
-    >>> effects.sizes["cell"]                                                              # doctest: +SKIP
-    32491
-
-An edge's row sees the base run, except that one reader sees one writer's contribution from the source (Conmy et al., arXiv
-2304.14997). What the reader then gives is all that changes, so a row joins behind it. For heads, one run of a block's attention
-with a writer changed serves every head's query, and one more their keys and values each: only the heads' outputs differ from
-row to row, and W_O takes them to the stream.
+>>> sweep = EdgeRows(runs, edges(model), Activation(), budget)                         # doctest: +SKIP
+>>> sweep.run(progress=None).shape                           # metric, edge, example   # doctest: +SKIP
+torch.Size([1, 32491, 64])
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-import xarray as xr
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp import axes, effects
-from interp.engine import provenance
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget, memory
-from interp.engine.cells import place
-from interp.engine.graph import EMBED, LOGITS, SLOTS, Edge, check, node
-from interp.engine.graph import edges as every_edge
-from interp.engine.joins import refused
-from interp.engine.measure import full_precision
-from interp.engine.prepared import Patching
-from interp.engine.readout import Reader
+from interp.engine.cells import Place, place
+from interp.engine.edits import changed
+from interp.engine.graph import EMBED, LOGITS, SLOTS, Edge
+from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
 from interp.engine.shard import Shard
-from interp.engine.sweep import encoded_pairs
 from interp.engine.values import Sources
 from interp.engine.wave import through
 from interp.engine.wavefront import grouped, readout
-from interp.errors import UnknownNameError, UserError
-from interp.interventions import Activation, Change, Intervention, Source
-from interp.metrics import MetricLike
-from interp.metrics import resolve as resolve_metrics
-from interp.models import Encoded, Model
+from interp.interventions import Change, Intervention, Source
 from interp.models.hooks import Hooks
 from interp.models.taps import in_out
-from interp.pairs import Pair, Pairs
 from interp.sites import Site
 
 EMBED_STREAM = Site("resid_pre", layer=0)
 """Where the embedding is seen as the stream has it, with positions and whatever scales it."""
-
-
-class EdgesError(UserError, ValueError):
-    """A model whose edges cannot be swept."""
-
-
-def patch_edges(
-    model: Model,
-    pairs: Pairs | Sequence[Pair] | Encoded,
-    metric: MetricLike | Sequence[MetricLike] = "logit_diff",
-    *,
-    edges: Sequence[Edge] | None = None,
-    patching: Patching = "noising",
-    source: Source | None = None,
-    rows: int | None = None,
-    progress: bool | None = None,
-) -> xr.Dataset:
-    """The effect of edges, each alone.
-
-    Args:
-        model: one whose blocks can be resumed (:func:`interp.explain` says why not).
-        pairs: prompts of equal length in each pair.
-        metric: one or several.
-        edges: some of :func:`interp.engine.graph.edges`; all of them where left out.
-        patching: ``"noising"`` runs on the clean prompt and lets the reader see the corrupted one's contribution;
-            ``"denoising"`` the reverse.
-        source: what the reader sees of the writer: by default the other prompt's contribution; a mean, another example's, or
-            ``Constant(0.0)``, which takes the contribution away.
-        rows: most rows in one pass; by default what a memory budget allows.
-
-    Returns:
-        Effects with dims ``(metric, cell, example)`` and, along ``cell``, the coordinates ``edge``, ``sender``, ``receiver``,
-        ``slot`` and the layers and heads of both ends (−1 where there is none).
-
-    Raises:
-        EdgesError: the model's blocks cannot be resumed, or it is not causal.
-        UnknownSiteError: an edge that the model does not have.
-        UnequalLengthsError, AnswerError: see :func:`interp.patch`.
-    """
-    if patching not in effects.PATCHING:
-        raise UnknownNameError("patching", patching, effects.PATCHING)
-    reason = refused(model) or ("" if model.causal else "it is not causal")
-    if reason:
-        raise EdgesError(f"the edges of {model.name} cannot be swept: {reason}")
-    wanted = every_edge(model) if edges is None else list(edges)
-    for edge in () if edges is None else wanted:
-        check(model, edge)
-    if not wanted:
-        raise ValueError("edges is an empty list; leave it out for all of them")
-    encoded, metrics = encoded_pairs(model, pairs), resolve_metrics(metric)
-    reader = Reader.of(model, encoded, metrics)
-    budget = Budget(model, reader, encoded.clean.ids.shape[1], rows)
-    runs = Runs(model, encoded, "corrupted" if patching == "denoising" else "clean", min(budget.whole_rows(), 256), reader)
-    source = Activation() if source is None else source
-    with torch.no_grad(), model.prepared(), full_precision():
-        sweep = _Sweep(runs, wanted, source, budget)
-        value = sweep.run(progress)
-        reference = runs.logits("clean") if reader.needs_reference else None
-        everyone = torch.arange(len(encoded), device=model.device)
-        clean, corrupt = (reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted"))
-    return effects.assemble(
-        value.cpu().numpy(),
-        clean.cpu().numpy(),
-        corrupt.cpu().numpy(),
-        axes={axes.CELL: list(range(len(wanted)))},
-        metrics=[m.name for m in metrics],
-        coords=provenance.example_coordinates(encoded) | _coordinates(wanted),
-        attrs=provenance.attributes(model, encoded, patching, metrics)
-        | {
-            "site": "edges",
-            "positions": "all",
-            "source": repr(source),
-            "strategy": "wavefront",
-            "rows": len(wanted) * len(encoded),
-            "noise_floor": dict(zip([m.name for m in metrics], sweep.floor, strict=True)),
-            "spec": provenance.spec(
-                model,
-                encoded,
-                patching,
-                metrics,
-                {"edges": "all" if edges is None else [repr(e) for e in wanted], "source": source.spec()},
-            ),
-        },
-    )
-
-
-def _coordinates(wanted: Sequence[Edge]) -> dict[str, Any]:
-    def number(site: Site, axis: str) -> int:
-        found = getattr(site, axis)
-        return -1 if found is None else int(found)
-
-    ends = {
-        f"{end}_{axis}": [number(getattr(edge, end), axis) for edge in wanted]
-        for end in ("sender", "receiver")
-        for axis in (axes.LAYER, axes.HEAD)
-    }
-    names = {
-        "edge": [repr(e) for e in wanted],
-        "sender": [node(e.sender) for e in wanted],
-        "receiver": [node(e.receiver) for e in wanted],
-        "slot": [e.receiver.name if e.receiver.name in SLOTS else "" for e in wanted],
-    }
-    return {name: (axes.CELL, values) for name, values in (names | ends).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +56,7 @@ class _Part:
         return self.shard.found[site][self.examples, column:]
 
 
-class _Sweep:
+class EdgeRows:
     """The edges that are wanted, by the block and the slot that reads them."""
 
     def __init__(self, runs: Runs, wanted: Sequence[Edge], source: Source, budget: Budget) -> None:
@@ -204,8 +84,9 @@ class _Sweep:
         per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * columns * self.model.dtype.itemsize
         runs.keep(self._sites(), columns, memory(self.model) // 2, besides=per_sender)
         placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs)
-        runs.want([cell.places[0].change for cell in placed])
-        first = torch.stack([cell.first for cell in placed]).amin(0)
+        self.places = {cell.places[0].change: cell.places[0] for cell in placed}
+        runs.want(self.places)
+        first = torch.stack([place.first for place in self.places.values()]).amin(0)
         reference = runs.logits("clean") if self.reader.needs_reference else None
         value = torch.zeros(len(self.reader.metrics), self.cells + 1, n, dtype=self.reader.dtype, device=self.model.device)
         bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
@@ -215,11 +96,12 @@ class _Sweep:
                 read = self.reader.positions_of(shard.tokens).amin(-1)
                 begins = torch.minimum(first[shard.examples], read)
                 for column, order in grouped(self.model, begins, read, torch.zeros_like(begins)):
-                    part = _Part(shard, order, column, int(read[order].min()), moved)
-                    for site, edges in self.readers.items():
-                        self._receive(part, site, edges, reference, value, shown.update)
+                    for some in order.split(self.budget.rows(columns - column)):
+                        part = _Part(shard, some, column, int(read[some].min()), moved)
+                        for site, edges in self.readers.items():
+                            self._receive(part, site, edges, reference, value, shown.update)
         base = self.reader.measure(runs.logits("base"), torch.arange(n, device=self.model.device), reference)
-        self.floor = (value[:, -1] - base).abs().amax(-1).tolist()
+        self.noise_floor = noise_floor(value[:, -1], base, self.model, self.reader.metrics)
         return value[:, :-1]
 
     def _sites(self) -> set[Site]:
@@ -245,27 +127,25 @@ class _Sweep:
         )
         known: dict[Site, Tensor] = {}
         for i, sender in enumerate(self.writers):
-            change = self.changes[sender]
-            if change.site not in known:
-                known = {change.site: self._difference(change, shard)}  # heads of a layer follow each other
-            difference = known[change.site]
+            site = self.changes[sender].site
+            if site not in known:
+                known = {site: self._difference(self.places[self.changes[sender]], shard)}  # a layer's heads follow each other
+            difference = known[site]
             moved[i] = difference if sender.name != "z" else self._through_w_o(sender, difference, shard)
         return moved
 
-    def _difference(self, change: Change, shard: Shard) -> Tensor:
+    def _difference(self, place: Place, shard: Shard) -> Tensor:
         """Source less base at every real token; 0 at padding."""
-        columns = self.runs.base.columns(change.positions)
-        values = self.sources.values(change, columns)
+        values = self.sources.values(place.change, place.columns)
         assert values is not None
-        own = columns[shard.examples]
+        own = place.columns[shard.examples]
         example, slot = (own >= 0).nonzero(as_tuple=True)
-        base = shard.found[change.site]
+        base = shard.found[place.tensor]
         difference = torch.zeros_like(base)
         column = own[example, slot]
-        here, source = base[example, column], values.at(shard.examples[example], slot).to(base)
-        # A constant has one number for all features: its axes come behind those of the heads.
-        source = source.reshape(len(source), *(1 for _ in range(here.ndim - source.ndim)), *source.shape[1:])
-        difference[example, column] = source - here
+        here = base[example, column]
+        new = changed(replace(place, values=values), here, values.at(shard.examples[example], slot))
+        difference[example, column] = (new - here).to(base)
         return difference
 
     def _through_w_o(self, sender: Site, difference: Tensor, shard: Shard) -> Tensor:

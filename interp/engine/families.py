@@ -1,0 +1,190 @@
+"""What a sweep is asked for, in whatever form, as families of cells; and what was measured of them, with its names.
+
+>>> prepared, families = asked(model, pairs, interp.grid("z", layer=..., head=...), "kl", {}, Options())   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from interp import axes, effects
+from interp.engine import provenance
+from interp.engine.measure import Measured
+from interp.engine.prepared import Options, Prepared, prepare
+from interp.errors import PositionError, UnknownNameError
+from interp.interventions import Change, Identity, Intervention
+from interp.metrics import resolve as resolve_metrics
+from interp.models import Encoded, Model
+from interp.pairs import Pair, Pairs
+from interp.sites import Grid, Positions
+
+STRATEGIES = ("auto", "wavefront", "batched", "serial")
+Given = Intervention | Change | Sequence[Intervention | Change] | None
+Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid]
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """The cells of one result, and what labels them."""
+
+    interventions: list[Intervention]
+    axes: Mapping[str, Sequence[Any]]
+    exists: np.ndarray[Any, Any]
+    """``[cell]``: whether the cell's site exists; only those are measured."""
+    coords: dict[str, Any]
+    attrs: dict[str, Any]
+    spec: dict[str, Any]
+
+
+def asked(
+    model: Model, pairs: Any, where: Where, metric: Any, change: dict[str, Any], options: Options
+) -> tuple[Prepared, dict[str, Family]]:
+    """Everything that is asked for, checked and resolved."""
+    encoded = encoded_pairs(model, pairs)
+    metrics = resolve_metrics(metric)
+    if isinstance(where, Grid | Mapping):
+        grids = {"": where} if isinstance(where, Grid) else dict(where)
+        if not grids:
+            raise ValueError("where is an empty mapping; name at least one grid")
+        change |= {"featurizer": change["featurizer"] or Identity()}
+        families = {name: _of_grid(model, encoded, grid, change) for name, grid in grids.items()}
+    else:
+        if any(change[word] is not None for word in ("source", "edit", "featurizer")):
+            raise ValueError(
+                "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
+            )
+        families = {"": _of_list(listed(where))}
+    return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
+
+
+def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any]) -> Family:
+    _check_positions(encoded, grid)
+    shortest = min(int(encoded.clean.lengths.min()), int(encoded.corrupted.lengths.min()))
+    sizes = model.sizes_at(grid.site) | {axes.POSITION: shortest}
+    values = grid.values(sizes)
+    cells = list(grid.cells(sizes))
+    exists = np.array([model.has(cell.site) for cell in cells], dtype=bool)
+    interventions = [
+        Intervention((Change(cell.site, cell.positions, **change),)) for cell, there in zip(cells, exists, strict=True) if there
+    ]
+    of_change = interventions[0].changes[0].spec()
+    return Family(
+        interventions,
+        axes=values,
+        exists=exists,
+        coords=provenance.token_coordinates(encoded, values.get(axes.POSITION)),
+        attrs={"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)},
+        spec={"grid": grid.spec(), "change": {k: v for k, v in of_change.items() if k not in ("site", "positions")}},
+    )
+
+
+def _of_list(interventions: list[Intervention]) -> Family:
+    sites = dict.fromkeys(change.site.name for i in interventions for change in i.changes)
+    return Family(
+        interventions,
+        axes={axes.CELL: list(range(len(interventions)))},
+        exists=np.ones(len(interventions), dtype=bool),
+        coords={"intervention": (axes.CELL, [repr(i)[len("Intervention(") : -1] for i in interventions])},
+        attrs={"site": ", ".join(sites), "positions": "listed"},
+        spec={"interventions": [i.spec() for i in interventions]},
+    )
+
+
+def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Dataset:
+    """What was measured of a family, with its names."""
+    exists, encoded, options = family.exists, prepared.encoded, prepared.options
+    spec = family.spec | ({"given": options.given.spec()} if options.given is not None else {})
+    return effects.assemble(
+        _spread(measured.value, exists, family.axes, np.nan),
+        measured.clean,
+        measured.corrupt,
+        given=measured.given,
+        axes=family.axes,
+        metrics=[metric.name for metric in prepared.metrics],
+        by_rule=_spread(measured.by_rule, exists, family.axes, False),
+        absent=None if exists.all() else ~exists.reshape([len(v) for v in family.axes.values()]),
+        coords=provenance.example_coordinates(encoded) | family.coords,
+        attrs=measured.facts
+        | family.attrs
+        | {"spec": provenance.spec(prepared.model, encoded, options.patching, prepared.metrics, spec)},
+    )
+
+
+def _spread(
+    found: np.ndarray[Any, Any], exists: np.ndarray[Any, Any], values: Mapping[str, Sequence[Any]], filler: Any
+) -> np.ndarray[Any, Any]:
+    """``[…, existing cell, example]`` laid out over the axes of a grid, with ``filler`` where a site does not exist."""
+    full = np.full((*found.shape[:-2], len(exists), found.shape[-1]), filler, dtype=found.dtype)
+    full[..., exists, :] = found
+    return full.reshape(*found.shape[:-2], *(len(v) for v in values.values()), found.shape[-1])
+
+
+def encoded_pairs(model: Model, pairs: Any) -> Encoded:
+    """Pairs in whatever form they were given, as tensors."""
+    return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs))
+
+
+def _pairs(pairs: Any) -> Pairs:
+    if isinstance(pairs, Pairs):
+        return pairs
+    many = list(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]
+    if not many or not all(isinstance(pair, Pair) for pair in many):
+        raise ValueError(
+            f"pairs is {type(pairs).__name__}; expected interp.Pairs from a task such as interp.tasks.ioi(64), a list of "
+            "interp.Pair(clean=interp.Prompt(…), corrupted=interp.Prompt(…), answers=(…,), wrong=(…,)), or model.encode(pairs)"
+        )
+    return Pairs(tuple(many))
+
+
+def listed(where: Any) -> list[Intervention]:
+    """Interventions from one or several, changes being interventions of one change."""
+    many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
+    for one in many:
+        if not isinstance(one, Intervention | Change):
+            raise ValueError(
+                f"where holds {one!r} of type {type(one).__name__}; expected a grid such as "
+                "interp.grid('resid_pre', layer=...), a mapping of names to grids, or interventions such as "
+                "Intervention.of('L9H6.z@-1')"
+            )
+    if not many:
+        raise ValueError("where is an empty list; give at least one intervention")
+    return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
+
+
+def check_words(patching: Any, strategy: Any) -> None:
+    if patching not in effects.PATCHING:
+        raise UnknownNameError("patching", patching, effects.PATCHING)
+    if strategy not in STRATEGIES:
+        raise UnknownNameError("strategy", strategy, STRATEGIES)
+
+
+def given_changes(given: Any) -> Intervention | None:
+    """Several given interventions as one, in their order."""
+    if given is None or (isinstance(given, Sequence) and not given):
+        return None
+    many = listed(given)
+    return Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
+
+
+def _check_positions(encoded: Encoded, grid: Grid) -> None:
+    """A grid over raw positions needs pairs of equal length; one over all of them, prompts of one length."""
+    if axes.POSITION not in grid.axes:
+        return
+    given = dict(grid.swept)[axes.POSITION]
+    if given is None or any(isinstance(p, int) and p >= 0 for p in given):
+        encoded.require_equal_lengths(repr(grid))
+    for index in given or ():
+        encoded.clean.columns(Positions.parse(index), what=f"position of {grid!r}")
+    lengths = torch.cat([encoded.clean.lengths, encoded.corrupted.lengths])
+    if given is None and bool((lengths != lengths[0]).any()):
+        counts = ", ".join(f"{int((lengths == n).sum())} of {int(n)} tokens" for n in lengths.unique())
+        raise PositionError(
+            f"{grid!r} sweeps every raw position, but the prompts have different lengths ({counts}), so that one index would "
+            f"mean different things; sweep roles ({', '.join(encoded.pairs.roles) or 'none here'}), or negative indices"
+        )
