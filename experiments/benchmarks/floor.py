@@ -9,13 +9,15 @@ head width, c = key/value heads × head width, m the MLP's units and g its matri
 
 and attention 4·a for every pair of a query and a key that it may see (2·a for the score, 2·a for the value). Three shortcuts
 are exact in a causal model with a metric at the last token, and the floor takes all of them: a cell starts where it changes
-the base run, positions before that are the base run's, and the last block is needed at the last token, except for the keys and
+the base run (one that writes what is there costs nothing), positions before that are the base run's, and the last block is needed at the last token, except for the keys and
 values that this token reads. Norms, softmax, nonlinearities and the runs that fill caches are not counted, which makes the
 floor lower, so a percentage of it is never flattered. (What the floor does not take: in the block where a residual cell joins,
 queries, keys and values of the later positions are still the base run's.)
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from contestants.networks import Shape
 from contestants.question import Question
@@ -71,13 +73,17 @@ def blocks(shape: Shape, first: int, start: int, tokens: int, *, linear: int = 1
     return (shape.layers - 1 - first) * whole + last
 
 
-def residual_cell(shape: Shape, layer: int, position: int, differ_from: int, tokens: int, columns: int) -> int:
-    """``resid_pre`` of one layer patched at one position: that block and the later ones, from the position on.
+def no_op(layer: int, position: int, differ: Collection[int]) -> bool:
+    """Whether a cell of ``resid_pre`` writes the value that is there, because of the tokens in which base and source differ.
 
-    Nothing where base and source are equal up to the position (``differ_from`` is the first at which they are not): the value
-    that is written is the one that is there.
+    In front of the first block that is so wherever the token is the same; later, where none up to the position differs.
     """
-    if position < differ_from:
+    return position not in differ if layer == 0 else position < min(differ)
+
+
+def residual_cell(shape: Shape, layer: int, position: int, differ: Collection[int], tokens: int, columns: int) -> int:
+    """``resid_pre`` of one layer patched at one position: that block and the later ones, from the position on."""
+    if no_op(layer, position, differ):
         return 0
     return blocks(shape, layer, position, tokens) + unembed(shape, columns)
 
@@ -95,13 +101,13 @@ def sweep(question: Question) -> int:
     """Every cell on every pair."""
     total, tokens, columns = 0, question.tokens, question.read_columns
     for example in range(len(question.base)):
-        start = question.differ_from(example)
+        start, differ = question.differ_from(example), question.differ(example)
         for layer in question.layers:
             for place in question.where:
                 if question.site == "z":
                     total += z_cell(question.shape, layer, start, tokens, columns)
                 else:
-                    total += residual_cell(question.shape, layer, place, start, tokens, columns)
+                    total += residual_cell(question.shape, layer, place, differ, tokens, columns)
     return total
 
 
@@ -109,8 +115,13 @@ def inert(question: Question) -> list[str]:
     """Names of the cells that cost nothing in every pair."""
     if question.site == "z":
         return []
-    starts = [question.differ_from(example) for example in range(len(question.base))]
-    return [f"L{layer}.{question.site}@{place}" for layer in question.layers for place in question.where if place < min(starts)]
+    pairs = [question.differ(example) for example in range(len(question.base))]
+    return [
+        f"L{layer}.{question.site}@{place}"
+        for layer in question.layers
+        for place in question.where
+        if all(no_op(layer, place, differ) for differ in pairs)
+    ]
 
 
 def forward(shape: Shape, tokens: int, logits: int | None = None) -> int:

@@ -50,9 +50,13 @@ class Question:
         """``[example, position]`` of ``"base"`` or ``"source"``."""
         return torch.tensor(getattr(self, side), device=self.shape.device)
 
+    def differ(self, example: int) -> tuple[int, ...]:
+        """The positions at which base and source differ."""
+        return tuple(i for i, (b, s) in enumerate(zip(self.base[example], self.source[example], strict=True)) if b != s)
+
     def differ_from(self, example: int) -> int:
-        """The first position at which base and source differ."""
-        return next(i for i, (b, s) in enumerate(zip(self.base[example], self.source[example], strict=True)) if b != s)
+        """The first of them."""
+        return self.differ(example)[0]
 
     def sample(self) -> Question:
         """A few cells of the sweep: the first and the last layer, and about four places between the first and the last."""
