@@ -9,10 +9,10 @@ head width, c = key/value heads × head width, m the MLP's units and g its matri
 
 and attention 4·a for every pair of a query and a key that it may see (2·a for the score, 2·a for the value). Three shortcuts
 are exact in a causal model with a metric at the last token, and the floor takes all of them: a cell starts where it changes
-the base run (one that writes what is there costs nothing), positions before that are the base run's, and the last block is needed at the last token, except for the keys and
-values that this token reads. Norms, softmax, nonlinearities and the runs that fill caches are not counted, which makes the
-floor lower, so a percentage of it is never flattered. (What the floor does not take: in the block where a residual cell joins,
-queries, keys and values of the later positions are still the base run's.)
+the base run (one that writes what is there costs nothing), positions before that are the base run's, and the last block is
+needed at the last token, except for the keys and values that this token reads. Norms, softmax, nonlinearities and the runs
+that fill caches are not counted, which makes the floor lower, so a percentage of it is never flattered. (What the floor does
+not take: in the block where a residual cell joins, queries, keys and values of the later positions are still the base run's.)
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ def require(figures: dict[str, Any], *paths: str) -> None:
 
 
 def benchmark(name: str, *arguments: str) -> list[dict[str, Any]]:
-    """The cases that one run of a benchmark prints."""
+    """The cases that one run of a benchmark prints; its progress goes to the standard error, which ``-s`` shows."""
     command = [sys.executable, f"experiments/benchmarks/{name}.py", "--json", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command[1:])}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, f"{' '.join(command[1:])}\n{done.stdout[-2000:]}"
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
