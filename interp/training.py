@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from interp.engine import provenance, strategies
-from interp.engine.batches import in_batches
+from interp.engine.batches import halvings, in_batches
 from interp.engine.cells import fill
 from interp.engine.families import Given, check_words, encoded_pairs, given_changes, listed
-from interp.engine.measure import full_precision
+from interp.engine.precision import full_precision
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
 from interp.engine.wavefront import Group, groups
 from interp.errors import TrainingError
@@ -129,7 +129,7 @@ def fit(
     ]
     _refuse(prepared, runs)
     order = _order(len(encoded), batch, epochs, shuffle, seed)
-    with torch.enable_grad(), model.prepared(prepared.sites), full_precision(), frozen(model.module):
+    with torch.enable_grad(), model.prepared(prepared.sites), full_precision(), frozen(model.module), halvings() as halved:
         training = _Training(prepared, runs)
         bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
         try:
@@ -140,7 +140,7 @@ def fit(
         finally:
             for run in runs:
                 run.optimizer.zero_grad()
-    return training.trained()
+        return training.trained(len(halved))
 
 
 class _Run:
@@ -222,12 +222,17 @@ class _Training:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         return cells, loss.detach()
 
-    def trained(self) -> Trained:
-        """The result, with its provenance."""
+    def trained(self, halved: int) -> Trained:
+        """The result, with its provenance.
+
+        Args:
+            halved: how often a pass did not fit in memory.
+        """
         p, runs = self.prepared, self.runs
         attrs = provenance.attributes(p.model, p.encoded, p.options.patching, p.metrics) | {
             "metric": p.metrics[0].name,
             "interventions": [repr(run.intervention) for run in runs],
+            "out_of_memory": halved,
         }
         loss = torch.stack([torch.stack(run.losses) for run in runs]).cpu().numpy()
         penalty = np.array([run.penalties for run in runs], dtype=loss.dtype)

@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance
-from interp.engine.batches import in_batches
+from interp.engine.batches import halvings, in_batches
 from interp.engine.bundles import bundled, difference
 from interp.engine.cells import Cell, fill
 from interp.engine.edits import Edits
@@ -102,7 +102,8 @@ class _Found(NamedTuple):
     """With what is given in force."""
     moved: Float[Tensor, "metric cell example"]
     """By how much each cell moves the base, to first order."""
-    passes: int
+    facts: dict[str, Any]
+    """What is true of every family's result."""
 
 
 def _estimated(prepared: Prepared) -> list[Measured]:
@@ -118,7 +119,7 @@ def _estimated(prepared: Prepared) -> list[Measured]:
     measured = []
     for family in prepared.families:
         own = slice(family.start, family.stop - 1)
-        facts = _facts(prepared, own) | {"passes": found.passes, "wall_seconds": wall_seconds}
+        facts = found.facts | _facts(prepared, own) | {"wall_seconds": wall_seconds}
         facts["rows_not_a_number"] = warn_of_nan(value[:, own], prepared.cells[own])
         measured.append(
             Measured(
@@ -136,7 +137,7 @@ def _estimated(prepared: Prepared) -> list[Measured]:
 def _facts(prepared: Prepared, own: slice) -> dict[str, Any]:
     """What a family's result says about how it was made."""
     options, interventions = prepared.options, prepared.interventions[own]
-    return provenance.attributes(prepared.model, prepared.encoded, options.patching, prepared.metrics) | {
+    return {
         "source": sources(interventions, options.patching),
         "edit": repr(interventions[0].changes[0].edit),
         "given": repr(options.given) if options.given is not None else None,
@@ -156,7 +157,7 @@ def _passes(prepared: Prepared) -> _Found:
     everyone = torch.arange(len(encoded), device=model.device)
     limit = examples_a_pass(model, encoded, reader, options.rows)
     bar = {"disable": options.progress is False, "delay": 0 if options.progress else 1, "leave": False}
-    with differentiable(model, prepared.sites):
+    with differentiable(model, prepared.sites), halvings() as halved:
         with torch.no_grad():
             cells = _Cells(prepared, start(prepared))
             reference = runs.logits("clean") if reader.needs_reference else None
@@ -175,9 +176,11 @@ def _passes(prepared: Prepared) -> _Found:
 
         with tqdm(total=len(encoded), unit="example", **bar) as progress:
             parts = in_batches(len(encoded), limit, run, progress.update)
+        facts = provenance.attributes(model, encoded, options.patching, prepared.metrics)
+        facts |= {"passes": len(parts), "out_of_memory": len(halved)}
     base, moved = (torch.cat([part[which] for part in parts], dim=-1) for which in (0, 1))
     alone.setdefault(runs.side["base"], base)
-    return _Found(alone["clean"], alone["corrupted"], base, moved, len(parts))
+    return _Found(alone["clean"], alone["corrupted"], base, moved, facts)
 
 
 class _Cells:

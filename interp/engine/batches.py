@@ -1,13 +1,33 @@
-"""Work in batches that give way when memory runs out."""
+"""Work in batches that give way when memory runs out, and say so.
+
+>>> with halvings() as sizes:
+...     parts = in_batches(3, 2, lambda part: part.stop - part.start)
+>>> parts, sizes
+([2, 1], [])
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
 
 Part = TypeVar("Part")
+_sizes: ContextVar[list[int] | None] = ContextVar("sizes of batches that did not fit", default=None)
+
+
+@contextmanager
+def halvings() -> Iterator[list[int]]:
+    """Sizes of the batches inside that did not fit in memory and were halved."""
+    sizes: list[int] = []
+    token = _sizes.set(sizes)
+    try:
+        yield sizes
+    finally:
+        _sizes.reset(token)
 
 
 def in_batches(
@@ -33,6 +53,8 @@ def in_batches(
             if size == 1:
                 raise
             most = size // 2
+            if (sizes := _sizes.get()) is not None:
+                sizes.append(size)
             continue
         done = chunk.stop
         progress(size)

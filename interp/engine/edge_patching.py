@@ -20,13 +20,14 @@ import xarray as xr
 
 from interp import axes, effects
 from interp.engine import provenance
+from interp.engine.batches import halvings
 from interp.engine.budget import Budget
 from interp.engine.edge_rows import EdgeRows
 from interp.engine.families import check_words, encoded_pairs
 from interp.engine.graph import SLOTS, Edge, check, node
 from interp.engine.graph import edges as every_edge
 from interp.engine.joins import refused
-from interp.engine.measure import full_precision
+from interp.engine.precision import full_precision
 from interp.engine.prepared import Patching
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
@@ -83,12 +84,13 @@ def patch_edges(
     budget = Budget(model, reader, encoded.clean.ids.shape[1], rows)
     runs = Runs(model, encoded, "corrupted" if patching == "denoising" else "clean", min(budget.whole_rows(), 256), reader)
     source = Activation() if source is None else source
-    with torch.no_grad(), model.prepared(), full_precision():
+    with torch.no_grad(), model.prepared(), full_precision(), halvings() as halved:
         sweep = EdgeRows(runs, wanted, source, budget)
         value = sweep.run(progress)
         reference = runs.logits("clean") if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)
         clean, corrupt = (reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted"))
+        attrs = provenance.attributes(model, encoded, patching, metrics)
     return effects.assemble(
         value.cpu().numpy(),
         clean.cpu().numpy(),
@@ -96,7 +98,7 @@ def patch_edges(
         axes={axes.CELL: list(range(len(wanted)))},
         metrics=[m.name for m in metrics],
         coords=provenance.example_coordinates(encoded) | _coordinates(wanted),
-        attrs=provenance.attributes(model, encoded, patching, metrics)
+        attrs=attrs
         | {
             "site": "edges",
             "positions": "all",
@@ -104,6 +106,7 @@ def patch_edges(
             "strategy": "wavefront",
             "rows": len(wanted) * len(encoded),
             "noise_floor": sweep.noise_floor,
+            "out_of_memory": len(halved),
             "spec": provenance.spec(
                 model,
                 encoded,

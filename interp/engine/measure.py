@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance, strategies
+from interp.engine.batches import halvings
 from interp.engine.cells import Cell, fill
 from interp.engine.joins import NEVER
 from interp.engine.plan import Plan
+from interp.engine.precision import full_precision
 from interp.engine.prepared import Patching, Prepared, start
 from interp.engine.wavefront import wavefront
 from interp.interventions import Activation, Intervention
@@ -59,7 +60,7 @@ def measure(prepared: Prepared) -> list[Measured]:
         *(prepared.model, prepared.encoded, prepared.runs, prepared.reader, prepared.metrics),
     )
     plan = Plan.of(prepared)
-    with torch.no_grad(), model.prepared(prepared.sites), full_precision():
+    with torch.no_grad(), model.prepared(prepared.sites), full_precision(), halvings() as halved:
         cells = fill(prepared.cells, runs, start(prepared))
         reference = runs.logits("clean") if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)
@@ -73,9 +74,8 @@ def measure(prepared: Prepared) -> list[Measured]:
         value[:, rows[:, 0], rows[:, 1]] = _run(prepared, work, plan)
         for family in prepared.families:
             require_finite({"base prompt, with its own values written back,": value[:, family[-1]]}, metrics)
-    shared = provenance.attributes(model, encoded, prepared.options.patching, metrics) | {
-        "wall_seconds": time.perf_counter() - began
-    }
+        shared = provenance.attributes(model, encoded, prepared.options.patching, metrics)
+    shared |= {"out_of_memory": len(halved), "wall_seconds": time.perf_counter() - began}
     found = []
     for family in prepared.families:
         own = slice(family.start, family.stop - 1)
@@ -187,14 +187,3 @@ def warn_of_nan(value: Tensor, cells: Sequence[Cell]) -> int:
             stacklevel=4,
         )
     return len(where)
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """float32 products at full precision (no TF32) inside, the user's setting after."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

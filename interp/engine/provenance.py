@@ -8,9 +8,8 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-import torch
-
 from interp import axes
+from interp.engine.precision import precision
 from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model
 
@@ -69,7 +68,7 @@ def attributes(model: Model, encoded: Encoded, patching: str, metrics: Sequence[
         "patching": patching,
         "units": {m.name: getattr(m, "unit", "") for m in metrics},
         "device": str(model.device),
-        "matmul_precision": torch.get_float32_matmul_precision(),
+        "float32_precision": precision(),
         "engine_semantics": ENGINE_SEMANTICS,
         "versions": versions(),
     }

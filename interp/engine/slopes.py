@@ -24,7 +24,7 @@ from torch import Tensor
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget, check_rows
 from interp.engine.layout import LOGITS
-from interp.engine.measure import full_precision
+from interp.engine.precision import full_precision
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.errors import GradientError, UnknownNameError, UnknownSiteError

@@ -500,6 +500,7 @@ def test_out_of_memory_halves_the_batch(backward: bool, pairs: Pairs, seed: int)
     found = attribute(model, pairs, where)
     handle.remove()
     assert sizes == [4, 2, 1, 1, 1, 1]
+    assert (found.attrs["out_of_memory"], expected.attrs["out_of_memory"]) == (2, 0)
     np.testing.assert_allclose(found["value"], expected["value"], atol=1e-5)
 
 

@@ -276,6 +276,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(fits: int, pairs: Pair
     np.testing.assert_allclose(found["value"], expected["value"], atol=2e-5)
     assert sum(sizes) == expected.attrs["rows"], "every row ran once"
     assert 1 <= refused <= 3, "8, 4, 2, 1: it does not start over for each pass"
+    assert (found.attrs["out_of_memory"], expected.attrs["out_of_memory"]) == (refused, 0)
     assert max(sizes) == min(fits, {1: 1, 2: 2, 3: 2, 5: 4}[fits])
 
 

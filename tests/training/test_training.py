@@ -256,6 +256,20 @@ def test_out_of_memory_in_the_middle(where: str, seed: int, monkeypatch: pytest.
     assert len(calls) > 4
 
 
+def test_a_pass_that_did_not_fit_is_said(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pairs, run, calls = double("gpt2"), sweeps.random_pairs(seed, LENGTHS), wavefront.readout, []
+
+    def fails_twice(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) in (1, 4):
+            raise torch.OutOfMemoryError("injected")
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(wavefront, "readout", fails_twice)
+    halved = [fit(model, pairs, das(model, seed).intervention, epochs=2, batch=2).loss.attrs["out_of_memory"] for _ in range(2)]
+    assert halved == [2, 0]
+
+
 def test_the_order_follows_the_seed(seed: int) -> None:
     """At rate 0 and one example a step, losses tell which example came when."""
     model, pairs = double("gpt2"), sweeps.random_pairs(seed, [6, 5, 7, 6, 5, 6])
