@@ -30,7 +30,7 @@ from interp.engine import provenance, strategies
 from interp.engine.batches import halvings, in_batches
 from interp.engine.cells import fill
 from interp.engine.families import Given, check_words, encoded_pairs, given_changes, listed
-from interp.engine.precision import full_precision
+from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
 from interp.engine.wavefront import Group, groups
 from interp.errors import TrainingError
@@ -83,6 +83,7 @@ def fit(
     shuffle: bool = True,
     seed: int = 0,
     rows: int | None = None,
+    precision: Precision = "full",
     progress: bool | None = None,
 ) -> Trained:
     """Train interventions to raise a metric.
@@ -106,13 +107,14 @@ def fit(
         shuffle: draw the order of the pairs anew in every epoch; otherwise it is theirs.
         seed: of the order.
         rows: most rows in one pass; by default what a memory budget allows.
+        precision: as for :func:`interp.patch`.
 
     Raises:
         TrainingError: nothing to learn, a part shared between interventions, a model whose blocks cannot be resumed, a metric
             without gradient.
         ValueError: numbers that make no sense, and what :func:`interp.patch` raises.
     """
-    check_words(patching, "auto")
+    check_words(patching, precision=precision)
     many, encoded, metrics = listed(interventions), encoded_pairs(model, pairs), resolve_metrics(metric)
     if epochs < 1 or batch < 1:
         raise ValueError(f"epochs={epochs}, batch={batch}; expected at least 1 of each")
@@ -129,7 +131,7 @@ def fit(
     ]
     _refuse(prepared, runs)
     order = _order(len(encoded), batch, epochs, shuffle, seed)
-    with torch.enable_grad(), model.prepared(prepared.sites), full_precision(), frozen(model.module), halvings() as halved:
+    with torch.enable_grad(), model.prepared(prepared.sites), float32(precision), frozen(model.module), halvings() as halved:
         training = _Training(prepared, runs)
         bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
         try:

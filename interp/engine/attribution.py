@@ -31,9 +31,10 @@ from interp.engine.batches import halvings, in_batches
 from interp.engine.bundles import bundled, difference
 from interp.engine.cells import Cell, fill
 from interp.engine.edits import Edits
-from interp.engine.families import Given, Where, asked, given_changes, labelled
+from interp.engine.families import Given, Where, asked, check_words, given_changes, labelled
 from interp.engine.layout import canonical
 from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
+from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Prepared, start
 from interp.engine.slopes import Slopes, differentiable, examples_a_pass, slopes
 from interp.interventions import Edit, Featurizer, Source
@@ -58,6 +59,7 @@ def attribute(
     given: Given = None,
     rows: int | None = None,
     skip_inert: bool = True,
+    precision: Precision = "full",
     progress: bool | None = None,
 ) -> xr.Dataset | xr.DataTree:
     """Estimate every intervention on every pair to first order.
@@ -72,6 +74,7 @@ def attribute(
         given: interventions in force on the base; slopes are taken there.
         rows: most examples in one forward and backward pass; by default what a memory budget allows.
         skip_inert: take cells that cannot have an effect as zero by rule; False estimates them too.
+        precision: as for :func:`interp.patch`.
         progress: show a bar; by default after the first second.
 
     Returns:
@@ -83,7 +86,8 @@ def attribute(
         UnequalLengthsError, AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError, OrderError:
             as for :func:`interp.patch`.
     """
-    options = Options(patching, "batched", given_changes(given), rows, skip_inert, progress)
+    check_words(patching, precision=precision)
+    options = Options(patching, "batched", given_changes(given), rows, skip_inert, progress, precision)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
     named = {name: replace(family, spec=family.spec | {"estimate": ESTIMATE}) for name, family in families.items()}
@@ -157,7 +161,7 @@ def _passes(prepared: Prepared) -> _Found:
     everyone = torch.arange(len(encoded), device=model.device)
     limit = examples_a_pass(model, encoded, reader, options.rows)
     bar = {"disable": options.progress is False, "delay": 0 if options.progress else 1, "leave": False}
-    with differentiable(model, prepared.sites), halvings() as halved:
+    with differentiable(model, prepared.sites, options.precision), halvings() as halved:
         with torch.no_grad():
             cells = _Cells(prepared, start(prepared))
             reference = runs.logits("clean") if reader.needs_reference else None

@@ -27,7 +27,7 @@ from interp.engine.families import check_words, encoded_pairs
 from interp.engine.graph import SLOTS, Edge, check, node
 from interp.engine.graph import edges as every_edge
 from interp.engine.joins import refused
-from interp.engine.precision import full_precision
+from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Patching
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
@@ -49,6 +49,7 @@ def patch_edges(
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
+    precision: Precision = "full",
     progress: bool | None = None,
 ) -> xr.Dataset:
     """The effect of edges, each alone.
@@ -63,6 +64,7 @@ def patch_edges(
         source: what the reader sees of the writer: by default the other prompt's contribution; a mean, another example's, or
             ``Constant(0.0)``, which takes the contribution away.
         rows: most rows in one pass; by default what a memory budget allows.
+        precision: as for :func:`interp.patch`.
 
     Returns:
         Effects with dims ``(metric, cell, example)`` and, along ``cell``, the coordinates ``edge``, ``sender``, ``receiver``,
@@ -74,7 +76,7 @@ def patch_edges(
         ValueError: ``edges`` is empty or holds something else, or ``rows`` is less than 1.
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
-    check_words(patching, "auto")
+    check_words(patching, precision=precision)
     reason = refused(model) or ("" if model.causal else "it is not causal")
     if reason:
         raise EdgesError(f"the edges of {model.name} cannot be swept: {reason}")
@@ -84,7 +86,7 @@ def patch_edges(
     budget = Budget(model, reader, encoded.clean.ids.shape[1], rows)
     runs = Runs(model, encoded, "corrupted" if patching == "denoising" else "clean", min(budget.whole_rows(), 256), reader)
     source = Activation() if source is None else source
-    with torch.no_grad(), model.prepared(), full_precision(), halvings() as halved:
+    with torch.no_grad(), model.prepared(), float32(precision), halvings() as halved:
         sweep = EdgeRows(runs, wanted, source, budget)
         value = sweep.run(progress)
         reference = runs.logits("clean") if reader.needs_reference else None
@@ -112,7 +114,8 @@ def patch_edges(
                 encoded,
                 patching,
                 metrics,
-                {"edges": "all" if edges is None else [repr(e) for e in wanted], "source": source.spec()},
+                {"edges": "all" if edges is None else [repr(e) for e in wanted], "source": source.spec()}
+                | ({"precision": precision} if precision != "full" else {}),
             ),
         },
     )

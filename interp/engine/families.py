@@ -16,6 +16,7 @@ import xarray as xr
 from interp import axes, effects
 from interp.engine import provenance
 from interp.engine.measure import Measured
+from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
 from interp.errors import PositionError, UnknownNameError
 from interp.interventions import Change, Identity, Intervention
@@ -100,6 +101,7 @@ def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Datas
     """What was measured of a family, with its names."""
     exists, encoded, options = family.exists, prepared.encoded, prepared.options
     spec = family.spec | ({"given": options.given.spec()} if options.given is not None else {})
+    spec |= {"precision": options.precision} if options.precision != "full" else {}
     return effects.assemble(
         _spread(measured.value, exists, family.axes, np.nan),
         measured.clean,
@@ -157,11 +159,13 @@ def listed(where: Any) -> list[Intervention]:
     return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
 
 
-def check_words(patching: Any, strategy: Any) -> None:
+def check_words(patching: Any, strategy: Any = "auto", precision: Any = "full") -> None:
     if patching not in effects.PATCHING:
         raise UnknownNameError("patching", patching, effects.PATCHING)
     if strategy not in STRATEGIES:
         raise UnknownNameError("strategy", strategy, STRATEGIES)
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, PRECISIONS)
 
 
 def given_changes(given: Any) -> Intervention | None:

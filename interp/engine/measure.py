@@ -23,7 +23,7 @@ from interp.engine.batches import halvings
 from interp.engine.cells import Cell, fill
 from interp.engine.joins import NEVER
 from interp.engine.plan import Plan
-from interp.engine.precision import full_precision
+from interp.engine.precision import float32
 from interp.engine.prepared import Patching, Prepared, start
 from interp.engine.wavefront import wavefront
 from interp.interventions import Activation, Intervention
@@ -60,7 +60,7 @@ def measure(prepared: Prepared) -> list[Measured]:
         *(prepared.model, prepared.encoded, prepared.runs, prepared.reader, prepared.metrics),
     )
     plan = Plan.of(prepared)
-    with torch.no_grad(), model.prepared(prepared.sites), full_precision(), halvings() as halved:
+    with torch.no_grad(), model.prepared(prepared.sites), float32(prepared.options.precision), halvings() as halved:
         cells = fill(prepared.cells, runs, start(prepared))
         reference = runs.logits("clean") if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)

@@ -19,6 +19,7 @@ from interp.engine.prepared import Prepared
 from interp.engine.shard import bytes_an_example
 from interp.engine.wavefront import grouped
 
+_INSIDE_ATTENTION = {"q", "k", "v", "scores", "pattern"}
 _OVERHEAD_SECONDS = {"cpu": 0.02, "cuda": 0.03}
 """Python and launches of one pass, roughly."""
 
@@ -231,6 +232,9 @@ class _Planning:
         notes: list[str] = []
         if not self.p.model.causal and any(isinstance(begin, int) for begin in self.p.begins):
             notes.append("the model is not causal: rows resume at their layer, at all positions")
+        names = sorted({place.tensor.name for cell in self.p.cells for place in cell.places} & _INSIDE_ATTENTION)
+        if names and any(isinstance(begin, int) for begin in self.p.begins):
+            notes.append(f"rows that change {', '.join(names)} run the attention of that block again, for all of its heads")
         if self.p.model.dtype in (torch.bfloat16, torch.float16):
             notes.append("in half precision strategies agree within the spread of batch sizes, not exactly")
         return tuple(notes)

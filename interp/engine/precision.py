@@ -1,7 +1,7 @@
-"""Full float32 precision: no TF32 and no other shortcut of matrix products and convolutions, whatever the user has set.
+"""How float32 products and convolutions are computed during a run: in full, or with TF32 where the user asks for speed.
 
->>> with full_precision():
-...     precision()
+>>> with float32("full"):
+...     computed()
 'ieee'
 """
 
@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import backends
 
 T = TypeVar("T")
 
-_FULL = "ieee"
+Precision = Literal["full", "fast"]
+PRECISIONS = ("full", "fast")
+_OF = {"full": ("ieee", "highest"), "fast": ("tf32", "high")}
+"""torch's names, newer and older."""
 
 
 def _operations() -> list[Any]:
@@ -27,39 +30,39 @@ def _operations() -> list[Any]:
 
 
 @contextmanager
-def full_precision() -> Iterator[None]:
-    """float32 at full precision inside, the user's settings after.
+def float32(precision: Precision = "full") -> Iterator[None]:
+    """One precision inside whatever the user has set, the user's settings after.
 
     torch keeps them twice: in an older form for all products or all of cuDNN, and by operation. Both are set, because asking
     for the older one raises where the two disagree.
     """
     operations = _operations()
     own = [operation.fp32_precision for operation in operations]
-    products, convolutions = _asked(torch.get_float32_matmul_precision), _asked(lambda: backends.cudnn.allow_tf32)
-    torch.set_float32_matmul_precision("highest")
-    backends.cudnn.allow_tf32 = False
+    products = _asked(torch.get_float32_matmul_precision, "highest")
+    convolutions = _asked(lambda: backends.cudnn.allow_tf32, True)
+    newer, older = _OF[precision]
+    torch.set_float32_matmul_precision(older)
+    backends.cudnn.allow_tf32 = precision == "fast"
     for operation in operations:
-        operation.fp32_precision = _FULL
+        operation.fp32_precision = newer
     try:
         yield
     finally:
-        if products is not None:
-            torch.set_float32_matmul_precision(products)
-        if convolutions is not None:
-            backends.cudnn.allow_tf32 = convolutions
-        for operation, precision in zip(operations, own, strict=True):
-            operation.fp32_precision = precision
+        torch.set_float32_matmul_precision(products)
+        backends.cudnn.allow_tf32 = convolutions
+        for operation, before in zip(operations, own, strict=True):
+            operation.fp32_precision = before
 
 
-def _asked(ask: Callable[[], T]) -> T | None:
-    """A setting in its older form; None where the user has set the newer one to something else, which torch then reports."""
+def _asked(ask: Callable[[], T], default: T) -> T:
+    """A setting in its older form; torch's default where the user has set the newer one to something else, and torch raises."""
     try:
         return ask()
     except RuntimeError:
-        return None
+        return default
 
 
-def precision() -> str:
-    """How float32 products are computed now: ``"ieee"``, or what of TF32 and bfloat16 some operation may use."""
+def computed() -> str:
+    """How float32 products are computed now: ``"ieee"`` in full, or what of TF32 and bfloat16 some operation may use."""
     found = {operation.fp32_precision for operation in _operations()} - {"none"}
-    return "+".join(sorted(found)) or _FULL
+    return "+".join(sorted(found)) or "ieee"

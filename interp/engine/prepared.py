@@ -16,6 +16,7 @@ from interp.engine.edits import Edits, Rows
 from interp.engine.forks import Forks, forked
 from interp.engine.joins import NEVER, join, needed, refused
 from interp.engine.lines import Lines
+from interp.engine.precision import Precision
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.interventions import Activation, Change, Intervention, Replace
@@ -38,6 +39,7 @@ class Options:
     rows: int | None = None
     skip_inert: bool = True
     progress: bool | None = None
+    precision: Precision = "full"
 
 
 @dataclass(frozen=True, eq=False)

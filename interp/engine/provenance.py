@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import Any
 
 from interp import axes
-from interp.engine.precision import precision
+from interp.engine.precision import computed
 from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model
 
@@ -68,7 +68,7 @@ def attributes(model: Model, encoded: Encoded, patching: str, metrics: Sequence[
         "patching": patching,
         "units": {m.name: getattr(m, "unit", "") for m in metrics},
         "device": str(model.device),
-        "float32_precision": precision(),
+        "float32_precision": computed(),
         "engine_semantics": ENGINE_SEMANTICS,
         "versions": versions(),
     }

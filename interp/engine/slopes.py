@@ -24,7 +24,7 @@ from torch import Tensor
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget, check_rows
 from interp.engine.layout import LOGITS
-from interp.engine.precision import full_precision
+from interp.engine.precision import Precision, float32
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.errors import GradientError, UnknownNameError, UnknownSiteError
@@ -134,11 +134,11 @@ class Slopes(NamedTuple):
 
 
 @contextmanager
-def differentiable(model: Model, sites: Collection[Site]) -> Iterator[None]:
-    """A model session with gradients: evaluation mode, full float32 precision, and no parameter in the graph."""
+def differentiable(model: Model, sites: Collection[Site], precision: Precision = "full") -> Iterator[None]:
+    """A model session with gradients: evaluation mode, one float32 precision, and no parameter in the graph."""
     with (
         model.prepared(sites),
-        full_precision(),
+        float32(precision),
         frozen(model.module),
         torch.inference_mode(mode=False),
         torch.enable_grad(),

@@ -17,6 +17,7 @@ import xarray as xr
 from interp.engine.families import Given, Where, asked, check_words, given_changes, labelled
 from interp.engine.measure import measure
 from interp.engine.plan import Plan
+from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Strategy
 from interp.interventions import Edit, Featurizer, Source
 from interp.metrics import MetricLike
@@ -39,6 +40,7 @@ def patch(
     strategy: Strategy = "auto",
     rows: int | None = None,
     skip_inert: bool = True,
+    precision: Precision = "full",
     progress: bool | None = None,
 ) -> xr.Dataset | xr.DataTree:
     """Run every intervention on every pair and measure it.
@@ -60,6 +62,8 @@ def patch(
             ``"serial"`` (the reference: one intervention a pass), or ``"auto"``: the first where it can, else the second.
         rows: most rows in one pass; by default what a memory budget allows.
         skip_inert: take cells that cannot have an effect as zero by rule; False runs them too.
+        precision: ``"full"`` computes float32 products in full; ``"fast"`` lets a GPU use TF32, which moves results by more
+            than rounding. Half precision and float64 models are what they are.
         progress: show a bar; by default after the first second.
 
     Returns:
@@ -70,8 +74,8 @@ def patch(
         UnequalLengthsError: raw positions are matched between prompts of different length.
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError: see there.
     """
-    check_words(patching, strategy)
-    options = Options(patching, strategy, given_changes(given), rows, skip_inert, progress)
+    check_words(patching, strategy, precision)
+    options = Options(patching, strategy, given_changes(given), rows, skip_inert, progress, precision)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
     found = [
@@ -95,6 +99,7 @@ def explain(
     strategy: Strategy = "auto",
     rows: int | None = None,
     skip_inert: bool = True,
+    precision: Precision = "full",
 ) -> Plan:
     """What :func:`patch` would do with the same arguments: rows, passes, operations, time, memory. No prompt is run.
 
@@ -103,7 +108,7 @@ def explain(
     Raises:
         The same as :func:`patch`, as far as nothing has to be run to know it.
     """
-    check_words(patching, strategy)
-    options = Options(patching, strategy, given_changes(given), rows, skip_inert)
+    check_words(patching, strategy, precision)
+    options = Options(patching, strategy, given_changes(given), rows, skip_inert, precision=precision)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     return Plan.of(asked(model, pairs, where, metric, change, options)[0])

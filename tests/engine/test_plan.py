@@ -116,6 +116,12 @@ def test_a_page_to_read(pairs: Any) -> None:
     assert all(len(line) <= 140 for line in page.splitlines())
 
 
+@pytest.mark.parametrize(("site", "said"), [("q", True), ("pattern", True), ("z", False), ("resid_pre", False)])
+def test_attention_that_is_run_again_is_said(site: str, said: bool, pairs: Any) -> None:
+    words = f"rows that change {site} run the attention of that block again, for all of its heads"
+    assert (words in str(explain(sweeps.model("llama"), pairs, grid(site, layer=...)))) == said
+
+
 def test_wrong_arguments_are_told_before_anything_runs(pairs: Any) -> None:
     with pytest.raises(UnknownSiteError, match="resid_mid"):
         explain(sweeps.model("neox"), pairs, grid("resid_mid", layer=...))

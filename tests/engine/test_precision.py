@@ -11,7 +11,8 @@ import torch
 from torch import backends
 
 from interp.engine import attribute, patch, patch_edges
-from interp.engine.precision import _operations, full_precision, precision
+from interp.engine.precision import _operations, computed, float32
+from interp.errors import UnknownNameError
 from interp.sites import grid
 
 SETTINGS: dict[str, Callable[[], None]] = {
@@ -55,20 +56,35 @@ def user(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
 
 
 def test_inside_and_after(user: list[Any]) -> None:
-    with full_precision():
+    with float32():
         assert state() == ["ieee"] * len(_operations()) + ["highest", False, False]
-        assert precision() == "ieee"
+        assert computed() == "ieee"
     assert state() == user
-    with pytest.raises(KeyError), full_precision():
+    with pytest.raises(KeyError), float32():
         raise KeyError
     assert state() == user
 
 
 def test_what_may_be_used_is_said() -> None:
-    assert precision() == "tf32", "torch lets cuDNN's convolutions use it"
-    with full_precision():
+    assert computed() == "tf32", "torch lets cuDNN's convolutions use it"
+    with float32():
         backends.mkldnn.matmul.fp32_precision = "bf16"
-        assert precision() == "bf16+ieee"
+        assert computed() == "bf16+ieee"
+
+
+def test_fast_means_tf32_and_is_part_of_what_a_result_is(user: list[Any], seed: int) -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [5, 5])
+    with float32("fast"):
+        assert computed() == "tf32"
+        assert state()[-3:] == ["high", True, True]
+    assert state() == user
+    sweeps_of: list[tuple[Any, list[Any]]] = [(patch, [grid("L1.z")]), (attribute, [grid("L1.z")]), (patch_edges, [])]
+    for run, where in sweeps_of:
+        full, fast = run(model, pairs, *where), run(model, pairs, *where, precision="fast")
+        assert (full.attrs["float32_precision"], fast.attrs["float32_precision"]) == ("ieee", "tf32")
+        assert fast.attrs["spec"] == full.attrs["spec"] | {"precision": "fast"}
+        with pytest.raises(UnknownNameError, match="unknown precision 'quick'"):
+            sweeps.unchecked(run)(model, pairs, *where, precision="quick")
 
 
 def test_results_say_what_they_were_computed_with(user: list[Any], seed: int) -> None:
