@@ -185,8 +185,9 @@ class _Training:
     def __init__(self, prepared: Prepared, runs: Sequence[_Run]) -> None:
         self.prepared, self.runs = prepared, runs
         with torch.no_grad():
-            cells = fill(prepared.cells, prepared.runs, start(prepared))
             reader = prepared.reader
+            prepared.runs.want_logits(*(["clean"] if reader.needs_reference else []))
+            cells = fill(prepared.cells, prepared.runs, start(prepared))
             reference = prepared.runs.logits("clean") if reader.needs_reference else None
         self.work = strategies.Work(prepared.model, prepared.runs.base, cells, reader, reference, prepared.lines)
         self.depths = prepared.depths

@@ -87,6 +87,7 @@ def patch_edges(
     runs = Runs(model, encoded, "corrupted" if patching == "denoising" else "clean", min(budget.whole_rows(), 256), reader)
     source = Activation() if source is None else source
     with torch.no_grad(), model.prepared(), float32(precision), halvings() as halved:
+        runs.want_logits("clean", "corrupted")
         sweep = EdgeRows(runs, wanted, source, budget)
         value = sweep.run(progress)
         reference = runs.logits("clean") if reader.needs_reference else None

@@ -68,7 +68,7 @@ def join(model: Model, intervention: Intervention, given: Intervention | None = 
     first = min(number for number in found if isinstance(number, int))
     blocks = {change.site.path for change in given.changes if change.site.path is not None} if given else set()
     if any(
-        _layer_of(model, f"{path}.") is not None and path.count(".") == (model.anatomy.blocks or "").count(".") + 1
+        model.anatomy.block_of(path) is not None and path.count(".") == (model.anatomy.blocks or "").count(".") + 1
         for path in blocks
     ):
         return "something is given by the path of a block; name it resid_pre or resid_post"
@@ -76,7 +76,7 @@ def join(model: Model, intervention: Intervention, given: Intervention | None = 
         first -= POINTS  # what is given comes after the row's own change, so the row begins before both
     layer = first // POINTS
     within: set[int | None] = (
-        {_layer_of(model, model.taps(change.site.tensor).path) for change in given.changes} if given else set()
+        {model.anatomy.block_of(model.taps(change.site.tensor).path) for change in given.changes} if given else set()
     )
     return depth(layer, Point.PRE) if first >= 0 and layer in within else first
 
@@ -92,7 +92,7 @@ def _is_behind(intervention: Intervention, given: Intervention) -> bool:
 def begin(model: Model, site: Site) -> int | str:
     """The depth from which a change of one site can be made, or why it cannot be made between blocks."""
     if site.path is not None:
-        layer = _layer_of(model, site.path)
+        layer = model.anatomy.block_of(site.path)
         return f"{site!r} is not inside a block" if layer is None else depth(layer, Point.PRE)
     if site.name in _EARLY:
         return -1
@@ -116,14 +116,6 @@ def inside(model: Model, site: Site, layer: int) -> bool:
     if site.path is not None:
         return f"{site.path}.".startswith(f"{model.anatomy.blocks}.{layer}.")
     return site.layer == layer and site.name not in _STREAM
-
-
-def _layer_of(model: Model, path: str) -> int | None:
-    blocks = model.anatomy.blocks
-    if blocks is None or not path.startswith(f"{blocks}."):
-        return None
-    number = path[len(blocks) + 1 :].split(".")[0]
-    return int(number) if number.isdigit() else None
 
 
 def needed(model: Model, joins: Collection[tuple[int, Intervention]]) -> set[Site]:

@@ -61,6 +61,7 @@ def measure(prepared: Prepared) -> list[Measured]:
     )
     plan = Plan.of(prepared)
     with torch.no_grad(), model.prepared(prepared.sites), float32(prepared.options.precision), halvings() as halved:
+        runs.want_logits("clean", "corrupted", "base")
         cells = fill(prepared.cells, runs, start(prepared))
         reference = runs.logits("clean") if reader.needs_reference else None
         everyone = torch.arange(len(encoded), device=model.device)

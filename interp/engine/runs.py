@@ -63,6 +63,8 @@ class Runs:
         self.prompts: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
         self.found: dict[tuple[Any, ...], dict[Site, Tensor]] = {}
         self._logits: dict[tuple[Any, ...], Tensor] = {}
+        self._read: set[str] = set()
+        """The prompts whose logits are read: clean, corrupted, base."""
         self._kept: list[KeysValues] | None = None
         self._keeping = False
         self._whole: Shard | None = None
@@ -87,6 +89,10 @@ class Runs:
                 self.prompts[key][0].check(site)
                 if site.tensor not in self.found.get(key, {}):
                     self._wanted.setdefault(key, set()).add(site.tensor)
+
+    def want_logits(self, *sides: str) -> None:
+        """Announce that :meth:`logits` will be asked for, so that they come from the run that is made anyway."""
+        self._read.update(sides)
 
     def key(self, source: Activation) -> tuple[Any, ...]:
         model: Model = source.model if source.model is not None else self.model  # type: ignore[assignment]
@@ -114,7 +120,7 @@ class Runs:
         return self.found[key][source.site_for(change.site).tensor]
 
     def _run(self, key: tuple[Any, ...], sites: Collection[Site]) -> None:
-        """Run some prompts once; the pairs' prompts leave their logits too."""
+        """Run some prompts once, with their logits if somebody will read them."""
         tokens = self.prompts[key][1]
         ran = self._batches(key, tokens, sites, torch.arange(len(tokens), device=tokens.ids.device))
         self.found.setdefault(key, {}).update({site: canonical(site, tensor) for site, tensor in ran.found.items()})
@@ -137,8 +143,8 @@ class Runs:
     def _batch(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], chunk: Tensor) -> _Batch:
         """One forward pass of some prompts."""
         model, part = self.prompts[key][0], tokens.take(chunk)
-        of_pair = len(key) == 2 and model is self.model
-        keep = None if LOGITS in sites else self.reader.keep if of_pair else 1
+        read = any(key == self.key(Activation(side)) for side in self._read)
+        keep = None if LOGITS in sites else self.reader.keep if read else 1
         inputs: dict[str, Any] = model.inputs(part, keep)
         writes: Mapping[Site, Write] = {}
         if key == self._base_key and self.given is not None:
@@ -149,9 +155,10 @@ class Runs:
 
             cache = recording()
             inputs |= {"past_key_values": cache, "use_cache": True}
-        reads = {*sites, LOGITS} if of_pair else sites
-        found = model.backend.run(inputs, reads=reads, writes=writes)
-        logits = self.reader.logits(part, found[LOGITS]) if of_pair else None
+        reads = {*sites, LOGITS} if read else {*sites}
+        with model.leaving({*reads, *writes}, keeping=cache is not None):
+            found = model.backend.run(inputs, reads=reads, writes=writes)
+        logits = self.reader.logits(part, found[LOGITS]) if read else None
         before = recorded(cache) if cache is not None else None
         return _Batch({site: found[site] for site in sites}, logits, before)
 
@@ -168,6 +175,7 @@ class Runs:
         """
         key = self.key(Activation(which))
         if key not in self._logits:
+            self.want_logits(which)
             self._run(key, self._wanted.pop(key, set()))
         return self._logits[key]
 
@@ -200,14 +208,12 @@ class Runs:
         key = self._base_key
         if self._shard >= len(self.base):
             if self._whole is None:
-                logits = self.logits("base")
                 if key in self._wanted:
                     self._run(key, self._wanted.pop(key))
                 everyone = torch.arange(len(self.base), device=self.model.device)
-                self._whole = Shard(self.model, everyone, self.base, self.found.get(key, {}), self._kept, logits)
+                self._whole = Shard(self.model, everyone, self.base, self.found.get(key, {}), self._kept)
             return self._whole
         self._keeping = self.model.stack is not None and self.model.stack.resumes
         part = self._batches(key, self.base, self._resumed, examples)
         found = {site: canonical(site, tensor) for site, tensor in part.found.items()}
-        assert part.logits is not None
-        return Shard(self.model, examples, self.base.take(examples), found, part.before, part.logits)
+        return Shard(self.model, examples, self.base.take(examples), found, part.before)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.engine.budget import memory
@@ -35,8 +35,6 @@ class Shard:
     """Tensors of the base run at the sites that were asked for, in their own axes."""
     before: Sequence[KeysValues] | None
     """Every layer's keys and values; None for a model that takes no cache."""
-    logits: Float[Tensor, "example position vocab"]
-    """At the positions that the metrics read."""
     _arguments: dict[int, Arguments] = field(default_factory=dict, repr=False)
 
     def has(self, examples: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:

@@ -83,6 +83,19 @@ class Anatomy:
             return self.sizes["kv_head"]
         return self.sizes[axis]
 
+    def layer_of(self, site: Site) -> int | None:
+        """The block that a site belongs to, −1 for what comes before the first; None for what comes behind, or is elsewhere."""
+        if site.path is not None:
+            return self.block_of(site.path)
+        return None if site.name == "logits" else -1 if site.layer is None else site.layer
+
+    def block_of(self, path: str) -> int | None:
+        """The number of the block that a module is, or is inside of; None if it is outside."""
+        if self.blocks is None or not path.startswith(f"{self.blocks}."):
+            return None
+        number = path[len(self.blocks) + 1 :].split(".")[0]
+        return int(number) if number.isdigit() else None
+
 
 def _block_list(module: nn.Module) -> str | None:
     found = [

@@ -29,6 +29,12 @@ from interp.models.taps import Call, Tap, Write, first_tensor, output_tensor, wi
 from interp.sites import Site
 
 Forward = Callable[..., Any]
+
+
+class Left(Exception):  # noqa: N818 - a signal, not an error
+    """Raised to leave a model's forward once nothing more of it is wanted."""
+
+
 _SOFTMAX = frozenset({nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax})
 
 

@@ -14,7 +14,7 @@ import inspect
 import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, 
 from interp.models import digest
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens, encode, encode_pairs
-from interp.models.hooks import Hooks, eager_attention, evaluating, fused_activations
+from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, standing_in
 from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
 from interp.pairs import Pairs, Prompt
@@ -68,7 +68,7 @@ class TorchHooks:
 
     def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
         taps = {site: tap_of(self.taps, site) for site in (*reads, *writes)}
-        with Hooks(self.module, taps, reads, writes) as hooks:
+        with Hooks(self.module, taps, reads, writes) as hooks, suppress(Left):
             self.module(**inputs)
         return hooks.found
 
@@ -267,9 +267,41 @@ class Model:
             else:
                 yield
 
+    def leaving(self, sites: Collection[Site], *, keeping: bool) -> AbstractContextManager[None]:
+        """Inside, forward passes are left once all of ``sites`` were seen, where the blocks are known to follow each other.
+
+        Args:
+            keeping: a cache keeps every block's keys and values; the last block is then left behind its attention.
+        """
+        last, blocks = self.sizes.get(axes.LAYER, 0) - 1, self.anatomy.blocks
+        layers = [self.anatomy.layer_of(site) for site in sites]
+        if self.stack is None or not isinstance(self.backend, TorchHooks) or None in layers:
+            return nullcontext()
+        deepest = max((layer for layer in layers if layer is not None), default=-1)
+        there = {site.name for site, layer in zip(sites, layers, strict=True) if layer == deepest and site.path is None}
+        there |= {"path" for site, layer in zip(sites, layers, strict=True) if layer == deepest and site.path is not None}
+        if keeping:
+            if last not in self.anatomy.w_o or (deepest == last and not there <= _BEFORE_W_O):
+                return nullcontext()
+            end = self.anatomy.w_o[last]
+        else:
+            first = deepest if there == {"resid_pre"} else deepest + 1
+            if first > last:
+                return nullcontext()
+            end = f"{blocks}.{first}"
+        return standing_in({self.module.get_submodule(end): _leave})
+
     def __repr__(self) -> str:
         sizes = ", ".join(f"{axis} {n}" for axis, n in self.sizes.items() if axis != "kv_head")
         return f"Model({self.name}{': ' + sizes if sizes else ''}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
+
+
+_BEFORE_W_O = {"resid_pre", "q", "k", "v", "scores", "pattern", "z"}
+"""What of a block has been seen when W_O is called."""
+
+
+def _leave(*args: Any, **kwargs: Any) -> Any:
+    raise Left
 
 
 def refuse_compiled(module: nn.Module) -> None:

@@ -25,16 +25,12 @@ from torch import Tensor, nn
 
 from interp import kernels
 from interp.models.encoding import Tokens
-from interp.models.hooks import Forward, Hooks, standing_in
+from interp.models.hooks import Forward, Hooks, Left, standing_in
 from interp.models.taps import first_tensor, output_tensor, with_first
 from interp.models.trees import Batch, Tree, batch_of, leaves, mapped
 
 if TYPE_CHECKING:
     from interp.models.suffix import KeysValues, Suffix
-
-
-class _Seen(Exception):  # noqa: N818 - a signal, not an error
-    """Raised to leave a model's forward once its blocks' arguments are known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,10 +134,10 @@ class Stack:
             layer = len(calls)
             calls.append((args, kwargs))
             if len(calls) == len(self.blocks):
-                raise _Seen
+                raise Left
             return self._returned(self.blocks[layer], first_tensor(args, kwargs))
 
-        with standing_in(dict.fromkeys(self.blocks, stand)), suppress(_Seen):
+        with standing_in(dict.fromkeys(self.blocks, stand)), suppress(Left):
             self._forward(inputs)
         return Arguments(start, calls, first_tensor(*calls[0]), cache)
 
@@ -210,9 +206,9 @@ class Stack:
         args, kwargs = self._call(layer, hidden, call, rows)
 
         def leave(*_: Any, **__: Any) -> Any:
-            raise _Seen
+            raise Left
 
-        with suppress(_Seen), standing_in({output: leave}), changing:
+        with suppress(Left), standing_in({output: leave}), changing:
             self.blocks[layer](*args, **kwargs)
 
     def logits(
@@ -250,9 +246,9 @@ class Stack:
 
         def take(x: Tensor) -> Any:
             taken.append(x)
-            raise _Seen
+            raise Left
 
-        with suppress(_Seen):
+        with suppress(Left):
             self.leaving(hidden, take)
         options = {"softcap": self.softcap, "reference": reference, "logsumexp": logsumexp}
         return _read(self.unembedding, taken[0], columns, **options)
