@@ -115,7 +115,7 @@ def fit(
         ValueError: numbers that make no sense, and what :func:`interp.patch` raises.
     """
     check_words(patching, precision=precision)
-    many, encoded, metrics = listed(interventions), encoded_pairs(model, pairs), resolve_metrics(metric)
+    many, encoded, metrics = listed(interventions, "interventions"), encoded_pairs(model, pairs), resolve_metrics(metric)
     if epochs < 1 or batch < 1:
         raise ValueError(f"epochs={epochs}, batch={batch}; expected at least 1 of each")
     if clip is not None and not clip > 0:

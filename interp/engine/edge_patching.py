@@ -124,7 +124,7 @@ def patch_edges(
 
 def _checked(model: Model, edges: Any) -> list[Edge]:
     """Edges that were asked for, each of which the model has."""
-    wanted = [edges] if isinstance(edges, Edge) else list(edges)
+    wanted: list[Any] = [edges] if isinstance(edges, Edge | str) else list(edges)
     for edge in wanted:
         if not isinstance(edge, Edge):
             raise ValueError(

@@ -44,7 +44,7 @@ class Family:
 
 
 def asked(
-    model: Model, pairs: Any, where: Where, metric: Any, change: dict[str, Any], options: Options
+    model: Model, pairs: Any, where: Any, metric: Any, change: dict[str, Any], options: Options
 ) -> tuple[Prepared, dict[str, Family]]:
     """Everything that is asked for, checked and resolved."""
     encoded = encoded_pairs(model, pairs)
@@ -144,18 +144,20 @@ def _pairs(pairs: Any) -> Pairs:
     return Pairs(tuple(many))
 
 
-def listed(where: Any) -> list[Intervention]:
+def listed(where: Any, argument: str = "where") -> list[Intervention]:
     """Interventions from one or several, changes being interventions of one change."""
+    grids = (
+        "a grid such as interp.grid('resid_pre', layer=...), a mapping of names to grids, or " if argument == "where" else ""
+    )
     many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
     for one in many:
         if not isinstance(one, Intervention | Change):
             raise ValueError(
-                f"where holds {one!r} of type {type(one).__name__}; expected a grid such as "
-                "interp.grid('resid_pre', layer=...), a mapping of names to grids, or interventions such as "
+                f"{argument} holds {one!r} of type {type(one).__name__}; expected {grids}interventions such as "
                 "Intervention.of('L9H6.z@-1')"
             )
     if not many:
-        raise ValueError("where is an empty list; give at least one intervention")
+        raise ValueError(f"{argument} is an empty list; give at least one intervention")
     return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
 
 
@@ -172,7 +174,7 @@ def given_changes(given: Any) -> Intervention | None:
     """Several given interventions as one, in their order."""
     if given is None or (isinstance(given, Sequence) and not given):
         return None
-    many = listed(given)
+    many = listed(given, "given")
     return Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
 
 

@@ -165,9 +165,11 @@ def test_edges_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="empty list"):
         patch_edges(model, pairs, edges=[])
     sweep: Any = sweeps.unchecked(patch_edges)
-    for wrong in ((EMBED, LOGITS), "embed → logits", 3):
-        with pytest.raises(ValueError, match=r"edges holds .* expected edges as interp.engine.edges\(model\) lists"):
-            sweep(model, pairs, edges=[wrong])
+    for wrong in ([(EMBED, LOGITS)], ["embed → logits"], [3], "all"):
+        with pytest.raises(
+            ValueError, match=r"edges holds (\(|'embed|3|'all').* expected edges as interp.engine.edges\(model\)"
+        ):
+            sweep(model, pairs, edges=wrong)
     for rows in (0, -1):
         with pytest.raises(ValueError, match=f"rows={rows}; a pass has at least one row"):
             patch_edges(model, pairs, edges=edges(model)[:1], rows=rows)
