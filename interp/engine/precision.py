@@ -63,6 +63,6 @@ def _asked(ask: Callable[[], T], default: T) -> T:
 
 
 def computed() -> str:
-    """How float32 products are computed now: ``"ieee"`` in full, or what of TF32 and bfloat16 some operation may use."""
-    found = {operation.fp32_precision for operation in _operations()} - {"none"}
-    return "+".join(sorted(found)) or "ieee"
+    """How float32 products are computed now: ``"ieee"`` in full, ``"ieee+tf32"`` where some operations may use TF32."""
+    found = (operation.fp32_precision for operation in _operations())
+    return "+".join(sorted({"ieee" if precision == "none" else precision for precision in found}))

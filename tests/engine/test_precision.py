@@ -66,7 +66,7 @@ def test_inside_and_after(user: list[Any]) -> None:
 
 
 def test_what_may_be_used_is_said() -> None:
-    assert computed() == "tf32", "torch lets cuDNN's convolutions use it"
+    assert computed() == "ieee+tf32", "torch lets cuDNN's convolutions use TF32"
     with float32():
         backends.mkldnn.matmul.fp32_precision = "bf16"
         assert computed() == "bf16+ieee"
