@@ -101,11 +101,11 @@ def sweep(question: Question) -> int:
     """Every cell on every pair."""
     total, tokens, columns = 0, question.tokens, question.read_columns
     for example in range(len(question.base)):
-        start, differ = question.differ_from(example), question.differ(example)
+        differ = question.differ(example)
         for layer in question.layers:
             for place in question.where:
                 if question.site == "z":
-                    total += z_cell(question.shape, layer, start, tokens, columns)
+                    total += z_cell(question.shape, layer, differ[0], tokens, columns)
                 else:
                     total += residual_cell(question.shape, layer, place, differ, tokens, columns)
     return total

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -69,7 +70,7 @@ class Cell:
     intervention: Intervention
     places: tuple[Place, ...]
 
-    @property
+    @cached_property
     def first(self) -> Int[Tensor, " example"]:
         """First column at which a change of the cell's own can matter.
 
@@ -77,7 +78,7 @@ class Cell:
         """
         own = torch.stack([place.first for place in self.places if not place.given]).amin(0)
         ahead = [place.first for place in self.places if place.given and place.attended is not None]
-        return torch.where(own == NOWHERE, own, torch.stack([own, *ahead]).amin(0))
+        return torch.where(own == NOWHERE, own, torch.stack([own, *ahead]).amin(0)) if ahead else own
 
     @property
     def inert(self) -> Bool[Tensor, " example"]:

@@ -173,7 +173,8 @@ class _Planning:
         read = p.reader.positions_of(p.runs.base)
         logits = read.shape[1] * p.reader.products(costs.vocabulary)
         lines, tail, last = p.lines, int(read.amin()), p.model.sizes.get("layer", 0) - 1
-        within = torch.tensor([any(inside(p.model, place.tensor, last) for place in cell.places) for cell in p.cells])
+        within = [any(inside(p.model, place.tensor, last) for place in cell.places) for cell in p.cells]
+        in_last, runs_last = torch.tensor(within, device=rows.device), depth(last, Point.PRE)
         passes = most = self.merged = 0
         flops = peak = 0.0
         for shard in range(self.shards):
@@ -188,13 +189,11 @@ class _Planning:
                     peak = max(peak, len(run.rows) * (carried * p.budget.token + p.budget.row))
                     values, counts = run.depths.unique(return_counts=True)
                     # Rows that run the last block beside one that is changed inside it run it at all carried positions.
-                    running = run.depths <= depth(last, Point.PRE)
-                    whole = bool(within.to(running.device)[run.rows[running, 0]].any())
-                    flops += len(part) * logits * costs.column + sum(
-                        count
-                        * costs.resumed(at, column, column if whole and at <= depth(last, Point.PRE) else tail, self.columns, 0)
-                        for at, count in zip(values.tolist(), counts.tolist(), strict=True)
-                    )
+                    whole = bool(in_last[run.rows[run.depths <= runs_last, 0]].any())
+                    flops += len(part) * logits * costs.column
+                    for at, count in zip(values.tolist(), counts.tolist(), strict=True):
+                        left = column if whole and at <= runs_last else tail
+                        flops += count * costs.resumed(at, column, left, self.columns, 0)
         base = self._base(read.shape[1])
         kept = min(size, len(p.encoded)) * per
         return self._estimate("wavefront", passes, most, flops + base, peak + kept)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.engine.budget import Budget, check_rows, memory
+from interp.engine.budget import Budget, memory
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
 from interp.engine.forks import Forks, forked
@@ -102,7 +102,6 @@ def prepare(
         ValueError: fewer than one row a pass, or a strategy that the model or the interventions do not allow.
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, OrderError: what does not fit.
     """
-    check_rows(options.rows)
     given = options.given
     check([i for family in families for i in family] + ([given] if given else []), model)
     spans: list[range] = []

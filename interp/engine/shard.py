@@ -50,6 +50,9 @@ class Shard:
 
         Those that were asked for last are kept, as far as they take a small part of the memory that a sweep may take.
         """
+        newest = next(reversed(self._arguments), start)
+        if newest != start:
+            self._arguments[newest].taken.clear()  # a selection of rows serves one pass
         found = self._arguments.pop(start, None)
         if found is None:
             assert self.model.stack is not None

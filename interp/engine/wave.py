@@ -127,11 +127,11 @@ class Pass:
     def _block(self, layer: int, hidden: Tensor) -> Tensor:
         """Rows in flight through a block; the last one gives the columns that are read alone."""
         n = len(hidden)
-        rows, inside = self._rows(0, n), self._inside(layer, 0, n)
-        if not inside:
+        rows, changed = self._rows(0, n), self._inside(layer, 0, n)
+        if not changed:
             return through(self.shard, layer, hidden, rows, self.start, self.tail)
         call = self.shard.arguments(self.start)  # the first time it runs the model, which hooks would see
-        with self._changing(inside, 0, n, self.start):
+        with self._changing(changed, 0, n, self.start):
             left = self.stack.run(layer, hidden, call, rows)
         return left[:, self.tail - self.start :] if layer == self.last else left
 

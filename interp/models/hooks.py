@@ -35,6 +35,11 @@ class Left(Exception):  # noqa: N818 - a signal, not an error
     """Raised to leave a model's forward once nothing more of it is wanted."""
 
 
+def leave(*args: Any, **kwargs: Any) -> Any:
+    """Stands in for the module at which a forward is left."""
+    raise Left
+
+
 _SOFTMAX = frozenset({nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax})
 
 

@@ -28,7 +28,7 @@ from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, 
 from interp.models import digest
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens, encode, encode_pairs
-from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, standing_in
+from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
 from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
 from interp.pairs import Pairs, Prompt
@@ -273,13 +273,12 @@ class Model:
         Args:
             keeping: a cache keeps every block's keys and values; the last block is then left behind its attention.
         """
-        last, blocks = self.sizes.get(axes.LAYER, 0) - 1, self.anatomy.blocks
+        last = self.sizes.get(axes.LAYER, 0) - 1
         layers = [self.anatomy.layer_of(site) for site in sites]
         if self.stack is None or not isinstance(self.backend, TorchHooks) or None in layers:
             return nullcontext()
         deepest = max((layer for layer in layers if layer is not None), default=-1)
-        there = {site.name for site, layer in zip(sites, layers, strict=True) if layer == deepest and site.path is None}
-        there |= {"path" for site, layer in zip(sites, layers, strict=True) if layer == deepest and site.path is not None}
+        there = {site.name for site, layer in zip(sites, layers, strict=True) if layer == deepest}
         if keeping:
             if last not in self.anatomy.w_o or (deepest == last and not there <= _BEFORE_W_O):
                 return nullcontext()
@@ -288,8 +287,8 @@ class Model:
             first = deepest if there == {"resid_pre"} else deepest + 1
             if first > last:
                 return nullcontext()
-            end = f"{blocks}.{first}"
-        return standing_in({self.module.get_submodule(end): _leave})
+            end = f"{self.anatomy.blocks}.{first}"
+        return standing_in({self.module.get_submodule(end): leave})
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{axis} {n}" for axis, n in self.sizes.items() if axis != "kv_head")
@@ -298,10 +297,6 @@ class Model:
 
 _BEFORE_W_O = {"resid_pre", "q", "k", "v", "scores", "pattern", "z"}
 """What of a block has been seen when W_O is called."""
-
-
-def _leave(*args: Any, **kwargs: Any) -> Any:
-    raise Left
 
 
 def refuse_compiled(module: nn.Module) -> None:

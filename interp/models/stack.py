@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 
 from interp import kernels
 from interp.models.encoding import Tokens
-from interp.models.hooks import Forward, Hooks, Left, standing_in
+from interp.models.hooks import Forward, Hooks, Left, leave, standing_in
 from interp.models.taps import first_tensor, output_tensor, with_first
 from interp.models.trees import Batch, Tree, batch_of, leaves, mapped
 
@@ -46,12 +47,11 @@ class Arguments:
     taken: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
     """The last selection of rows from each tensor, by its id: layers share their masks and phases."""
 
-    @property
+    @cached_property
     def bytes(self) -> int:
-        """Of all tensors, those that layers share counted once; of the prefix only what is not the base run's."""
+        """Of what blocks are called with, tensors that layers share counted once."""
         seen = {tensor.untyped_storage().data_ptr(): tensor for tensor in (self.hidden, *leaves(self.calls))}
-        held = [*seen.values(), *(selection for _, selection in self.taken.values())]
-        return sum(tensor.untyped_storage().nbytes() for tensor in held)
+        return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 
 class Stack:
@@ -204,9 +204,6 @@ class Stack:
         if call.cache is not None:
             call.cache.serve(layer, rows)
         args, kwargs = self._call(layer, hidden, call, rows)
-
-        def leave(*_: Any, **__: Any) -> Any:
-            raise Left
 
         with suppress(Left), standing_in({output: leave}), changing:
             self.blocks[layer](*args, **kwargs)

@@ -21,7 +21,6 @@ from interp.engine.graph import EMBED, LOGITS, Edge, edges, senders
 from interp.errors import EdgesError, ShapeMismatchError, UnknownSiteError
 from interp.interventions import Constant, mean
 from interp.models import Model
-from interp.models.stack import Stack
 from interp.sites import Site
 
 
@@ -130,14 +129,7 @@ def test_rows_do_not_change_the_numbers(seed: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
 def test_no_pass_has_more_rows_than_were_allowed(rows: int, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, ran = sweeps.model("llama"), []
-    run = Stack.run
-
-    def spy(self: Stack, layer: int, hidden: Tensor, *args: Any, **options: Any) -> Tensor:
-        ran.append(len(hidden))
-        return run(self, layer, hidden, *args, **options)
-
-    monkeypatch.setattr(Stack, "run", spy)
+    model, ran = sweeps.model("llama"), sweeps.rows_of_blocks(monkeypatch)
     patch_edges(model, sweeps.random_pairs(seed, [5, 6, 5]), edges=edges(model)[::5], rows=rows)
     assert max(ran) == {1: 1, 2: 2, 5: 3}[rows], "3 examples: 1, 2 or all of them, and one edge at a time"
 

@@ -16,7 +16,6 @@ from interp.engine import patch
 from interp.engine.prepared import Options, prepare
 from interp.interventions import Add, Change, Constant, Intervention, Scale
 from interp.metrics import resolve
-from interp.models.stack import Stack
 
 
 def heads(model: Any, source: Any = None) -> list[Intervention]:
@@ -86,14 +85,7 @@ def test_what_is_shared_is_found() -> None:
 
 def test_forking_is_less_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that run through blocks: pairs (first, last block) begin at the last one."""
-    model, counted = sweeps.model("gpt2"), []
-    run = Stack.run
-
-    def spy(self: Stack, layer: int, hidden: Any, *args: Any, **kwargs: Any) -> Any:
-        counted.append(len(hidden))
-        return run(self, layer, hidden, *args, **kwargs)
-
-    monkeypatch.setattr(Stack, "run", spy)
+    model, counted = sweeps.model("gpt2"), sweeps.rows_of_blocks(monkeypatch)
     first = Intervention.of("L0H1.z", source=Constant(0.0))
     asked = [first & Intervention.of(f"L2H{head}.z", source=Constant(0.0)) for head in range(4)]
     patch(model, sweeps.random_pairs(0, [5]), asked, strategy="wavefront")

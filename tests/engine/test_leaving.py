@@ -12,6 +12,7 @@ import torch
 from interp.engine import patch
 from interp.interventions import Activation, Change, Rotation
 from interp.models import Model
+from interp.models.suffix import recorded, recording
 from interp.sites import Site, grid
 from interp.training import fit
 
@@ -45,8 +46,6 @@ def test_what_was_seen_is_what_a_whole_pass_gives(kind: str, keeping: bool, seed
         for site in every:
             inputs: dict[str, Any] = model.inputs(tokens)
             if keeping:
-                from interp.models.suffix import recorded, recording
-
                 cache = recording()
                 inputs |= {"past_key_values": cache, "use_cache": True}
             with model.leaving([site], keeping=keeping):

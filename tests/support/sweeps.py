@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
+import pytest
 import tiny
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from interp.models import Model, load
+from interp.models.stack import Stack
 from interp.models.zoo import ZooConfig
 from interp.pairs import Pair, Pairs, Prompt
 
@@ -123,6 +125,18 @@ def _hook(module: nn.Module, side: str, change: Callable[[Tensor], Any]) -> Any:
     return (
         module.register_forward_hook(after) if side == "output" else module.register_forward_pre_hook(before, with_kwargs=True)
     )
+
+
+def rows_of_blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows every block is run with from now on."""
+    run, seen = Stack.run, []
+
+    def spy(self: Stack, layer: int, hidden: Tensor, *args: Any, **options: Any) -> Tensor:
+        seen.append(len(hidden))
+        return run(self, layer, hidden, *args, **options)
+
+    monkeypatch.setattr(Stack, "run", spy)
+    return seen
 
 
 def unchecked(function: Any) -> Any:
