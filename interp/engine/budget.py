@@ -60,12 +60,21 @@ class Budget:
         self.seen = 1.0
         """Measured bytes over estimated ones."""
 
-    def rows(self, columns: int) -> int:
-        """Most rows of a pass that carries so many positions."""
+    @property
+    def kept(self) -> int:
+        """Bytes that the base run may take, from which rows begin."""
+        return self.bytes // 2
+
+    def rows(self, columns: int, share: int = 1) -> int:
+        """Most rows to ask for in a pass that carries so many positions.
+
+        Args:
+            share: rows that one of them brings into the pass, itself and those that it leaves.
+        """
         fits = int(self.bytes / (self.seen * (columns * self.token + self.row)))
         if self.model.device.type == "cpu":
             fits = min(fits, _CPU_TOKENS // columns)
-        return self._limited(fits)
+        return max(1, self._limited(fits) // share)
 
     def whole_rows(self) -> int:
         """Most rows of a whole forward pass."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine.batches import in_batches
-from interp.engine.budget import Budget, memory
+from interp.engine.budget import Budget
 from interp.engine.cells import Place, place
 from interp.engine.edits import changed
 from interp.engine.graph import EMBED, LOGITS, SLOTS, Edge
@@ -82,7 +82,7 @@ class EdgeRows:
         runs, n = self.runs, len(self.runs.base)
         columns = runs.base.ids.shape[1]
         per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * columns * self.model.dtype.itemsize
-        runs.keep(self._sites(), columns, memory(self.model) // 2, besides=per_sender)
+        runs.keep(self._sites(), columns, self.budget.kept, besides=per_sender)
         placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs)
         self.places = {cell.places[0].change: cell.places[0] for cell in placed}
         runs.want(self.places)
@@ -193,7 +193,7 @@ class EdgeRows:
             value[:, numbers[:, None], examples] = rearrange(found, "metric (cell example) -> metric cell example", example=n)
 
         columns = part.shard.tokens.ids.shape[1] - (part.tail if layer == self.last else part.start)
-        in_batches(len(edges), lambda: max(1, self.budget.rows(columns) // n), run, lambda done: shown(done * n))
+        in_batches(len(edges), lambda: self.budget.rows(columns, n), run, lambda done: shown(done * n))
 
     def _at_logits(self, part: _Part, senders: Tensor) -> Tensor:
         base = part.base(Site("resid_post", layer=self.last), part.tail)

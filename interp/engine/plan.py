@@ -168,7 +168,7 @@ class _Planning:
         rows, depths = self.rows[resumed], self.depths[resumed]
         first = torch.stack([cell.first for cell in p.cells])[rows[:, 0], rows[:, 1]]
         per = bytes_an_example(p.model, p.resumed, self.columns)
-        size = max(1, (p.budget.bytes // 2) // max(1, per))
+        size = max(1, p.budget.kept // per)
         self.shards = -(-len(p.encoded) // size)
         read = p.reader.positions_of(p.runs.base)
         logits = read.shape[1] * p.reader.products(costs.vocabulary)
@@ -183,7 +183,7 @@ class _Planning:
                 self.merged += 1
                 carried, asked = self.columns - column, rows[mine][order]
                 asked = asked[lines.arranged(asked)]
-                for part in asked.split(max(1, p.budget.rows(carried) // lines.share(asked))):
+                for part in asked.split(p.budget.rows(carried, lines.share(asked))):
                     run = lines.complete(part)
                     passes, most = passes + 1, max(most, len(run.rows))
                     peak = max(peak, len(run.rows) * (carried * p.budget.token + p.budget.row))

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.engine.budget import Budget, memory
+from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
 from interp.engine.forks import Forks, forked
@@ -158,7 +158,7 @@ def start(prepared: Prepared) -> list[Cell]:
         runs.given = writes
     if bool((prepared.depths != NEVER).any()):
         columns = prepared.encoded.clean.ids.shape[1]
-        runs.keep(prepared.resumed, columns, memory(prepared.model) // 2)
+        runs.keep(prepared.resumed, columns, prepared.budget.kept)
     return known
 
 

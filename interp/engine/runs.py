@@ -189,7 +189,7 @@ class Runs:
         """
         self._resumed = set(sites)
         one = bytes_an_example(self.model, self._resumed, columns) + besides
-        self._shard = max(1, budget // max(1, one))
+        self._shard = max(1, budget // one)
         if self._shard >= len(self.encoded):
             self._keeping = self.model.stack is not None and self.model.stack.resumes
             self._wanted.setdefault(self._base_key, set()).update(sites)

@@ -80,7 +80,7 @@ class Group:
 
     def most(self, budget: Budget) -> int:
         """Most rows to ask for in one pass, so that they fit with those that they leave."""
-        return max(1, budget.rows(self.columns) // self.work.lines.share(self.rows))
+        return budget.rows(self.columns, self.work.lines.share(self.rows))
 
     def measure(self, part: slice) -> Measured:
         """Every metric of some of the rows, in one pass. Gradients flow where they are asked for."""
