@@ -186,9 +186,8 @@ class _Training:
         self.prepared, self.runs = prepared, runs
         with torch.no_grad():
             reader = prepared.reader
-            prepared.runs.want_logits(*(["clean"] if reader.needs_reference else []))
             cells = fill(prepared.cells, prepared.runs, start(prepared))
-            reference = prepared.runs.logits("clean") if reader.needs_reference else None
+            reference = prepared.runs.reference
         self.work = strategies.Work(prepared.model, prepared.runs.base, cells, reader, reference, prepared.lines)
         self.depths = prepared.depths
 

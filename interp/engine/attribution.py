@@ -163,11 +163,11 @@ def _passes(prepared: Prepared) -> _Found:
     bar = {"disable": options.progress is False, "delay": 0 if options.progress else 1, "leave": False}
     with differentiable(model, prepared.sites, options.precision), halvings() as halved:
         with torch.no_grad():
-            alone_sides = [side for side in ("clean", "corrupted") if options.given is not None or side != runs.side["base"]]
-            runs.want_logits(*alone_sides, *(["clean"] if reader.needs_reference else []))
+            sides = [side for side in ("clean", "corrupted") if options.given is not None or side != runs.side["base"]]
+            runs.want_logits(*sides)
             cells = _Cells(prepared, start(prepared))
-            reference = runs.logits("clean") if reader.needs_reference else None
-            alone = {side: reader.measure(runs.logits(side), everyone, reference) for side in alone_sides}
+            reference = runs.reference
+            alone = {side: reader.measure(runs.logits(side), everyone, reference) for side in sides}
 
         def run(chunk: slice) -> tuple[Tensor, Tensor]:
             examples = everyone[chunk]

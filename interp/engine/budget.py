@@ -60,10 +60,13 @@ class Budget:
         self.seen = 1.0
         """Measured bytes over estimated ones."""
 
-    @property
-    def kept(self) -> int:
-        """Bytes that the base run may take, from which rows begin."""
-        return self.bytes // 2
+    def examples(self, each: int) -> int:
+        """Most examples of the base run to keep at once, for rows to begin from; it may take half of the memory.
+
+        Args:
+            each: bytes that one example takes.
+        """
+        return max(1, self.bytes // 2 // each)
 
     def rows(self, columns: int, share: int = 1) -> int:
         """Most rows to ask for in a pass that carries so many positions.

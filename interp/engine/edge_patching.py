@@ -90,7 +90,7 @@ def patch_edges(
         runs.want_logits("clean", "corrupted")
         sweep = EdgeRows(runs, wanted, source, budget)
         value = sweep.run(progress)
-        reference = runs.logits("clean") if reader.needs_reference else None
+        reference = runs.reference
         everyone = torch.arange(len(encoded), device=model.device)
         clean, corrupt = (reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted"))
         attrs = provenance.attributes(model, encoded, patching, metrics)

@@ -82,12 +82,12 @@ class EdgeRows:
         runs, n = self.runs, len(self.runs.base)
         columns = runs.base.ids.shape[1]
         per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * columns * self.model.dtype.itemsize
-        runs.keep(self._sites(), columns, self.budget.kept, besides=per_sender)
+        runs.keep(self._sites(), columns, self.budget, besides=per_sender)
         placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs)
         self.places = {cell.places[0].change: cell.places[0] for cell in placed}
         runs.want(self.places)
         first = torch.stack([place.first for place in self.places.values()]).amin(0)
-        reference = runs.logits("clean") if self.reader.needs_reference else None
+        reference = runs.reference
         value = torch.zeros(len(self.reader.metrics), self.cells + 1, n, dtype=self.reader.dtype, device=self.model.device)
         bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
         with tqdm(total=(self.cells + 1) * n, unit="row", **bar) as shown:

@@ -114,7 +114,7 @@ def parallel(model: Model, layer: int) -> bool:
 def inside(model: Model, site: Site, layer: int) -> bool:
     """Whether a site is inside a block, its input and output excepted."""
     if site.path is not None:
-        return f"{site.path}.".startswith(f"{model.anatomy.blocks}.{layer}.")
+        return model.anatomy.block_of(site.path) == layer
     return site.layer == layer and site.name not in _STREAM
 
 

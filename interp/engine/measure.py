@@ -63,7 +63,7 @@ def measure(prepared: Prepared) -> list[Measured]:
     with torch.no_grad(), model.prepared(prepared.sites), float32(prepared.options.precision), halvings() as halved:
         runs.want_logits("clean", "corrupted", "base")
         cells = fill(prepared.cells, runs, start(prepared))
-        reference = runs.logits("clean") if reader.needs_reference else None
+        reference = runs.reference
         everyone = torch.arange(len(encoded), device=model.device)
         clean, corrupt, base = (
             reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted", "base")

@@ -168,7 +168,7 @@ class _Planning:
         rows, depths = self.rows[resumed], self.depths[resumed]
         first = torch.stack([cell.first for cell in p.cells])[rows[:, 0], rows[:, 1]]
         per = bytes_an_example(p.model, p.resumed, self.columns)
-        size = max(1, p.budget.kept // per)
+        size = p.budget.examples(per)
         self.shards = -(-len(p.encoded) // size)
         read = p.reader.positions_of(p.runs.base)
         logits = read.shape[1] * p.reader.products(costs.vocabulary)

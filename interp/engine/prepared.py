@@ -158,7 +158,7 @@ def start(prepared: Prepared) -> list[Cell]:
         runs.given = writes
     if bool((prepared.depths != NEVER).any()):
         columns = prepared.encoded.clean.ids.shape[1]
-        runs.keep(prepared.resumed, columns, prepared.budget.kept)
+        runs.keep(prepared.resumed, columns, prepared.budget)
     return known
 
 

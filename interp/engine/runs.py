@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.batches import in_batches
+from interp.engine.budget import Budget
 from interp.engine.layout import LOGITS, canonical
 from interp.engine.readout import Reader
 from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
@@ -63,7 +64,7 @@ class Runs:
         self.prompts: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
         self.found: dict[tuple[Any, ...], dict[Site, Tensor]] = {}
         self._logits: dict[tuple[Any, ...], Tensor] = {}
-        self._read: set[str] = set()
+        self._read = {"clean"} if reader.needs_reference else set()
         """The prompts whose logits are read: clean, corrupted, base."""
         self._kept: list[KeysValues] | None = None
         self._keeping = False
@@ -179,17 +180,21 @@ class Runs:
             self._run(key, self._wanted.pop(key, set()))
         return self._logits[key]
 
-    def keep(self, sites: Collection[Site], columns: int, budget: int, besides: int = 0) -> None:
+    @property
+    def reference(self) -> Float[Tensor, "example position vocab"] | None:
+        """Logits of the clean prompts, where a metric compares with them."""
+        return self.logits("clean") if self.reader.needs_reference else None
+
+    def keep(self, sites: Collection[Site], columns: int, budget: Budget, besides: int = 0) -> None:
         """Keep the base run at some sites, with its keys and values, for rows that are resumed from it.
 
         Args:
             columns: number of positions.
-            budget: most bytes to keep at once; a longer base run is made again, a shard at a time.
+            budget: how many examples to keep at once; a longer base run is made again, a shard at a time.
             besides: bytes that the caller keeps of each example.
         """
         self._resumed = set(sites)
-        one = bytes_an_example(self.model, self._resumed, columns) + besides
-        self._shard = max(1, budget // one)
+        self._shard = budget.examples(bytes_an_example(self.model, self._resumed, columns) + besides)
         if self._shard >= len(self.encoded):
             self._keeping = self.model.stack is not None and self.model.stack.resumes
             self._wanted.setdefault(self._base_key, set()).update(sites)

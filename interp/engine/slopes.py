@@ -82,7 +82,7 @@ def gradients(
     everyone = torch.arange(len(encoded), device=model.device)
     with differentiable(model, wanted):
         with torch.no_grad():
-            reference = runs.logits("clean") if reader.needs_reference else None
+            reference = runs.reference
 
         def run(chunk: slice) -> Slopes:
             return slopes(model, reader, runs.base.take(chunk), everyone[chunk], wanted, reference)

@@ -178,12 +178,10 @@ class Stack:
         self, layer: int, hidden: Float[Tensor, "row position d_model"], call: Arguments, rows: Int[Tensor, " row"]
     ) -> KeysValues:
         """Keys and values of a block for some rows, those before ``call.start`` in front; nothing else of the block is run."""
-        from interp.models.suffix import Captured
-
         assert call.cache is not None
         call.cache.serve(layer, rows, capture=True)
         args, kwargs = self._call(layer, hidden, call, rows)
-        with suppress(Captured):
+        with suppress(Left):
             self.blocks[layer](*args, **kwargs)
         return call.cache.captured(layer)
 

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from interp.models.hooks import Left
+
 
 @dataclass(frozen=True, eq=False)
 class KeysValues:
@@ -23,10 +25,6 @@ class KeysValues:
 
     keys: Float[Tensor, "example kv_head position d_head"]
     values: Float[Tensor, "example kv_head position d_value"]
-
-
-class Captured(Exception):  # noqa: N818 - a signal, not an error
-    """Raised to leave a block once its keys and values are known."""
 
 
 class _Layer(DynamicLayer):
@@ -45,7 +43,7 @@ class _Layer(DynamicLayer):
         keys, values = self._after(key_states, "keys"), self._after(value_states, "values")
         if self.capture:
             self.whole = KeysValues(keys, values)
-            raise Captured
+            raise Left
         return keys, values
 
     def _after(self, new: Tensor, which: str) -> Tensor:
@@ -79,7 +77,8 @@ class Suffix(Cache):
 
         Args:
             rows: which example of the base run each row is; None for one row an example, in order.
-            capture: leave the block by :class:`Captured` once keys and values are known; :meth:`captured` then has them.
+            capture: leave the block once keys and values are known (:class:`interp.models.hooks.Left`); :meth:`captured` then
+                has them.
             whole: keys and values of all positions, known from such a call.
         """
         served = self.served[layer]
