@@ -52,6 +52,8 @@ class Component:
 
 _STREAM = (axes.EXAMPLE, axes.POSITION, "d_model")
 _HEADS = (axes.EXAMPLE, axes.POSITION, axes.HEAD, "d_head")
+_RESULTS = (axes.EXAMPLE, axes.POSITION, axes.HEAD, "d_model")
+_MEMORY = (axes.EXAMPLE, axes.SOURCE_POSITION, axes.HEAD, "d_head")
 _ATTENTION = (axes.EXAMPLE, axes.HEAD, axes.POSITION, axes.SOURCE_POSITION)
 _UNITS = (axes.EXAMPLE, axes.POSITION, axes.UNIT)
 
@@ -68,15 +70,25 @@ COMPONENTS: Mapping[str, Component] = {
         Component("q", _HEADS, "blocks.{layer}.attn.hook_q", "query projection, before norms and rotary"),
         Component("k", _HEADS, "blocks.{layer}.attn.hook_k", "key projection, before norms and rotary"),
         Component("v", _HEADS, "blocks.{layer}.attn.hook_v", "value projection"),
+        Component("latent", _UNITS, "blocks.{layer}.attn.hook_latent", "what keys and values are unfolded from"),
+        Component("k_rotary", _UNITS, "blocks.{layer}.attn.hook_k_rotary", "rotary part of the keys that all heads share"),
         Component("scores", _ATTENTION, "blocks.{layer}.attn.hook_attn_scores", "masked scores before the softmax"),
         Component("pattern", _ATTENTION, "blocks.{layer}.attn.hook_pattern", "attention probabilities"),
         Component("z", _HEADS, "blocks.{layer}.attn.hook_z", "head output before W_O"),
+        Component("result", _RESULTS, "blocks.{layer}.attn.hook_result", "head output after W_O, without b_O"),
+        Component("resid_cross", _STREAM, "blocks.{layer}.hook_resid_mid_cross", "residual stream before cross-attention"),
+        Component("cross_out", _STREAM, "blocks.{layer}.hook_cross_attn_out", "what cross-attention adds to the stream"),
+        Component("cross_q", _HEADS, "blocks.{layer}.cross_attn.hook_q", "query projection of cross-attention"),
+        Component("cross_k", _MEMORY, "blocks.{layer}.cross_attn.hook_k", "key projection of what is attended to"),
+        Component("cross_v", _MEMORY, "blocks.{layer}.cross_attn.hook_v", "value projection of what is attended to"),
+        Component("cross_scores", _ATTENTION, "blocks.{layer}.cross_attn.hook_attn_scores", "scores of cross-attention"),
+        Component("cross_pattern", _ATTENTION, "blocks.{layer}.cross_attn.hook_pattern", "probabilities of cross-attention"),
+        Component("cross_z", _HEADS, "blocks.{layer}.cross_attn.hook_z", "head output of cross-attention before W_O"),
         Component(
-            "result",
-            (axes.EXAMPLE, axes.POSITION, axes.HEAD, "d_model"),
-            "blocks.{layer}.attn.hook_result",
-            "head output after W_O, without b_O",
+            "cross_result", _RESULTS, "blocks.{layer}.cross_attn.hook_result", "head output of cross-attention after W_O"
         ),
+        Component("mixer_out", _STREAM, "blocks.{layer}.hook_mixer_out", "what a state-space mixer adds to the stream"),
+        Component("mixer_post", _UNITS, "blocks.{layer}.mixer.hook_post", "units of a mixer, as its output map reads them"),
         Component("mlp_pre", _UNITS, "blocks.{layer}.mlp.hook_pre", "MLP (gate) before its nonlinearity"),
         Component("mlp_up", _UNITS, "blocks.{layer}.mlp.hook_pre_linear", "linear branch of a gated MLP"),
         Component("mlp_post", _UNITS, "blocks.{layer}.mlp.hook_post", "MLP units, as W_out reads them"),
@@ -97,7 +109,8 @@ _MLP = re.compile(r"m(?P<layer>\d+)\Z")
 _MODULE = re.compile(r"(?P<path>\S+):(?P<side>input|output)(?:\[(?P<unit>\d+)\])?(?:#(?P<call>\d+))?\Z")
 _INDICES = re.compile(r"-?\d+(,-?\d+)*\Z")
 
-DECODER = "decoder"
+MAIN = "main"
+"""The stream of a site that names none: the decoder of a model that has one, the only stack of blocks of others."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -105,15 +118,15 @@ class Site:
     """A place in the network.
 
     ``Site("z", layer=9, head=6)`` prints as ``L9H6.z``. A head or unit left out means all of them together. ``stream`` names
-    the stack of blocks (decoder, encoder, vision), ``call`` the decoding or diffusion step. ``path`` names a module of an
-    arbitrary network instead of a role; the name is then its ``"output"`` or ``"input"``.
+    the stack of blocks where it is not the main one (``encoder:L3.z``), ``call`` the decoding or diffusion step. ``path`` names
+    a module of an arbitrary network instead of a role; the name is then its ``"output"`` or ``"input"``.
     """
 
     name: str
     layer: int | None = None
     head: int | None = None
     unit: int | None = None
-    stream: str = DECODER
+    stream: str = MAIN
     call: int | None = None
     path: str | None = None
 
@@ -192,12 +205,12 @@ class Site:
         if found and bool(found["where"]) == bool(found["dot"] or not found["name"]) and (found["name"] or found["head"]):
             name = found["name"] or "z"
             number: dict[str, Any] = {k: int(found[k]) for k in ("layer", "head", "unit", "call") if found[k] is not None}
-            return cls(name, stream=found["stream"] or DECODER, **number)
+            return cls(name, stream=_stream(found["stream"]), **number)
         spellings = [c.lens for c in COMPONENTS.values()]
         raise UnknownSiteError("site", text, COMPONENTS, aliases=spellings)
 
     def __repr__(self) -> str:
-        stream = "" if self.stream == DECODER else f"{self.stream}:"
+        stream = "" if self.stream == MAIN else f"{self.stream}:"
         where = ("" if self.layer is None else f"L{self.layer}") + ("" if self.head is None else f"H{self.head}")
         unit = "" if self.unit is None else f"[{self.unit}]"
         call = "" if self.call is None else f"#{self.call}"
@@ -343,6 +356,11 @@ class Grid:
         swept = [f"{axis}={'all' if given is None else list(given)}" for axis, given in self.swept]
         at = [] if self.positions.is_all or axes.POSITION in self.axes else [f"position={self.positions!r}"]
         return f"grid({', '.join([repr(self.site), *swept, *at])})"
+
+
+def _stream(name: str | None) -> str:
+    """The decoder is the main stream wherever there is one, so both names mean it."""
+    return MAIN if name in (None, "decoder") else name
 
 
 def grid(

@@ -33,7 +33,7 @@ def sites(draw: st.DrawFn) -> dict[str, Any]:
         "layer": draw(optional) if per_layer else None,
         "head": draw(optional) if axes.HEAD in selectable else None,
         "unit": draw(optional) if axes.UNIT in selectable else None,
-        "stream": draw(st.sampled_from(["decoder", "encoder", "vision"])),
+        "stream": draw(st.sampled_from(["main", "encoder", "vision"])),
         "call": draw(optional),
     }
 

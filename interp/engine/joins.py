@@ -13,7 +13,7 @@ from enum import IntEnum
 from interp.interventions import Intervention
 from interp.models import Model
 from interp.models.model import TorchHooks
-from interp.sites import Site
+from interp.sites import MAIN, Site
 
 
 class Point(IntEnum):
@@ -94,6 +94,8 @@ def begin(model: Model, site: Site) -> int | str:
     if site.path is not None:
         layer = model.anatomy.block_of(site.path)
         return f"{site!r} is not inside a block" if layer is None else depth(layer, Point.PRE)
+    if site.stream != MAIN:
+        return f"{site!r} is outside the main stream, which reads it"
     if site.name in _EARLY:
         return -1
     if site.name == "logits":
@@ -101,6 +103,10 @@ def begin(model: Model, site: Site) -> int | str:
     assert site.layer is not None
     if site.name == "resid_post":
         return depth(site.layer + 1, Point.PRE)
+    if model.stack is not None and site.name in model.stack.unfolded:
+        return f"{site.name} is unfolded from cached latents, at all positions of a row"
+    if site.name in _OF_ATTENTION and model.anatomy.main.order.get(site.layer) == "unknown":
+        return depth(site.layer, Point.PRE)
     if site.name in _OF_MLP or (site.name in _OF_ATTENTION and parallel(model, site.layer)):
         return depth(site.layer, Point.POST)
     return depth(site.layer, Point.MID if site.name in _OF_ATTENTION + _INSIDE_MLP else Point.PRE)
@@ -108,7 +114,7 @@ def begin(model: Model, site: Site) -> int | str:
 
 def parallel(model: Model, layer: int) -> bool:
     """Whether attention and MLP of a block read the same stream, so that the MLP does not see what attention gives."""
-    return layer in model.anatomy.mlp and Site("resid_mid", layer=layer) not in model.anatomy.taps
+    return model.anatomy.main.order.get(layer) == "parallel"
 
 
 def inside(model: Model, site: Site, layer: int) -> bool:

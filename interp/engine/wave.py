@@ -137,7 +137,7 @@ class Pass:
 
     def _resume(self, layer: int, point: Point, first: int, stop: int) -> Tensor:
         """Rows that join inside a block: what attention gives is known, and after it what the MLP gives."""
-        column = self.tail if layer == self.last else self.start
+        column = self.tail if layer == self.last and self.stack.resumes else self.start
         attention, mlp = self._known("attention", layer, first, stop, column), None
         standing = [self.model.anatomy.attention[layer]]
         if point == Point.POST and layer in self.stack.mlp:
@@ -147,7 +147,8 @@ class Pass:
         rest = [site for site in self._inside(layer, first, stop) if not self._standing(site, standing)]
         call, rows = self.shard.arguments(column), self._rows(first, stop)
         with self._changing(rest, first, stop, column):
-            return self.stack.run(layer, hidden, call, rows, attention=attention, mlp=mlp)
+            left = self.stack.run(layer, hidden, call, rows, attention=attention, mlp=mlp)
+        return left[:, self.tail - column :] if layer == self.last else left
 
     def _known(self, which: str, layer: int, first: int, stop: int, column: int) -> Tensor:
         """What attention or the MLP gives some rows: what it gave the base run, moved by what is changed inside it.
@@ -184,7 +185,8 @@ class Pass:
     def _standing(self, site: Site, modules: Sequence[str]) -> bool:
         """Whether a site is inside modules that are not run; what is changed there is settled by :meth:`_known`."""
         tap = self.model.taps(site)
-        return any(tap.path.startswith(f"{path}.") or (tap.path == path and tap.event != "output") for path in modules)
+        before = tap.event != "output" or site.name == "result"  # results are what a module's output is made of
+        return any(tap.path.startswith(f"{path}.") or (tap.path == path and before) for path in modules)
 
     def _changing(self, sites: Sequence[Site], first: int, stop: int, column: int) -> Hooks:
         writes = {site: self.edits.write(site, first, stop, column) for site in sites}

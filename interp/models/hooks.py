@@ -40,7 +40,7 @@ def leave(*args: Any, **kwargs: Any) -> Any:
     raise Left
 
 
-_SOFTMAX = frozenset({nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax})
+SOFTMAX = frozenset({nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax})
 
 
 class Hooks:
@@ -67,6 +67,7 @@ class Hooks:
         self._written: dict[Site, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._softmax: _AroundSoftmax | None = None
+        self._examples: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         at: dict[tuple[str, str], list[Site]] = defaultdict(list)
@@ -74,6 +75,8 @@ class Hooks:
             tap = self.taps[site]
             at[tap.path, "attention" if tap.event in ("scores", "pattern") else tap.event].append(site)
         try:
+            for path in {tap.within for site in (*self.writes, *self.reads) if (tap := self.taps[site]).within is not None}:
+                self._count(path)
             for (path, event), sites in at.items():
                 self._attach(self.module.get_submodule(path), event, sites)
             if self._softmax is not None:
@@ -89,6 +92,14 @@ class Hooks:
         self._remove()
         if error is None:
             self._check_fired()
+
+    def _count(self, path: str) -> None:
+        """Note how many examples enter a module."""
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._examples[path] = len(first_tensor(args, kwargs))
+
+        self._handles.append(self.module.get_submodule(path).register_forward_pre_hook(before, with_kwargs=True))
 
     def _attach(self, module: nn.Module, event: str, sites: list[Site]) -> None:
         if event == "input":
@@ -126,13 +137,17 @@ class Hooks:
             tap = self.taps[site]
             self.fired[site] += 1
             if site in self.writes:
-                seen = self._write(site, tap, seen, call)
+                seen = self._write(site, tap, seen, self._called(tap, call))
         for site in sites:
             if site in self.reads:
+                tap = self.taps[site]
                 # What was written is read as it was written: a head's result is no part of the tensor that is seen.
-                value = self._written[site] if site in self._written else self.taps[site].layout.read(seen, call)
-                self.found[site] = value.clone() if self.taps[site].in_place else value
+                value = self._written[site] if site in self._written else tap.layout.read(seen, self._called(tap, call))
+                self.found[site] = value.clone() if tap.in_place or tap.copied else value
         return seen
+
+    def _called(self, tap: Tap, call: Call | None) -> Call | None:
+        return call._replace(examples=self._examples[tap.within]) if call is not None and tap.within is not None else call
 
     def _write(self, site: Site, tap: Tap, seen: Tensor, call: Call | None) -> Tensor:
         old = tap.layout.read(seen.clone() if tap.in_place else seen, call)
@@ -144,10 +159,13 @@ class Hooks:
             )
         if new is old:
             return seen
-        self._written[site] = new.to(seen)
+        new = new.to(seen)
+        if tap.copied:
+            new = new.clone()  # the caller writes into what it is given
+        self._written[site] = new
         if tap.in_place:
-            return seen.copy_(new)
-        return tap.layout.put(seen, new.to(seen), call)
+            return seen.copy_(tap.layout.put(seen, new, call))
+        return tap.layout.put(seen, new, call)
 
     def _check_fired(self) -> None:
         for site in (*self.writes, *self.reads):
@@ -175,7 +193,7 @@ class _AroundSoftmax(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not self.sites or func not in _SOFTMAX:
+        if not self.sites or func not in SOFTMAX:
             return func(*args, **kwargs)
         by_event = {event: [s for s in self.sites if self.hooks.taps[s].event == event] for event in ("scores", "pattern")}
         scores = self.hooks._visit(by_event["scores"], args[0], None)
@@ -229,11 +247,19 @@ def eager_attention(module: nn.Module) -> Iterator[None]:
     owned: list[Any] = [getattr(m, "config", None) for m in module.modules()]
     configs = {id(config): config for config in owned if hasattr(config, "_attn_implementation")}
     previous = [(config, config._attn_implementation) for config in configs.values()]
+    parts: list[Any] = list(module.modules())
+    fused = {m: m.processor for m in parts if hasattr(m, "get_attention_scores") and hasattr(m, "set_processor")}  # diffusers
     try:
         for config, _ in previous:
             config._attn_implementation = "eager"
+        for attention in fused:
+            from diffusers.models.attention_processor import AttnProcessor
+
+            attention.set_processor(AttnProcessor())
         yield
     finally:
+        for attention, processor in fused.items():
+            attention.set_processor(processor)
         for config, implementation in previous:
             config._attn_implementation = implementation
 

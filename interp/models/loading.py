@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from interp.errors import LoadError
 from interp.models.encoding import Bos
 from interp.models.model import Model
-from interp.models.probe import probe
+from interp.models.probe import settle
 from interp.models.stack_probe import prove
 from interp.protocols import Tokenizer
 
@@ -39,6 +40,7 @@ def load(
     bos: Bos = "model",
     trust_remote_code: bool = False,
     check: bool = True,
+    example: Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> Model:
     """Load a model and let it prove its sites.
@@ -53,6 +55,9 @@ def load(
         bos: whether prompts begin with BOS: ``"model"`` for the tokenizer's way, True or False.
         trust_remote_code: allow a checkpoint's own Python code to run.
         check: run the probe that proves the sites.
+            A model on the meta device has the sites that its structure proposes; nothing of it can be proven.
+        example: keyword arguments of one forward pass of three examples, by which the sites are found; by default random ones,
+            made from what the forward takes and the configuration says.
         **options: further keywords of transformers' ``from_pretrained`` (``device_map``, ``attn_implementation``, …).
 
     Raises:
@@ -68,7 +73,7 @@ def load(
             )
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _tokenizer(Path(tokenizer), {})
-        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos), check)
+        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example), check)
     where, found = _locate(model)
     options |= {"revision": revision} if revision is not None else {}
     options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
@@ -80,15 +85,22 @@ def load(
         module = module.to(device)
     commit = getattr(getattr(module, "config", None), "_commit_hash", None)
     files = where if isinstance(where, Path) else None
-    return _proved(Model(module, tokenizer, name=name or found, revision=revision or commit, files=files, bos=bos), check)
+    known: dict[str, Any] = {"name": name or found, "revision": revision or commit, "files": files}
+    return _proved(Model(module, tokenizer, **known, bos=bos, example=example), check)
 
 
 def _proved(model: Model, check: bool) -> Model:
     """The model, after the probe run; a network without blocks has no roles to prove."""
-    if check and model.anatomy.blocks is None:
-        model.stack_refused = "it has no list of blocks with attention in them"
-    elif check:
-        model.probe = probe(model)
+    if not check:
+        return model
+    if model.device.type == "meta":
+        model.stack_refused = "its weights are on the meta device"
+        return model
+    if not model.anatomy.main.blocks:
+        model.stack_refused = "it has no main stack of blocks"
+    if model.example:
+        model.probe = settle(model)
+    if model.anatomy.main.blocks:
         with model.prepared():
             model.stack, model.stack_refused = prove(model.module, model.anatomy, model.arguments)
     return model

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from interp import axes
-from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, UnknownSiteError
-from interp.models import digest
+from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, LoadError, UnknownSiteError
+from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens, encode, encode_pairs
 from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
@@ -33,7 +33,7 @@ from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
 from interp.pairs import Pairs, Prompt
 from interp.protocols import Tokenizer
-from interp.sites import COMPONENTS, Site
+from interp.sites import COMPONENTS, MAIN, Site
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +63,18 @@ class Backend(Protocol):
 class TorchHooks:
     """The default backend: hooks on any ``nn.Module``."""
 
-    def __init__(self, module: nn.Module, taps: Mapping[Site, Tap]) -> None:
-        self.module, self.taps = module, taps
+    def __init__(self, model: Model) -> None:
+        self.model = model
 
     def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
-        taps = {site: tap_of(self.taps, site) for site in (*reads, *writes)}
-        with Hooks(self.module, taps, reads, writes) as hooks, suppress(Left):
-            self.module(**inputs)
+        taps = {site: self.model.anatomy.tap(site) for site in (*reads, *writes)}
+        with Hooks(self.model.module, taps, reads, writes) as hooks, suppress(Left):
+            self.model.module(**inputs)
         return hooks.found
 
 
-def tap_of(taps: Mapping[Site, Tap], site: Site) -> Tap:
-    """Where a site is seen: a role in ``taps``, or a module by its path."""
-    return Tap(site.path, "input" if site.name == "input" else "output") if site.path is not None else taps[site]
+_FAILS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What a forward that is called in an unforeseen way raises."""
 
 
 class Model:
@@ -90,6 +89,7 @@ class Model:
         revision: str | None = None,
         files: Path | None = None,
         bos: Bos = "model",
+        example: Mapping[str, Tensor] | None = None,
     ) -> None:
         refuse_compiled(module)
         self.module, self.tokenizer, self.bos = module, tokenizer, bos
@@ -97,8 +97,22 @@ class Model:
         self.revision = revision
         self._files, self._loaded = files, self._weights_state()
         self._digests: dict[int, str] = {}
-        self.anatomy = Anatomy.of(module)
-        self.backend: Backend = TorchHooks(module, self.anatomy.taps)
+        self.example: Mapping[str, Tensor] = {}
+        """Keyword arguments of one forward pass of three examples, by which the sites were found and are proven."""
+        self.unknown = ""
+        """Why nothing is known of what its forward takes; empty if something is."""
+        try:
+            self.example = examples.example(module) if example is None else dict(example)
+        except LoadError as error:
+            self.unknown = str(error)
+        try:
+            with evaluating(module), eager_attention(module):
+                self.anatomy = Anatomy.of(module, self.example or None)
+        except _FAILS as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
+            self.example, self.anatomy = {}, Anatomy.of(module, None)
+        self.backend: Backend = TorchHooks(self)
         self._busy = threading.RLock()
         self.probe: Probe | None = None
         """What the probe run found; None if it was not made."""
@@ -147,13 +161,20 @@ class Model:
 
     def sites(self) -> tuple[Site, ...]:
         """Every site that this model has, by layer."""
-        return tuple(
-            sorted(self.anatomy.taps, key=lambda s: (-1 if s.layer is None else s.layer, list(COMPONENTS).index(s.name)))
-        )
+        streams, names = list(self.anatomy.streams), list(COMPONENTS)
+
+        def place(site: Site) -> tuple[int, int, int]:
+            return (
+                streams.index(site.stream) if site.stream in streams else -1,
+                -1 if site.layer is None else site.layer,
+                names.index(site.name),
+            )
+
+        return tuple(sorted(self.anatomy.taps, key=place))
 
     def taps(self, site: Site) -> Tap:
         """Where the tensor of a site is seen."""
-        return tap_of(self.anatomy.taps, site)
+        return self.anatomy.tap(site)
 
     def sizes_at(self, site: Site) -> dict[str, int]:
         """Sizes of the axes that can be indexed at a site; of one with its layer left out, for the layers that have it."""
@@ -163,7 +184,7 @@ class Model:
             for axis in site.component.selectable
             if axis != axes.POSITION and site.path is None
         }
-        return {**sizes, axes.LAYER: self.sizes.get(axes.LAYER, 1)}
+        return {**sizes, axes.LAYER: 1 if site.path is not None else max(1, self.anatomy.size(site, axes.LAYER))}
 
     def has(self, site: Site) -> bool:
         """Whether the tensor of a site exists; layers may differ in what they have."""
@@ -181,9 +202,12 @@ class Model:
             if site.path not in paths:
                 raise UnknownSiteError("module path", site.path, paths)
             return
-        if site.name in self.anatomy.absent:
-            present = {s.name for s in self.anatomy.taps}
-            why = f"{self.name} does not have it, because {self.anatomy.absent[site.name]}"
+        if site.stream not in self.anatomy.streams and not self.has(site):
+            raise UnknownSiteError("stream", site.stream, list(self.anatomy.streams), why=self._streams())
+        absent = self.anatomy.why_absent(site)
+        if absent is not None:
+            present = {s.name for s in self.anatomy.taps if s.stream == site.stream}
+            why = f"{self.name} does not have it, because {absent}"
             raise UnknownSiteError("site", site.name, [name for name in COMPONENTS if name in present], why=why)
         for axis in (axes.LAYER, axes.HEAD, axes.UNIT):
             index = getattr(site, axis)
@@ -191,13 +215,22 @@ class Model:
                 continue
             n = self.anatomy.size(site, axis)
             if not 0 <= index < n:
-                kind = "key/value head" if axis == axes.HEAD and site.name in ("k", "v") else axis
+                kind = "key/value head" if axis == axes.HEAD and site.name.removeprefix("cross_") in ("k", "v") else axis
                 raise HeadOutOfRangeError(
                     f"{axis} {index} of {site!r} does not exist: {self.name} has {n} {kind}s there, 0 to {n - 1}"
                 )
         if site.layer is not None and not self.has(site):
-            layers = [s.layer for s in self.anatomy.taps if s.name == site.name]
-            raise UnknownSiteError("site", site, [], why=f"only the layers {layers} of {self.name} have {site.name!r}")
+            layers = [s.layer for s in self.anatomy.taps if (s.name, s.stream) == (site.name, site.stream)]
+            lacks = self.anatomy.streams[site.stream].lacks.get(site.tensor)
+            why = f"only the layers {layers} of {self.name} have {site.name!r}" + (f", because {lacks}" if lacks else "")
+            raise UnknownSiteError("site", site, [], why=why)
+
+    def _streams(self) -> str:
+        names = [name for name in self.anatomy.streams if name != MAIN]
+        if not names:
+            return f"{self.name} has one stream; leave its name out"
+        main = "and one that is written without a name" if MAIN in self.anatomy.streams else "each written with its name"
+        return f"{self.name} has the streams {', '.join(names)}, {main}"
 
     # words to tensors
 

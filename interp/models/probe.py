@@ -1,203 +1,370 @@
-"""A model proves its sites when it is loaded: short forward passes on random tokens, each site held to what its name says.
+"""A model proves its sites when it is loaded: short forward passes on random inputs, each site held to what its name says.
 
     >>> probe(model)                                                                     # doctest: +SKIP
     Probe(causal=True, checked=36, worst=2.4e-07)
 
-Checked: every site fires once and has its declared shape; the stream adds up (``resid_pre + attn_out = resid_mid``,
-``resid_mid + mlp_out = resid_post``, in parallel blocks all at once, block after block); heads add up to ``attn_out`` less the
-bias of W_O, or to the output of W_O where a norm comes between; pattern rows are probabilities, and pattern × v is z. Writing
-is checked at the last layer, by writing another run's values: the residual stream at each of its joints must give the other
-run's logits, q, k and v, or pattern and v, the other run's z; a head's query moves its own row of its own scores alone, a key
-its column in the heads that share it.
+Read: every site fires once and has its declared shape; the stream adds up (``resid_pre + attn_out = resid_mid``, ``resid_mid +
+mlp_out = resid_post``, in parallel blocks all at once, block after block; a norm may follow a sum); heads add up to what W_O
+gives, less its bias; pattern rows are probabilities, and pattern × v is z. Written, at the last layer of every stream, are
+another run's values: the stream at each of its joints must give the other run's end of the stream, q, k and v, or pattern and
+v, the other run's z; a head's query moves its own row of its own scores alone, a key its column in the heads that share it.
+
+The runs of one stream differ in the one argument that enters it, so that what other streams give is the same in all of them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from einops import einsum, repeat
 from torch import Tensor
 
 from interp.errors import ProbeError
+from interp.models.examples import BATCH, last_token
 from interp.models.model import Model, Probe
 from interp.models.taps import Write
-from interp.sites import COMPONENTS, Site
+from interp.sites import COMPONENTS, MAIN, Site
 
-_TOKENS = 6
+
+@dataclass(frozen=True)
+class Outcome:
+    """Whether a law holds."""
+
+    law: str
+    """Which kind: ``"shape"``, ``"stream"``, ``"heads"``, ``"pattern"``, ``"write"``."""
+    what: str
+    """The law with its sites, as an equation."""
+    sites: tuple[Site, ...]
+    """The sites that do not deserve their names if it does not hold."""
+    deviation: float
+    """Relative to the largest number."""
+    tolerance: float
+
+    @property
+    def holds(self) -> bool:
+        return self.deviation <= self.tolerance
 
 
 def probe(model: Model) -> Probe:
-    """Run the checks.
+    """Hold every site to its laws.
 
     Raises:
         ProbeError: a site is not what its name says, naming site, identity and deviation.
     """
-    module: Any = model.module
-    vocabulary = int(module.get_input_embeddings().weight.shape[0])
-    generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary, (3, _TOKENS), generator=generator).to(model.device)
-    ids[2] = ids[0]
-    ids[2, -1] = (ids[2, -1] + 1) % vocabulary
-    mask = torch.ones_like(ids)
-    inputs = model.accepted({"input_ids": ids, "attention_mask": mask, "position_ids": mask.cumsum(-1) - 1})
-    sites = model.sites()
-    sums = [_sum_of_heads(model, layer) for layer in model.anatomy.w_o]
-    with torch.no_grad(), model.prepared(sites):
-        found = model.backend.run(inputs, reads=[*sites, *sums], writes={})
-        checks = _Checks(model, found)
-        checks.shapes(batch=3)
-        for layer in range(model.sizes["layer"]):
-            checks.stream(layer)
-            checks.heads(layer)
-        checks.writes(inputs)
-        checks.queries_and_keys(inputs)
-    last = found[Site("resid_post", layer=model.sizes["layer"] - 1)]
-    moved = (last[0, :-1] - last[2, :-1]).norm(dim=-1) / last[0, :-1].norm(dim=-1)  # a token at a time: some are far larger
-    return Probe(bool((moved <= checks.tolerance).all()), len(sites), checks.worst)
+    return _held(model, list(outcomes(model)))
 
 
-class _Checks:
-    def __init__(self, model: Model, found: dict[Site, Tensor]) -> None:
-        self.model, self.found = model, found
-        # Another run's values: of the example before; positions are the same in every example, so theirs are moved along.
-        self.others = {site: tensor.roll(1, 1 if site.name == "pos_embed" else 0) for site, tensor in found.items()}
-        self.last = model.sizes["layer"] - 1
-        self.worst = 0.0
-        half = next(model.module.parameters()).dtype in (torch.float16, torch.bfloat16)
-        self.tolerance = 5e-2 if half else 1e-4
-
-    def __getitem__(self, key: tuple[str, int | None]) -> Tensor | None:
-        return self.found.get(Site(key[0], layer=key[1]))
-
-    def equal(self, got: Tensor, expected: Tensor, what: str) -> None:
-        """Equal up to the tolerance, relative to the largest number of the two."""
-        if got.shape != expected.shape:
-            raise ProbeError(f"{self.model.name}: {what}: shapes {tuple(got.shape)} and {tuple(expected.shape)}")
-        scale = max(1e-6, float(expected.abs().max()), float(got.abs().max()))
-        deviation = float((got.float() - expected.float()).abs().max()) / scale
-        self.worst = max(self.worst, deviation)
-        if not deviation <= self.tolerance:
+def _held(model: Model, found: Sequence[Outcome]) -> Probe:
+    for outcome in found:
+        if not outcome.holds and outcome.law != "trunk":
             raise ProbeError(
-                f"{self.model.name}: {what} does not hold: relative deviation {deviation:.1e} (allowed {self.tolerance:.0e}). "
-                "A module does not play the role that its name suggests; load with check=False to look closer"
+                f"{model.name}: {outcome.what} does not hold: relative deviation {outcome.deviation:.1e} (allowed "
+                f"{outcome.tolerance:.0e}). A module does not play the role that its name suggests; load with check=False to "
+                "look closer"
             )
+    return Probe(causal(model), len(model.sites()), max((outcome.deviation for outcome in found), default=0.0))
 
-    def shapes(self, batch: int) -> None:
-        for site in self.model.sites():
+
+def settle(model: Model) -> Probe:
+    """Leave out the sites that break a law, with the reason, and hold the others to theirs.
+
+    Raises:
+        ProbeError: the stream between blocks itself cannot be written.
+    """
+    exchanged: set[str] = set()
+    while True:
+        found = list(outcomes(model))
+        broken = [outcome for outcome in found if not outcome.holds and outcome.law not in ("joints", "trunk")]
+        gates = {outcome.sites[0].stream for outcome in broken if outcome.law == "gate"} - exchanged
+        if not any(outcome.sites for outcome in broken):
+            return _held(model, found)
+        for stream in gates:  # the halves of a fused map lie the other way round
+            model.anatomy = model.anatomy.exchanged("mlp_pre", "mlp_up", stream)
+        exchanged |= gates
+        if gates:
+            continue
+        wrong: dict[Site, str] = {}
+        for outcome in broken:
+            why = f"{outcome.what} does not hold for it (deviation {outcome.deviation:.1e})"
+            names = {(site.name, site.stream) for site in outcome.sites}
+            wrong |= {site: why for site in model.sites() if (site.name, site.stream) in names}
+        model.anatomy = model.anatomy.without(wrong)
+
+
+def outcomes(model: Model) -> Iterator[Outcome]:
+    """Every law, stream by stream."""
+    for stream in model.anatomy.streams.values():
+        if stream.blocks:
+            yield from _Stream(model, stream.name).outcomes()
+
+
+def causal(model: Model) -> bool:
+    """Whether another last token leaves every earlier position of the main stream as it was."""
+    main, name = model.anatomy.main, last_token(model.example)
+    if not main.blocks or name is None:
+        return False
+    inputs = _only(model.example, name)
+    site = Site("resid_post", layer=len(main.blocks) - 1)
+    with torch.no_grad(), model.prepared():
+        last = model.backend.run(inputs, reads=[site], writes={})[site].float()
+    if last.ndim != 3 or last.shape[1] < 2:
+        return False
+    moved = (last[0, :-1] - last[2, :-1]).norm(dim=-1) / last[0, :-1].norm(dim=-1)  # a token at a time: some are far larger
+    return bool((moved <= _tolerance(model)).all())
+
+
+def _only(inputs: Mapping[str, Tensor], varied: str) -> dict[str, Tensor]:
+    """The same inputs, the examples alike in all arguments but one."""
+    return {n: t if n == varied else torch.cat([t.chunk(BATCH)[0]] * BATCH) for n, t in inputs.items()}
+
+
+def _tolerance(model: Model) -> float:
+    return 5e-2 if model.dtype in (torch.float16, torch.bfloat16) else 1e-4
+
+
+class _Stream:
+    """The laws of one stream."""
+
+    def __init__(self, model: Model, name: str) -> None:
+        self.model, self.name = model, name
+        self.stream = model.anatomy.streams[name]
+        self.sites = [site for site in model.sites() if site.stream == name or site == Site("logits")]
+        self.last = len(self.stream.blocks) - 1
+        self.tolerance = _tolerance(model)
+
+    def site(self, name: str, layer: int | None) -> Site:
+        return Site(name, layer=layer, stream=self.name)
+
+    def get(self, name: str, layer: int | None) -> Tensor | None:
+        return self.found.get(self.site(name, layer))
+
+    def outcomes(self) -> Iterator[Outcome]:
+        layers = range(len(self.stream.blocks))
+        outputs = [Site("output", path=path) for path in self.stream.w_o.values()]
+        with torch.no_grad(), self.model.prepared(self.sites):
+            self.inputs = self._inputs()
+            self.found = self.model.backend.run(self.inputs, reads=[*self.sites, *outputs], writes={})
+            # Another run's values: of the example before; positions are the same in every example, so theirs are moved along.
+            self.others = {site: tensor.roll(1, 1 if site.name == "pos_embed" else 0) for site, tensor in self.found.items()}
+            yield from self._shapes()
+            for layer in layers:
+                yield from self._sums(layer)
+                yield from self._heads(layer)
+            yield from self._writes()
+            for name in ("q", "k"):
+                yield from self._own_scores(name)
+
+    def _inputs(self) -> dict[str, Tensor]:
+        """The inputs that differ in the argument that enters this stream."""
+        first = self.site("resid_pre", 0)
+        for name in sorted(self.model.example, key=lambda name: "ids" not in name):
+            inputs = _only(self.model.example, name)
+            h = self.model.backend.run(inputs, reads=[first], writes={})[first]
+            if bool((h[0] != h[1]).any()):
+                return inputs
+        raise ProbeError(f"{self.model.name}: no argument of its forward reaches {first!r}")
+
+    # what is read
+
+    def _shapes(self) -> Iterator[Outcome]:
+        for site in self.sites:
             tensor = self.found[site]
-            expected = [{"example": batch, "position": _TOKENS, "source_position": _TOKENS}.get(a) for a in site.axes]
+            expected: list[int | None] = [BATCH if axis == "example" else None for axis in site.axes]
             for i, axis in enumerate(site.axes):
-                if expected[i] is None and axis != "vocab":
+                if axis not in ("example", "position", "source_position", "vocab"):
                     expected[i] = self.model.anatomy.size(site, axis)
             ok = len(expected) == tensor.ndim and all(e in (None, n) for e, n in zip(expected, tensor.shape, strict=False))
-            if not ok:
-                raise ProbeError(
-                    f"{self.model.name}: {site!r} has shape {tuple(tensor.shape)}, expected {site.axes} = {expected}"
-                )
+            what = f"{site!r} is ({', '.join(site.axes)}) = {expected} (its shape is {tuple(tensor.shape)})"
+            yield Outcome("shape", what, (site,), 0.0 if ok else float("inf"), self.tolerance)
 
-    def stream(self, layer: int) -> None:
-        pre, mid, post = self["resid_pre", layer], self["resid_mid", layer], self["resid_post", layer]
-        attn, mlp, following = self["attn_out", layer], self["mlp_out", layer], self["resid_pre", layer + 1]
-        assert pre is not None
-        assert post is not None
-        if following is not None:
-            self.equal(following, post, f"L{layer}.resid_post = L{layer + 1}.resid_pre")
-        if attn is not None and mid is not None:
-            self.equal(pre + attn, mid, f"L{layer}.resid_pre + attn_out = resid_mid")
-        if mid is not None and mlp is not None:
-            self.equal(mid + mlp, post, f"L{layer}.resid_mid + mlp_out = resid_post")
-        if attn is not None and mid is None and mlp is not None:
-            self.equal(pre + attn + mlp, post, f"L{layer}.resid_pre + attn_out + mlp_out = resid_post")
-        if attn is not None and mlp is None:
-            self.equal(pre + attn, post, f"L{layer}.resid_pre + attn_out = resid_post (no MLP)")
+    def _sums(self, layer: int) -> Iterator[Outcome]:
+        """The stream from block to block, and inside one."""
+        post, following = self.get("resid_post", layer), self.get("resid_pre", layer + 1)
+        if post is not None and following is not None and post.shape == following.shape:
+            what = f"{self._n(layer, 'resid_post')} = {self._n(layer + 1, 'resid_pre')}"
+            if not self._between(layer):
+                yield self.equal("stream", following, post, what, ())
+        if self.stream.order.get(layer) == "parallel":
+            pre, attn, mlp = (self.get(name, layer) for name in ("resid_pre", "attn_out", "mlp_out"))
+            if pre is not None and attn is not None and mlp is not None and post is not None:
+                what = f"{self._n(layer, 'resid_pre')} + attn_out + mlp_out = resid_post"
+                yield self.equal("stream", pre + attn + mlp, post, what, self._at(layer, "attn_out", "mlp_out"))
+            if self.get("resid_mid", layer) is None:
+                return
+        for name, before, end in self._steps(layer):
+            given, start, stop = (self.get(n, layer) for n in (name, before, end))
+            if given is not None and start is not None and stop is not None:
+                law = f"{self._n(layer, before)} + {name} = {end}"
+                yield self.equal("stream", self._joined(name, layer, start + given), stop, law, self._at(layer, name))
 
-    def heads(self, layer: int) -> None:
-        result = self["result", layer]
+    def _steps(self, layer: int) -> list[tuple[str, str, str]]:
+        """What is added to the stream inside a block, each with the stream before and behind it."""
+        first = "mixer_out" if self.site("mixer_out", layer) in self.model.anatomy.taps else "attn_out"
+        parts = [first] if layer in self.stream.attention else []
+        parts += ["cross_out"] if self.stream.crosses(layer) else []
+        parts += ["mlp_out"] if layer in self.stream.mlp else []
+        states = ["resid_pre", *(_BEFORE[name] for name in parts[1:]), "resid_post"]
+        return [*zip(parts, states, states[1:], strict=False)]
+
+    def _joined(self, name: str, layer: int, total: Tensor) -> Tensor:
+        """The sum, through the norm that follows it in post-norm blocks."""
+        norm = self.stream.norms.get(self.site(name, layer))
+        return total if norm is None else self.model.module.get_submodule(norm)(total)
+
+    def _between(self, layer: int) -> bool:
+        """Whether something stands between two blocks: they are in different lists."""
+        one, other = (self.stream.blocks[i].rpartition(".")[0] for i in (layer, layer + 1))
+        return one != other
+
+    def _heads(self, layer: int) -> Iterator[Outcome]:
+        result = self.get("result", layer)
         if result is not None:
-            site = _sum_of_heads(self.model, layer)
-            total = self.found[site]
+            total = self.found[Site("output", path=self.stream.w_o[layer])]
             rest, size = total - result.sum(-2), total.abs().max()
-            self.equal(rest + size, rest[:1, :1].expand_as(rest) + size, f"{site!r} − Σ L{layer}.result = b_O")
-        pattern, v, z = self["pattern", layer], self["v", layer], self["z", layer]
-        if pattern is not None:
-            total = pattern.float().sum(-1)
-            self.equal(total, torch.ones_like(total), f"rows of L{layer}.pattern sum to 1")
+            what = f"W_O of layer {layer} − Σ {self._n(layer, 'result')} = b_O"
+            yield self.equal("heads", rest + size, rest[:1, :1].expand_as(rest) + size, what, self._at(layer, "result"))
+        for prefix in ("", "cross_"):
+            pattern, v, z = (self.get(f"{prefix}{name}", layer) for name in ("pattern", "v", "z"))
+            if pattern is None:
+                continue
+            total, label = pattern.float().sum(-1), self._n(layer, f"{prefix}pattern")
+            sites = self._at(layer, f"{prefix}pattern", f"{prefix}scores")
+            yield self.equal("pattern", total, torch.ones_like(total), f"rows of {label} sum to 1", sites)
             if v is not None and z is not None:
                 shared = repeat(v, "e k kv d -> e k (kv group) d", group=z.shape[-2] // v.shape[-2])
                 mixed = einsum(pattern.to(v), shared, "e head q k, e k head d -> e q head d")
-                self.equal(mixed, z, f"L{layer}.pattern × v = z")
+                yield self.equal("pattern", mixed, z, f"{label} × v = z", self._at(layer, *(f"{prefix}{n}" for n in "qkv")))
 
-    def writes(self, inputs: dict[str, Tensor]) -> None:
-        def at(*names: str) -> list[Site]:
-            return [Site(name, layer=self.last) for name in names]
+    # what is written
 
-        z, result, attn_out, resid_mid = at("z", "result", "attn_out", "resid_mid")
-        mlp_post, mlp_out, resid_post = at("mlp_post", "mlp_out", "resid_post")
-        for joint in at("resid_pre", "resid_mid", "resid_post"):
-            self._written([joint], Site("logits"), inputs)
-        for parts in (at("q", "k", "v"), at("pattern", "v")):
-            self._written(parts, z, inputs)
-        self._written([site for site in at("mlp_pre", "mlp_up") if site in self.found], mlp_post, inputs)
-        self._written([z], attn_out, inputs)
-        self._written([mlp_post], mlp_out, inputs)
-        if result in self.found:
-            self._changed(result, _sum_of_heads(self.model, self.last), inputs)
-        self._changed(attn_out, resid_mid if resid_mid in self.found else resid_post, inputs)
-        self._changed(mlp_out, resid_post, inputs)
-        self._written([Site("embed")], Site("resid_pre", layer=0), inputs)
-        self._changed(Site("pos_embed"), Site("resid_pre", layer=0), inputs)
+    def _writes(self) -> Iterator[Outcome]:
+        last, end = self.last, self.site("resid_post", self.last)
+        for name in ("resid_pre", "resid_cross", "resid_mid"):
+            yield from self._written([self.site(name, last)], end, "joints" if name == "resid_pre" else "write")
+        if self.name == MAIN and Site("logits") in self.found:
+            yield from self._written([self.site("resid_post", last)], Site("logits"), "trunk")
+        for prefix in ("", "cross_"):
+            z, result = self.site(f"{prefix}z", last), self.site(f"{prefix}result", last)
+            shared = ("k_rotary",) if not prefix and self.site("k_rotary", last) in self.found else ()
+            for names in (("q", "k", "v", *shared), ("pattern", "v")):
+                yield from self._written([self.site(f"{prefix}{name}", last) for name in names], z)
+            added = self.site("cross_out" if prefix else "attn_out", last)
+            yield from self._written([z], added)
+            if not prefix and last in self.stream.w_o:
+                yield from self._changed(result, Site("output", path=self.stream.w_o[last]))
+        post = self.site("mlp_post", last)
+        halves = [site for site in (self.site("mlp_pre", last), self.site("mlp_up", last)) if site in self.found]
+        yield from self._written(halves, post)
+        yield from self._gate(post)
+        yield from self._written([post], self.site("mlp_out", last))
+        for step in self._steps(last):
+            yield from self._added(*step)
+        yield from self._written([self.site("embed", None)], self.site("resid_pre", 0))
+        yield from self._numbered()
 
-    def queries_and_keys(self, inputs: dict[str, Tensor]) -> None:
+    def _added(self, name: str, before: str, end: str) -> Iterator[Outcome]:
+        """Writing another run's value of what is added moves the stream behind it by the difference, or norms the new sum."""
+        site = self.site(name, self.last)
+        if self.stream.order.get(self.last) == "parallel":
+            before, end = "resid_pre", "resid_post"
+        if any(self.site(n, self.last) not in self.found for n in (name, before, end)):
+            return
+        if site not in self.stream.norms:
+            yield from self._changed(site, self.site(end, self.last))
+            return
+        start, effect = self.found[self.site(before, self.last)], self.site(end, self.last)
+        found = self._run({site: _constant(self.others[site])}, effect)
+        expected = self._joined(name, self.last, start + self.others[site])
+        yield self.equal("write", found, expected, f"writing another run's {site!r} moves {effect!r}", (site,))
+
+    def _numbered(self) -> Iterator[Outcome]:
+        """What is added to the position embedding might as well be added to the embedding, or to the stream itself."""
+        positions, first = self.site("pos_embed", None), self.site("resid_pre", 0)
+        if positions not in self.found or first not in self.found:
+            return
+        moved = torch.randn(self.found[positions].shape[-1], generator=torch.Generator().manual_seed(2)).to(self.found[first])
+        found = self._run({positions: lambda h: h + moved.to(h)}, first)
+        alike = [self.found[first] + moved]
+        if self.site("embed", None) in self.found:
+            alike.append(self._run({self.site("embed", None): lambda h: h + moved.to(h)}, first))
+        what = f"what is added to {positions!r} is added to the stream that enters the first block"
+        yield min((self.equal("write", found, other, what, (positions,)) for other in alike), key=lambda o: o.deviation)
+
+    def _gate(self, post: Site) -> Iterator[Outcome]:
+        """Of a gated MLP the linear branch is linear: twice of it is twice what W_out reads."""
+        up = self.site("mlp_up", self.last)
+        if up in self.found and post in self.found:
+            found = self._run({up: lambda h: 2 * h}, post)
+            halves = (up, self.site("mlp_pre", self.last))
+            yield self.equal("gate", found, 2 * self.found[post], f"twice {up!r} is twice {post!r}", halves)
+
+    def _own_scores(self, name: str) -> Iterator[Outcome]:
         """Writing some heads' queries (keys) at some positions leaves every other row (column) of the scores as it was."""
-        scores = Site("scores", layer=self.last)
+        site, scores = self.site(name, self.last), self.site("scores", self.last)
+        if site not in self.found or scores not in self.found:
+            return
         generator = torch.Generator().manual_seed(1)
-        for name, theirs in (("q", "e p kv -> e (kv group) p 1"), ("k", "e p kv -> e (kv group) 1 p")):
-            site = Site(name, layer=self.last)
-            if site not in self.found or scores not in self.found:
-                continue
-            before, other = self.found[scores], self.others[site]
-            chosen = (torch.rand(other.shape[:-1], generator=generator) < 0.5).to(other.device)
-            if self._norm_spans_heads(name):
-                chosen = chosen[..., :1].expand_as(chosen)
-            write = _partly(chosen.unsqueeze(-1), other)
-            after = self.model.backend.run(inputs, reads=[scores], writes={site: write})[scores]
-            touched = repeat(chosen, theirs, group=before.shape[1] // other.shape[2])
-            kept = (self.found[scores.at(name="pattern")] > 0) & ~touched  # masked scores are any large negative number
-            self.equal(
-                after.where(kept, 0), before.where(kept, 0), f"{site!r} of one head and position moves its own {scores!r}"
-            )
+        theirs = "e p kv -> e (kv group) p 1" if name == "q" else "e p kv -> e (kv group) 1 p"
+        before, other = self.found[scores], self.others[site]
+        chosen = (torch.rand(other.shape[:-1], generator=generator) < 0.5).to(other.device)
+        if self._norm_spans_heads(name):
+            chosen = chosen[..., :1].expand_as(chosen)
+        after = self._run({site: _partly(chosen.unsqueeze(-1), other)}, scores)
+        touched = repeat(chosen, theirs, group=before.shape[1] // other.shape[2])
+        kept = (self.found[self.site("pattern", self.last)] > 0) & ~touched  # masked scores are any large negative number
+        what = f"{site!r} of one head and position moves its own {scores!r}"
+        yield self.equal("write", after.where(kept, 0), before.where(kept, 0), what, (site,))
 
     def _norm_spans_heads(self, name: str) -> bool:
         """Whether queries (keys) are normalised over all heads together, as in OLMo-2, so that one head moves the others."""
-        attention = self.model.module.get_submodule(self.model.anatomy.attention[self.last])
+        attention = self.model.module.get_submodule(self.stream.attention[self.last])
         norm = getattr(attention, f"{name}_norm", None)
-        return norm is not None and any(p.numel() > self.model.sizes["d_head"] for p in norm.parameters())
+        width = self.model.anatomy.size(self.site("z", self.last), "d_head")
+        return norm is not None and any(p.numel() > width for p in norm.parameters())
 
-    def _written(self, sites: list[Site], effect: Site, inputs: dict[str, Tensor]) -> None:
+    def _written(self, sites: list[Site], effect: Site, law: str = "write") -> Iterator[Outcome]:
         """Writing another run's values at all of ``sites`` gives that run's values at ``effect``."""
         if not sites or not all(site in self.found for site in (*sites, effect)):
             return
-        found = self.model.backend.run(inputs, reads=[effect], writes={site: _constant(self.others[site]) for site in sites})
-        self.equal(
-            found[effect], self.others[effect], f"writing another run's {', '.join(map(repr, sites))} gives its {effect!r}"
-        )
+        found = self._run({site: _constant(self.others[site]) for site in sites}, effect)
+        what = f"writing another run's {', '.join(map(repr, sites))} gives its {effect!r}"
+        yield self.equal(law, found, self.others[effect], what, tuple(sites))
 
-    def _changed(self, site: Site, effect: Site, inputs: dict[str, Tensor]) -> None:
+    def _changed(self, site: Site, effect: Site) -> Iterator[Outcome]:
         """Writing another run's value moves what it adds to by the difference of the two values."""
         if site not in self.found or effect not in self.found:
             return
-        found = self.model.backend.run(inputs, reads=[effect], writes={site: _constant(self.others[site])})[effect]
+        found = self._run({site: _constant(self.others[site])}, effect)
         delta = self.others[site] - self.found[site]
         moved = delta.sum(-2) if COMPONENTS[site.name].axes[-2:] == ("head", "d_model") else delta
-        self.equal(found, self.found[effect] + moved, f"writing another run's {site!r} moves {effect!r} by the difference")
+        what = f"writing another run's {site!r} moves {effect!r} by the difference"
+        yield self.equal("write", found, self.found[effect] + moved, what, (site,))
+
+    def _run(self, writes: dict[Site, Write], effect: Site) -> Tensor:
+        return self.model.backend.run(self.inputs, reads=[effect], writes=writes)[effect]
+
+    # helpers
+
+    def _n(self, layer: int, name: str) -> str:
+        return repr(self.site(name, layer))
+
+    def _at(self, layer: int, *names: str) -> tuple[Site, ...]:
+        return tuple(self.site(name, layer) for name in names)
+
+    def equal(self, law: str, got: Tensor, expected: Tensor, what: str, sites: tuple[Site, ...]) -> Outcome:
+        """Equal up to the tolerance, relative to the largest number of the two."""
+        if got.shape != expected.shape:
+            return Outcome(
+                law, f"{what} (shapes {tuple(got.shape)}, {tuple(expected.shape)})", sites, float("inf"), self.tolerance
+            )
+        scale = max(1e-6, float(expected.abs().max()), float(got.abs().max()))
+        return Outcome(law, what, sites, float((got.float() - expected.float()).abs().max()) / scale, self.tolerance)
 
 
-def _sum_of_heads(model: Model, layer: int) -> Site:
-    """What the heads' results add up to, but for a bias: ``attn_out``, or the output of W_O where a norm follows it."""
-    anatomy, added = model.anatomy, Site("attn_out", layer=layer)
-    plain = anatomy.taps[added].path in (anatomy.attention[layer], anatomy.w_o[layer])
-    return added if plain else Site("output", path=anatomy.w_o[layer])
+_BEFORE = {"cross_out": "resid_cross", "mlp_out": "resid_mid"}
+"""The stream to which something is added inside a block."""
 
 
 def _constant(value: Tensor) -> Write:

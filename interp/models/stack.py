@@ -27,10 +27,11 @@ from torch import Tensor, nn
 from interp import kernels
 from interp.models.encoding import Tokens
 from interp.models.hooks import Forward, Hooks, Left, leave, standing_in
-from interp.models.taps import first_tensor, output_tensor, with_first
+from interp.models.taps import Flat, first_tensor, output_tensor, with_first
 from interp.models.trees import Batch, Tree, batch_of, leaves, mapped
 
 if TYPE_CHECKING:
+    from interp.models.anatomy import Anatomy
     from interp.models.suffix import KeysValues, Suffix
 
 
@@ -59,30 +60,33 @@ class Stack:
 
     Args:
         module: a model whose forward takes ``input_ids`` and, for a causal suffix, ``past_key_values``.
-        blocks: path of the list of blocks.
-        attention: path of each layer's attention module, and ``mlp`` of its MLP, if it has one.
+        anatomy: its main stream's blocks and their parts.
         accepted: keyword arguments that the module's forward takes.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        blocks: str,
-        attention: Mapping[int, str],
-        mlp: Mapping[int, str],
+        anatomy: Anatomy,
         accepted: Collection[str],
     ) -> None:
         self.module, self._accepted = module, frozenset(accepted)
-        found: Any = module.get_submodule(blocks)
-        self.blocks: list[nn.Module] = list(found)
-        self.attention = {layer: module.get_submodule(path) for layer, path in attention.items()}
-        self.mlp = {layer: module.get_submodule(path) for layer, path in mlp.items()}
+        self.blocks = [module.get_submodule(path) for path in anatomy.main.blocks]
+        self.attention = {layer: module.get_submodule(path) for layer, path in anatomy.attention.items()}
+        self.mlp = {layer: module.get_submodule(path) for layer, path in anatomy.mlp.items()}
+        taps = {module.get_submodule(path): tap for (path, side), tap in anatomy.modules.items() if side == "output"}
+        self._flat = {part for part, tap in taps.items() if isinstance(tap.layout, Flat)}
+        """Modules that give the tokens of all examples in one axis."""
+        self._overwritten = {part for part, tap in taps.items() if tap.copied}
+        """Modules whose output is written into later."""
         self.dims: list[Tree] = []
         """For each layer the tree of its arguments, with a :class:`Batch` for every tensor that has one and None elsewhere."""
         self.local = False
         """Whether what enters the first block at a position depends on that position and its token alone."""
         self.forms: dict[nn.Module, int | None] = {}
         """Length of the tuple that a module returns; None for a bare tensor."""
+        self.unfolded: frozenset[str] = frozenset()
+        """Components that are seen at all positions, those before the first column too: what a cache of latents unfolds to."""
         self.unfused = "it was not probed"
         """Why :meth:`read` cannot be had; empty if it can."""
 
@@ -295,6 +299,8 @@ class Stack:
         return lambda *args, **kwargs: self._returned(module, tensor)
 
     def _returned(self, module: nn.Module, tensor: Tensor) -> Any:
+        tensor = tensor.flatten(0, 1) if module in self._flat else tensor
+        tensor = tensor.clone() if module in self._overwritten else tensor
         length = self.forms.get(module)
         return tensor if length is None else (tensor, *(None for _ in range(length - 1)))
 

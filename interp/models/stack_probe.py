@@ -21,9 +21,8 @@ from interp.errors import ProbeError
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Tokens
 from interp.models.hooks import Hooks
-from interp.models.stack import Stack
-from interp.models.taps import Tap
-from interp.sites import Site
+from interp.models.stack import Arguments, Stack
+from interp.sites import MAIN, Site
 
 _LENGTH, _START = 6, 3
 _STEEP = 200.0
@@ -39,10 +38,12 @@ def prove(module: nn.Module, anatomy: Anatomy, accepted: frozenset[str]) -> tupl
         accepted: keyword arguments that the module's forward takes.
     """
     if anatomy.blocks is None:
-        return None, "it has no list of blocks"
+        return None, "its blocks are not in one list"
+    if "input_ids" not in accepted:
+        return None, "its forward takes no token ids"
     if len(anatomy.attention) < anatomy.sizes["layer"]:
         return None, "not every block has an attention module"
-    stack = Stack(module, anatomy.blocks, anatomy.attention, anatomy.mlp, accepted)
+    stack = Stack(module, anatomy, accepted)
     try:
         with kernels.use("torch"):
             _check(stack, anatomy, accepted)
@@ -61,7 +62,7 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         post, logits = Site("resid_post", layer=len(stack) - 1), Site("logits")
         attention = {layer: Site("output", path=path) for layer, path in anatomy.attention.items()}
         mlp = {layer: Site("output", path=path) for layer, path in anatomy.mlp.items()}
-        paths = {site: Tap(site.path or "", "output") for site in (*attention.values(), *mlp.values())}
+        paths = {site: anatomy.tap(site) for site in (*attention.values(), *mlp.values())}
         reads = [*pre, post, logits, *paths]
         inputs = {**tokens.inputs(), "use_cache": False}
         before = None
@@ -92,6 +93,7 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
                     got = stack.run(layer, hidden, call, rows, attention=known, mlp=found[mlp[layer]][rows, start:])
                     compare(got, after, f"block {layer} with attention and MLP known")
         if stack.resumes:
+            stack.unfolded = _unfolded(stack, anatomy, stack.arguments(tokens, _START, before), stream, rows)
             whole = stack.keys_values(len(stack) - 1, stream[-2][rows, _START:], stack.arguments(tokens, _START, before), rows)
             tail = stack.arguments(tokens, _LENGTH - 1, before)
             last = stack.run(len(stack) - 1, stream[-2][rows, -1:], tail, rows, whole=whole)
@@ -101,6 +103,20 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         chosen = found[logits][rows, -2:].gather(-1, columns[:, None].expand(-1, 2, -1))
         compare(stack.logits(stream[-1][rows, -2:], columns), chosen, "single columns of the logits")
         stack.unfused = _unfused(stack, stream[-1][rows, -2:], columns, found[logits][rows, -2:], compare)
+
+
+def _unfolded(stack: Stack, anatomy: Anatomy, call: Arguments, stream: list[Tensor], rows: Tensor) -> frozenset[str]:
+    """Components of a block that are seen at more positions than are run."""
+    found = set()
+    for layer, block in enumerate(stream[:-1]):
+        sites = [site for site in anatomy.taps if (site.stream, site.layer) == (MAIN, layer) and site.name in _INSIDE]
+        with Hooks(stack.module, anatomy.taps, sites) as hooks:
+            stack.run(layer, block[rows, call.start :], call, rows)
+        found |= {site.name for site in sites if hooks.found[site].shape[1] != _LENGTH - call.start}
+    return frozenset(found)
+
+
+_INSIDE = ("q", "k", "v", "latent", "k_rotary", "z", "mlp_pre", "mlp_up", "mlp_post", "mixer_post")
 
 
 def _unfused(stack: Stack, hidden: Tensor, columns: Tensor, logits: Tensor, compare: _Compare) -> str:

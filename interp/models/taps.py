@@ -11,7 +11,7 @@ and puts a changed value back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -29,6 +29,8 @@ class Call(NamedTuple):
     module: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    examples: int = 0
+    """How many there are, where the tap asks for it."""
 
 
 class Layout(Protocol):
@@ -51,48 +53,121 @@ class Whole:
 
 @dataclass(frozen=True)
 class Heads:
-    """Heads side by side in the last axis, or in a slice of it (fused projections)."""
+    """Heads in the last axis: all of it, a slice of it, or a slice of each of several groups.
 
-    heads: int
-    start: int = 0
-    stop: int | None = None
-
-    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position head d_head"]:
-        return rearrange(seen[..., self.start : self.stop], "... (head d_head) -> ... head d_head", head=self.heads)
-
-    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
-        flat = rearrange(new, "... head d_head -> ... (head d_head)")
-        if self.start == 0 and self.stop is None:
-            return flat
-        changed = seen.clone()
-        changed[..., self.start : self.stop] = flat
-        return changed
-
-
-@dataclass(frozen=True)
-class Interleaved:
-    """One part of a fused projection in which each head holds its q, k and v side by side, ``[head, (q, k, v), d_head]``.
+    Fused projections differ in how they lie. With ``groups=1`` a slice holds all heads of one kind (GPT-2: all queries, then
+    all keys, then all values); otherwise each group holds its own (GPT-NeoX: query, key and value of one head after another).
 
     >>> import torch
     >>> fused = torch.arange(6.0).reshape(1, 1, 6)          # two heads of width 1, each q, k, v
-    >>> Interleaved(2, part=1).read(fused, None)[0, 0].tolist()
+    >>> Heads(2, groups=2, start=1, stop=2).read(fused, None)[0, 0].tolist()
     [[1.0], [4.0]]
     """
 
     heads: int
-    part: int
-    """0 for q, 1 for k, 2 for v."""
+    groups: int = 1
+    start: int = 0
+    stop: int | None = None
+    """Slice of each group."""
 
     def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position head d_head"]:
-        return self._parts(seen)[..., self.part, :]
+        if self.groups == 1:
+            return rearrange(seen[..., self.start : self.stop], "... (head d_head) -> ... head d_head", head=self.heads)
+        each = {"group": self.groups, "head": self.heads // self.groups}
+        inside = rearrange(seen, "... (group width) -> ... group width", group=self.groups)[..., self.start : self.stop]
+        return rearrange(inside, "... group (head d_head) -> ... (group head) d_head", **each)
 
     def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
-        parts = self._parts(seen).clone()
-        parts[..., self.part, :] = new
-        return rearrange(parts, "... head part d_head -> ... (head part d_head)")
+        if self.groups == 1 and self.start == 0 and self.stop is None:
+            return rearrange(new, "... head d_head -> ... (head d_head)")
+        changed = rearrange(seen, "... (group width) -> ... group width", group=self.groups).clone()
+        changed[..., self.start : self.stop] = rearrange(
+            new, "... (group head) d_head -> ... group (head d_head)", group=self.groups
+        )
+        return rearrange(changed, "... group width -> ... (group width)")
 
-    def _parts(self, seen: Tensor) -> Float[Tensor, "example position head 3 d_head"]:
-        return rearrange(seen, "... (head part d_head) -> ... head part d_head", head=self.heads, part=3)
+
+@dataclass(frozen=True)
+class Units:
+    """A slice of the last axis: one half of a map that holds gate and linear branch."""
+
+    start: int
+    stop: int
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position unit"]:
+        return seen[..., self.start : self.stop]
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        changed = seen.clone()
+        changed[..., self.start : self.stop] = new
+        return changed
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Tokens of all examples in one axis, ``[(example position), …]``, or a spare axis behind the examples.
+
+    >>> import torch
+    >>> Flat().read(torch.zeros(6, 4), Call(torch.nn.Identity(), (), {}, examples=2)).shape
+    torch.Size([2, 3, 4])
+    """
+
+    layout: Layout = field(default_factory=Whole)
+
+    def read(self, seen: Tensor, call: Call | None) -> Tensor:
+        assert call is not None
+        return self.layout.read(seen.reshape(call.examples, -1, seen.shape[-1]), call)
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        assert call is not None
+        return self.layout.put(seen.reshape(call.examples, -1, seen.shape[-1]), new, call).reshape(seen.shape)
+
+
+@dataclass(frozen=True)
+class MergedHeads:
+    """Scores and patterns with examples and heads in one axis, as some implementations multiply them."""
+
+    heads: int
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example head position source_position"]:
+        return rearrange(seen, "(example head) position source -> example head position source", head=self.heads)
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        return rearrange(new, "example head position source -> (example head) position source")
+
+
+@dataclass(frozen=True)
+class Shared:
+    """One tensor for all examples, as position embeddings are; each may be written a value of its own."""
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position d_model"]:
+        assert call is not None
+        return (seen if seen.ndim == 3 else seen.unsqueeze(0)).expand(call.examples, -1, -1)
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        return new
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """One vector for a whole example, at its only position: what a classifier gives."""
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example 1 vocab"]:
+        return seen.unsqueeze(1)
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        return new.squeeze(1)
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """The channels of an image as positions, row by row: ``[example, channel, row, column]`` is seen."""
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position d_model"]:
+        return rearrange(seen, "example channel row column -> example (row column) channel")
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        return rearrange(new, "example (row column) channel -> example channel row column", row=seen.shape[-2])
 
 
 @dataclass(frozen=True)
@@ -103,7 +178,9 @@ class Results:
 
     def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position head d_model"]:
         assert call is not None
-        z = rearrange(first_tensor(call.args, call.kwargs), "... (head d_head) -> ... head d_head", head=self.heads)
+        z = first_tensor(call.args, call.kwargs)
+        z = z.reshape(call.examples, -1, z.shape[-1]) if call.examples else z
+        z = rearrange(z, "... (head d_head) -> ... head d_head", head=self.heads)
         weight = rearrange(in_out(call.module), "(head d_head) d_model -> head d_head d_model", head=self.heads)
         return einsum(z, weight.to(z.device), "... head d_head, head d_head d_model -> ... head d_model")
 
@@ -122,6 +199,10 @@ class Tap:
     layout: Layout = field(default_factory=Whole)
     in_place: bool = False
     """Write into the very tensor that is seen, because the caller keeps using it (the residual beside a norm's input)."""
+    copied: bool = False
+    """Read a copy, because the caller writes into the tensor later."""
+    within: str | None = None
+    """A module whose input has the examples in front, where what is seen does not (see :class:`Flat`)."""
 
 
 def in_out(linear: nn.Module) -> Float[Tensor, "d_in d_out"]:
@@ -153,6 +234,8 @@ def output_tensor(output: Any) -> Tensor:
         return output
     if hasattr(output, "logits"):
         return output.logits
+    if isinstance(output, Mapping):
+        return next(value for value in output.values() if isinstance(value, Tensor))
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         return output[0]
     raise TypeError(f"no tensor in an output of type {type(output).__name__}")
@@ -164,5 +247,8 @@ def with_output(output: Any, new: Tensor) -> Any:
         return new
     if hasattr(output, "logits"):
         output.logits = new
+        return output
+    if isinstance(output, MutableMapping):
+        output[next(key for key, value in output.items() if isinstance(value, Tensor))] = new
         return output
     return type(output)((new, *output[1:])) if type(output) in (tuple, list) else output._replace(**{output._fields[0]: new})

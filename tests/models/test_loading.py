@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
 from interp.errors import LoadError, UnknownNameError
 from interp.models import Model, load, zoo
@@ -89,6 +89,7 @@ def test_any_module(seed: int) -> None:
     model = load(plain)
     assert model.sites() == (Site("logits"),)
     assert model.probe is None
+    assert "forward needs input; show how it is called with load(module, example={...})" in model.unknown
     encoder = load(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False))
     assert encoder.sites() == (Site("logits"),)
 
@@ -245,3 +246,13 @@ def test_a_folders_digest_is_of_its_weight_files(folder: Path, tmp_path: Path) -
     tensors["transformer.wpe.weight"][0, 0] += 1
     save_file(tensors, file, metadata={"format": "pt"})
     assert load(copy, check=False).digest != digest
+
+
+def test_a_model_on_the_meta_device_lists_its_sites_with_their_sizes() -> None:
+    """Nothing is computed: what structure proposes, in the shapes of a pass without numbers."""
+    with torch.device("meta"):
+        bare = load(GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=48, n_head=6, vocab_size=97)))
+    real = load(GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=48, n_head=6, vocab_size=97)))
+    assert bare.sites() == real.sites()
+    assert [bare.sizes_at(site) for site in bare.sites()] == [real.sizes_at(site) for site in real.sites()]
+    assert (bare.probe, bare.stack_refused) == (None, "its weights are on the meta device")

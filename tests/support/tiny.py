@@ -23,8 +23,13 @@ from transformers import (
     Qwen3Config,
 )
 
+from interp.sites import COMPONENTS
+
 # Deliberately awkward: an MLP that is no multiple of the stream, a vocabulary that is no multiple of anything.
 LAYERS, WIDTH, HEADS, KV_HEADS, MLP, VOCAB, LENGTH = 3, 32, 4, 2, 56, 97, 64
+
+RARE = {n for n in COMPONENTS if n.startswith(("cross_", "mixer_"))} | {"resid_cross", "latent", "k_rotary"}
+"""Components that few architectures have."""
 
 
 def gpt2(seed: int) -> PreTrainedModel:

@@ -1,0 +1,347 @@
+"""Which tensor plays which role, found by structure and proven in numbers: streams, their blocks, attention, MLPs.
+
+    >>> anatomy = Anatomy.of(module, example(module))                                         # doctest: +SKIP
+    >>> anatomy.streams["main"].blocks[0], anatomy.taps[Site("z", layer=0)].path              # doctest: +SKIP
+    ('model.layers.0', 'model.layers.0.self_attn.o_proj')
+
+A name proposes, a law decides (:mod:`interp.models.anatomy.choose`), and a write proves (:mod:`interp.models.probe`). A role
+that is not there leaves its sites out, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp import axes
+from interp.models.anatomy import roles
+from interp.models.anatomy.choose import Block, Chooser
+from interp.models.anatomy.record import Seen, record
+from interp.models.anatomy.stacks import Found, child, stacks
+from interp.models.taps import FeatureMap, Flat, Layout, Pooled, Shared, Tap, Whole
+from interp.sites import COMPONENTS, MAIN, Site
+
+__all__ = ["Anatomy", "Stream"]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stack of blocks that pass a residual stream on. Mappings are by layer, and lack layers without the part."""
+
+    name: str
+    blocks: tuple[str, ...] = ()
+    """Path of every block."""
+    layers: tuple[Mapping[str, int], ...] = ()
+    """Sizes by layer: ``head``, ``kv_head``, ``unit``, ``d_model``, ``d_head``."""
+    absent: Mapping[str, str] = field(default_factory=dict)
+    """Components that no layer has, each with the reason."""
+    lacks: Mapping[Site, str] = field(default_factory=dict)
+    """Why single layers lack a component."""
+    attention: Mapping[int, str] = field(default_factory=dict)
+    """The module that gives what attention adds, before a norm that may follow it."""
+    mlp: Mapping[int, str] = field(default_factory=dict)
+    w_o: Mapping[int, str] = field(default_factory=dict)
+    """The linear map W_O, from the heads' outputs to the stream."""
+    w_out: Mapping[int, str] = field(default_factory=dict)
+    """The MLP's output linear map, from its units to the stream."""
+    order: Mapping[int, str] = field(default_factory=dict)
+    """``"sequential"``, ``"parallel"``, or ``"unknown"`` where no sum of the stream came out right."""
+    norms: Mapping[Site, str] = field(default_factory=dict)
+    """The norm that follows the stream's sum with what is seen at a site (post-norm models)."""
+
+    cross: frozenset[int] = frozenset()
+    """Layers with cross-attention."""
+
+    def crosses(self, layer: int) -> bool:
+        return layer in self.cross
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of layers, and the sizes of the first layer that has each."""
+        found = {name: n for layer in reversed(self.layers) for name, n in layer.items()}
+        return {axes.LAYER: len(self.blocks), **found} if self.blocks else found
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The roles of one model's modules."""
+
+    streams: Mapping[str, Stream]
+    taps: Mapping[Site, Tap]
+    """Where every site is seen."""
+    modules: Mapping[tuple[str, str], Tap] = field(default_factory=dict)
+    """Taps of modules by path and side, where they are not simply the tensor that goes in or comes out."""
+
+    def tap(self, site: Site) -> Tap:
+        """Where a site is seen: a role, or a module by its path."""
+        if site.path is None:
+            return self.taps[site]
+        event: Any = site.name
+        return self.modules.get((site.path, site.name), Tap(site.path, event))
+
+    @classmethod
+    def of(cls, module: nn.Module, inputs: Mapping[str, Tensor] | None) -> Anatomy:
+        """Find the roles of a model by one forward pass.
+
+        Args:
+            inputs: keyword arguments of its forward; None leaves all but the modules' paths unknown.
+        """
+        if inputs is None:
+            return cls({MAIN: _bare(module)}, {Site("logits"): Tap("", "output")})
+        return _Dissection(module, inputs).anatomy()
+
+    # the main stream
+
+    @property
+    def main(self) -> Stream:
+        """The stream of sites that name none: the decoder, or the only one."""
+        return self.streams.get(MAIN, _NO_STREAM)
+
+    @property
+    def blocks(self) -> str | None:
+        """Path of the list that holds the main stream's blocks; None if they are not in one list."""
+        parents = {path.rpartition(".")[0] for path in self.main.blocks}
+        return parents.pop() if len(parents) == 1 else None
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        return self.main.sizes
+
+    @property
+    def attention(self) -> Mapping[int, str]:
+        return self.main.attention
+
+    @property
+    def mlp(self) -> Mapping[int, str]:
+        return self.main.mlp
+
+    @property
+    def w_o(self) -> Mapping[int, str]:
+        return self.main.w_o
+
+    @property
+    def w_out(self) -> Mapping[int, str]:
+        return self.main.w_out
+
+    @property
+    def absent(self) -> Mapping[str, str]:
+        return self.main.absent
+
+    # any stream
+
+    def why_absent(self, site: Site) -> str | None:
+        """Why no layer of a site's stream has it; None if one does."""
+        stream = self.streams.get(site.stream)
+        return None if stream is None else stream.absent.get(site.name)
+
+    def size(self, site: Site, axis: str) -> int:
+        """How many heads, units, … a site has along an axis."""
+        stream = self.streams[site.stream]
+        if axis == axes.LAYER:
+            return len(stream.blocks)
+        if axis == "d_model" and site.name in ("resid_pre", "embed", "pos_embed"):
+            layer = stream.layers[site.layer or 0]
+            return layer.get("d_model_before", layer["d_model"])
+        name = f"kv_{axis}" if axis == axes.HEAD and site.name in ("k", "v", "cross_k", "cross_v") else axis
+        if axis == "d_head" and site.name in ("q", "k"):
+            name = f"{site.name}_d_head"
+        if site.name.startswith("cross_") and axis in (axes.HEAD, "d_head"):
+            name = f"cross_{name}"
+        if axis == axes.UNIT and site.name != "mlp_post":
+            name = {"mixer_post": "mixer_unit", "latent": "latent", "k_rotary": "k_rotary"}.get(site.name, name)
+        if site.layer is not None and 0 <= site.layer < len(stream.layers):
+            sizes = stream.layers[site.layer]
+            if name in sizes or axis in sizes:
+                return sizes.get(name, sizes.get(axis, 0))
+        return stream.sizes[name] if name in stream.sizes else stream.sizes[axis]
+
+    def without(self, sites: Mapping[Site, str]) -> Anatomy:
+        """The same anatomy without some sites, each with the reason."""
+        taps = {site: tap for site, tap in self.taps.items() if site not in sites}
+        there = {(site.stream, site.name) for site in taps}
+        streams = dict(self.streams)
+        for site, why in sites.items():
+            if (site.stream, site.name) not in there:
+                stream = streams[site.stream]
+                streams[site.stream] = replace(stream, absent={**stream.absent, site.name: why})
+        return replace(self, streams=streams, taps=taps)
+
+    def exchanged(self, one: str, other: str, stream: str) -> Anatomy:
+        """The same anatomy with two components of a stream in each other's place."""
+        names = {one: other, other: one}
+        taps = {s.at(name=names[s.name]) if s.stream == stream and s.name in names else s: tap for s, tap in self.taps.items()}
+        return replace(self, taps=taps)
+
+    def layer_of(self, site: Site) -> int | None:
+        """The main block that a site belongs to, −1 for what comes before the first; None for what is behind or elsewhere."""
+        if site.path is not None:
+            return self.block_of(site.path)
+        if site.stream != MAIN:
+            return None
+        return None if site.name == "logits" else -1 if site.layer is None else site.layer
+
+    def block_of(self, path: str) -> int | None:
+        """The number of the main stream's block that a module is, or is inside of; None if it is outside."""
+        return next((i for i, block in enumerate(self.main.blocks) if f"{path}.".startswith(f"{block}.")), None)
+
+
+_NO_STREAM = Stream(MAIN)
+
+
+def _bare(module: nn.Module) -> Stream:
+    why = f"{type(module).__name__} has no list of blocks with attention in it; name its modules by path"
+    return Stream(MAIN, absent={name: why for name in COMPONENTS if name != "logits"})
+
+
+class _Dissection:
+    """One walk through a model."""
+
+    def __init__(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+        self.module: Any = module
+        self.inputs = inputs
+        self.batch = _batch(inputs)
+        self.taps: dict[Site, Tap] = {}
+
+    def anatomy(self) -> Anatomy:
+        guesses = stacks(self.module)
+        seen = self._seen(guesses)
+        found = stacks(self.module, seen.order)
+        half = next(self.module.parameters()).dtype in (torch.float16, torch.bfloat16)
+        chooser = Chooser(self.module, seen, self.batch, 5e-2 if half else 1e-4)
+        streams = {stack.name: self._stream(stack, [chooser.block(path) for path in stack.blocks]) for stack in found}
+        if not streams:
+            streams = {MAIN: _bare(self.module)}
+        self._ends(streams, found, seen)
+        copied = {(path, "output"): Tap(path, "output", copied=True) for path in seen.overwritten}
+        return Anatomy(streams, self.taps, {**copied, **chooser.flat})
+
+    def _seen(self, found: Sequence[Found]) -> Seen:
+        blocks = [path for stack in found for path in stack.blocks]
+        inside = [f"{path}.{name}" for path in blocks for name, _ in self.module.get_submodule(path).named_modules() if name]
+        attention = [
+            f"{path}.{name}"
+            for path in blocks
+            for names in (roles.ATTENTION, roles.CROSS)
+            if (name := child(self.module.get_submodule(path), names)) is not None
+        ]
+        outside = [
+            name
+            for name, part in self.module.named_modules()
+            if isinstance(part, nn.Embedding) or name.rpartition(".")[2] in (*roles.EMBEDDING, *roles.POSITION_EMBEDDING)
+        ]
+        return record(self.module, [*blocks, *inside, *outside, ""], attention, lambda: self.module(**self.inputs))
+
+    def _stream(self, stack: Found, blocks: Sequence[Block]) -> Stream:
+        for layer, block in enumerate(blocks):
+            self.taps |= {Site(name, layer=layer, stream=stack.name): tap for name, tap in block.taps.items()}
+        reasons = {name: why for block in blocks for name, why in block.absent.items()}
+        present = {name for block in blocks for name in block.taps}
+        per_layer = [name for name, component in COMPONENTS.items() if component.per_layer]
+        absent = {n: reasons.get(n, "no module of this model plays that role") for n in per_layer if n not in present}
+
+        def by_layer(what: str) -> dict[int, Any]:
+            return {i: getattr(block, what) for i, block in enumerate(blocks) if getattr(block, what) is not None}
+
+        return Stream(
+            stack.name,
+            stack.blocks,
+            tuple(block.sizes for block in blocks),
+            absent,
+            {
+                Site(name, layer=i, stream=stack.name): why
+                for i, block in enumerate(blocks)
+                for name, why in block.absent.items()
+                if name not in block.taps
+            },
+            by_layer("attention"),
+            by_layer("mlp"),
+            by_layer("w_o"),
+            by_layer("w_out"),
+            by_layer("order"),
+            {
+                Site(name, layer=i, stream=stack.name): path
+                for i, block in enumerate(blocks)
+                for name, path in block.norms.items()
+            },
+            frozenset(i for i, block in enumerate(blocks) if any(name.startswith("cross_") for name in block.taps)),
+        )
+
+    def _ends(self, streams: dict[str, Stream], found: Sequence[Found], seen: Seen) -> None:
+        """What comes before the first block and after the last."""
+        out = seen.output("")
+        layouts: dict[int, Layout] = {2: Pooled(), 4: FeatureMap()}
+        self.taps[Site("logits")] = Tap("", "output", layouts.get(out.ndim, Whole()) if out is not None else Whole())
+        names = {id(part): name for name, part in self.module.named_modules()}
+        try:
+            embedding = self.module.get_input_embeddings()
+        except (AttributeError, NotImplementedError):
+            embedding = None
+        for stack in found:
+            first = seen.input(stack.blocks[0])
+            where = stack.blocks[0]
+            around = self._around(where, [block for other in found if other != stack for block in other.blocks])
+            own = self._embedding(around) or (names.get(id(embedding)) if stack.name == MAIN else None)
+            for name, path in (("embed", own), ("pos_embed", self._positions(around))):
+                out = seen.output(path) if path is not None else None
+                if out is not None and first is not None and out.shape[-1] == first.shape[-1]:
+                    self.taps[Site(name, stream=stack.name)] = self._entry(path or "", out, first, seen)
+                else:
+                    why = {"embed": "no embedding of its own enters the stream", "pos_embed": "no position embedding is added"}
+                    absent = {**streams[stack.name].absent, name: why[name] + (" to the stream" if name == "pos_embed" else "")}
+                    streams[stack.name] = replace(streams[stack.name], absent=absent)
+
+    def _entry(self, path: str, out: Tensor, stream: Tensor, seen: Seen) -> Tap:
+        """An embedding: of every example's own tokens, of all of them in one axis, or one for all examples."""
+        copied = path in seen.overwritten
+        if out.ndim == 4:
+            return Tap(path, "output", FeatureMap(), copied=copied)
+        if out.ndim == 3 and len(out) == self.batch:
+            return Tap(path, "output", copied=copied)
+        layout: Layout = Flat() if out.numel() == stream.numel() else Shared()
+        return Tap(path, "output", layout, copied=copied, within="")
+
+    def _around(self, block: str, others: Sequence[str]) -> list[str]:
+        """Modules that hold a stack, from the inside, and no other stack."""
+        found, path = [], block
+        while path:
+            path = path.rpartition(".")[0]
+            if any(not path or other.startswith(f"{path}.") for other in others):
+                break
+            found.append(path)
+        return found
+
+    def _embedding(self, around: Sequence[str]) -> str | None:
+        """The embedding that is nearest to a stack."""
+        for path in around:
+            part = self.module.get_submodule(path)
+            inside = {n for n, p in part.named_modules() if isinstance(p, (nn.ModuleList, nn.Sequential))}
+            near = [
+                n
+                for n, p in part.named_modules()
+                if (isinstance(p, nn.Embedding) or n.rpartition(".")[2] in roles.EMBEDDING)
+                and n.rpartition(".")[2] not in (*roles.POSITION_EMBEDDING, *roles.OTHER_EMBEDDING)
+                and not any(n.startswith(f"{container}.") for container in inside)
+            ]
+            tokens = [n for n in near if isinstance(part.get_submodule(n), nn.Embedding)]
+            if near:
+                nearest = (tokens or near)[0]
+                return f"{path}.{nearest}" if path else nearest
+        return None
+
+    def _positions(self, around: Sequence[str]) -> str | None:
+        for path in around:
+            part = self.module.get_submodule(path)
+            near = [n for n, p in part.named_modules() if n.rpartition(".")[2] in roles.POSITION_EMBEDDING]
+            if near:
+                return f"{path}.{near[0]}" if path else near[0]
+        return None
+
+
+def _batch(inputs: Mapping[str, Tensor]) -> int:
+    """How many examples there are: what most arguments have first."""
+    sizes = [len(tensor) for tensor in inputs.values() if tensor.ndim]
+    return max(set(sizes), key=sizes.count)
