@@ -62,6 +62,10 @@ class AnswerError(UserError, ValueError):
     """A metric asks for answer tokens that the pairs lack, or an answer is not what the metric can read."""
 
 
+class InputError(UserError, ValueError):
+    """A prompt lacks what the model's forward needs, or gives what it does not take."""
+
+
 class MetricError(UserError, ValueError):
     """A metric asks a readout for what it did not declare."""
 

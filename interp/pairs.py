@@ -19,29 +19,60 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
+import numpy as np
+
 from interp.errors import AnswerError, PositionError
 
 Span = tuple[int, int]
-"""Start and stop (exclusive) of a role: in characters of a text, in tokens of a prompt given as ids."""
+"""Start and stop (exclusive) of a role: in characters of a text, else in positions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: a text, or token ids wherever a text is accepted, with the roles of its parts."""
+    """One prompt: a text, or token ids wherever a text is accepted, with the roles of its parts; and what else is shown.
 
-    text: str | tuple[int, ...]
+    >>> Prompt("<image> What is this?", images=(picture,))                                 # doctest: +SKIP
+    >>> Prompt("translate: good day", target="guten")           # what the decoder of an encoder–decoder has said so far
+    Prompt(text='translate: good day', roles={}, target='guten', images=(), inputs={})
+    >>> Prompt(inputs={"pixel_values": pixels}, roles={"beak": (30, 34)})                  # doctest: +SKIP
+
+    A role in a stream of its own is written with the stream's name: ``{"vision:beak": (30, 34)}``.
+    """
+
+    text: str | tuple[int, ...] = ""
     roles: Mapping[str, Span] = field(default_factory=dict)
+    target: str | tuple[int, ...] | Prompt | None = None
+    """What an encoder–decoder's decoder begins with; None for the token that it always begins with."""
+    images: tuple[Any, ...] = ()
+    """Pictures, which the model's own processor turns into numbers."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the model's forward as arrays of this one example: ``{"pixel_values": [channel, row, column]}``."""
 
     def __post_init__(self) -> None:
         for role, (start, stop) in self.roles.items():
-            if not 0 <= start < stop <= len(self.text):
+            within = len(self.text) if self.text and ":" not in role else stop
+            if not 0 <= start < stop <= within:
                 raise PositionError(
                     f"role {role!r} spans [{start}, {stop}) of a prompt of length {len(self.text)}: {self.text!r}"
                 )
 
     def spec(self) -> dict[str, Any]:
         text = self.text if isinstance(self.text, str) else list(self.text)
-        return {"text": text, "roles": {k: list(v) for k, v in sorted(self.roles.items())}}
+        found: dict[str, Any] = {"text": text, "roles": {k: list(v) for k, v in sorted(self.roles.items())}}
+        if self.target is not None:
+            found["target"] = (self.target if isinstance(self.target, Prompt) else Prompt(self.target)).spec()
+        if self.images:
+            found["images"] = [_digest(image) for image in self.images]
+        if self.inputs:
+            found["inputs"] = {name: _digest(array) for name, array in sorted(self.inputs.items())}
+        return found
+
+
+def _digest(array: Any) -> str:
+    """sha256 of an array's shape, type and numbers, 16 hexadecimal digits."""
+    numbers = np.ascontiguousarray(array)
+    head = f"{numbers.shape} {numbers.dtype} ".encode()
+    return hashlib.sha256(head + numbers.tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ class Budget:
         d_model, d_head = sizes.get("d_model", 1024), sizes.get("d_head", 64)
         keys = 2 * sizes.get("kv_head", sizes.get("head", 1)) * d_head
         of_token = 8 * d_model + 3 * sizes.get("unit", 0) + 2 * keys + 3 * sizes.get("head", 0) * columns
-        vocabulary = getattr(getattr(model.module, "config", None), "vocab_size", 0) or 0
+        vocabulary = model.anatomy.outputs
         kept = reader.keep if reader.keep is not None else columns
         self.token = of_token * itemsize
         """Bytes that a carried position takes."""

@@ -21,8 +21,8 @@ from interp.engine.runs import Runs
 from interp.engine.values import Sources, Values
 from interp.errors import OrderError, UnknownSiteError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Replace
-from interp.models import Model
-from interp.sites import Positions, Site
+from interp.models import Model, Places
+from interp.sites import MAIN, Positions, Site
 
 _EMBEDDED = (Site("embed"), Site("resid_pre", layer=0))
 NOWHERE = 1 << 40
@@ -110,17 +110,23 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
     Raises:
         PositionError, OrderError: what does not fit.
     """
-    columns: dict[Positions, Tensor] = {}
-    firsts: dict[tuple[Positions, bool, bool, bool], Tensor] = {}  # cells differ in these alone
+    columns: dict[tuple[Positions, int], Tensor] = {}
+    firsts: dict[tuple[Positions, int, bool, bool, bool], Tensor] = {}  # cells differ in these alone
+    sites: dict[Site, Places] = {}
 
     def resolved(change: Change, first: Tensor | None, of_given: bool) -> Place:
-        if change.positions not in columns:
-            columns[change.positions] = runs.base.columns(change.positions, what=f"position of {change.site!r}")
-        where = columns[change.positions]
-        key = (change.positions, _is_counterpart(change, runs), change.site.tensor in _EMBEDDED, of_given)
+        tensor = change.site.tensor
+        if tensor not in sites:
+            sites[tensor] = runs.places("base", tensor)
+        here = (change.positions, id(sites[tensor]))
+        if here not in columns:
+            columns[here] = sites[tensor].columns(change.positions, what=f"position of {change.site!r}")
+        where = columns[here]
+        key = (*here, _is_counterpart(change, runs), tensor in _EMBEDDED, of_given)
         if key not in firsts:
             firsts[key] = _first(change, where, runs, first)
-        attended = runs.base.mask if axes.SOURCE_POSITION in change.site.axes else None
+        square = {axes.POSITION, axes.SOURCE_POSITION} <= {*change.site.axes}
+        attended = runs.places("base", tensor, attended=True).mask if square else None
         return Place(change, where, None, firsts[key], order=0, given=of_given, attended=attended)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
@@ -184,7 +190,7 @@ def _first(
     theirs = source.columns(change.positions)
     if theirs.shape != columns.shape:
         return alone
-    differ = (base.ids != source.ids) | (base.mask != source.mask)
+    differ = base.differ(source)
     if given is None and runs.model.stack is not None and runs.model.stack.local and change.site.tensor in _EMBEDDED:
         own = differ | (base.mask != source.mask).any(-1, keepdim=True)  # another mask is another numbering of positions
         differs = own.gather(-1, columns.clamp(min=0))
@@ -200,7 +206,12 @@ def _is_counterpart(change: Change, runs: Runs) -> bool:
     """Whether a causal model's own value is replaced by the counterfactual run's at the same place."""
     replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error
     counterpart = isinstance(change.source, Activation) and change.source.is_counterpart
-    return runs.model.causal and replaces and counterpart and change.site.path is None
+    return runs.model.causal and replaces and counterpart and change.site.path is None and _is_main(change.site)
+
+
+def _is_main(site: Site) -> bool:
+    """Whether a site's positions are the main stream's, in which a later one leaves an earlier one as it is."""
+    return site.stream == MAIN and axes.POSITION in site.axes
 
 
 def _refuse_aliases(places: list[Place], place: Place, runs: Runs) -> None:

@@ -48,16 +48,14 @@ class Costs:
         anatomy, sizes = model.anatomy, model.sizes
         blocks = []
         for layer in range(sizes.get("layer", 0)):
-            whole = _operations(module.get_submodule(f"{anatomy.blocks}.{layer}"), module)
+            whole = _operations(module.get_submodule(anatomy.main.blocks[layer]), module)
             attention = (
                 _operations(module.get_submodule(anatomy.attention[layer]), module) if layer in anatomy.attention else 0.0
             )
             out = _operations(module.get_submodule(anatomy.w_o[layer]), module) if layer in anatomy.w_o else 0.0
             attend = 4.0 * sizes.get("head", 0) * sizes.get("d_head", 0)
             blocks.append(Block(attention - out, out, whole - attention, attend))
-        embed = module.get_input_embeddings() if hasattr(module, "get_input_embeddings") else None
-        vocabulary, width = embed.weight.shape if embed is not None else (0, 0)
-        return cls(tuple(blocks), 2.0 * width, int(vocabulary))
+        return cls(tuple(blocks), 2.0 * sizes.get("d_model", 0), anatomy.outputs)
 
     def whole(self, columns: int, read: int | None = None) -> float:
         """A forward pass of one prompt, with the logits of ``read`` positions, or of all of them."""

@@ -83,7 +83,7 @@ def patch_edges(
     wanted = every_edge(model) if edges is None else _checked(model, edges)
     encoded, metrics = encoded_pairs(model, pairs), resolve_metrics(metric)
     reader = Reader.of(model, encoded, metrics)
-    budget = Budget(model, reader, encoded.clean.ids.shape[1], rows)
+    budget = Budget(model, reader, encoded.clean.width, rows)
     runs = Runs(model, encoded, "corrupted" if patching == "denoising" else "clean", min(budget.whole_rows(), 256), reader)
     source = Activation() if source is None else source
     with torch.no_grad(), model.prepared(), float32(precision), halvings() as halved:

@@ -80,7 +80,7 @@ class EdgeRows:
     def run(self, progress: bool | None) -> Float[Tensor, "metric cell example"]:
         """Every edge on every example."""
         runs, n = self.runs, len(self.runs.base)
-        columns = runs.base.ids.shape[1]
+        columns = runs.base.width
         per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * columns * self.model.dtype.itemsize
         runs.keep(self._sites(), columns, self.budget, besides=per_sender)
         placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs)
@@ -123,7 +123,7 @@ class EdgeRows:
         base = shard.found[next(iter(shard.found))]
         width = self.model.sizes["d_model"]
         moved = torch.zeros(
-            len(self.writers) + 1, len(shard.examples), shard.tokens.ids.shape[1], width, dtype=base.dtype, device=base.device
+            len(self.writers) + 1, len(shard.examples), shard.tokens.width, width, dtype=base.dtype, device=base.device
         )
         known: dict[Site, Tensor] = {}
         for i, sender in enumerate(self.writers):
@@ -192,7 +192,7 @@ class EdgeRows:
             found = readout(self.reader, part.shard, hidden, examples.repeat(len(numbers)), part.tail, reference)
             value[:, numbers[:, None], examples] = rearrange(found, "metric (cell example) -> metric cell example", example=n)
 
-        columns = part.shard.tokens.ids.shape[1] - (part.tail if layer == self.last else part.start)
+        columns = part.shard.tokens.width - (part.tail if layer == self.last else part.start)
         in_batches(len(edges), lambda: self.budget.rows(columns, n), run, lambda done: shown(done * n))
 
     def _at_logits(self, part: _Part, senders: Tensor) -> Tensor:

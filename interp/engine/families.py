@@ -18,12 +18,12 @@ from interp.engine import provenance
 from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
-from interp.errors import PositionError, UnknownNameError
+from interp.errors import PositionError, UnknownNameError, UnknownSiteError
 from interp.interventions import Change, Identity, Intervention
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
 from interp.pairs import Pair, Pairs
-from interp.sites import Grid, Positions
+from interp.sites import Grid, Positions, Site
 
 STRATEGIES = ("auto", "wavefront", "batched", "serial")
 Given = Intervention | Change | Sequence[Intervention | Change] | None
@@ -65,21 +65,24 @@ def asked(
 
 
 def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any]) -> Family:
-    _check_positions(encoded, grid)
-    shortest = min(int(encoded.clean.lengths.min()), int(encoded.corrupted.lengths.min()))
-    sizes = model.sizes_at(grid.site) | {axes.POSITION: shortest}
+    shortest = _check_positions(model, encoded, grid)
+    sizes = model.sizes_at(grid.site) | ({axes.POSITION: shortest} if shortest is not None else {})
     values = grid.values(sizes)
     cells = list(grid.cells(sizes))
     exists = np.array([model.has(cell.site) for cell in cells], dtype=bool)
     interventions = [
         Intervention((Change(cell.site, cell.positions, **change),)) for cell, there in zip(cells, exists, strict=True) if there
     ]
-    of_change = interventions[0].changes[0].spec()
+    if not interventions:
+        raise UnknownSiteError("site", repr(grid.site), [], why=f"{model.name} has it in none of the layers that are asked for")
+    first = interventions[0].changes[0]
+    clean, corrupted = (model.places(side, first.site) for side in (encoded.clean, encoded.corrupted))
+    of_change = first.spec()
     return Family(
         interventions,
         axes=values,
         exists=exists,
-        coords=provenance.token_coordinates(encoded, values.get(axes.POSITION)),
+        coords=provenance.token_coordinates(clean, corrupted, values.get(axes.POSITION)),
         attrs={"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)},
         spec={"grid": grid.spec(), "change": {k: v for k, v in of_change.items() if k not in ("site", "positions")}},
     )
@@ -178,19 +181,40 @@ def given_changes(given: Any) -> Intervention | None:
     return Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
 
 
-def _check_positions(encoded: Encoded, grid: Grid) -> None:
-    """A grid over raw positions needs pairs of equal length; one over all of them, prompts of one length."""
+def _check_positions(model: Model, encoded: Encoded, grid: Grid) -> int | None:
+    """How many positions the shortest prompt has, where a grid sweeps them.
+
+    One over raw positions needs pairs of equal length; one over all of them, prompts of one length in every layer.
+    """
     if axes.POSITION not in grid.axes:
-        return
+        return None
     given = dict(grid.swept)[axes.POSITION]
-    if given is None or any(isinstance(p, int) and p >= 0 for p in given):
-        encoded.require_equal_lengths(repr(grid))
-    for index in given or ():
-        encoded.clean.columns(Positions.parse(index), what=f"position of {grid!r}")
-    lengths = torch.cat([encoded.clean.lengths, encoded.corrupted.lengths])
+    of_sites = [
+        (model.places(encoded.clean, site), model.places(encoded.corrupted, site))
+        for site in _tensors(model, grid)
+        if model.has(site)
+    ]
+    if not of_sites:
+        return 0
+    sides = list({(id(clean), id(corrupted)): (clean, corrupted) for clean, corrupted in of_sites}.values())
+    for clean, corrupted in sides:
+        if given is None or any(isinstance(p, int) and p >= 0 for p in given):
+            encoded.require_equal_lengths(repr(grid), clean, corrupted)
+        for index in given or ():
+            clean.columns(Positions.parse(index), what=f"position of {grid!r}")
+    lengths = torch.cat([places.lengths for both in sides for places in both])
     if given is None and bool((lengths != lengths[0]).any()):
-        counts = ", ".join(f"{int((lengths == n).sum())} of {int(n)} tokens" for n in lengths.unique())
+        counts = ", ".join(f"{int((lengths == n).sum()) // len(sides)} of {int(n)} tokens" for n in lengths.unique())
         raise PositionError(
             f"{grid!r} sweeps every raw position, but the prompts have different lengths ({counts}), so that one index would "
             f"mean different things; sweep roles ({', '.join(encoded.pairs.roles) or 'none here'}), or negative indices"
         )
+    return int(lengths.min())
+
+
+def _tensors(model: Model, grid: Grid) -> list[Site]:
+    """Every tensor that a grid has cells in."""
+    site = grid.site.tensor
+    layers = dict(grid.swept).get(axes.LAYER, ()) if axes.LAYER in grid.axes else (site.layer,)
+    numbers = range(model.sizes_at(grid.site)[axes.LAYER]) if layers is None else layers
+    return [site.at(layer=layer) for layer in numbers]

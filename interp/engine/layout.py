@@ -22,7 +22,8 @@ def indexed_axis(site: Site) -> str | None:
 
 
 def _order(site: Site) -> list[int]:
-    first = [axes.EXAMPLE, axes.POSITION]
+    # What cross-attention attends to has the positions of another stream, which are its own.
+    first = [axes.EXAMPLE, axes.POSITION if axes.POSITION in site.axes else axes.SOURCE_POSITION]
     return [site.axes.index(axis) for axis in (*first, *(a for a in site.axes if a not in first))]
 
 

@@ -121,7 +121,7 @@ class Plan:
 class _Planning:
     def __init__(self, prepared: Prepared) -> None:
         self.p, self.costs = prepared, Costs.of(prepared.model)
-        self.columns = prepared.encoded.clean.ids.shape[1]
+        self.columns = prepared.encoded.clean.width
         self.rate = rate(str(prepared.model.device), prepared.model.dtype, prepared.model.sizes.get("d_model", 512))
         self.overhead = _OVERHEAD_SECONDS.get(prepared.model.device.type, 0.03)
         self.rows = prepared.rows

@@ -113,11 +113,11 @@ def prepare(
         site for i in (*interventions, *([given] if given else [])) for change in i.changes for site in _sites(change)
     )
     reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
-    budget = Budget(model, reader, encoded.clean.ids.shape[1], options.rows)
+    budget = Budget(model, reader, encoded.clean.width, options.rows)
     base = "corrupted" if options.patching == "denoising" else "clean"
     runs = Runs(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
     streams = given is not None and any(change.site.name == "resid_pre" for change in given.changes)
-    cells, begins = place(interventions, runs, given), _begins(model, interventions, options)
+    cells, begins = place(interventions, runs, given), _begins(model, interventions, options, _whole(encoded))
     # What is given between two blocks comes between a row's change before and its change after: no row forks there.
     found = Forks(cells, begins, [-1] * len(cells)) if streams else forked(model, cells, begins)
     by_rule = torch.stack([cell.inert for cell in found.cells]) & options.skip_inert
@@ -157,21 +157,32 @@ def start(prepared: Prepared) -> list[Cell]:
 
         runs.given = writes
     if bool((prepared.depths != NEVER).any()):
-        columns = prepared.encoded.clean.ids.shape[1]
+        columns = prepared.encoded.clean.width
         runs.keep(prepared.resumed, columns, prepared.budget)
     return known
 
 
-def _begins(model: Model, interventions: Sequence[Intervention], options: Options) -> list[int | str]:
-    """Where the rows of each intervention join the wave, or why they run whole forward passes."""
+def _begins(model: Model, interventions: Sequence[Intervention], options: Options, why: str) -> list[int | str]:
+    """Where the rows of each intervention join the wave, or why they run whole forward passes.
+
+    Args:
+        why: the reason why the prompts cannot be resumed; empty if they can.
+    """
     if options.strategy in ("serial", "batched"):
         return [f"strategy={options.strategy!r} was asked for"] * len(interventions)
-    reason = refused(model)
+    reason = refused(model) or why
     begins = [reason or join(model, intervention, options.given) for intervention in interventions]
     cannot = next(((begin, i) for begin, i in zip(begins, interventions, strict=True) if isinstance(begin, str)), None)
     if options.strategy == "wavefront" and cannot is not None:
         raise ValueError(f"strategy='wavefront' cannot run {cannot[1]!r}: {cannot[0]}; strategy='auto' runs it batched")
     return begins
+
+
+def _whole(encoded: Encoded) -> str:
+    """Why prompts run whole forward passes; empty if rows can begin between blocks."""
+    if encoded.clean.others:
+        return f"its prompts hold more than the tokens of one stream: {', '.join(encoded.clean.others)}"
+    return "" if encoded.clean.flush and encoded.corrupted.flush else "its prompts are padded on the right"
 
 
 def _sites(change: Change) -> list[Site]:

@@ -11,7 +11,7 @@ from typing import Any
 from interp import axes
 from interp.engine.precision import computed
 from interp.metrics import FromLogits, Metric
-from interp.models import Encoded, Model
+from interp.models import Encoded, Model, Places
 
 ENGINE_SEMANTICS = 1
 """Raised only when numbers may change; part of a run's identity."""
@@ -90,14 +90,12 @@ def example_coordinates(encoded: Encoded) -> dict[str, Any]:
     }
 
 
-def token_coordinates(encoded: Encoded, positions: Sequence[int | str] | None) -> dict[str, Any]:
-    """The token at every raw position and example, where positions are raw indices."""
-    if positions is None or not all(isinstance(p, int) for p in positions):
+def token_coordinates(clean: Places, corrupted: Places, positions: Sequence[int | str] | None) -> dict[str, Any]:
+    """The token at every raw position and example, where positions are raw indices of tokens."""
+    raw = [p for p in positions or () if isinstance(p, int)]
+    if positions is None or len(raw) < len(positions) or not clean.strings:
         return {}
     return {
-        f"{side}_token": (
-            (axes.POSITION, axes.EXAMPLE),
-            [[strings[p] for strings in getattr(encoded, side).strings] for p in positions],
-        )
-        for side in ("clean", "corrupted")
+        f"{side}_token": ((axes.POSITION, axes.EXAMPLE), [[strings[p] for strings in places.strings] for p in raw])
+        for side, places in (("clean", clean), ("corrupted", corrupted))
     }

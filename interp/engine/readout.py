@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import kernels
+from interp.engine.layout import LOGITS
 from interp.errors import PositionError
 from interp.metrics import Metric, Readout, require
 from interp.models import Encoded, Model, Tokens
@@ -51,7 +52,7 @@ class Reader:
             raise ValueError(f"the metrics of one sweep read the same positions, got {each}; make one sweep for each")
         read = positions.pop()
         for side in (encoded.clean, encoded.corrupted):
-            ragged = (side.columns(read, what="metric position") < 0).any(-1).nonzero().flatten()
+            ragged = (model.places(side, LOGITS).columns(read, what="metric position") < 0).any(-1).nonzero().flatten()
             if len(ragged):
                 raise PositionError(
                     f"a metric reads {read!r}, which spans different numbers of tokens (fewer in example {int(ragged[0])}); "
@@ -125,8 +126,9 @@ class Reader:
     @property
     def keep(self) -> int | None:
         """How many last columns of logits are needed; None for all."""
-        indices = self.positions.indices
-        return max(-i for i in indices) if indices is not None and max(indices) < 0 and not self.whole else None
+        indices, sides = self.positions.indices, (self.encoded.clean, self.encoded.corrupted)
+        few = indices is not None and max(indices) < 0 and not self.whole and all(side.flush for side in sides)
+        return max(-i for i in indices) if few and indices is not None else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -134,14 +136,14 @@ class Reader:
         return torch.promote_types(self.model.dtype, torch.float32)
 
     def positions_of(self, tokens: Tokens) -> Int[Tensor, "example position"]:
-        """Columns of ``tokens`` at which the metrics read."""
-        return tokens.columns(self.positions, what="metric position")
+        """Columns of the logits at which the metrics read."""
+        return self.model.places(tokens, LOGITS).columns(self.positions, what="metric position")
 
     def logits(self, tokens: Tokens, found: Tensor) -> Float[Tensor, "row position vocab"]:
         """Logits at the read positions, at least float32, from those that a forward pass returned."""
         if found.ndim == 2:  # a network without positions
             found = found[:, None]
-        missing = tokens.ids.shape[1] - found.shape[1]
+        missing = self.model.places(tokens, LOGITS).width - found.shape[1]
         columns = self.positions_of(tokens).to(found.device) - missing
         picked = found[torch.arange(len(found), device=found.device)[:, None], columns]
         return picked.to(torch.promote_types(picked.dtype, torch.float32))

@@ -22,7 +22,7 @@ from interp.engine.layout import LOGITS, canonical
 from interp.engine.readout import Reader
 from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
 from interp.interventions import Activation, Change
-from interp.models import Encoded, Model, Tokens
+from interp.models import Encoded, Model, Places, Tokens
 from interp.models.taps import Write
 from interp.pairs import Prompt
 from interp.sites import Site
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 
 Writes = Callable[[Tensor], Mapping[Site, Write]]
 """Examples of a pass to its writes."""
+
+
+def require_equal_lengths(model: Model, encoded: Encoded, site: Site, why: str, *, attended: bool = False) -> None:
+    """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site."""
+    clean, corrupted = (model.places(side, site, attended=attended) for side in (encoded.clean, encoded.corrupted))
+    encoded.require_equal_lengths(why, clean, corrupted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +85,14 @@ class Runs:
     def tokens(self, which: str) -> Tokens:
         return getattr(self.encoded, self.side[which])
 
+    def places(self, which: str, site: Site, *, attended: bool = False) -> Places:
+        """Positions of one side of the pairs at a site, or those that are attended to there."""
+        return self.model.places(self.tokens(which), site, attended=attended)
+
+    def require_equal_lengths(self, why: str, site: Site, *, attended: bool = False) -> None:
+        """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site."""
+        require_equal_lengths(self.model, self.encoded, site, why, attended=attended)
+
     # planning: say what will be needed, then run once
 
     def want(self, changes: Collection[Change]) -> None:
@@ -123,7 +137,7 @@ class Runs:
     def _run(self, key: tuple[Any, ...], sites: Collection[Site]) -> None:
         """Run some prompts once, with their logits if somebody will read them."""
         tokens = self.prompts[key][1]
-        ran = self._batches(key, tokens, sites, torch.arange(len(tokens), device=tokens.ids.device))
+        ran = self._batches(key, tokens, sites, torch.arange(len(tokens), device=tokens.mask.device))
         self.found.setdefault(key, {}).update({site: canonical(site, tensor) for site, tensor in ran.found.items()})
         if ran.logits is not None:
             self._logits[key] = ran.logits

@@ -23,7 +23,7 @@ from interp.engine.layout import indexed_axis
 from interp.engine.runs import Runs
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
 from interp.interventions import Activation, Change, Constant, Noise
-from interp.models import Tokens
+from interp.models import Places, Tokens
 from interp.sites import Positions, Site
 
 
@@ -77,7 +77,7 @@ class Sources:
         assert isinstance(source, Activation)
         tensor = self.runs.read(change, source)
         key, site = self.runs.key(source), source.site_for(change.site)
-        _, tokens = self.runs.prompts[key]
+        places = self._places(key, site)
         axis = indexed_axis(site)
         index = getattr(site, axis) if axis else None
         if index is not None and index >= tensor.shape[2]:
@@ -85,35 +85,43 @@ class Sources:
                 f"{axis} {index} of {site!r} does not exist: there are {tensor.shape[2]}, 0 to {tensor.shape[2] - 1}"
             )
         if source.pool == "mean":
-            return self._mean(source, key, site, tokens, columns, index)
+            return self._mean(source, key, change.site, site, columns, index)
         partner = everyone
         if source.pool == "resample":
             partner = _derangement(n, source.seed).to(device)
-        elif len(tokens) == 1 != n:
+        elif len(places) == 1 != n:
             partner = everyone * 0
-        if axes.SOURCE_POSITION in site.axes:
-            self._refuse_other_layout(tokens, partner, site)
-        own = self._own_columns(source, change, tokens)[partner]
+        if {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes}:
+            self._refuse_other_layout(key, partner, site)
+        own = self._own_columns(source, change, key, places)[partner]
         return Values(tensor, partner, _matched(own, columns, change), index)
 
-    def _own_columns(self, source: Activation, change: Change, tokens: Tokens) -> Int[Tensor, "example span"]:
+    def _places(self, key: tuple[Any, ...], site: Site, *, attended: bool = False) -> Places:
+        """Positions of the prompts of a run at a site."""
+        model, tokens = self.runs.prompts[key]
+        return model.places(tokens, site, attended=attended)
+
+    def _own_columns(
+        self, source: Activation, change: Change, key: tuple[Any, ...], places: Places
+    ) -> Int[Tensor, "example span"]:
         """The source's positions, which are the target's unless it has its own; raw indices need prompts of equal length."""
         positions = source.own_positions or change.positions
         raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
+        tokens = self.runs.prompts[key][1]
         if raw and source.own_positions is None and tokens is not self.runs.base and self._is_pair(tokens):
-            self.runs.encoded.require_equal_lengths(f"{change.site!r}@{change.positions!r}")
-        return tokens.columns(positions, what=f"source position of {change.site!r}")
+            self.runs.require_equal_lengths(f"{change.site!r}@{change.positions!r}", change.site)
+        return places.columns(positions, what=f"source position of {change.site!r}")
 
-    def _refuse_other_layout(self, tokens: Tokens, partner: Tensor, site: Site) -> None:
+    def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
-        base = self.runs.base
-        alike = tokens.ids.shape[1] == base.ids.shape[1] and bool((tokens.lengths[partner] == base.lengths).all())
-        if not alike and self._is_pair(tokens):
-            self.runs.encoded.require_equal_lengths(f"{site.tensor!r}, along source_position,")
+        base, theirs = self.runs.places("base", site, attended=True), self._places(key, site, attended=True)
+        alike = theirs.width == base.width and bool((theirs.lengths[partner] == base.lengths).all())
+        if not alike and self._is_pair(self.runs.prompts[key][1]):
+            self.runs.require_equal_lengths(f"{site.tensor!r}, along source_position,", site, attended=True)
         if not alike:
             raise UnequalLengthsError(
                 f"{site.tensor!r} is matched along source_position by raw index, but base and source prompts differ in length: "
-                f"{base.lengths.tolist()} and {tokens.lengths[partner].tolist()} tokens"
+                f"{base.lengths.tolist()} and {theirs.lengths[partner].tolist()} tokens"
             )
 
     def _is_pair(self, tokens: Tokens) -> bool:
@@ -123,18 +131,20 @@ class Sources:
         self,
         source: Activation,
         key: tuple[Any, ...],
+        target: Site,
         site: Site,
-        tokens: Tokens,
         columns: Int[Tensor, "example span"],
         index: int | None,
     ) -> Values:
         """Means over real tokens, positions counted from each prompt's first real token."""
-        if axes.SOURCE_POSITION in site.axes:
+        tokens, base = self._places(key, site), self.runs.places("base", target)
+        if {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes}:
             if axes.POSITION in source.over:
                 raise ShapeMismatchError(
                     f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens"
                 )
-            lengths = torch.cat([tokens.lengths, self.runs.base.lengths])
+            attended = self._places(key, site, attended=True), self.runs.places("base", target, attended=True)
+            lengths = torch.cat([places.lengths for places in attended])
             if not bool((lengths == lengths[0]).all()):
                 raise UnequalLengthsError(
                     f"a mean of {site.tensor!r} over examples needs prompts of one length, got {lengths.unique().tolist()}"
@@ -151,9 +161,7 @@ class Sources:
         if axes.POSITION in source.over:
             return Values(tensor, group, torch.where(columns >= 0, 0, -1), index)
         positions = source.own_positions
-        own = (
-            columns - self.runs.base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
-        )
+        own = columns - base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
         own = torch.where(columns >= 0, own.expand_as(columns), -1)
         counted = count[group[:, None], own.clamp(0, count.shape[1] - 1)]
         missing = (own >= 0) & ((own >= count.shape[1]) | (counted == 0))
@@ -173,15 +181,15 @@ class Sources:
         return [str(getattr(pair, by)) for pair in self.runs.encoded.pairs]
 
     def _noise(self, source: Noise, site: Site, columns: Int[Tensor, "example span"]) -> Values:
-        base = self.runs.base
-        if axes.SOURCE_POSITION in site.axes:
+        base = self.runs.places("base", site)
+        if {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes}:
             raise ShapeMismatchError(
                 f"noise on {site!r} would not be a probability; use a site whose features are a fixed width"
             )
         axis = indexed_axis(site)
         own_values = Activation("base")  # they say how wide the site is
         widths = tuple(self.runs.read(Change(site, source=own_values), own_values).shape[2:])
-        drawn = ("noise", source.std, source.seed, *widths)
+        drawn = ("noise", source.std, source.seed, int(base.lengths.max()), *widths)
         if drawn not in self._pooled:
             dtype = torch.promote_types(self.runs.model.dtype, torch.float32)
             draws = torch.stack([source.draw(e, (int(base.lengths.max()), *widths)) for e in range(len(base))])
@@ -211,7 +219,7 @@ def _matched(
     )
 
 
-def _mean(tensor: Tensor, tokens: Tokens, over: Sequence[str], groups: list[str]) -> tuple[Tensor, Tensor]:
+def _mean(tensor: Tensor, tokens: Places, over: Sequence[str], groups: list[str]) -> tuple[Tensor, Tensor]:
     """Means ``[group, position or 1, *rest]`` in at least float32, and how many real tokens each is of."""
     names = sorted(set(groups))
     member = torch.tensor([names.index(g) for g in groups], device=tensor.device)

@@ -76,7 +76,7 @@ class Group:
     @property
     def columns(self) -> int:
         """Positions that are carried."""
-        return self.shard.tokens.ids.shape[1] - self.start
+        return self.shard.tokens.width - self.start
 
     def most(self, budget: Budget) -> int:
         """Most rows to ask for in one pass, so that they fit with those that they leave."""

@@ -10,123 +10,86 @@ and are always given to the model, because some models do not derive them from t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import AnswerError, PositionError, UnequalLengthsError, UnknownNameError
+from interp.errors import PositionError, UnequalLengthsError
+from interp.models.places import Places
 from interp.pairs import Pairs, Prompt
 from interp.protocols import Tokenizer
-from interp.sites import Positions
 
 Bos = Literal["model"] | bool
 """``"model"``: what the tokenizer adds by itself; True: exactly one BOS in front; False: no special tokens."""
 
 
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """Encoded prompts of one stream."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tokens(Places):
+    """Encoded prompts: the positions of the main stream, and all that the model's forward is given."""
 
-    ids: Int[Tensor, "example position"]
-    mask: Bool[Tensor, "example position"]
-    """True at real tokens."""
-    roles: Mapping[str, Int[Tensor, "example span"]]
-    """Columns of ``ids`` that a role covers, padded with −1."""
-    strings: tuple[tuple[str, ...], ...]
-    """The real tokens of every prompt, as text."""
-
-    def __len__(self) -> int:
-        return int(self.ids.shape[0])
-
-    @property
-    def lengths(self) -> Int[Tensor, " example"]:
-        """Number of real tokens."""
-        return self.mask.sum(-1)
-
-    @property
-    def first(self) -> Int[Tensor, " example"]:
-        """Column of the first real token."""
-        return self.mask.int().argmax(-1)
+    ids: Int[Tensor, "example position"] | None = None
+    """Token ids of the main stream; None where something else enters it."""
+    argument: str = "input_ids"
+    """What the forward calls these ids."""
+    numbered: bool = True
+    """Whether the forward is given position ids."""
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    """The forward's other arguments, examples first."""
+    packed: frozenset[str] = frozenset()
+    """Those of the others that the forward takes with all examples in one axis."""
+    streams: Mapping[str, Places] = field(default_factory=dict)
+    """Positions of other streams that token ids enter."""
+    marked: Mapping[str, Mapping[str, Int[Tensor, "example span"]]] = field(default_factory=dict)
+    """Roles in streams that no token ids enter, by stream."""
 
     @property
     def position_ids(self) -> Int[Tensor, "example position"]:
         return (self.mask.long().cumsum(-1) - 1).clamp(min=0)
 
-    def take(self, examples: Tensor | Sequence[int] | slice) -> Tokens:
-        """Some of the examples, repeats allowed. The strings are left behind: they do not enter a forward pass."""
-        chosen = torch.as_tensor(examples) if not isinstance(examples, slice) else examples
-        roles = {role: columns[chosen] for role, columns in self.roles.items()}
-        return Tokens(self.ids[chosen], self.mask[chosen], roles, ())
+    @property
+    def flush(self) -> bool:
+        """Whether every prompt ends in the last column."""
+        return bool(self.mask[:, -1].all())
 
-    def to(self, device: torch.device | str) -> Tokens:
-        roles = {role: columns.to(device) for role, columns in self.roles.items()}
-        return replace(self, ids=self.ids.to(device), mask=self.mask.to(device), roles=roles)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        marked = {name: {role: change(at) for role, at in roles.items()} for name, roles in self.marked.items()}
+        return super()._each(change) | {
+            "ids": None if self.ids is None else change(self.ids),
+            "others": {name: change(tensor) for name, tensor in self.others.items()},
+            "streams": {name: replace(places, **places._each(change)) for name, places in self.streams.items()},
+            "marked": marked,
+        }
+
+    def _padded(self, more: int, left: bool, pad: int) -> dict[str, Any]:
+        assert self.ids is not None
+        ids = torch.nn.functional.pad(self.ids, (more, 0) if left else (0, more), value=pad)
+        return super()._padded(more, left, pad) | {"ids": ids}
 
     def inputs(self) -> dict[str, Tensor]:
-        """Keyword arguments of a language model's forward."""
-        return {"input_ids": self.ids, "attention_mask": self.mask.long(), "position_ids": self.position_ids}
+        """Keyword arguments of the model's forward, those with the examples in front first."""
+        found: dict[str, Tensor] = {}
+        if self.ids is not None:
+            of = self.argument.removesuffix("input_ids")
+            found = {self.argument: self.ids, f"{of}attention_mask": self.mask.long()}
+            found |= {f"{of}position_ids": self.position_ids} if self.numbered else {}
+        found |= {name: tensor for name, tensor in self.others.items() if name not in self.packed}
+        return found | {name: self.others[name].flatten(0, 1) for name in self.others if name in self.packed}
 
-    def padded(self, width: int, pad: int) -> Tokens:
-        """The same tokens with more padding on the left."""
-        more = width - self.ids.shape[1]
-        if more == 0:
-            return self
-        ids = torch.nn.functional.pad(self.ids, (more, 0), value=pad)
-        mask = torch.nn.functional.pad(self.mask, (more, 0), value=False)
-        roles = {role: torch.where(columns >= 0, columns + more, columns) for role, columns in self.roles.items()}
-        return replace(self, ids=ids, mask=mask, roles=roles)
-
-    def columns(self, positions: Positions, *, what: str = "positions") -> Int[Tensor, "example span"]:
-        """The columns of ``ids`` that ``positions`` name in every example, padded with −1.
-
-        Raises:
-            PositionError: an index past the end of some prompt, or an unknown role, naming the prompt.
-        """
-        if positions.is_all:
-            offsets = torch.arange(self.ids.shape[1], device=self.ids.device).expand_as(self.ids)
-            return torch.where(offsets < self.lengths[:, None], self.first[:, None] + offsets, -1)
-        if positions.role is not None:
-            return self._role(positions)
-        assert positions.indices is not None
-        lengths, first = self.lengths, self.first
-        found = []
-        for index in positions.indices:
-            outside = ((lengths <= index) | (lengths < -index)).nonzero().flatten()
-            if len(outside):
-                example = int(outside[0])
-                n = int(lengths[example])
-                shown = f": {' '.join(repr(s) for s in self.strings[example])}" if self.strings else ""
-                raise PositionError(
-                    f"{what} {index} is past the end of example {example}, which has {n} tokens (0 to {n - 1}, or −{n} to −1)"
-                    + shown
-                )
-            found.append(first + index if index >= 0 else first + lengths + index)
-        columns = torch.stack(found, dim=-1)
-        ordered = columns.sort(dim=-1).values
-        repeated = (ordered[:, 1:] == ordered[:, :-1]).any(-1).nonzero().flatten()
-        if len(repeated):
-            raise PositionError(f"{what} {positions!r} names one token twice in example {int(repeated[0])}")
-        return columns
-
-    def _role(self, positions: Positions) -> Int[Tensor, "example span"]:
-        assert positions.role is not None
-        if positions.role not in self.roles:
-            raise UnknownNameError("role", positions.role, self.roles, why="" if self.roles else "these prompts name no roles")
-        columns = self.roles[positions.role]
-        if positions.pick is None:
-            return columns
-        sizes = (columns >= 0).sum(-1)
-        short = ((sizes <= positions.pick) | (sizes < -positions.pick)).nonzero().flatten()
-        if len(short):
-            raise PositionError(
-                f"{positions!r}: role {positions.role!r} of example {int(short[0])} spans {int(sizes[short[0]])} tokens"
-            )
-        where = torch.full_like(sizes, positions.pick) if positions.pick >= 0 else sizes + positions.pick
-        return columns.gather(-1, where[:, None])
+    def differ(self, other: Tokens) -> Bool[Tensor, "example position"]:
+        """Where prompts of the same width differ from others: in a token, or, if anything else differs, everywhere."""
+        found = self.mask != other.mask
+        if self.ids is not None and other.ids is not None:
+            found = found | (self.ids != other.ids)
+        for name in {*self.others, *other.others}:
+            one, two = self.others.get(name), other.others.get(name)
+            if one is None or two is None or one.shape != two.shape:
+                return torch.ones_like(found)
+            found = found | (one != two).reshape(len(found), -1).any(-1, keepdim=True)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,19 +113,26 @@ class Encoded:
         moved = {name: getattr(self, name).to(device) for name in ("clean", "corrupted", "answers", "wrong")}
         return replace(self, **moved)
 
-    def require_equal_lengths(self, why: str) -> None:
-        """Raise ``UnequalLengthsError`` showing both prompts token by token, unless every pair has two equally long prompts."""
-        unequal = (self.clean.lengths != self.corrupted.lengths).nonzero().flatten()
+    def require_equal_lengths(self, why: str, one: Places | None = None, other: Places | None = None) -> None:
+        """Raise ``UnequalLengthsError`` showing both prompts token by token, unless every pair has two equally long prompts.
+
+        Args:
+            one, other: positions of the clean and the corrupted prompts in the stream that is meant, by default the main one.
+        """
+        one, other = self.clean if one is None else one, self.corrupted if other is None else other
+        unequal = (one.lengths != other.lengths).nonzero().flatten()
         if not len(unequal):
             return
         example = int(unequal[0])
-        clean, corrupted = self.clean.strings[example], self.corrupted.strings[example]
+        clean, corrupted = (
+            places.strings[example] if places.strings else tuple("·" * int(places.lengths[example])) for places in (one, other)
+        )
         width = max(map(len, (*map(repr, clean), *map(repr, corrupted))))
         rows = [
             f"  {i:>3}  {a:<{width}}  {b:<{width}}{'' if a == b else '  ←'}"
             for i, (a, b) in enumerate(_zip_longest([*map(repr, clean)], [*map(repr, corrupted)]))
         ]
-        roles = [role for role in self.clean.roles if role in self.corrupted.roles]
+        roles = [role for role in one.roles if role in other.roles]
         hint = f"; use a role instead, such as position={roles[:3]}" if roles else "; give the pairs roles and use those"
         raise UnequalLengthsError(
             f"{why} matches positions by raw index, but the prompts of {len(unequal)} of {len(self)} pairs differ in length. "
@@ -177,65 +147,89 @@ def _zip_longest(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def encode(
-    prompts: Sequence[Prompt | str | Sequence[int]], tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0
+    prompts: Sequence[Prompt | str | Sequence[int]],
+    tokenizer: Tokenizer | None,
+    bos: Bos = "model",
+    pad: int = 0,
+    *,
+    begin: int | None = None,
+    left: bool = True,
 ) -> Tokens:
-    """Encode prompts with left padding.
+    """Encode prompts.
 
     Args:
         prompts: texts, token ids or :class:`interp.pairs.Prompt`, mixed freely.
         tokenizer: may be None if every prompt is given as ids.
         bos: see :data:`Bos`; ids are taken as they are.
+        begin: a token in front of every text, which then gets no other special tokens.
+        left: pad on the left, else on the right.
 
     Raises:
         PositionError: a role that no token carries, or an empty prompt.
     """
-    encoded = [
-        _encode_one(p if isinstance(p, Prompt) else Prompt(p if isinstance(p, str) else tuple(p)), tokenizer, bos)
-        for p in prompts
-    ]
+    encoded = [_encode_one(as_prompt(prompt), tokenizer, bos, begin) for prompt in prompts]
     if not encoded:
         raise PositionError("no prompt was given")
     width = max(len(ids) for ids, _, _ in encoded)
     ids = torch.full((len(encoded), width), pad, dtype=torch.long)
     mask = torch.zeros(len(encoded), width, dtype=torch.bool)
-    for row, (one, _, _) in enumerate(encoded):
-        ids[row, width - len(one) :] = torch.tensor(one)
-        mask[row, width - len(one) :] = True
-    shared = [role for role in encoded[0][1] if all(role in roles for _, roles, _ in encoded)]
-    roles = {}
-    for role in shared:
-        span = max(len(found[role]) for _, found, _ in encoded)
-        columns = torch.full((len(encoded), span), -1, dtype=torch.long)
-        for row, (one, found, _) in enumerate(encoded):
-            columns[row, : len(found[role])] = torch.tensor(found[role]) + width - len(one)
-        roles[role] = columns
-    return Tokens(ids, mask, roles, tuple(strings for _, _, strings in encoded))
+    starts = [width - len(one) if left else 0 for one, _, _ in encoded]
+    for row, ((one, _, _), start) in enumerate(zip(encoded, starts, strict=True)):
+        ids[row, start : start + len(one)] = torch.tensor(one)
+        mask[row, start : start + len(one)] = True
+    spans = [
+        {role: [start + i for i in at] for role, at in found.items()}
+        for (_, found, _), start in zip(encoded, starts, strict=True)
+    ]
+    return Tokens(ids=ids, mask=mask, roles=together(spans), strings=tuple(strings for _, _, strings in encoded))
+
+
+def as_prompt(prompt: Prompt | str | Sequence[int]) -> Prompt:
+    """A prompt from whatever stands for one."""
+    return prompt if isinstance(prompt, Prompt) else Prompt(prompt if isinstance(prompt, str) else tuple(prompt))
+
+
+def together(spans: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Int[Tensor, "example span"]]:
+    """Columns of the roles that every prompt has, padded with −1."""
+    return {role: padded([found[role] for found in spans]) for role in spans[0] if all(role in found for found in spans)}
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "example span"]:
+    """Rows of unequal length, padded with −1; one column at least."""
+    found = torch.full((len(rows), max(1, *map(len, rows))), -1, dtype=torch.long)
+    for i, row in enumerate(rows):
+        found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return found
 
 
 def _encode_one(
-    prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos
+    prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos, begin: int | None
 ) -> tuple[list[int], dict[str, list[int]], tuple[str, ...]]:
+    own = {role: span for role, span in prompt.roles.items() if ":" not in role}
     if not isinstance(prompt.text, str):
         ids = list(prompt.text)
         if not ids:
             raise PositionError("a prompt given as token ids is empty")
-        roles = {role: list(range(start, stop)) for role, (start, stop) in prompt.roles.items()}
+        roles = {role: list(range(start, stop)) for role, (start, stop) in own.items()}
         return ids, roles, tuple(_strings(ids, tokenizer))
     if tokenizer is None:
         raise PositionError(
             f"prompt {prompt.text!r} is a text, but the model has no tokenizer: pass tokenizer= to load, or give token ids"
         )
-    found = tokenizer(prompt.text, add_special_tokens=bos == "model", return_offsets_mapping=bool(prompt.roles))
+    special = bos == "model" and begin is None
+    found = tokenizer(prompt.text, add_special_tokens=special, return_offsets_mapping=bool(own))
     ids = list(found["input_ids"])
-    spans = [tuple(span) for span in found["offset_mapping"]] if prompt.roles else []
-    if bos is True:
+    spans = [tuple(span) for span in found["offset_mapping"]] if own else []
+    if bos is True and begin is None:
         if tokenizer.bos_token_id is None:
             raise PositionError("bos=True, but this tokenizer has no BOS token; use bos='model' or bos=False")
-        ids, spans = [tokenizer.bos_token_id, *ids], [(0, 0), *spans]
+        begin = tokenizer.bos_token_id
+    if begin is not None:
+        ids, spans = [begin, *ids], [(0, 0), *spans]
     if not ids:
         raise PositionError(f"prompt {prompt.text!r} has no tokens; give a text, or bos=True for the BOS token alone")
     roles = {}
-    for role, (start, stop) in prompt.roles.items():
+    for role, (start, stop) in own.items():
         roles[role] = [i for i, (a, b) in enumerate(spans) if a < stop and start < b]
         if not roles[role]:
             raise PositionError(
@@ -246,62 +240,3 @@ def _encode_one(
 
 def _strings(ids: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
     return [str(i) for i in ids] if tokenizer is None else [tokenizer.decode([i]) for i in ids]
-
-
-def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0) -> Encoded:
-    """Encode both sides of every pair, and the answers.
-
-    Raises:
-        AnswerError: an answer that is not one token after its prompt.
-    """
-    clean = encode([pair.clean for pair in pairs], tokenizer, bos, pad)
-    corrupted = encode([pair.corrupted for pair in pairs], tokenizer, bos, pad)
-    width = max(clean.ids.shape[1], corrupted.ids.shape[1])
-    cache: dict[tuple[str, str], int] = {}
-    answers, wrong = (
-        _pad([[_answer(a, pair.clean, tokenizer, cache) for a in getattr(pair, side)] for pair in pairs])
-        for side in ("answers", "wrong")
-    )
-    both = ((answers[:, :, None] == wrong[:, None, :]) & (answers[:, :, None] >= 0)).any((1, 2)).nonzero().flatten()
-    if len(both):
-        pair = pairs[int(both[0])]
-        raise AnswerError(
-            f"example {int(both[0])}: answers {pair.answers} and wrong {pair.wrong} share a token in this tokenizer"
-        )
-    begins = clean.ids[torch.arange(len(clean)), clean.first]
-    has_bos = tokenizer is not None and tokenizer.bos_token_id is not None and bool((begins == tokenizer.bos_token_id).all())
-    return Encoded(pairs, clean.padded(width, pad), corrupted.padded(width, pad), answers, wrong, has_bos, bos)
-
-
-def _answer(answer: str | int, prompt: Prompt, tokenizer: Tokenizer | None, cache: dict[tuple[str, str], int]) -> int:
-    """The id of the one token with which ``answer`` continues ``prompt``.
-
-    It is looked up in its place, because some tokenizers spell a word at the beginning of a text differently; prompts that end
-    in the same character share the answer.
-    """
-    if isinstance(answer, int):
-        return answer
-    if tokenizer is None:
-        raise AnswerError(f"answer {answer!r} is a text, but the model has no tokenizer: give its token id")
-    text = prompt.text if isinstance(prompt.text, str) else ""
-    if (answer, text[-1:]) in cache:
-        return cache[answer, text[-1:]]
-    ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
-    if text:
-        before, after = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (text, text + answer))
-        ids = after[len(before) :] if after[: len(before)] == before else ids
-    if len(ids) != 1:
-        pieces = " + ".join(repr(tokenizer.decode([i])) for i in ids)
-        near = (
-            "" if answer.startswith(" ") else " (an answer is written as it follows the prompt, usually with a leading space)"
-        )
-        raise AnswerError(f"answer {answer!r} is {len(ids)} tokens in this tokenizer: {pieces}; a metric reads one token{near}")
-    cache[answer, text[-1:]] = ids[0]
-    return ids[0]
-
-
-def _pad(rows: Sequence[Sequence[int]]) -> Int[Tensor, "example answer"]:
-    padded = torch.full((len(rows), max(1, *map(len, rows))), -1, dtype=torch.long)
-    for i, row in enumerate(rows):
-        padded[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return padded

@@ -32,10 +32,12 @@ def example(module: nn.Module) -> Inputs:
     takes = inspect.signature(module.forward).parameters
     generator = torch.Generator("cpu").manual_seed(0)
     found: Inputs = {}
-    if config is not None or _embedding(module) is not None:
+    if config is not None or embedding(module) is not None:
         with torch.device("cpu"):  # whatever is the default: the model may be on the meta device
             made = {name: make(_Asked(module, config), generator) for name, make in _MAKERS.items() if name in takes}
         found = {name: tensor for name, tensor in made.items() if tensor is not None}
+    if "input_ids" not in found:
+        found.pop("attention_mask", None)
     required = [
         name
         for name, p in takes.items()
@@ -66,14 +68,15 @@ class _Asked:
 
     def __init__(self, module: nn.Module, config: Any) -> None:
         self._config = config
-        embedding = _embedding(module)
-        self.vocabulary = int(embedding.weight.shape[0]) if embedding is not None else None
+        table = embedding(module)
+        self.vocabulary = int(table.weight.shape[0]) if table is not None else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._config, name)
 
 
-def _embedding(module: Any) -> Any:
+def embedding(module: Any) -> nn.Embedding | None:
+    """The model's own table of token embeddings, if it has one."""
     try:
         found = module.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -106,7 +109,10 @@ def _mask(config: Any, generator: torch.Generator) -> Tensor | None:
 
 
 def _decoder_ids(config: Any, generator: torch.Generator) -> Tensor | None:
-    return _ids(config, generator) if getattr(config, "is_encoder_decoder", False) or hasattr(config, "text_config") else None
+    """One token fewer than the other prompt has, by which the two are told apart."""
+    asked = getattr(config, "is_encoder_decoder", False) or hasattr(config, "text_config")
+    ids = _ids(config, generator) if asked else None
+    return None if ids is None else ids[:, 1:]
 
 
 def _vision(config: Any) -> Any:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from interp.errors import LoadError
 from interp.models.encoding import Bos
 from interp.models.model import Model
+from interp.models.padding import padded
 from interp.models.probe import settle
 from interp.models.stack_probe import prove
 from interp.protocols import Tokenizer
@@ -100,9 +101,11 @@ def _proved(model: Model, check: bool) -> Model:
         model.stack_refused = "it has no main stack of blocks"
     if model.example:
         model.probe = settle(model)
+        model.reading = padded(model)
     if model.anatomy.main.blocks:
         with model.prepared():
-            model.stack, model.stack_refused = prove(model.module, model.anatomy, model.arguments)
+            given = model.arguments - (set() if model.reading.numbered else {"position_ids"})
+            model.stack, model.stack_refused = prove(model.module, model.anatomy, given)
     return model
 
 

@@ -78,7 +78,7 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
             before = recorded(cache)
         stack.local = _is_local(stack, tokens)
         stream = [*(found[site] for site in pre), found[post]]
-        rows = torch.tensor([2, 0, 1, 2], device=tokens.ids.device)
+        rows = torch.tensor([2, 0, 1, 2], device=tokens.mask.device)
         half = next(module.parameters()).dtype in (torch.float16, torch.bfloat16)
         compare = _Compare(5e-2 if half else 1e-4, tokens.mask[rows])
         for start in (0, _START) if stack.resumes else (0,):
@@ -138,6 +138,7 @@ def _unfused(stack: Stack, hidden: Tensor, columns: Tensor, logits: Tensor, comp
 
 def _is_local(stack: Stack, tokens: Tokens) -> bool:
     """Whether another token at one position leaves what enters the first block at the others as it was, to the bit."""
+    assert tokens.ids is not None
     ids, column = tokens.ids.clone(), _START
     ids[:, column] = (ids[:, column] + 1) % int(ids.max().clamp(min=1))
     one, other = (stack.arguments(t, 0, None).hidden for t in (tokens, replace(tokens, ids=ids)))
@@ -150,7 +151,7 @@ def _prompts(vocabulary: int, device: torch.device) -> Tokens:
     ids = torch.randint(vocabulary, (3, _LENGTH), generator=torch.Generator().manual_seed(1))
     mask = torch.ones(3, _LENGTH, dtype=torch.bool)
     mask[0, :2] = mask[1, :1] = False
-    return Tokens(ids, mask, {}, ()).to(device)
+    return Tokens(ids=ids, mask=mask).to(device)
 
 
 class _Compare:

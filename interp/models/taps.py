@@ -160,6 +160,22 @@ class Pooled:
 
 
 @dataclass(frozen=True)
+class Own:
+    """Of a matrix that compares every example's image with every example's text, each example's own number.
+
+    >>> import torch
+    >>> Own().read(torch.eye(3), None).shape
+    torch.Size([3, 1, 1])
+    """
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example 1 1"]:
+        return seen.diagonal()[:, None, None]
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        return seen.diagonal_scatter(new[:, 0, 0])
+
+
+@dataclass(frozen=True)
 class FeatureMap:
     """The channels of an image as positions, row by row: ``[example, channel, row, column]`` is seen."""
 

@@ -17,7 +17,8 @@ from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
 
 from interp.errors import AnswerError, PositionError, UnequalLengthsError, UnknownNameError
-from interp.models.encoding import Tokens, encode, encode_pairs
+from interp.models.encoding import Tokens, encode
+from interp.models.reading import encode_pairs
 from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import ALL, Positions
 

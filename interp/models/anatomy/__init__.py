@@ -10,6 +10,7 @@ that is not there leaves its sites out, with the reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,9 +21,9 @@ from torch import Tensor, nn
 from interp import axes
 from interp.models.anatomy import roles
 from interp.models.anatomy.choose import Block, Chooser
-from interp.models.anatomy.record import Seen, record
+from interp.models.anatomy.record import Seen, Shapes, record, shapes
 from interp.models.anatomy.stacks import Found, child, stacks
-from interp.models.taps import FeatureMap, Flat, Layout, Pooled, Shared, Tap, Whole
+from interp.models.taps import FeatureMap, Flat, Layout, Own, Pooled, Shared, Tap, Whole
 from interp.sites import COMPONENTS, MAIN, Site
 
 __all__ = ["Anatomy", "Stream"]
@@ -55,6 +56,12 @@ class Stream:
 
     cross: frozenset[int] = frozenset()
     """Layers with cross-attention."""
+    positions: int | None = None
+    """How many there were in the recorded pass, where every example has its own in an axis of theirs."""
+    reads: str | None = None
+    """The argument of the forward whose token ids enter it, one a position; None where something else does."""
+    attends: str | None = None
+    """The stream that cross-attention attends to, where it is one of the model's."""
 
     def crosses(self, layer: int) -> bool:
         return layer in self.cross
@@ -75,6 +82,12 @@ class Anatomy:
     """Where every site is seen."""
     modules: Mapping[tuple[str, str], Tap] = field(default_factory=dict)
     """Taps of modules by path and side, where they are not simply the tensor that goes in or comes out."""
+    outputs: int = 0
+    """How many logits there are at a position."""
+    shapes: Shapes = field(default_factory=dict)
+    """Of what every module took and gave in the recorded pass."""
+    batch: int = 0
+    """Number of examples of that pass."""
 
     def tap(self, site: Site) -> Tap:
         """Where a site is seen: a role, or a module by its path."""
@@ -159,6 +172,12 @@ class Anatomy:
                 return sizes.get(name, sizes.get(axis, 0))
         return stream.sizes[name] if name in stream.sizes else stream.sizes[axis]
 
+    def units(self, site: Site) -> int | None:
+        """How many numbers a module that is named by its path had at a position of the recorded pass."""
+        tap = self.tap(site)
+        shape = self.shapes.get((tap.path, tap.event))
+        return None if not shape else shape[1] if isinstance(tap.layout, FeatureMap) else shape[-1]
+
     def without(self, sites: Mapping[Site, str]) -> Anatomy:
         """The same anatomy without some sites, each with the reason."""
         taps = {site: tap for site, tap in self.taps.items() if site not in sites}
@@ -176,6 +195,27 @@ class Anatomy:
         taps = {s.at(name=names[s.name]) if s.stream == stream and s.name in names else s: tap for s, tap in self.taps.items()}
         return replace(self, taps=taps)
 
+    def count(self, site: Site, shapes: Shapes | None = None, batch: int | None = None) -> int | None:
+        """How many positions a site had in the recorded pass, or in another one.
+
+        Args:
+            shapes: of the other pass.
+            batch: its number of examples.
+        """
+        tap, shapes, batch = self.tap(site), self.shapes if shapes is None else shapes, batch or self.batch
+        shape = shapes.get((tap.path, tap.event))
+        if shape is None or not shape:
+            return None
+        if isinstance(tap.layout, Pooled | Own):
+            return 1
+        if isinstance(tap.layout, FeatureMap):
+            return math.prod(shape[2:])
+        if isinstance(tap.layout, Shared):
+            return shape[-2]
+        if isinstance(tap.layout, Flat):
+            return math.prod(shape[:-1]) // batch
+        return shape[1] if len(shape) > 1 else None
+
     def layer_of(self, site: Site) -> int | None:
         """The main block that a site belongs to, −1 for what comes before the first; None for what is behind or elsewhere."""
         if site.path is not None:
@@ -184,9 +224,20 @@ class Anatomy:
             return None
         return None if site.name == "logits" else -1 if site.layer is None else site.layer
 
-    def block_of(self, path: str) -> int | None:
+    def block_of(self, path: str, stream: str = MAIN) -> int | None:
         """The number of the main stream's block that a module is, or is inside of; None if it is outside."""
-        return next((i for i, block in enumerate(self.main.blocks) if f"{path}.".startswith(f"{block}.")), None)
+        blocks = self.streams[stream].blocks if stream in self.streams else ()
+        return next((i for i, block in enumerate(blocks) if f"{path}.".startswith(f"{block}.")), None)
+
+    def stream_of(self, site: Site, *, attended: bool = False) -> str | None:
+        """The stream whose positions are those of a site, or those that it attends to; None if that is not known."""
+        if site.path is not None:
+            return next((name for name in self.streams if self.block_of(site.path, name) is not None), None)
+        if site.name == "logits":
+            return None if isinstance(self.taps[site].layout, Pooled | Own | FeatureMap) or not self.main.reads else MAIN
+        if axes.POSITION not in site.axes or (attended and site.name.startswith("cross_")):
+            return self.streams[site.stream].attends
+        return site.stream
 
 
 _NO_STREAM = Stream(MAIN)
@@ -213,11 +264,44 @@ class _Dissection:
         half = next(self.module.parameters()).dtype in (torch.float16, torch.bfloat16)
         chooser = Chooser(self.module, seen, self.batch, 5e-2 if half else 1e-4)
         streams = {stack.name: self._stream(stack, [chooser.block(path) for path in stack.blocks]) for stack in found}
+        streams = {name: self._entered(stream, seen) for name, stream in streams.items()}
+        streams = {name: replace(stream, attends=self._attended(stream, streams, seen)) for name, stream in streams.items()}
         if not streams:
             streams = {MAIN: _bare(self.module)}
         self._ends(streams, found, seen)
         copied = {(path, "output"): Tap(path, "output", copied=True) for path in seen.overwritten}
-        return Anatomy(streams, self.taps, {**copied, **chooser.flat})
+        tap = self.taps[Site("logits")]
+        shape = seen.shapes.get((tap.path, "output"), (0,))
+        outputs = 1 if isinstance(tap.layout, Own) else shape[1] if len(shape) == 4 else shape[-1]
+        modules = {**self._plain(seen), **copied, **chooser.flat}
+        return Anatomy(streams, self.taps, modules, outputs, seen.shapes, self.batch)
+
+    def _plain(self, seen: Seen) -> dict[tuple[str, str], Tap]:
+        """Taps of modules that see one vector an example, or an image."""
+        layouts: dict[int, Layout] = {2: Pooled(), 4: FeatureMap()}
+        found = {}
+        for (path, side), shape in seen.shapes.items():
+            if path and len(shape) in layouts and shape[0] == self.batch:
+                event: Any = side
+                found[path, side] = Tap(path, event, layouts[len(shape)])
+        return found
+
+    def _entered(self, stream: Stream, seen: Seen) -> Stream:
+        """The stream with the number of its positions, and the argument of which each is a token."""
+        first = seen.input(stream.blocks[0])
+        if first is None or first.ndim != 3 or len(first) != self.batch:
+            return stream
+        shape = (self.batch, first.shape[1])
+        order = ("decoder_input_ids", "input_ids") if stream.name == MAIN else ("input_ids", "decoder_input_ids")
+        reads = next((name for name in order if name in self.inputs and self.inputs[name].shape == shape), None)
+        return replace(stream, positions=first.shape[1], reads=reads)
+
+    def _attended(self, stream: Stream, streams: Mapping[str, Stream], seen: Seen) -> str | None:
+        """The stream with as many positions as cross-attention attends to."""
+        taps = [self.taps.get(Site("cross_pattern", layer=layer, stream=stream.name)) for layer in stream.cross]
+        counts = {seen.softmaxes[tap.path][0][1].shape[-1] for tap in taps if tap is not None}
+        others = [name for name, other in streams.items() if name != stream.name and {other.positions} == counts]
+        return others[0] if len(others) == 1 else None
 
     def _seen(self, found: Sequence[Found]) -> Seen:
         blocks = [path for stack in found for path in stack.blocks]
@@ -272,9 +356,7 @@ class _Dissection:
 
     def _ends(self, streams: dict[str, Stream], found: Sequence[Found], seen: Seen) -> None:
         """What comes before the first block and after the last."""
-        out = seen.output("")
-        layouts: dict[int, Layout] = {2: Pooled(), 4: FeatureMap()}
-        self.taps[Site("logits")] = Tap("", "output", layouts.get(out.ndim, Whole()) if out is not None else Whole())
+        self.taps[Site("logits")] = self._output(seen)
         names = {id(part): name for name, part in self.module.named_modules()}
         try:
             embedding = self.module.get_input_embeddings()
@@ -293,6 +375,21 @@ class _Dissection:
                     why = {"embed": "no embedding of its own enters the stream", "pos_embed": "no position embedding is added"}
                     absent = {**streams[stack.name].absent, name: why[name] + (" to the stream" if name == "pos_embed" else "")}
                     streams[stack.name] = replace(streams[stack.name], absent=absent)
+
+    def _output(self, seen: Seen) -> Tap:
+        """What the model says in the end: its logits, or those of the part that has some, or whatever it gives."""
+        path = "" if "" in seen.heads or not seen.heads else seen.heads[-1]
+        shape = seen.shapes.get((path, "output"), ())
+        if shape == (self.batch, self.batch) and self._compares(path):
+            return Tap(path, "output", Own())
+        layouts: dict[int, Layout] = {2: Pooled(), 4: FeatureMap()}
+        return Tap(path, "output", layouts.get(len(shape), Whole()))
+
+    def _compares(self, path: str) -> bool:
+        """Whether a matrix compares every example with every other: it has fewer columns for fewer examples."""
+        fewer = {name: tensor[: len(tensor) * 2 // self.batch] for name, tensor in self.inputs.items()}
+        shape = shapes(self.module, lambda: self.module(**fewer))[0].get((path, "output"))
+        return shape == (2, 2) and self.batch != 2
 
     def _entry(self, path: str, out: Tensor, stream: Tensor, seen: Seen) -> Tap:
         """An embedding: of every example's own tokens, of all of them in one axis, or one for all examples."""

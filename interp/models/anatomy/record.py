@@ -20,6 +20,9 @@ from torch.overrides import TorchFunctionMode
 from interp.models.hooks import SOFTMAX
 from interp.models.taps import first_tensor, output_tensor
 
+Shapes = dict[tuple[str, str], tuple[int, ...]]
+"""Shape of a tensor by path and side, ``"input"`` or ``"output"``, of modules that are called once."""
+
 
 @dataclass(eq=False)
 class Seen:
@@ -35,6 +38,10 @@ class Seen:
     """Modules that are called with one tensor and nothing else."""
     order: list[str] = field(default_factory=list)
     """Modules as they were first called."""
+    shapes: Shapes = field(default_factory=dict)
+    """Of what every module of the model takes and gives."""
+    heads: list[str] = field(default_factory=list)
+    """Modules whose output holds logits by name, the innermost first."""
 
     def input(self, path: str) -> Tensor | None:
         """What a module that was called once took."""
@@ -93,9 +100,39 @@ def record(module: nn.Module, paths: Collection[str], attention: Collection[str]
             for handle in handles:
                 hooks.callback(handle.remove)
         with inside:
-            forward()
+            seen.shapes, seen.heads = shapes(module, forward)
     seen.overwritten = {path for (path, _), (tensor, version) in given.items() if tensor._version != version}
     return seen
+
+
+def shapes(module: nn.Module, forward: Callable[[], object]) -> tuple[Shapes, list[str]]:
+    """Run ``forward`` and write down the shapes of what goes into and out of every module, and which of them give logits."""
+    found: Shapes = {}
+    heads: list[str] = []
+    twice: set[tuple[str, str]] = set()
+
+    def note(path: str, side: str, tensor: Callable[[], Tensor]) -> None:
+        with suppress(TypeError):  # no tensor there
+            twice.update({(path, side)} & found.keys())
+            found[path, side] = tuple(tensor().shape)
+
+    def before(path: str) -> Callable[..., None]:
+        return lambda m, args, kwargs: note(path, "input", lambda: first_tensor(args, kwargs))
+
+    def after(path: str) -> Callable[..., None]:
+        def hook(m: nn.Module, args: Any, output: Any) -> None:
+            note(path, "output", lambda: output_tensor(output))
+            if isinstance(getattr(output, "logits", None), Tensor):
+                heads.append(path)
+
+        return hook
+
+    with ExitStack() as hooks, torch.no_grad():
+        for path, part in module.named_modules():
+            hooks.callback(part.register_forward_pre_hook(before(path), with_kwargs=True).remove)
+            hooks.callback(part.register_forward_hook(after(path)).remove)
+        forward()
+    return {place: shape for place, shape in found.items() if place not in twice}, heads
 
 
 class _Inside(TorchFunctionMode):

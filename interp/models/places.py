@@ -1,0 +1,132 @@
+"""Positions of a stream: which are real, which a role covers, and what an index of the user's means in each prompt.
+
+    >>> places = Places.full(examples=2, count=17, roles={"patches": (1, 17)})
+    >>> places.columns(Positions.parse("patches[0]")).tolist()
+    [[1], [1]]
+
+Padding never shows: an index counts from the first real position, a negative one from the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import PositionError, UnknownNameError
+from interp.pairs import Span
+from interp.sites import Positions
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Places:
+    """Positions of one stream in several prompts."""
+
+    mask: Bool[Tensor, "example position"]
+    """True where a position is real."""
+    roles: Mapping[str, Int[Tensor, "example span"]] = field(default_factory=dict)
+    """Columns that a role covers, padded with −1."""
+    strings: tuple[tuple[str, ...], ...] = ()
+    """What is at the real positions of every prompt, as text, where it is known."""
+
+    @classmethod
+    def full(cls, examples: int, count: int, roles: Mapping[str, Span] | None = None, device: object = "cpu") -> Places:
+        """As many real positions in every prompt, with roles that cover the same ones in all of them."""
+        mask = torch.ones(examples, count, dtype=torch.bool, device=str(device))
+        spans = {role: torch.arange(*span).expand(examples, -1).to(mask.device) for role, span in (roles or {}).items()}
+        return cls(mask=mask, roles=spans)
+
+    def __len__(self) -> int:
+        return int(self.mask.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Number of columns, padding included."""
+        return int(self.mask.shape[1])
+
+    @property
+    def lengths(self) -> Int[Tensor, " example"]:
+        """Number of real positions."""
+        return self.mask.sum(-1)
+
+    @property
+    def first(self) -> Int[Tensor, " example"]:
+        """Column of the first real position."""
+        return self.mask.int().argmax(-1)
+
+    def take(self, examples: Tensor | Sequence[int] | slice) -> Self:
+        """Some of the examples, repeats allowed. The strings are left behind: they do not enter a forward pass."""
+        chosen = torch.as_tensor(examples) if not isinstance(examples, slice) else examples
+        return replace(self, **self._each(lambda tensor: tensor[chosen]) | {"strings": ()})
+
+    def to(self, device: torch.device | str) -> Self:
+        return replace(self, **self._each(lambda tensor: tensor.to(device)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        """Every field that holds tensors, each of them changed; all have the examples in front."""
+        return {"mask": change(self.mask), "roles": {role: change(columns) for role, columns in self.roles.items()}}
+
+    def columns(self, positions: Positions, *, what: str = "positions") -> Int[Tensor, "example span"]:
+        """The columns that ``positions`` name in every example, padded with −1.
+
+        Raises:
+            PositionError: an index past the end of some prompt, or an unknown role, naming the prompt.
+        """
+        if positions.is_all:
+            offsets = torch.arange(self.width, device=self.mask.device).expand_as(self.mask)
+            return torch.where(offsets < self.lengths[:, None], self.first[:, None] + offsets, -1)
+        if positions.role is not None:
+            return self._role(positions)
+        assert positions.indices is not None
+        lengths, first = self.lengths, self.first
+        found = []
+        for index in positions.indices:
+            outside = ((lengths <= index) | (lengths < -index)).nonzero().flatten()
+            if len(outside):
+                example = int(outside[0])
+                n = int(lengths[example])
+                shown = f": {' '.join(repr(s) for s in self.strings[example])}" if self.strings else ""
+                raise PositionError(
+                    f"{what} {index} is past the end of example {example}, which has {n} tokens (0 to {n - 1}, or −{n} to −1)"
+                    + shown
+                )
+            found.append(first + index if index >= 0 else first + lengths + index)
+        columns = torch.stack(found, dim=-1)
+        ordered = columns.sort(dim=-1).values
+        repeated = (ordered[:, 1:] == ordered[:, :-1]).any(-1).nonzero().flatten()
+        if len(repeated):
+            raise PositionError(f"{what} {positions!r} names one token twice in example {int(repeated[0])}")
+        return columns
+
+    def _role(self, positions: Positions) -> Int[Tensor, "example span"]:
+        assert positions.role is not None
+        if positions.role not in self.roles:
+            raise UnknownNameError("role", positions.role, self.roles, why="" if self.roles else "these prompts name no roles")
+        columns = self.roles[positions.role]
+        if positions.pick is None:
+            return columns
+        sizes = (columns >= 0).sum(-1)
+        short = ((sizes <= positions.pick) | (sizes < -positions.pick)).nonzero().flatten()
+        if len(short):
+            raise PositionError(
+                f"{positions!r}: role {positions.role!r} of example {int(short[0])} spans {int(sizes[short[0]])} tokens"
+            )
+        where = torch.full_like(sizes, positions.pick) if positions.pick >= 0 else sizes + positions.pick
+        return columns.gather(-1, where[:, None])
+
+    def padded(self, width: int, *, left: bool = True, pad: int = 0) -> Self:
+        """The same positions with more padding.
+
+        Args:
+            pad: the token id that stands there.
+        """
+        return replace(self, **self._padded(width - self.width, left, pad))
+
+    def _padded(self, more: int, left: bool, pad: int) -> dict[str, Any]:
+        moved = more if left else 0
+        mask = torch.nn.functional.pad(self.mask, (more, 0) if left else (0, more), value=False)
+        return {"mask": mask, "roles": {r: torch.where(at >= 0, at + moved, at) for r, at in self.roles.items()}}

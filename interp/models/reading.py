@@ -1,0 +1,341 @@
+"""From prompts to what a model's forward is given: token ids of every stream, pictures, and arrays as they are.
+
+    >>> reading = Reading(tokenizer, main="decoder_input_ids", texts={"encoder": "input_ids"}, begin=0)      # doctest: +SKIP
+    >>> reading.tokens([Prompt("good day", target="guten")], "model").streams["encoder"].lengths           # doctest: +SKIP
+    tensor([3])
+
+What enters which stream is known from the anatomy; which side a model can be padded on was measured when it was loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
+from interp.models.encoding import Bos, Encoded, Tokens, as_prompt, encode, padded, together
+from interp.models.places import Places
+from interp.pairs import Pairs, Prompt
+from interp.protocols import Tokenizer
+from interp.sites import MAIN
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How one model reads prompts."""
+
+    tokenizer: Tokenizer | None = None
+    processor: Any = None
+    """The model's own way from pictures to numbers, as transformers makes it."""
+    pad: int = 0
+    main: str | None = "input_ids"
+    """The argument with the token ids of the main stream; None where something else enters it."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The same of other streams, by name."""
+    begin: int | None = None
+    """The token with which an encoder–decoder's decoder begins."""
+    image: int | None = None
+    """The token that stands where a picture's positions are."""
+    sides: Mapping[str, bool | None] = field(default_factory=dict)
+    """For every argument of token ids whether it is padded on the left; None where padding changes what the model says."""
+    numbered: bool = True
+    """Whether the forward is given position ids."""
+    example: Mapping[str, Tensor] = field(default_factory=dict)
+    """Arguments of one forward pass, by which others are shaped."""
+    accepts: frozenset[str] | None = None
+    """Arguments of the forward; None where any will do."""
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The forward's arguments of token ids."""
+        return tuple(dict.fromkeys(([self.main] if self.main is not None else []) + list(self.texts.values())))
+
+    def tokens(self, prompts: Sequence[Prompt | str | Sequence[int]], bos: Bos) -> Tokens:
+        """Encode prompts; positions of a main stream without token ids are left to whoever knows how many there are.
+
+        Raises:
+            PositionError: a role that no token carries, or an empty prompt.
+            InputError: an argument of the forward that is missing, unknown, or of another shape than the model takes.
+            UnequalLengthsError: prompts that would need padding which the model cannot take.
+        """
+        asked = [self._pictured(as_prompt(prompt)) for prompt in prompts]
+        if not asked:
+            raise PositionError("no prompt was given")
+        read = {argument: self._encoded(argument, asked, bos) for argument in self.arguments if self._says(argument, asked)}
+        others, packed = self._others(asked, read)
+        for argument in {*self.texts.values()} & {*read} - {self.main}:
+            found = read[argument]
+            assert found.ids is not None
+            others |= {argument: found.ids, mask_of(argument): found.mask.long()}
+        streams = {stream: _places(read[argument]) for stream, argument in self.texts.items() if argument in read}
+        marked = self._marked(asked, [*streams, *([MAIN] if self.main in read else [])])
+        rest: dict[str, Any] = {"others": others, "packed": packed, "streams": streams, "marked": marked}
+        if self.main is not None and self.main in read:
+            return replace(read[self.main], argument=self.main, numbered=self.numbered, **rest)
+        return Tokens(mask=torch.ones(len(asked), 1, dtype=torch.bool), **rest)
+
+    def pairs(self, pairs: Pairs, bos: Bos) -> Encoded:
+        """Encode both sides of every pair, and the answers.
+
+        Raises:
+            AnswerError: an answer that is not one token after its prompt.
+        """
+        clean, corrupted = self._alike(
+            self.tokens([p.clean for p in pairs], bos), self.tokens([p.corrupted for p in pairs], bos)
+        )
+        cache: dict[tuple[str, str], int] = {}
+        answers, wrong = (
+            padded([[self._answer(a, pair.clean, cache) for a in getattr(pair, side)] for pair in pairs])
+            for side in ("answers", "wrong")
+        )
+        both = ((answers[:, :, None] == wrong[:, None, :]) & (answers[:, :, None] >= 0)).any((1, 2)).nonzero().flatten()
+        if len(both):
+            pair = pairs[int(both[0])]
+            raise AnswerError(
+                f"example {int(both[0])}: answers {pair.answers} and wrong {pair.wrong} share a token in this tokenizer"
+            )
+        first = getattr(self.tokenizer, "bos_token_id", None)
+        begins = None if clean.ids is None else clean.ids[torch.arange(len(clean)), clean.first]
+        has_bos = first is not None and begins is not None and bool((begins == first).all())
+        return Encoded(pairs, clean, corrupted, answers, wrong, has_bos, bos)
+
+    # token ids
+
+    def _says(self, argument: str, prompts: Sequence[Prompt]) -> bool:
+        """Whether prompts have what an argument of token ids is made of."""
+        if argument == "decoder_input_ids":
+            return self.begin is not None or any(prompt.target is not None for prompt in prompts)
+        return self.accepts is None or any(prompt.text for prompt in prompts) or not any(prompt.inputs for prompt in prompts)
+
+    def _encoded(self, argument: str, prompts: Sequence[Prompt], bos: Bos) -> Tokens:
+        """Token ids for one argument of the forward, padded as the model takes it."""
+        left = self.sides.get(argument, True)
+        if argument == "decoder_input_ids":
+            start = () if self.begin is None else (self.begin,)
+            said = [as_prompt(start if prompt.target is None else prompt.target) for prompt in prompts]
+            found = encode(said, self.tokenizer, bos, self.pad, begin=self.begin, left=left is not False)
+        else:
+            found = encode(prompts, self.tokenizer, bos, self.pad, left=left is not False)
+        if left is None and not bool(found.mask.all()):
+            raise UnequalLengthsError(
+                f"the prompts have {found.lengths.unique().tolist()} tokens, and this model's numbers change when {argument} "
+                "is padded; run prompts of one length together"
+            )
+        if self.image is not None and argument == self.main and found.ids is not None:
+            pictured = found.ids == self.image
+            if "image" not in found.roles and bool(pictured.any(-1).all()):
+                columns = padded([row.nonzero().flatten().tolist() for row in pictured])
+                return replace(found, roles={**found.roles, "image": columns})
+        return found
+
+    def _alike(self, clean: Tokens, corrupted: Tokens) -> tuple[Tokens, Tokens]:
+        """Both sides padded to one width, in every stream that token ids enter."""
+        width = max(clean.width, corrupted.width)
+        sides = []
+        for tokens in (clean, corrupted):
+            if self.main is not None and tokens.ids is not None:
+                tokens = tokens.padded(width, pad=self.pad, left=self.sides.get(self.main, True) is not False)
+            for stream, argument in self.texts.items():
+                if stream in clean.streams and stream in corrupted.streams and argument in tokens.others:
+                    widest = max(clean.streams[stream].width, corrupted.streams[stream].width)
+                    tokens = self._widened(tokens, stream, argument, widest)
+            sides.append(tokens)
+        return sides[0], sides[1]
+
+    def _widened(self, tokens: Tokens, stream: str, argument: str, width: int) -> Tokens:
+        left = self.sides.get(argument, True) is not False
+        places = tokens.streams[stream].padded(width, left=left)
+        more = width - tokens.others[argument].shape[1]
+        pad = (more, 0) if left else (0, more)
+        ids = torch.nn.functional.pad(tokens.others[argument], pad, value=self.pad)
+        others = {**tokens.others, argument: ids, mask_of(argument): places.mask.long()}
+        return replace(tokens, others=others, streams={**tokens.streams, stream: places})
+
+    def _answer(self, answer: str | int, prompt: Prompt, cache: dict[tuple[str, str], int]) -> int:
+        """The id of the one token with which ``answer`` continues ``prompt``.
+
+        It is looked up in its place, because some tokenizers spell a word at the beginning of a text differently; prompts that
+        end in the same character share the answer.
+        """
+        if isinstance(answer, int):
+            return answer
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            raise AnswerError(f"answer {answer!r} is a text, but the model has no tokenizer: give its token id")
+        of = as_prompt(prompt.target or "") if self.main == "decoder_input_ids" else prompt
+        text = of.text if isinstance(of.text, str) else ""
+        if (answer, text[-1:]) in cache:
+            return cache[answer, text[-1:]]
+        ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
+        if text:
+            before, after = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (text, text + answer))
+            ids = after[len(before) :] if after[: len(before)] == before else ids
+        if len(ids) != 1:
+            pieces = " + ".join(repr(tokenizer.decode([i])) for i in ids)
+            near = (
+                ""
+                if answer.startswith(" ")
+                else " (an answer is written as it follows the prompt, usually with a leading space)"
+            )
+            raise AnswerError(
+                f"answer {answer!r} is {len(ids)} tokens in this tokenizer: {pieces}; a metric reads one token{near}"
+            )
+        cache[answer, text[-1:]] = ids[0]
+        return ids[0]
+
+    # everything else
+
+    def _others(self, prompts: Sequence[Prompt], read: Mapping[str, Tokens]) -> tuple[dict[str, Tensor], frozenset[str]]:
+        """Arrays that the prompts give, one example after the other; and those that the forward takes in one axis."""
+        names = list(dict.fromkeys(name for prompt in prompts for name in prompt.inputs))
+        self._refuse_strange(names)
+        self._refuse_missing(prompts, names, read)
+        found: dict[str, Tensor] = {}
+        packed = set()
+        for name in names:
+            arrays = [self._array(name, prompt.inputs[name]) for prompt in prompts]
+            found[name] = torch.stack([array for array, _ in arrays])
+            if arrays[0][1]:
+                packed.add(name)
+        ids = None if self.main is None or self.main not in read else read[self.main].ids
+        if "mm_token_type_ids" in self.example and ids is not None:  # Qwen2-VL asks which tokens are a picture's
+            found["mm_token_type_ids"] = ids.eq(-1 if self.image is None else self.image).long()
+        return found, frozenset(packed)
+
+    def _refuse_strange(self, names: Sequence[str]) -> None:
+        strange = [name for name in names if self.accepts is not None and name not in self.accepts]
+        if strange:
+            raise InputError(
+                f"inputs={{{strange[0]!r}: …}}, but the model's forward takes {', '.join(sorted(self.accepts or ()))}"
+            )
+
+    def _refuse_missing(self, prompts: Sequence[Prompt], names: Sequence[str], read: Mapping[str, Tokens]) -> None:
+        for number, prompt in enumerate(prompts):
+            lacking = [name for name in names if name not in prompt.inputs]
+            if lacking:
+                raise InputError(f"prompt {number} has no {lacking[0]!r}, which others of the same call have")
+        if self.main == "input_ids" and self.main in read:
+            return  # what is said about pictures can be said without one
+        made = {name for argument in self.arguments for name in (argument, mask_of(argument), position_ids_of(argument))}
+        lacking = [name for name in self.example if name not in (*names, *made, "mm_token_type_ids")]
+        if lacking:
+            shape = tuple(self.example[lacking[0]].shape[1:])
+            raise InputError(
+                f"the model's forward needs {', '.join(lacking)}: give Prompt(inputs={{{lacking[0]!r}: …}}), an array of one "
+                f"example, such as of shape {shape}" + (", or Prompt(images=(…,))" if self.processor is not None else "")
+            )
+
+    def _array(self, name: str, given: Any) -> tuple[Tensor, bool]:
+        """One example's array, and whether the forward takes it with all examples in one axis."""
+        array = given.detach().cpu() if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+        array = array.to(self.dtype) if array.is_floating_point() else array
+        like = self.example.get(name)
+        if like is None or array.ndim == like.ndim - 1:
+            return array, False
+        if array.ndim == like.ndim:
+            alone = array.shape[0] == 1 and like.shape[0] == _batch(self.example)
+            return (array[0], False) if alone else (array, True)
+        raise InputError(
+            f"inputs={{{name!r}: …}} has shape {tuple(array.shape)}; one example's has {like.ndim - 1} axes, such as "
+            f"{tuple(like.shape[1:])}"
+        )
+
+    def _marked(self, prompts: Sequence[Prompt], known: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        """Roles in streams without token ids: those written with the stream's name, and of a prompt without text."""
+        spans: list[dict[str, dict[str, list[int]]]] = []
+        for prompt in prompts:
+            of: dict[str, dict[str, list[int]]] = {}
+            for role, (start, stop) in prompt.roles.items():
+                stream, _, name = role.rpartition(":")
+                if stream or not prompt.text:
+                    of.setdefault(stream or MAIN, {})[name] = list(range(start, stop))
+            spans.append(of)
+        streams = dict.fromkeys(stream for of in spans for stream in of)
+        told = [stream for stream in streams if stream in known]
+        if told:
+            raise PositionError(f"role {told[0]}:…: token ids enter this stream, so its roles are spans of the text itself")
+        return {stream: together([of.get(stream, {}) for of in spans]) for stream in streams}
+
+    # pictures
+
+    def _pictured(self, prompt: Prompt) -> Prompt:
+        """The same prompt with its pictures as arrays, and the tokens that stand for them in its text."""
+        if not prompt.images:
+            return prompt
+        if self.processor is None:
+            raise InputError(
+                "the prompt has images, but the model has no processor: load a folder that holds one, or give the numbers "
+                "themselves, Prompt(inputs={'pixel_values': …})"
+            )
+        texts: dict[str, Any] = {"text": prompt.text} if isinstance(prompt.text, str) and prompt.text else {}
+        whole = texts or not hasattr(self.processor, "image_processor")
+        process = self.processor if whole else self.processor.image_processor
+        made = dict(process(images=list(prompt.images), return_tensors="pt", **texts))
+        ids = made.pop("input_ids", None)
+        arrays = {name: made[name] for name in made if name not in ("attention_mask", "mm_token_type_ids", "token_type_ids")}
+        asked = replace(prompt, images=(), inputs={**arrays, **prompt.inputs})
+        return asked if ids is None else replace(asked, text=tuple(ids[0].tolist()), roles=self._moved(prompt, ids[0].tolist()))
+
+    def _moved(self, prompt: Prompt, ids: list[int]) -> dict[str, tuple[int, int]]:
+        """Roles of a text as spans of its tokens, once every picture's token was repeated as often as it has positions."""
+        own = {role: span for role, span in prompt.roles.items() if ":" not in role}
+        rest = {role: span for role, span in prompt.roles.items() if ":" in role}
+        if not own or self.tokenizer is None or not isinstance(prompt.text, str):
+            return rest
+        found = self.tokenizer(prompt.text, return_offsets_mapping=True)
+        plain, spans = list(found["input_ids"]), [tuple(span) for span in found["offset_mapping"]]
+        starts, at = [], 0
+        for token in plain:
+            starts.append(at)
+            if token == self.image:
+                while at < len(ids) and ids[at] == self.image:
+                    at += 1
+            else:
+                at += 1
+        if at != len(ids):
+            raise PositionError(
+                f"the roles of prompt {prompt.text!r} cannot be found among the tokens that the processor made of it; give the "
+                "prompt as token ids, with roles as spans of them"
+            )
+        moved = {}
+        for role, (start, stop) in own.items():
+            at_tokens = [i for i, (a, b) in enumerate(spans) if a < stop and start < b]
+            if not at_tokens:
+                raise PositionError(f"role {role!r} of prompt {prompt.text!r} covers no token")
+            last = at_tokens[-1]
+            moved[role] = (starts[at_tokens[0]], starts[last + 1] if last + 1 < len(starts) else len(ids))
+        return moved | rest
+
+
+def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0) -> Encoded:
+    """Encode pairs of texts for a model that reads token ids.
+
+    Raises:
+        AnswerError: an answer that is not one token after its prompt.
+    """
+    return Reading(tokenizer, pad=pad).pairs(pairs, bos)
+
+
+def _places(tokens: Tokens) -> Places:
+    return Places(mask=tokens.mask, roles=tokens.roles, strings=tokens.strings)
+
+
+def mask_of(argument: str) -> str:
+    """What the forward calls the mask of an argument of token ids."""
+    return argument.removesuffix("input_ids") + "attention_mask"
+
+
+def position_ids_of(argument: str) -> str:
+    """What it calls their position ids."""
+    return argument.removesuffix("input_ids") + "position_ids"
+
+
+def _batch(example: Mapping[str, Tensor]) -> int:
+    sizes = [len(tensor) for tensor in example.values() if tensor.ndim]
+    return max(set(sizes), key=sizes.count)
