@@ -14,6 +14,7 @@ from interp.errors import UnknownNameError
 EXAMPLE = "example"
 LAYER = "layer"
 HEAD = "head"
+EXPERT = "expert"
 POSITION = "position"
 UNIT = "unit"
 FEATURE = "feature"
@@ -25,7 +26,10 @@ CALL = "call"
 SEED = "seed"
 
 #: Axes along which a sweep may run, in the order in which they are laid out.
-SWEPT = (SEED, CALL, LAYER, HEAD, POSITION, UNIT, CELL)
+SWEPT = (SEED, CALL, LAYER, HEAD, EXPERT, POSITION, UNIT, CELL)
+
+#: Axes of a site of which one number or all of them can be meant.
+INDEXED = (HEAD, EXPERT, UNIT)
 
 #: Every axis of a result.
 ALL = (METRIC, *SWEPT, FEATURE, SOURCE_POSITION, VOCAB, EXAMPLE)

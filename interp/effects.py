@@ -400,7 +400,14 @@ def cell_name(coords: Mapping[Any, Any]) -> str:
     >>> cell_name({"layer": 9, "head": 6}), cell_name({"layer": 3, "position": "S2"})
     ('L9H6', 'L3@S2')
     """
-    written = {names.LAYER: "L{}", names.HEAD: "H{}", names.UNIT: "[{}]", names.POSITION: "@{}", names.CALL: "#{}"}
+    written = {
+        names.LAYER: "L{}",
+        names.HEAD: "H{}",
+        names.EXPERT: "E{}",
+        names.UNIT: "[{}]",
+        names.POSITION: "@{}",
+        names.CALL: "#{}",
+    }
     short = "".join(form.format(coords[axis]) for axis, form in written.items() if axis in coords)
     rest = [f"{axis}={value}" for axis, value in coords.items() if axis not in written]
     return " ".join([short, *rest] if short else rest) or "all"

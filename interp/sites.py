@@ -47,7 +47,7 @@ class Component:
     @property
     def selectable(self) -> tuple[str, ...]:
         """The axes that a site, its positions or a grid may index."""
-        return tuple(a for a in self.axes if a in (axes.POSITION, axes.HEAD, axes.UNIT))
+        return tuple(a for a in self.axes if a in (axes.POSITION, *axes.INDEXED))
 
 
 _STREAM = (axes.EXAMPLE, axes.POSITION, "d_model")
@@ -56,6 +56,8 @@ _RESULTS = (axes.EXAMPLE, axes.POSITION, axes.HEAD, "d_model")
 _MEMORY = (axes.EXAMPLE, axes.SOURCE_POSITION, axes.HEAD, "d_head")
 _ATTENTION = (axes.EXAMPLE, axes.HEAD, axes.POSITION, axes.SOURCE_POSITION)
 _UNITS = (axes.EXAMPLE, axes.POSITION, axes.UNIT)
+_ROUTING = (axes.EXAMPLE, axes.POSITION, axes.EXPERT)
+_EXPERTS = (axes.EXAMPLE, axes.POSITION, axes.EXPERT, "d_model")
 
 COMPONENTS: Mapping[str, Component] = {
     c.name: c
@@ -92,6 +94,8 @@ COMPONENTS: Mapping[str, Component] = {
         Component("mlp_pre", _UNITS, "blocks.{layer}.mlp.hook_pre", "MLP (gate) before its nonlinearity"),
         Component("mlp_up", _UNITS, "blocks.{layer}.mlp.hook_pre_linear", "linear branch of a gated MLP"),
         Component("mlp_post", _UNITS, "blocks.{layer}.mlp.hook_post", "MLP units, as W_out reads them"),
+        Component("routing", _ROUTING, "blocks.{layer}.mlp.hook_expert_weights", "weight of every expert, 0 where not chosen"),
+        Component("expert_out", _EXPERTS, "blocks.{layer}.mlp.hook_expert_out", "what every expert adds, times its weight"),
         Component("logits", (axes.EXAMPLE, axes.POSITION, axes.VOCAB), "unembed.hook_out", "unnormalised output"),
     )
 }
@@ -101,7 +105,7 @@ MODULE_SIDES = ("input", "output")
 
 _LENS = [(re.compile(re.escape(c.lens).replace(r"\{layer\}", r"(?P<layer>\d+)") + r"\Z"), c.name) for c in COMPONENTS.values()]
 _OURS = re.compile(
-    r"(?:(?P<stream>[a-z_]\w*):)?(?P<where>(?:L(?P<layer>\d+))?(?:H(?P<head>\d+))?)(?P<dot>\.)?(?P<name>[a-z]\w*)?"
+    r"(?:(?P<stream>[a-z_]\w*):)?(?P<where>(?:L(?P<layer>\d+))?(?:H(?P<head>\d+)|E(?P<expert>\d+))?)(?P<dot>\.)?(?P<name>[a-z]\w*)?"
     r"(?:\[(?P<unit>\d+)\])?(?:#(?P<call>\d+))?\Z"
 )
 _HEAD = re.compile(r"(?:a(?P<al>\d+)\.h(?P<ah>\d+)|(?P<l>\d+)\.(?P<h>\d+))(?:\.(?P<name>[a-z_]+))?\Z")
@@ -129,19 +133,20 @@ class Site:
     stream: str = MAIN
     call: int | None = None
     path: str | None = None
+    expert: int | None = None
 
     def __post_init__(self) -> None:
         if self.path is not None:
             if self.name not in MODULE_SIDES:
                 raise UnknownSiteError("side of a module", self.name, MODULE_SIDES)
-            if self.layer is not None or self.head is not None:
+            if (self.layer, self.head, self.expert) != (None, None, None):
                 raise HeadOutOfRangeError(
                     f"{self.path}:{self.name} is one module, without layers and heads; its last axis is unit"
                 )
             return
         if self.name not in COMPONENTS:
             raise UnknownSiteError("site", self.name, COMPONENTS)
-        for axis in (axes.HEAD, axes.UNIT):
+        for axis in axes.INDEXED:
             index = getattr(self, axis)
             if index is not None and axis not in self.component.selectable:
                 raise HeadOutOfRangeError(
@@ -164,8 +169,8 @@ class Site:
 
     @property
     def tensor(self) -> Site:
-        """The site of the whole tensor: this one without head and unit."""
-        return replace(self, head=None, unit=None)
+        """The site of the whole tensor: this one without head, expert and unit."""
+        return replace(self, head=None, expert=None, unit=None)
 
     @property
     def lens(self) -> str:
@@ -180,7 +185,8 @@ class Site:
     def parse(cls, site: str | Site) -> Site:
         """A site from its short name, a TransformerLens hook name, or a head as ``9.6``, ``L9H6``, ``a9.h6``.
 
-        A head without a component means its ``z``; ``m3`` is the output of MLP 3. A module is named by its path and side:
+        A head without a component means its ``z``, an expert (``L2E5``) its ``expert_out``; ``m3`` is the output of MLP 3. A
+        module is named by its path and side:
         ``"encoder.fc1:output"``.
 
         Raises:
@@ -202,16 +208,22 @@ class Site:
             unit, call = (int(found[k]) if found[k] is not None else None for k in ("unit", "call"))
             return cls(found["side"], path=found["path"], unit=unit, call=call)
         found = _OURS.match(text)
-        if found and bool(found["where"]) == bool(found["dot"] or not found["name"]) and (found["name"] or found["head"]):
-            name = found["name"] or "z"
-            number: dict[str, Any] = {k: int(found[k]) for k in ("layer", "head", "unit", "call") if found[k] is not None}
+        if (
+            found
+            and bool(found["where"]) == bool(found["dot"] or not found["name"])
+            and (found["name"] or found["head"] or found["expert"])
+        ):
+            name = found["name"] or ("z" if found["head"] else "expert_out")
+            written = (*axes.INDEXED, axes.LAYER, axes.CALL)
+            number: dict[str, Any] = {k: int(found[k]) for k in written if found[k] is not None}
             return cls(name, stream=_stream(found["stream"]), **number)
         spellings = [c.lens for c in COMPONENTS.values()]
         raise UnknownSiteError("site", text, COMPONENTS, aliases=spellings)
 
     def __repr__(self) -> str:
         stream = "" if self.stream == MAIN else f"{self.stream}:"
-        where = ("" if self.layer is None else f"L{self.layer}") + ("" if self.head is None else f"H{self.head}")
+        numbers = (("L", self.layer), ("H", self.head), ("E", self.expert))
+        where = "".join(f"{letter}{number}" for letter, number in numbers if number is not None)
         unit = "" if self.unit is None else f"[{self.unit}]"
         call = "" if self.call is None else f"#{self.call}"
         if self.path is not None:
@@ -324,8 +336,8 @@ class Grid:
                     f"how many {axis}s {self.site!r} has is not known before it runs; give a list of them"
                 )
             found[axis] = tuple(range(sizes[axis])) if given is None else given
-        fixed = {a: getattr(self.site, a) for a in (axes.LAYER, axes.HEAD, axes.UNIT)}
-        for axis in (axes.LAYER, axes.HEAD, axes.UNIT):
+        fixed = {a: getattr(self.site, a) for a in (axes.LAYER, *axes.INDEXED)}
+        for axis in fixed:
             chosen = found.get(axis, () if fixed[axis] is None else (fixed[axis],))
             beyond = [v for v in chosen if isinstance(v, int) and not 0 <= v < sizes.get(axis, v + 1)]
             if beyond:
@@ -368,6 +380,7 @@ def grid(
     *,
     layer: SupportsIndex | Numbers | EllipsisType | None = None,
     head: SupportsIndex | Numbers | EllipsisType | None = None,
+    expert: SupportsIndex | Numbers | EllipsisType | None = None,
     unit: SupportsIndex | Numbers | EllipsisType | None = None,
     position: PositionsLike | Iterable[SupportsIndex | str] = None,
 ) -> Grid:
@@ -382,7 +395,8 @@ def grid(
 
     Args:
         site: a component name (``"z"``), or a site with some coordinates already fixed (``"L9.z"``).
-        layer, head, unit: ``...`` sweeps all of them, a sequence sweeps those, a number fixes one, None leaves the site's own.
+        layer, head, expert, unit: ``...`` sweeps all of them, a sequence sweeps those, a number fixes one, None leaves the
+            site's own.
         position: ``...`` sweeps every raw index; a list of indices or roles sweeps those; a single index or role (or several,
             as ``Positions``) fixes them; None means all positions together.
 
@@ -394,7 +408,7 @@ def grid(
     if base.path is None and layer is None and base.layer is None and base.component.per_layer:
         raise HeadOutOfRangeError(f"site {base.name!r} exists once a layer: give layer=... for all of them, a number or a list")
     swept: dict[str, tuple[int | str, ...] | None] = {}
-    for axis, given in ((axes.LAYER, layer), (axes.HEAD, head), (axes.UNIT, unit)):
+    for axis, given in ((axes.LAYER, layer), (axes.HEAD, head), (axes.EXPERT, expert), (axes.UNIT, unit)):
         if given is None:
             continue
         if isinstance(given, Integral):

@@ -31,7 +31,7 @@ _EARLY = ("embed", "pos_embed")
 _STREAM = (*_EARLY, "resid_pre", "resid_post")
 _OF_ATTENTION = ("attn_out", "z", "result")
 _OF_MLP = ("mlp_out", "mlp_post")
-_INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up")
+_INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up", "routing", "expert_out")
 
 
 def depth(layer: int, point: Point) -> int:

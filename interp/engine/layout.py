@@ -1,4 +1,4 @@
-"""One order of axes for the engine: ``[row, position, (head or unit), features]``, whatever a site's own.
+"""One order of axes for the engine: ``[row, position, (head, expert or unit), features]``, whatever a site's own.
 
 >>> import torch
 >>> from interp.sites import Site
@@ -17,8 +17,8 @@ LOGITS = Site("logits")
 
 
 def indexed_axis(site: Site) -> str | None:
-    """``"head"`` or ``"unit"``, where a site has such an axis."""
-    return next((axis for axis in (axes.HEAD, axes.UNIT) if axis in site.axes), None)
+    """``"head"``, ``"expert"`` or ``"unit"``, where a site has such an axis."""
+    return next((axis for axis in axes.INDEXED if axis in site.axes), None)
 
 
 def _order(site: Site) -> list[int]:

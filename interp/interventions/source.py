@@ -82,7 +82,7 @@ class Activation:
         if self.site is not None:
             own = Site.parse(self.site)
             inherited: dict[str, int | None] = {
-                axis: getattr(target, axis) for axis in ("head", "unit") if axis in own.component.selectable
+                axis: getattr(target, axis) for axis in axes.INDEXED if axis in own.component.selectable
             }
             if own.component.per_layer:
                 inherited["layer"] = target.layer

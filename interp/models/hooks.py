@@ -25,7 +25,21 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from interp.errors import ShapeMismatchError, SiteNotFiredError
-from interp.models.taps import Call, Tap, Write, first_tensor, output_tensor, with_first, with_output
+from interp.models.taps import (
+    Call,
+    Flat,
+    Tap,
+    Units,
+    Write,
+    chosen,
+    dense,
+    first_tensor,
+    output_tensor,
+    routed,
+    with_first,
+    with_output,
+    with_tensors,
+)
 from interp.sites import Site
 
 Forward = Callable[..., Any]
@@ -111,6 +125,18 @@ class Hooks:
                 return with_first(args, kwargs, self._visit(sites, seen, Call(module, args, kwargs)))
 
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        elif event == "routing":
+
+            def route(
+                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+            ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+                call = Call(module, args, kwargs)
+                _, index, weights = routed(call)
+                seen = dense(index, weights, _experts(self.taps[sites[0]]))
+                new = self._visit(sites, seen, call)
+                return None if new is seen else with_tensors(args, kwargs, (None, *chosen(new)))
+
+            self._handles.append(module.register_forward_pre_hook(route, with_kwargs=True))
         elif event == "output":
 
             def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
@@ -284,12 +310,21 @@ def _is_gelu_chain(kind: type[nn.Module]) -> bool:
     return kind.__name__ in _GELU_TANH and kind.__module__.startswith("transformers.")
 
 
-_NETWORK = ("q", "k", "v", "scores", "pattern", "z", "result", "attn_out", "mlp_pre", "mlp_up", "mlp_post", "mlp_out")
+_NETWORK = (
+    *("q", "k", "v", "scores", "pattern", "z", "result", "attn_out", "mlp_pre", "mlp_up", "mlp_post"),
+    *("routing", "expert_out", "mlp_out"),
+)
 
 
 def _order(site: Site) -> int:
     """Changes seen in one tensor are made in the order of the network: what a head adds comes before what attention adds."""
     return _NETWORK.index(site.name) if site.name in _NETWORK else len(_NETWORK)
+
+
+def _experts(tap: Tap) -> int:
+    layout = tap.layout.layout if isinstance(tap.layout, Flat) else tap.layout
+    assert isinstance(layout, Units)
+    return layout.stop
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

@@ -215,7 +215,7 @@ class Model:
             present = {s.name for s in self.anatomy.taps if s.stream == site.stream}
             why = f"{self.name} does not have it, because {absent}"
             raise UnknownSiteError("site", site.name, [name for name in COMPONENTS if name in present], why=why)
-        for axis in (axes.LAYER, axes.HEAD, axes.UNIT):
+        for axis in (axes.LAYER, *axes.INDEXED):
             index = getattr(site, axis)
             if index is None:
                 continue

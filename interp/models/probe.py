@@ -258,6 +258,7 @@ class _Stream:
         halves = [site for site in (self.site("mlp_pre", last), self.site("mlp_up", last)) if site in self.found]
         yield from self._written(halves, post)
         yield from self._gate(post)
+        yield from self._experts()
         yield from self._written([post], self.site("mlp_out", last))
         for step in self._steps(last):
             yield from self._added(*step)
@@ -299,6 +300,23 @@ class _Stream:
             found = self._run({up: lambda h: 2 * h}, post)
             halves = (up, self.site("mlp_pre", self.last))
             yield self.equal("gate", found, 2 * self.found[post], f"twice {up!r} is twice {post!r}", halves)
+
+    def _experts(self) -> Iterator[Outcome]:
+        """A mixture is linear in the weights of its experts, and what one of them gives is added."""
+        routing, out = self.site("routing", self.last), self.site("expert_out", self.last)
+        if routing not in self.found or out not in self.found:
+            return
+        whole = Site("output", path=self.model.taps(out).path)
+        mixed = self._run({}, whole)
+        total = self.found[out].sum(-2)
+        yield self.equal("experts", total, mixed, f"Σ {out!r} is what the mixture gives", (out, routing))
+        twice = self._run({routing: lambda h: 2 * h}, whole)
+        yield self.equal("experts", twice, 2 * mixed, f"twice {routing!r} is twice the mixture", (routing,))
+        one = self._run({routing: lambda h: h * _first_of(h)}, whole)
+        expected = (self.found[out] * _first_of(self.found[routing]).unsqueeze(-1)).sum(-2)
+        yield self.equal("experts", one, expected, f"one expert's {routing!r} alone gives its {out!r}", (routing, out))
+        moved = self._run({out: lambda h: 2 * h}, whole)
+        yield self.equal("experts", moved, 2 * mixed, f"twice {out!r} is twice the mixture", (out,))
 
     def _own_scores(self, name: str) -> Iterator[Outcome]:
         """Writing some heads' queries (keys) at some positions leaves every other row (column) of the scores as it was."""
@@ -365,6 +383,11 @@ class _Stream:
 
 _BEFORE = {"cross_out": "resid_cross", "mlp_out": "resid_mid"}
 """The stream to which something is added inside a block."""
+
+
+def _first_of(routing: Tensor) -> Tensor:
+    """1 at the expert of the greatest weight of each token, 0 elsewhere."""
+    return torch.zeros_like(routing).scatter(-1, routing.argmax(-1, keepdim=True), 1.0)
 
 
 def _constant(value: Tensor) -> Write:

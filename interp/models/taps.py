@@ -11,7 +11,7 @@ and puts a changed value back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -205,13 +205,63 @@ class Results:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Each expert's own contribution to what a mixture of experts gives: the tokens that are sent to it, run through it alone.
+
+    The module is called as transformers calls it, ``experts(hidden, index, weights)`` with ``[token, choice]`` experts a token.
+    """
+
+    experts: int
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position expert d_model"]:
+        assert call is not None
+        hidden, index, weights = routed(call)
+        found = hidden.new_zeros(len(hidden), self.experts, seen.shape[-1])
+        for expert in index.unique().tolist():
+            token, choice = (index == expert).nonzero(as_tuple=True)
+            if expert < self.experts:  # implementations that split experts over devices send what is not theirs beyond the last
+                alone = call.module.forward(hidden[token], index[token, choice, None], weights[token, choice, None])
+                found[token, expert] = output_tensor(alone).to(found.dtype)
+        return found.reshape(*seen.shape[:-1], self.experts, seen.shape[-1])
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        return seen + (new - self.read(seen, call)).sum(-2)
+
+
+def routed(call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, the experts that each is sent to, and their weights, as a mixture of experts is called with them."""
+    given = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
+    if len(given) < 3:
+        raise TypeError(f"{type(call.module).__name__} was called with {len(given)} tensors, not tokens, experts and weights")
+    return given[0], given[1], given[2]
+
+
+def dense(index: Tensor, weights: Tensor, experts: int) -> Float[Tensor, "token expert"]:
+    """The weight of every expert for every token, 0 where it is not chosen.
+
+    >>> dense(torch.tensor([[2, 0]]), torch.tensor([[0.7, 0.3]]), 4).tolist()                 # doctest: +SKIP
+    [[0.3, 0.0, 0.7, 0.0]]
+    """
+    spare = weights.new_zeros(len(weights), experts + 1)
+    return spare.scatter_add(-1, index.clamp(max=experts), weights)[:, :experts]
+
+
+def chosen(weights: Float[Tensor, "token expert"]) -> tuple[Tensor, Tensor]:
+    """Which experts have a weight, as many a token as the token with most of them needs, and the weights."""
+    most = max(1, int((weights != 0).sum(-1).max()))
+    index = (weights != 0).int().topk(most, dim=-1).indices
+    return index, weights.gather(-1, index)
+
+
+@dataclass(frozen=True)
 class Tap:
     """Where a site is seen."""
 
     path: str
     """The module's path in the model; empty for the model itself."""
-    event: Literal["input", "output", "scores", "pattern"]
-    """The first tensor of its arguments or of its output, or the argument or result of the softmax that it calls."""
+    event: Literal["input", "output", "scores", "pattern", "routing"]
+    """The first tensor of its arguments or of its output, the argument or result of the softmax that it calls, or the weights
+    with which it is asked to mix experts."""
     layout: Layout = field(default_factory=Whole)
     in_place: bool = False
     """Write into the very tensor that is seen, because the caller keeps using it (the residual beside a norm's input)."""
@@ -242,6 +292,19 @@ def with_first(args: tuple[Any, ...], kwargs: Mapping[str, Any], new: Tensor) ->
         return (new, *args[1:]), dict(kwargs)
     key = next(key for key, value in kwargs.items() if isinstance(value, Tensor))
     return args, {**kwargs, key: new}
+
+
+def with_tensors(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], new: Sequence[Tensor | None]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call with its first tensors replaced, those excepted for which None is given."""
+    rest = iter(new)
+
+    def other(value: Any) -> Any:
+        replaced = next(rest, None) if isinstance(value, Tensor) else None
+        return value if replaced is None else replaced
+
+    return tuple(other(value) for value in args), {name: other(value) for name, value in kwargs.items()}
 
 
 def output_tensor(output: Any) -> Tensor:

@@ -18,7 +18,8 @@ SEQUENTIAL = EVERYWHERE | ATTENTION | {"resid_mid", "mlp_out", "mlp_pre", "mlp_p
 GATED = SEQUENTIAL | {"mlp_up"}
 PARALLEL = SEQUENTIAL - {"resid_mid"}
 CROSS = {f"cross_{name}" for name in ("q", "k", "v", "scores", "pattern", "z", "result", "out")} | {"resid_cross"}
-EXPERTS = SEQUENTIAL - {"mlp_pre", "mlp_post"}
+MIXED = {"routing", "expert_out"}
+EXPERTS = SEQUENTIAL - {"mlp_pre", "mlp_post"} | MIXED
 MIXER = EVERYWHERE | {"mixer_out", "mixer_post"}
 
 EXPECTED: dict[str, dict[str, set[str]]] = {
@@ -27,8 +28,8 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
     **{name: {"main": GATED} for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3")},
     **{name: {"main": GATED} for name in ("olmo2", "stablelm", "smollm3", "modernbert")},
     "mixtral": {"main": EXPERTS},
-    "qwen3-moe": {"main": GATED},
-    "deepseek-v3": {"main": GATED | {"latent", "k_rotary"}},
+    "qwen3-moe": {"main": GATED | MIXED},
+    "deepseek-v3": {"main": GATED | MIXED | {"latent", "k_rotary"}},
     "mamba": {"main": MIXER},
     "t5": {"main": GATED | CROSS, "encoder": GATED},
     "bart": {"main": SEQUENTIAL | CROSS, "encoder": SEQUENTIAL},

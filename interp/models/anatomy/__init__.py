@@ -11,7 +11,7 @@ that is not there leaves its sites out, with the reason.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -273,17 +273,22 @@ class _Dissection:
         tap = self.taps[Site("logits")]
         shape = seen.shapes.get((tap.path, "output"), (0,))
         outputs = 1 if isinstance(tap.layout, Own) else shape[1] if len(shape) == 4 else shape[-1]
-        modules = {**self._plain(seen), **copied, **chooser.flat}
+        modules = {**self._plain(seen, streams.values()), **copied, **chooser.flat}
         return Anatomy(streams, self.taps, modules, outputs, seen.shapes, self.batch)
 
-    def _plain(self, seen: Seen) -> dict[tuple[str, str], Tap]:
-        """Taps of modules that see one vector an example, or an image."""
+    def _plain(self, seen: Seen, streams: Iterable[Stream]) -> dict[tuple[str, str], Tap]:
+        """Taps of modules that see one vector an example, an image, or the tokens of all examples in one axis."""
         layouts: dict[int, Layout] = {2: Pooled(), 4: FeatureMap()}
+        around = [(f"{path}.", path, self.batch * (stream.positions or 0)) for stream in streams for path in stream.blocks]
         found = {}
         for (path, side), shape in seen.shapes.items():
+            event: Any = side
             if path and len(shape) in layouts and shape[0] == self.batch:
-                event: Any = side
                 found[path, side] = Tap(path, event, layouts[len(shape)])
+            elif len(shape) == 2:
+                block = next((b for inside, b, tokens in around if path.startswith(inside) and shape[0] == tokens), None)
+                if block is not None:
+                    found[path, side] = Tap(path, event, Flat(), within=block)
         return found
 
     def _entered(self, stream: Stream, seen: Seen) -> Stream:

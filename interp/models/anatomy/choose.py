@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from interp.models.anatomy import roles
 from interp.models.anatomy.record import Seen
 from interp.models.anatomy.stacks import child, has
-from interp.models.taps import Call, FeatureMap, Flat, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
+from interp.models.taps import Call, Experts, FeatureMap, Flat, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
 
 Order = str
 """How a block's parts follow each other: ``"sequential"``, ``"parallel"``, or ``"unknown"``."""
@@ -244,9 +244,11 @@ class Chooser:
             return
         block.mlp = path if name is not None else f"{path}.{out}"
         if out is None:
-            experts = child(inner, roles.EXPERTS) is not None
+            experts = child(inner, roles.EXPERTS)
             why = f"{path} is a mixture of experts" if experts else f"no module of {path} is called {', '.join(roles.W_OUT)}"
             block.absent |= dict.fromkeys(("mlp_pre", "mlp_up", "mlp_post"), why)
+            if experts is not None:
+                self._experts(block, f"{path}.{experts}")
             return
         block.w_out = f"{path}.{out}"
         units = self._width(block.w_out, "input")
@@ -268,6 +270,18 @@ class Chooser:
             block.absent["mlp_up"] = "its MLPs are not gated"
         else:
             block.absent |= dict.fromkeys(("mlp_pre", "mlp_up"), f"no module of {path} is called {', '.join(roles.W_IN)}")
+
+    def _experts(self, block: Block, path: str) -> None:
+        """A mixture of experts whose weights are tensors with the experts in front, called with tokens and their routing."""
+        numbers = {len(parameter) for parameter in self._part(path).parameters() if parameter.ndim == 3}
+        shapes = self.seen.tensors.get(path, ())
+        if len(numbers) != 1 or len(shapes) < 3 or shapes[1] != shapes[2]:
+            why = f"{path} is not called with tokens, experts and weights"
+            block.absent |= dict.fromkeys(("routing", "expert_out"), why)
+            return
+        block.sizes["expert"] = n = numbers.pop()
+        block.taps["expert_out"] = self._tap(path, "output", block, Experts(n))
+        block.taps["routing"] = Tap(path, "routing", Flat(Units(0, n)), within=block.within)
 
     # the stream
 

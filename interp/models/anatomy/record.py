@@ -36,6 +36,8 @@ class Seen:
     """Argument and result of every softmax called inside an attention module."""
     alone: set[str] = field(default_factory=set)
     """Modules that are called with one tensor and nothing else."""
+    tensors: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    """Shapes of all tensors that a module is called with."""
     order: list[str] = field(default_factory=list)
     """Modules as they were first called."""
     shapes: Shapes = field(default_factory=dict)
@@ -70,6 +72,7 @@ def record(module: nn.Module, paths: Collection[str], attention: Collection[str]
                 seen.order.append(path)
             if len(args) + len(kwargs) == 1:
                 seen.alone.add(path)
+            seen.tensors[path] = [tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
             with suppress(TypeError):  # called without a tensor
                 seen.inputs[path].append(first_tensor(args, kwargs).detach().clone())
 
