@@ -23,10 +23,11 @@ VOCAB = "vocab"
 CELL = "cell"
 METRIC = "metric"
 CALL = "call"
+HALF = "half"
 SEED = "seed"
 
 #: Axes along which a sweep may run, in the order in which they are laid out.
-SWEPT = (SEED, CALL, LAYER, HEAD, EXPERT, POSITION, UNIT, CELL)
+SWEPT = (SEED, CALL, HALF, LAYER, HEAD, EXPERT, POSITION, UNIT, CELL)
 
 #: Axes of a site of which one number or all of them can be meant.
 INDEXED = (HEAD, EXPERT, UNIT)

@@ -106,12 +106,15 @@ MODULE_SIDES = ("input", "output")
 _LENS = [(re.compile(re.escape(c.lens).replace(r"\{layer\}", r"(?P<layer>\d+)") + r"\Z"), c.name) for c in COMPONENTS.values()]
 _OURS = re.compile(
     r"(?:(?P<stream>[a-z_]\w*):)?(?P<where>(?:L(?P<layer>\d+))?(?:H(?P<head>\d+)|E(?P<expert>\d+))?)(?P<dot>\.)?(?P<name>[a-z]\w*)?"
-    r"(?:\[(?P<unit>\d+)\])?(?:#(?P<call>\d+))?\Z"
+    r"(?:\[(?P<unit>\d+)\])?(?:#(?=.)(?P<call>\d+)?(?P<half>[uc])?)?\Z"
 )
 _HEAD = re.compile(r"(?:a(?P<al>\d+)\.h(?P<ah>\d+)|(?P<l>\d+)\.(?P<h>\d+))(?:\.(?P<name>[a-z_]+))?\Z")
 _MLP = re.compile(r"m(?P<layer>\d+)\Z")
-_MODULE = re.compile(r"(?P<path>\S+):(?P<side>input|output)(?:\[(?P<unit>\d+)\])?(?:#(?P<call>\d+))?\Z")
+_MODULE = re.compile(r"(?P<path>\S+):(?P<side>input|output)(?:\[(?P<unit>\d+)\])?(?:#(?=.)(?P<call>\d+)?(?P<half>[uc])?)?\Z")
 _INDICES = re.compile(r"-?\d+(,-?\d+)*\Z")
+
+_HALVES = "uc"
+"""How a half of the batch is written: unconditional, conditional."""
 
 MAIN = "main"
 """The stream of a site that names none: the decoder of a model that has one, the only stack of blocks of others."""
@@ -122,7 +125,9 @@ class Site:
     """A place in the network.
 
     ``Site("z", layer=9, head=6)`` prints as ``L9H6.z``. A head or unit left out means all of them together. ``stream`` names
-    the stack of blocks where it is not the main one (``encoder:L3.z``), ``call`` the decoding or diffusion step. ``path`` names
+    the stack of blocks where it is not the main one (``encoder:L3.z``), ``call`` the number of the call where the module is
+    called several times in one pass (a diffusion step), ``half`` the half of the batch where guidance runs two, 0 without and
+    1 with the prompt: ``L3.attn_out#4c`` is at step 4, with the prompt. What is left out means all of them. ``path`` names
     a module of an arbitrary network instead of a role; the name is then its ``"output"`` or ``"input"``.
     """
 
@@ -134,8 +139,11 @@ class Site:
     call: int | None = None
     path: str | None = None
     expert: int | None = None
+    half: int | None = None
 
     def __post_init__(self) -> None:
+        if self.half not in (None, 0, 1):
+            raise HeadOutOfRangeError(f"half={self.half}; 0 is without the prompt, 1 with it, None both")
         if self.path is not None:
             if self.name not in MODULE_SIDES:
                 raise UnknownSiteError("side of a module", self.name, MODULE_SIDES)
@@ -206,7 +214,7 @@ class Site:
             return cls("mlp_out", layer=int(found["layer"]))
         if found := _MODULE.match(text):
             unit, call = (int(found[k]) if found[k] is not None else None for k in ("unit", "call"))
-            return cls(found["side"], path=found["path"], unit=unit, call=call)
+            return cls(found["side"], path=found["path"], unit=unit, call=call, half=_half(found["half"]))
         found = _OURS.match(text)
         if (
             found
@@ -216,7 +224,7 @@ class Site:
             name = found["name"] or ("z" if found["head"] else "expert_out")
             written = (*axes.INDEXED, axes.LAYER, axes.CALL)
             number: dict[str, Any] = {k: int(found[k]) for k in written if found[k] is not None}
-            return cls(name, stream=_stream(found["stream"]), **number)
+            return cls(name, stream=_stream(found["stream"]), half=_half(found["half"]), **number)
         spellings = [c.lens for c in COMPONENTS.values()]
         raise UnknownSiteError("site", text, COMPONENTS, aliases=spellings)
 
@@ -225,7 +233,8 @@ class Site:
         numbers = (("L", self.layer), ("H", self.head), ("E", self.expert))
         where = "".join(f"{letter}{number}" for letter, number in numbers if number is not None)
         unit = "" if self.unit is None else f"[{self.unit}]"
-        call = "" if self.call is None else f"#{self.call}"
+        call = ("" if self.call is None else str(self.call)) + ("" if self.half is None else _HALVES[self.half])
+        call = f"#{call}" if call else ""
         if self.path is not None:
             return f"{self.path}:{self.name}{unit}{call}"
         return f"{stream}{where}{'.' if where else ''}{self.name}{unit}{call}"
@@ -336,7 +345,7 @@ class Grid:
                     f"how many {axis}s {self.site!r} has is not known before it runs; give a list of them"
                 )
             found[axis] = tuple(range(sizes[axis])) if given is None else given
-        fixed = {a: getattr(self.site, a) for a in (axes.LAYER, *axes.INDEXED)}
+        fixed = {a: getattr(self.site, a) for a in (axes.LAYER, *axes.INDEXED, axes.CALL, axes.HALF)}
         for axis in fixed:
             chosen = found.get(axis, () if fixed[axis] is None else (fixed[axis],))
             beyond = [v for v in chosen if isinstance(v, int) and not 0 <= v < sizes.get(axis, v + 1)]
@@ -382,6 +391,8 @@ def grid(
     head: SupportsIndex | Numbers | EllipsisType | None = None,
     expert: SupportsIndex | Numbers | EllipsisType | None = None,
     unit: SupportsIndex | Numbers | EllipsisType | None = None,
+    call: SupportsIndex | Numbers | EllipsisType | None = None,
+    half: SupportsIndex | Numbers | EllipsisType | None = None,
     position: PositionsLike | Iterable[SupportsIndex | str] = None,
 ) -> Grid:
     """A grid of single-site interventions, one cell for every combination of the swept axes.
@@ -395,8 +406,8 @@ def grid(
 
     Args:
         site: a component name (``"z"``), or a site with some coordinates already fixed (``"L9.z"``).
-        layer, head, expert, unit: ``...`` sweeps all of them, a sequence sweeps those, a number fixes one, None leaves the
-            site's own.
+        layer, head, expert, unit, call, half: ``...`` sweeps all of them, a sequence sweeps those, a number fixes one, None
+            leaves the site's own.
         position: ``...`` sweeps every raw index; a list of indices or roles sweeps those; a single index or role (or several,
             as ``Positions``) fixes them; None means all positions together.
 
@@ -407,8 +418,9 @@ def grid(
     base = Site.parse(site)
     if base.path is None and layer is None and base.layer is None and base.component.per_layer:
         raise HeadOutOfRangeError(f"site {base.name!r} exists once a layer: give layer=... for all of them, a number or a list")
+    asked = {"layer": layer, "head": head, "expert": expert, "unit": unit, "call": call, "half": half}
     swept: dict[str, tuple[int | str, ...] | None] = {}
-    for axis, given in ((axes.LAYER, layer), (axes.HEAD, head), (axes.EXPERT, expert), (axes.UNIT, unit)):
+    for axis, given in asked.items():
         if given is None:
             continue
         if isinstance(given, Integral):
@@ -430,6 +442,10 @@ def grid(
         positions = Positions.parse(position)
     ordered = tuple((axis, swept[axis]) for axis in axes.SWEPT if axis in swept)
     return Grid(base, positions, ordered)
+
+
+def _half(letter: str | None) -> int | None:
+    return None if letter is None else _HALVES.index(letter)
 
 
 def _numbers(given: Any) -> tuple[int, ...]:

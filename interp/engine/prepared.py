@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp import axes
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
@@ -102,13 +103,14 @@ def prepare(
         ValueError: fewer than one row a pass, or a strategy that the model or the interventions do not allow.
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, OrderError: what does not fit.
     """
-    given = options.given
+    given = None if options.given is None else expanded(options.given, model)
     check([i for family in families for i in family] + ([given] if given else []), model)
     spans: list[range] = []
     interventions: list[Intervention] = []
     for family in families:
         spans.append(range(len(interventions), len(interventions) + len(family) + 1))
-        interventions += [*family, _self_patch(family[len(family) // 2])]
+        own = [expanded(intervention, model) for intervention in family]
+        interventions += [*own, _self_patch(own[len(own) // 2])]
     sites = frozenset(
         site for i in (*interventions, *([given] if given else [])) for change in i.changes for site in _sites(change)
     )
@@ -140,6 +142,23 @@ def prepare(
         parents=torch.tensor(found.parents, device=by_rule.device),
         by_rule=by_rule,
     )
+
+
+def expanded(intervention: Intervention, model: Model) -> Intervention:
+    """The same intervention with one change for each call, and for each half of the batch, of a module that has several."""
+    changes: list[Change] = []
+    for change in intervention.changes:
+        site, sizes = change.site, model.sizes_at(change.site) if model.anatomy.repeated else {}
+        calls, halves = (
+            range(sizes[axis]) if getattr(site, axis) is None and sizes.get(axis, 1) > 1 else (getattr(site, axis),)
+            for axis in (axes.CALL, axes.HALF)
+        )
+        changes += [
+            change if (call, half) == (site.call, site.half) else replace(change, site=site.at(call=call, half=half))
+            for call in calls
+            for half in halves
+        ]
+    return replace(intervention, changes=tuple(changes))
 
 
 def start(prepared: Prepared) -> list[Cell]:

@@ -86,6 +86,7 @@ class Activation:
             }
             if own.component.per_layer:
                 inherited["layer"] = target.layer
+            inherited |= {"call": target.call, "half": target.half}
             site = own.at(**{axis: value for axis, value in inherited.items() if getattr(own, axis) is None})
         return site if self.layer is None else site.at(layer=self.layer)
 

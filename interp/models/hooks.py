@@ -82,6 +82,8 @@ class Hooks:
         self._handles: list[RemovableHandle] = []
         self._softmax: _AroundSoftmax | None = None
         self._examples: dict[str, int] = {}
+        self._calls: Counter[tuple[str, str]] = Counter()
+        """How often each module has been seen at an event."""
 
     def __enter__(self) -> Self:
         at: dict[tuple[str, str], list[Site]] = defaultdict(list)
@@ -122,7 +124,7 @@ class Hooks:
                 module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             ) -> tuple[tuple[Any, ...], dict[str, Any]]:
                 seen = first_tensor(args, kwargs)
-                return with_first(args, kwargs, self._visit(sites, seen, Call(module, args, kwargs)))
+                return with_first(args, kwargs, self._visit(self._now(sites), seen, Call(module, args, kwargs)))
 
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
         elif event == "routing":
@@ -133,7 +135,7 @@ class Hooks:
                 call = Call(module, args, kwargs)
                 _, index, weights = routed(call)
                 seen = dense(index, weights, _experts(self.taps[sites[0]]))
-                new = self._visit(sites, seen, call)
+                new = self._visit(self._now(sites), seen, call)
                 return None if new is seen else with_tensors(args, kwargs, (None, *chosen(new)))
 
             self._handles.append(module.register_forward_pre_hook(route, with_kwargs=True))
@@ -141,7 +143,7 @@ class Hooks:
 
             def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
                 seen = output_tensor(output)
-                new = self._visit(sites, seen, Call(module, args, kwargs))
+                new = self._visit(self._now(sites), seen, Call(module, args, kwargs))
                 return output if new is seen else with_output(output, new)
 
             self._handles.append(module.register_forward_hook(after, with_kwargs=True))
@@ -150,12 +152,19 @@ class Hooks:
             around = self._softmax
 
             def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-                around.sites = sites
+                around.sites = self._now(sites)
 
             def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
                 around.sites = []
 
             self._handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def _now(self, sites: list[Site]) -> list[Site]:
+        """Those of a module's sites that are meant by this call of it."""
+        tap = self.taps[sites[0]]
+        number = self._calls[tap.path, tap.event]
+        self._calls[tap.path, tap.event] += 1
+        return [site for site in sites if site.call in (None, number)]
 
     def _visit(self, sites: list[Site], seen: Tensor, call: Call | None) -> Tensor:
         """Write, then read, every site of one event; returns what the model goes on with."""

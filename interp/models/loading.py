@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from interp.errors import LoadError
+from interp.models import diffusion
 from interp.models.encoding import Bos
 from interp.models.model import Model
 from interp.models.padding import padded
@@ -31,7 +33,7 @@ _UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, Safeten
 
 
 def load(
-    model: str | os.PathLike[str] | nn.Module,
+    model: Any,
     *,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
     name: str | None = None,
@@ -47,7 +49,9 @@ def load(
     """Load a model and let it prove its sites.
 
     Args:
-        model: a hub id, a folder, a GGUF file, ``zoo/<name>``, or a live module, which is used as it is.
+        model: a hub id, a folder, a GGUF file, ``zoo/<name>``, or a live module or pipeline of diffusers, which is used as it
+            is. Of a pipeline ``steps``, ``guidance`` and ``output`` say how images are generated
+            (:class:`interp.models.diffusion.Settings`).
         tokenizer: for a live module; otherwise the model's own.
         name: what results call the model; by default the id, the folder's or the class's name.
         dtype: of the weights; ``"auto"`` keeps the checkpoint's own, and unpacks a GGUF file to float32.
@@ -66,6 +70,9 @@ def load(
         CompiledModelError: the module is compiled.
         ProbeError: a site is not what its name says.
     """
+    if diffusion.is_pipeline(model):
+        settings = diffusion.Settings(**{key: options.pop(key) for key in ("steps", "guidance", "output") if key in options})
+        return _pipeline(model, settings, name, bos, check)
     if isinstance(model, nn.Module):
         given = [*options, *(["dtype"] if dtype != "auto" else []), *(["device"] if device is not None else [])]
         if given:
@@ -88,6 +95,24 @@ def load(
     files = where if isinstance(where, Path) else None
     known: dict[str, Any] = {"name": name or found, "revision": revision or commit, "files": files}
     return _proved(Model(module, tokenizer, **known, bos=bos, example=example), check)
+
+
+def _pipeline(pipeline: Any, settings: diffusion.Settings, name: str | None, bos: Bos, check: bool) -> Model:
+    """A diffusion pipeline: each part proves its sites by itself, the whole how often it calls them."""
+    generation = diffusion.Generation(pipeline, settings)
+    found = {path: Model(part, name=path) for path, part in generation.named_children()}
+    parts = {path: part for path, part in found.items() if part.example}
+    for part in parts.values():
+        _proved(part, check)
+    inputs = diffusion.example(generation, {path: part.example for path, part in parts.items()})
+    anatomy = diffusion.anatomy(generation, {path: part.anatomy for path, part in parts.items()}, inputs)
+    tokenizer = getattr(pipeline, "tokenizer", None)
+    known: dict[str, Any] = {"name": name or type(pipeline).__name__, "bos": bos, "example": inputs, "anatomy": anatomy}
+    model = Model(generation, tokenizer, **known)
+    model.stack_refused = "one pass calls its blocks once a step"
+    longest = getattr(tokenizer, "model_max_length", None)  # pipelines fill every text up, and attend to what they fill it with
+    model.reading = replace(model.reading, fill=longest, sides=dict.fromkeys(model.reading.arguments))
+    return model
 
 
 def _proved(model: Model, check: bool) -> Model:

@@ -94,6 +94,7 @@ class Model:
         bos: Bos = "model",
         example: Mapping[str, Tensor] | None = None,
         processor: Any = None,
+        anatomy: Anatomy | None = None,
     ) -> None:
         refuse_compiled(module)
         self.module, self.tokenizer, self.processor, self.bos = module, tokenizer, processor, bos
@@ -111,7 +112,7 @@ class Model:
             self.unknown = str(error)
         try:
             with evaluating(module), eager_attention(module):
-                self.anatomy = Anatomy.of(module, self.example or None)
+                self.anatomy = Anatomy.of(module, self.example or None) if anatomy is None else anatomy
         except _FAILS as error:
             reason = str(error).strip().split("\n")[0][:200]
             self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
@@ -186,15 +187,22 @@ class Model:
     def sizes_at(self, site: Site) -> dict[str, int]:
         """Sizes of the axes that can be indexed at a site; of one with its layer left out, for the layers that have it."""
         self.check(site)
+        times = self.anatomy.repeats(site if site.path is not None else self._somewhere(site))
+        repeated = {axes.CALL: times.calls, axes.HALF: times.halves}
         if site.path is not None:
             units = self.anatomy.units(site)
-            return {axes.LAYER: 1} | ({axes.UNIT: units} if units is not None else {})
+            return {axes.LAYER: 1, **repeated} | ({axes.UNIT: units} if units is not None else {})
         sizes = {axis: self.anatomy.size(site, axis) for axis in site.component.selectable if axis != axes.POSITION}
-        return {**sizes, axes.LAYER: max(1, self.anatomy.size(site, axes.LAYER))}
+        return {**sizes, **repeated, axes.LAYER: max(1, self.anatomy.size(site, axes.LAYER))}
+
+    def _somewhere(self, site: Site) -> Site:
+        """The site itself, or in the first layer that has it where it names none."""
+        site = site.tensor.at(call=None, half=None)
+        return next(s for s in self.sites() if s == site or (site.layer is None and s.at(layer=None) == site))
 
     def has(self, site: Site) -> bool:
         """Whether the tensor of a site exists; layers may differ in what they have."""
-        return site.path is not None or site.tensor in self.anatomy.taps
+        return site.path is not None or site.tensor.at(call=None, half=None) in self.anatomy.taps
 
     def check(self, site: Site) -> None:
         """Raise if this model does not have the site.
@@ -207,6 +215,7 @@ class Model:
             paths = [name for name, _ in self.module.named_modules() if name]
             if site.path not in paths:
                 raise UnknownSiteError("module path", site.path, paths)
+            self._check_repeats(site)
             return
         if site.stream not in self.anatomy.streams and not self.has(site):
             raise UnknownSiteError("stream", site.stream, list(self.anatomy.streams), why=self._streams())
@@ -230,6 +239,16 @@ class Model:
             lacks = self.anatomy.streams[site.stream].lacks.get(site.tensor)
             why = f"only the layers {layers} of {self.name} have {site.name!r}" + (f", because {lacks}" if lacks else "")
             raise UnknownSiteError("site", site, [], why=why)
+        self._check_repeats(site)
+
+    def _check_repeats(self, site: Site) -> None:
+        times = self.anatomy.repeats(site if site.path is not None else self._somewhere(site))
+        for axis, n in ((axes.CALL, times.calls), (axes.HALF, times.halves)):
+            index = getattr(site, axis)
+            if index is not None and not 0 <= index < n:
+                raise HeadOutOfRangeError(
+                    f"{axis} {index} of {site!r} does not exist: one pass of {self.name} has {n} of them there, 0 to {n - 1}"
+                )
 
     def _streams(self) -> str:
         names = [name for name in self.anatomy.streams if name != MAIN]

@@ -43,6 +43,8 @@ class Reading:
     """The token that stands where a picture's positions are."""
     sides: Mapping[str, bool | None] = field(default_factory=dict)
     """For every argument of token ids whether it is padded on the left; None where padding changes what the model says."""
+    fill: int | None = None
+    """How many tokens every text is filled up to with what then counts as real, as text encoders of diffusion were trained."""
     numbered: bool = True
     """Whether the forward is given position ids."""
     example: Mapping[str, Tensor] = field(default_factory=dict)
@@ -121,7 +123,7 @@ class Reading:
             said = [as_prompt(start if prompt.target is None else prompt.target) for prompt in prompts]
             found = encode(said, self.tokenizer, bos, self.pad, begin=self.begin, left=left is not False)
         else:
-            found = encode(prompts, self.tokenizer, bos, self.pad, left=left is not False)
+            found = self._filled(encode(prompts, self.tokenizer, bos, self.pad, left=left is True))
         if left is None and not bool(found.mask.all()):
             raise UnequalLengthsError(
                 f"the prompts have {found.lengths.unique().tolist()} tokens, and this model's numbers change when {argument} "
@@ -133,6 +135,15 @@ class Reading:
                 columns = padded([row.nonzero().flatten().tolist() for row in pictured])
                 return replace(found, roles={**found.roles, "image": columns})
         return found
+
+    def _filled(self, tokens: Tokens) -> Tokens:
+        """Texts filled up on the right to the length that the model expects."""
+        if self.fill is None or tokens.width >= self.fill:
+            return tokens
+        wide = tokens.padded(self.fill, pad=self.pad, left=False)
+        pad = str(self.pad) if self.tokenizer is None else self.tokenizer.decode([self.pad])
+        strings = tuple((*words, *[pad] * (self.fill - len(words))) for words in tokens.strings)
+        return replace(wide, mask=torch.ones_like(wide.mask), strings=strings)
 
     def _alike(self, clean: Tokens, corrupted: Tokens) -> tuple[Tokens, Tokens]:
         """Both sides padded to one width, in every stream that token ids enter."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -121,6 +122,22 @@ class Flat:
     def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
         assert call is not None
         return self.layout.put(seen.reshape(call.examples, -1, seen.shape[-1]), new, call).reshape(seen.shape)
+
+
+@dataclass(frozen=True)
+class Half:
+    """Half of the examples, where every prompt is run twice: first all without it, then all with it."""
+
+    half: int
+    layout: Layout
+
+    def read(self, seen: Tensor, call: Call | None) -> Tensor:
+        return self.layout.read(seen, call).chunk(2)[self.half]
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        halves = list(self.layout.read(seen, call).chunk(2))
+        halves[self.half] = new
+        return self.layout.put(seen, torch.cat(halves), call)
 
 
 @dataclass(frozen=True)

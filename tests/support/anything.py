@@ -56,8 +56,6 @@ def _draw(tested: Model, name: str, generator: torch.Generator) -> Tensor:
 
 
 def _prompt(drawn: dict[str, Tensor]) -> Prompt:
-    given: dict[str, Any] = {"inputs": {name: tensor for name, tensor in drawn.items() if not name.endswith("input_ids")}}
-    for name, word in (("input_ids", "text"), ("decoder_input_ids", "target")):
-        if name in drawn:
-            given[word] = tuple(drawn[name].tolist())
-    return Prompt(**given)
+    words = {"input_ids": "text", "decoder_input_ids": "target"}
+    given: dict[str, Any] = {words[name]: tuple(drawn[name].tolist()) for name in words if name in drawn}
+    return Prompt(inputs={name: tensor for name, tensor in drawn.items() if name not in words}, **given)

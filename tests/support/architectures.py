@@ -10,6 +10,7 @@ site shows. The same seed gives the same weights.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -360,3 +361,32 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "dcgan": _dcgan,
 }
 """How each is made."""
+
+
+def stable_diffusion(seed: int = 0) -> Any:
+    """A whole pipeline with random weights: a text encoder, a U-Net, and a decoder of its latents; no tokenizer."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(seed)
+    text = CLIPTextModel(CLIPTextConfig(**{**_TEXT, "max_position_embeddings": 16, "pad_token_id": 1}))
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        norm_num_groups=2,
+    )
+    schedule = DDIMScheduler(beta_schedule="scaled_linear", steps_offset=1, clip_sample=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that there is no safety checker
+        return StableDiffusionPipeline(
+            vae=vae.eval(),
+            text_encoder=randomised(text, seed).eval(),
+            tokenizer=None,
+            unet=randomised(_unet(), seed).eval(),
+            scheduler=schedule,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ from interp.models.anatomy import roles
 from interp.models.anatomy.choose import Block, Chooser
 from interp.models.anatomy.record import Seen, Shapes, record, shapes
 from interp.models.anatomy.stacks import Found, child, stacks
-from interp.models.taps import FeatureMap, Flat, Layout, Own, Pooled, Shared, Tap, Whole
+from interp.models.taps import FeatureMap, Flat, Half, Layout, Own, Pooled, Shared, Tap, Whole
 from interp.sites import COMPONENTS, MAIN, Site
 
-__all__ = ["Anatomy", "Stream"]
+__all__ = ["Anatomy", "Repeated", "Stream"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,17 @@ class Stream:
         return {axes.LAYER: len(self.blocks), **found} if self.blocks else found
 
 
+class Repeated(NamedTuple):
+    """How one forward pass calls a part of the model."""
+
+    calls: int = 1
+    halves: int = 1
+    """2 where every example is run without and with its prompt, in one batch."""
+
+
+ONCE = Repeated()
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """The roles of one model's modules."""
@@ -88,13 +99,22 @@ class Anatomy:
     """Of what every module took and gave in the recorded pass."""
     batch: int = 0
     """Number of examples of that pass."""
+    repeated: Mapping[str, Repeated] = field(default_factory=dict)
+    """Parts that one pass calls several times, by their path."""
 
     def tap(self, site: Site) -> Tap:
         """Where a site is seen: a role, or a module by its path."""
-        if site.path is None:
-            return self.taps[site]
         event: Any = site.name
-        return self.modules.get((site.path, site.name), Tap(site.path, event))
+        if site.path is None:
+            tap = self.taps[site.at(call=None, half=None)]
+        else:
+            tap = self.modules.get((site.path, site.name), Tap(site.path, event))
+        return tap if site.half is None else replace(tap, layout=Half(site.half, tap.layout))
+
+    def repeats(self, site: Site) -> Repeated:
+        """How often a site is seen in one pass, and whether with and without the prompt."""
+        path = self.tap(site.at(half=None)).path
+        return next((times for part, times in self.repeated.items() if f"{path}.".startswith(f"{part}.")), ONCE)
 
     @classmethod
     def of(cls, module: nn.Module, inputs: Mapping[str, Tensor] | None) -> Anatomy:
@@ -202,7 +222,7 @@ class Anatomy:
             shapes: of the other pass.
             batch: its number of examples.
         """
-        tap, shapes, batch = self.tap(site), self.shapes if shapes is None else shapes, batch or self.batch
+        tap, shapes, batch = self.tap(site.at(half=None)), self.shapes if shapes is None else shapes, batch or self.batch
         shape = shapes.get((tap.path, tap.event))
         if shape is None or not shape:
             return None
