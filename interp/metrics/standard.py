@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.metrics.protocol import Readout, Reads
+from interp.sites import LAST
 
 Values = Float[Tensor, "row example"]
 
@@ -130,7 +131,13 @@ class Top1:
 
 @dataclass(frozen=True, slots=True)
 class FromLogits:
-    """A metric from any function of logits ``[row, example, vocab]`` at the last position to ``[row, example]``."""
+    """A metric from any function of logits ``[row, example, vocab]`` at the last position to ``[row, example]``.
+
+    With other positions the function is given ``[row, example, position, vocab]``: of an image, pixels and channels.
+
+    >>> from interp.sites import ALL
+    >>> brightness = FromLogits(lambda image: image.mean((-2, -1)), "brightness", Reads(positions=ALL))
+    """
 
     function: Callable[[Tensor], Tensor]
     name: str
@@ -138,11 +145,12 @@ class FromLogits:
     unit: str = ""
 
     def __call__(self, readout: Readout) -> Values:
-        values = self.function(readout.final)
-        if tuple(values.shape) != tuple(readout.final.shape[:2]):
+        read = readout.final if self.reads.positions == LAST else readout.logits
+        values = self.function(read)
+        if tuple(values.shape) != tuple(read.shape[:2]):
             raise ValueError(
-                f"metric {self.name!r} returned shape {tuple(values.shape)} for logits of shape {tuple(readout.final.shape)}; "
-                f"expected one number a row and example, {tuple(readout.final.shape[:2])}"
+                f"metric {self.name!r} returned shape {tuple(values.shape)} for logits of shape {tuple(read.shape)}; "
+                f"expected one number a row and example, {tuple(read.shape[:2])}"
             )
         return values.to(readout.logits.dtype)
 

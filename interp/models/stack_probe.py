@@ -39,8 +39,10 @@ def prove(module: nn.Module, anatomy: Anatomy, accepted: frozenset[str]) -> tupl
     """
     if anatomy.blocks is None:
         return None, "its blocks are not in one list"
-    if "input_ids" not in accepted:
-        return None, "its forward takes no token ids"
+    if anatomy.main.cross:
+        return None, "its blocks attend to another stream"
+    if anatomy.main.reads is None or "input_ids" not in accepted:
+        return None, "no token ids enter its blocks"
     if len(anatomy.attention) < anatomy.sizes["layer"]:
         return None, "not every block has an attention module"
     stack = Stack(module, anatomy, accepted)

@@ -14,10 +14,10 @@ import xarray as xr
 from interp.engine import patch
 from interp.errors import PositionError, UnequalLengthsError
 from interp.interventions import Activation, Change, Intervention
-from interp.metrics import FromLogits
+from interp.metrics import FromLogits, Reads
 from interp.models import Model, load
 from interp.pairs import Pair, Pairs, Prompt
-from interp.sites import Positions, Site, grid
+from interp.sites import ALL, Positions, Site, grid
 
 FIRST = FromLogits(lambda logits: logits[..., 0], name="first")
 """Any model has a first output."""
@@ -148,6 +148,18 @@ def test_a_picture_of_another_size_has_other_positions(seed: int) -> None:
     found = run(tested, pairs, grid("resid_post", layer=[2], position=...))
     shape = tuple(tested.example["pixel_values"].shape[2:])
     assert found.sizes["position"] == small * (64 * 32) // (shape[0] * shape[1])
+
+
+def test_a_metric_of_a_whole_image(seed: int) -> None:
+    """Mean brightness is read at every pixel: the mean of a plain forward pass."""
+    pytest.importorskip("diffusers")
+    tested = anything.model("unet")
+    pairs = anything.pairs(tested, seed)
+    brightness = FromLogits(lambda image: image.mean((-2, -1)), "brightness", Reads(positions=ALL))
+    found = run(tested, pairs, grid("cross_out", layer=[0]), brightness)
+    with torch.no_grad(), tested.prepared():
+        expected = tested.module(**tested.inputs(tested.encode(pairs).clean)).sample.mean((1, 2, 3))
+    np.testing.assert_allclose(found.clean.values[0], expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_roles_of_a_picture_are_spans_of_its_patches(seed: int) -> None:
