@@ -212,7 +212,8 @@ def _refuse_other_spans(change: Change, columns: Int[Tensor, "example span"]) ->
     if not bool((spans == change.joint).all()):
         example = int((spans != change.joint).nonzero()[0])
         raise PositionError(
-            f"{change!r} changes {change.joint} tokens as one, but its positions name {int(spans[example])} in example {example}"
+            f"{change!r} changes {change.joint} tokens as one, but its positions name {int(spans[example])} in example "
+            f"{example}"
         )
 
 

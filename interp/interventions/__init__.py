@@ -14,7 +14,7 @@ from interp.interventions.trained import Saved, learnable, once, parts, restore,
 
 __all__ = [
     "Activation", "Add", "Apply", "BoundlessMask", "Change", "Constant", "Edit", "Featurizer", "Gate", "HardConcrete",
-    "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "Replace", "Rotation", "Saved", "Scale", "Select", "Source",
-    "Subspace", "apply", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore", "revive", "state",
-    "zero",
+    "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "Replace", "Rotation", "Saved", "Scale", "Select",
+    "Source", "Subspace", "apply", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore", "revive",
+    "state", "zero",
 ]  # fmt: skip

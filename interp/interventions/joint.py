@@ -3,9 +3,9 @@
     >>> pair = Joint("(b t) d -> b (t d)", tokens=2, inner=Rotation(2 * 768, 16))
     >>> Change("L6.resid_post", (3, 5), featurizer=pair)
 
-The engine hands an edit one row a token, ``[(row token), *features]``. A joint featurizer rearranges these rows before its inner
-featurizer encodes them, and back after it has decoded. Since one token's new value then depends on another's old one, also on a
-later one's, the engine never resumes a row between them (:attr:`interp.interventions.Change.joint`).
+The engine hands an edit one row a token, ``[(row token), *features]``. A joint featurizer rearranges these rows before its
+inner featurizer encodes them, and back after it has decoded. Since one token's new value then depends on another's old one,
+also on a later one's, the engine never resumes a row between them (:attr:`interp.interventions.Change.joint`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Joint(nn.Module):
     """A featurizer of rearranged values.
 
     Args:
-        pattern: einops', from what the engine gives, ``(b t) d`` or ``(b t) h d`` with ``t`` tokens and ``h`` heads, to what the
-            inner featurizer takes. Every axis of the one side is on the other.
+        pattern: einops', from what the engine gives, ``(b t) d`` or ``(b t) h d`` with ``t`` tokens and ``h`` heads, to what
+            the inner featurizer takes. Every axis of the one side is on the other.
         tokens: how many are taken together, the positions of a change; 1 where each is taken alone.
         heads: which heads are taken together, in this order; None where the values have no such axis.
         of: how many heads there are.

@@ -30,6 +30,8 @@ class Read:
     positions: Positions = ALL
     heads: tuple[int, ...] | None = None
     """In their order; None where the site is not split by head."""
+    by_head: bool = False
+    """Whether heads keep an axis of their own; they are one vector otherwise."""
     columns: tuple[int, ...] | None = None
     """Of the features; None for all of them."""
 
@@ -159,10 +161,20 @@ def translated(
 
 
 def read(d: Described, target: Target, subspaces: Sequence[int] | None) -> Read:
-    """What a ``CollectIntervention`` reads."""
-    columns = d.columns(subspaces)
-    some = None if columns is None or len(set(columns)) >= target.width else tuple(columns)
-    return Read(target.site, target.positions, target.heads, some)
+    """What a ``CollectIntervention`` reads.
+
+    One that is as wide as a token reads each of several whole; pyvene cuts their common vector off at that width.
+
+    Raises:
+        InteropError: a part of one vector of several tokens or heads.
+    """
+    columns, there = d.columns(subspaces), target.width * (1 if target.by_head else target.tokens)
+    every = columns is None or len(set(columns)) >= there or columns == list(range(target.width))
+    if not every and (there > target.width or (target.by_head and target.heads)):
+        raise InteropError(
+            f"{d.name} at {target.site!r} reads {len(columns or [])} of {there} features of several tokens or heads as one"
+        )
+    return Read(target.site, target.positions, target.heads, target.by_head, None if every else tuple(columns or ()))
 
 
 def _joint(target: Target, there: str, *, tokens: int, inner: Any = None) -> Joint:
@@ -175,30 +187,38 @@ def _source(model: Model, d: Described, target: Target, source: Source | None) -
     if d.constant is not None:
         if source is not None:
             raise InteropError(f"{d.name} brings a source_representation of its own; leave source={source!r} out")
-        value = d.constant.detach()
-        if value.numel() != target.width:
+        value, each = (
+            d.constant.detach(),
+            target.width // len(target.heads) if target.heads and target.by_head else target.width,
+        )
+        if value.numel() != each:
             raise ShapeMismatchError(
-                f"{d.name} has a source_representation of shape {tuple(value.shape)}, but {target.site!r} has {target.width} "
-                "features; one vector for every row is expected"
+                f"{d.name} has a source_representation of shape {tuple(value.shape)}, but {target.site!r} has {each} features"
+                f"{' a head' if target.by_head else ''}; one vector for every row is expected"
             )
         value = value.reshape(-1)
-        if not target.heads:
-            return Constant(value)
-        spread = value.new_zeros(target.of, value.numel() // len(target.heads))
-        spread[list(target.heads)] = value.reshape(len(target.heads), -1)
-        return Constant(spread)
+        return Constant(value.reshape(target.of, -1) if target.heads and not target.by_head else value)
     if not d.takes_source:
         return None
     if d.name == SKIP:
-        entering = input_of(model, target.site)
-        if entering is None:
-            raise InteropError(
-                f"{SKIP} at {target.site!r}: it takes what goes into a module, and this is not what comes out of one"
-            )
-        if not isinstance(source or Activation(), Activation):
-            raise InteropError(f"{SKIP} takes what goes into its module from a run; source={source!r} is none")
-        return replace(source or Activation(), site=entering)  # type: ignore[arg-type]
+        return _entering(model, target.site, source or Activation())
     return source or Activation()
+
+
+def _entering(model: Model, site: Site, source: Source) -> Activation:
+    """What went into the module at whose input or output a site is."""
+    if not isinstance(source, Activation):
+        raise InteropError(f"{SKIP} takes what goes into its module from a run; source={source!r} is none")
+    if site.name == "mlp_post" and site.path is None:
+        raise InteropError(
+            f"{SKIP} at {site!r}: name the module that it skips by its path, such as 'transformer.h.0.mlp.act:output'"
+        )
+    if model.taps(site.tensor).event == "input":
+        return source
+    entering = input_of(model, site)
+    if entering is None:
+        raise InteropError(f"{SKIP} at {site!r}: it takes what goes into a module, and this is a part of what comes out of one")
+    return replace(source, site=entering)
 
 
 def _width(model: Model, site: Site) -> int:

@@ -6,8 +6,8 @@
     ('attention_value_output', 2)
 
 pyvene keeps a table of module paths for every class of model; here a name is looked up by what it means in the anatomy that was
-found when the model was loaded, so that it serves models which pyvene has no table for. A path with a side (``h[1].mlp.output``)
-is a module, and goes by its role's name where it is exactly that role's tensor, because rows can then be resumed.
+found when the model was loaded, so that it serves models which pyvene has no table for. A path with a side is a module
+(``h[1].mlp.output``), and goes by its role's name where it is exactly that role's tensor, because rows can then be resumed.
 """
 
 from __future__ import annotations
@@ -65,12 +65,13 @@ _REFUSED = {
 _NONLINEARITIES = ("act_fn", "act", "activation_fn", "activation", "intermediate_act_fn")
 
 
-def resolve(model: Model, component: str, layer: int = 0) -> Located:
+def resolve(model: Model, component: str, layer: int = 0, *, by_module: bool = False) -> Located:
     """Where a component of pyvene's is in a model.
 
     Args:
         component: a name of :data:`COMPONENTS`, or a module's path and side, ``"transformer.h[1].mlp.output"``.
         layer: the block; of no account for a path.
+        by_module: name the very module that pyvene hooks, also where a role is the same tensor seen by the next one.
 
     Raises:
         UnknownNameError: neither a known name nor a module of this model.
@@ -92,7 +93,7 @@ def resolve(model: Model, component: str, layer: int = 0) -> Located:
         site = meant.site.at(layer=layer)
         model.check(site)
         return Located(site, meant.by_head)
-    if meant.role == "nonlinearity" and not model.has(Site("mlp_up", layer=layer)):
+    if meant.role == "nonlinearity" and not by_module and not model.has(Site("mlp_up", layer=layer)):
         site = Site("mlp_post", layer=layer)  # nothing comes between the nonlinearity and the output map
         model.check(site)
         return Located(site, by_head=False)

@@ -21,7 +21,7 @@ from interp.interop.pyvene.calls import OWN
 from interp.interop.pyvene.changes import Read, Target, read, targeted, translated
 from interp.interop.pyvene.components import resolve
 from interp.interop.pyvene.configs import FIELDS, Said, Saved, parsed, refuse, representations
-from interp.interop.pyvene.kinds import COLLECT, EXACT, MODULE, TRAINABLE, Described, described, fresh, written_out
+from interp.interop.pyvene.kinds import COLLECT, EXACT, MODULE, SKIP, TRAINABLE, Described, described, fresh, written_out
 from interp.interventions import Change, Intervention, Source
 from interp.models import Model
 from interp.sites import ALL
@@ -137,9 +137,11 @@ def load(
 
 def _imported(said: Sequence[Said], model: Model, at: _Lists, classes: Mapping[str, type], seed: int, exact: bool) -> Imported:
     made: list[Change | Read] = []
+    fields: list[Mapping[str, Any]] = []
     for number, one in enumerate(said):
         target = _target(model, one, at.positions[number], at.heads[number])
         d, subspaces = _described(one, target, classes, seed + number), at.subspaces[number]
+        fields.append(one.fields if d.partition is None else {"subspace_partition": d.partition} | one.fields)
         if d.name == COLLECT:
             made.append(read(d, target, subspaces))
             continue
@@ -147,7 +149,7 @@ def _imported(said: Sequence[Said], model: Model, at: _Lists, classes: Mapping[s
             raise InteropError(f"{one.where}: it changes {target.site!r} after that was collected, and reads see all changes")
         source = at.sources[number] if at.apart or d.constant is None else None
         made.append(translated(model, d, target, source=source, subspaces=subspaces, exact=exact))
-    return Imported(tuple(made), tuple(one.fields for one in said))
+    return Imported(tuple(made), tuple(fields))
 
 
 class _Lists:
@@ -182,7 +184,8 @@ def _each(given: Any, n: int, argument: str) -> list[Any]:
 
 def _target(model: Model, one: Said, positions: Any, heads: Any) -> Target:
     component, unit = one.fields["component"], one.fields["unit"]
-    found = resolve(model, component, one.fields["layer"])
+    skips = _named(one.kind) == f"{MODULE}.{SKIP}"
+    found = resolve(model, component, one.fields["layer"], by_module=skips)
     if found.by_head and "h" not in unit.split("."):
         raise InteropError(f"{one.where} is split by head, but its unit is {unit!r}; expected 'h.pos' or 'h'")
     if "h" in unit.split(".") and not found.by_head:
@@ -241,9 +244,11 @@ def _units(target: Target, fields: Mapping[str, Any]) -> int:
     return 1 if target.by_head else int(fields["max_number_of_units"])
 
 
-def _named(kind: type | str) -> str:
-    if isinstance(kind, type):
-        return f"{kind.__module__}.{kind.__qualname__}"
+def _named(kind: Any) -> str:
+    """The class of an intervention, given as itself, by its name or by an instance."""
+    if not isinstance(kind, str):
+        own = kind if isinstance(kind, type) else type(kind)
+        return f"{own.__module__}.{own.__qualname__}"
     name = re.sub(r"^<class '(.*)'>$", r"\1", kind)
     return name if "." in name else f"{MODULE}.{name}"
 
