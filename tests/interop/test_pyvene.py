@@ -128,11 +128,17 @@ def test_parts_of_a_place(component: str, seed: int, pyvene_and_us: Ask) -> None
         part(component, "VanillaIntervention", subspaces=[0, 7]),
         part(component, "VanillaIntervention", subspaces=[0, 2], options=partition),
         part(component, "SubtractionIntervention", subspaces=[1], options=partition),
-        part(component, "LowRankRotatedSpaceIntervention", subspaces=[1], positions=[3], options=partition | {"low_rank_dimension": 6}),
+        part(
+            component,
+            "LowRankRotatedSpaceIntervention",
+            subspaces=[1],
+            positions=[3],
+            options=partition | {"low_rank_dimension": 6},
+        ),
         part(component, "RotatedSpaceIntervention", subspaces=[1], positions=[3], options=partition),
         part(component, "RotatedSpaceIntervention", positions=[5, 1, 3]),
         part(component, "Steer", positions=[5, 1, 3]),
-    ]  # fmt: skip
+    ]
     if component.startswith("head_"):
         several = ("VanillaIntervention", "ZeroIntervention", "RotatedSpaceIntervention", "Steer", "TwoTokens", "mixture")
         parts += [part(component, kind, heads=heads) for kind in several for heads in ([0, 2], [3, 1])]
@@ -176,17 +182,36 @@ def test_a_config_says_the_same_when_it_is_written_again(seed: int, pyvene_and_u
     rows: list[dict[str, Any]] = [
         {"layer": 0, "component": "block_output", "intervention_type": "VanillaIntervention", "group_key": 0},
         {
-            "layer": 1, "component": "mlp_output", "intervention_type": "LowRankRotatedSpaceIntervention",
-            "low_rank_dimension": 4, "subspace_partition": [[0, 2], [2, 4]], "group_key": 0,
+            "layer": 1,
+            "component": "mlp_output",
+            "intervention_type": "LowRankRotatedSpaceIntervention",
+            "low_rank_dimension": 4,
+            "subspace_partition": [[0, 2], [2, 4]],
+            "group_key": 0,
         },
         {"layer": 1, "component": "mlp_activation", "intervention_type": "CollectIntervention", "group_key": 1},
         {
-            "layer": 2, "component": "head_query_output", "unit": "h.pos", "intervention_type": "RotatedSpaceIntervention",
-            "group_key": 1, "intervention_link_key": 3,
+            "layer": 2,
+            "component": "head_query_output",
+            "unit": "h.pos",
+            "intervention_type": "RotatedSpaceIntervention",
+            "group_key": 1,
+            "intervention_link_key": 3,
         },
-        {"layer": 2, "component": "block_output", "intervention_type": "AutoencoderIntervention", "latent_dim": 6, "group_key": 2},
-        {"layer": 2, "component": "model.layers[2].mlp.up_proj.output", "intervention_type": "ZeroIntervention", "group_key": 2},
-    ]  # fmt: skip
+        {
+            "layer": 2,
+            "component": "block_output",
+            "intervention_type": "AutoencoderIntervention",
+            "latent_dim": 6,
+            "group_key": 2,
+        },
+        {
+            "layer": 2,
+            "component": "model.layers[2].mlp.up_proj.output",
+            "intervention_type": "ZeroIntervention",
+            "group_key": 2,
+        },
+    ]
     found = pyvene_and_us(do="back and forth", family="llama", seed=seed, representations=rows)
     assert found["written"] == found["given"]
     assert found["types"][0] == found["types"][1] == [row["intervention_type"] for row in rows]
@@ -259,7 +284,10 @@ def kind(name: str, **fields: Any) -> dict[str, Any]:
 
 def test_a_config_file_is_read(tiny: Model, tmp_path: Path) -> None:
     """As pyvene writes it: representations are lists of fields, and types stand beside them."""
-    types = ["<class 'pyvene.models.interventions.LowRankRotatedSpaceIntervention'>", "<class 'pyvene.models.interventions.ZeroIntervention'>"]  # fmt: skip
+    types = [
+        "<class 'pyvene.models.interventions.LowRankRotatedSpaceIntervention'>",
+        "<class 'pyvene.models.interventions.ZeroIntervention'>",
+    ]
     written = {
         "representations": [[1, "block_output", "pos", 1, 4], [2, "head_attention_value_output", "h.pos", 1]],
         "intervention_types": types,
@@ -293,10 +321,17 @@ def test_sources_and_subspaces(tiny: Model) -> None:
 
 
 REFUSED: Mapping[str, tuple[Any, Mapping[str, Any], type[Exception], str]] = {
-    "serial": (rows(kind("VanillaIntervention"), kind("VanillaIntervention"), mode="serial"), {}, InteropError, "mode='serial' with 2"),
+    "serial": (
+        rows(kind("VanillaIntervention"), kind("VanillaIntervention"), mode="serial"),
+        {},
+        InteropError,
+        "mode='serial' with 2",
+    ),
     "linked": (
         rows(kind("VanillaIntervention", intervention_link_key=0), kind("VanillaIntervention", intervention_link_key=0)),
-        {}, InteropError, "intervention_link_key joins",
+        {},
+        InteropError,
+        "intervention_link_key joins",
     ),
     "expert": (rows(kind("VanillaIntervention", moe_key=1)), {}, InteropError, "moe_key names an expert"),
     "stateful": (rows(kind("VanillaIntervention", unit="t")), {}, InteropError, "'t' is a step of a stateful model"),
@@ -304,26 +339,52 @@ REFUSED: Mapping[str, tuple[Any, Mapping[str, Any], type[Exception], str]] = {
     "component": (rows(kind("VanillaIntervention", component="mlp_outpt")), {}, UnknownNameError, "did you mean 'mlp_output'"),
     "path": (rows(kind("VanillaIntervention", component="transformer.h[9].output")), {}, UnknownSiteError, "transformer.h.9"),
     "no heads said": (
-        rows(kind("VanillaIntervention", component="head_key_output", unit="h.pos")), {}, InteropError, "say which heads",
+        rows(kind("VanillaIntervention", component="head_key_output", unit="h.pos")),
+        {},
+        InteropError,
+        "say which heads",
     ),
     "no unit of heads": (rows(kind("VanillaIntervention", component="head_key_output")), {}, InteropError, "expected 'h.pos'"),
     "field": (rows({"layer": 1, "where": 2}), {}, InteropError, "has the field 'where'"),
     "groups": (
-        rows(kind("VanillaIntervention", group_key=1), kind("VanillaIntervention", group_key=0)), {}, InteropError, "ascending",
+        rows(kind("VanillaIntervention", group_key=1), kind("VanillaIntervention", group_key=0)),
+        {},
+        InteropError,
+        "ascending",
     ),
     "class": (
-        rows({"intervention_type": "<class 'os.path.Mine'>"}), {}, InteropError, r"pass classes=\{'os.path.Mine': Mine\}",
+        rows({"intervention_type": "<class 'os.path.Mine'>"}),
+        {},
+        InteropError,
+        r"pass classes=\{'os.path.Mine': Mine\}",
+    ),
+    "what is skipped": (
+        rows(kind("SkipIntervention", component="attention_output")),
+        {},
+        InteropError,
+        "depends on the family",
     ),
     "rank": (rows(kind("LowRankRotatedSpaceIntervention")), {}, InteropError, "needs low_rank_dimension"),
     "width": (
-        rows(kind("RotatedSpaceIntervention")), {"positions": "2,3"}, ShapeMismatchError, "is 32 wide, but .* gives it 64",
+        rows(kind("RotatedSpaceIntervention")),
+        {"positions": "2,3"},
+        ShapeMismatchError,
+        "is 32 wide, but .* gives it 64",
     ),
-    "list": (rows(kind("VanillaIntervention")), {"positions": [2, 3]}, InteropError, "a list of 2; expected one entry for each of 1"),
+    "list": (
+        rows(kind("VanillaIntervention")),
+        {"positions": [2, 3]},
+        InteropError,
+        "a list of 2; expected one entry for each of 1",
+    ),
     "late": (
-        rows(kind("CollectIntervention"), kind("VanillaIntervention")), {}, InteropError, "after that was collected",
+        rows(kind("CollectIntervention"), kind("VanillaIntervention")),
+        {},
+        InteropError,
+        "after that was collected",
     ),
     "no config": (7, {}, InteropError, "config is int"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -350,6 +411,19 @@ def test_a_function_needs_no_pyvene(tiny: Model) -> None:
     assert "pyvene" not in sys.modules
 
 
+@pytest.mark.parametrize("rank", [5, 8])
+def test_a_rotation_in_half_precision_becomes_orthonormal(rank: int, seed: int) -> None:
+    """As torch's parametrization holds one that was cast to bfloat16, which keeps three digits."""
+    layer = torch.nn.Linear(rank, 8, bias=False)
+    torch.nn.init.orthogonal_(layer.weight, generator=torch.Generator().manual_seed(seed))
+    torch.nn.utils.parametrizations.orthogonal(layer)
+    expected = layer.weight.detach()
+    state = {f"rotate_layer.{name}": tensor for name, tensor in layer.bfloat16().state_dict().items()}
+    found = from_pyvene.kinds.rotation(from_pyvene.kinds.Described("LowRankRotatedSpaceIntervention", state)).basis.detach()
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-2)
+    torch.testing.assert_close(found.mT @ found, torch.eye(rank), rtol=0, atol=1e-5)
+
+
 def test_what_its_own_code_raises_is_told_with_the_shapes(tiny: Model) -> None:
     change = from_pyvene.change(tiny, lambda base, source: base @ source, "L1.mlp_out", 3)
     with pytest.raises(ShapeMismatchError, match=r"raised RuntimeError for base \(2, 1, 4\)"):
@@ -362,6 +436,15 @@ def test_tokens_changed_as_one_are_as_many_in_every_example(tiny: Model) -> None
     prompts = torch.randint(1, architectures.VOCAB, (2, 3, 6), generator=torch.Generator().manual_seed(0))
     with pytest.raises(PositionError, match="changes 2 tokens as one, but its positions name 6"):
         deviation(tiny, found.intervention, *prompts, expected=torch.zeros(3, 6, architectures.VOCAB))
+
+
+def test_patterns_and_heads_that_are_not_there(tiny: Model) -> None:
+    with pytest.raises(InteropError, match="no place in pyvene"):
+        from_pyvene.change(tiny, lambda base, source: base, "L1.pattern")
+    with pytest.raises(InteropError, match="which has no heads"):
+        from_pyvene.change(tiny, lambda base, source: base, "L1.resid_post", heads=1)
+    with pytest.raises(InteropError, match="names its head already"):
+        from_pyvene.change(tiny, lambda base, source: base, "L1H1.z", heads=1)
 
 
 def test_locations_of_a_call(tiny: Model) -> None:

@@ -112,6 +112,10 @@ def targeted(
         units: pyvene's ``max_number_of_units``, by which spans of a role count as one.
     """
     where, of = Positions.parse(positions), heads_at(model, site)
+    if axes.SOURCE_POSITION in site.axes:
+        raise InteropError(
+            f"{site!r} has no place in pyvene, which keeps no axis of what is attended to; use a change of ours there"
+        )
     if by_head and not of:
         raise InteropError(f"heads={heads} for {site!r}, which has no heads")
     if site.head is not None and heads is not None:

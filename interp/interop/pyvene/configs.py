@@ -1,4 +1,4 @@
-"""What a config of pyvene's says, in whatever form it is given, before anything is made of it."""
+"""What a config of pyvene's says, in whatever form it is given, and what a folder holds, before anything is made of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from interp.errors import InteropError, LoadError
@@ -142,3 +143,33 @@ def refuse(whole: Mapping[str, Any], said: Sequence[Said]) -> None:
         if one.fields["unit"] not in ("pos", "h", "h.pos"):
             why = "a step of a stateful model" if one.fields["unit"] == "t" else "unknown to pyvene"
             raise InteropError(f"{one.where}: unit {one.fields['unit']!r} is {why}; expected 'pos', 'h' or 'h.pos'")
+
+
+# ---------------------------------------------------------------------------------------- what was saved
+
+
+def tensors(folder: Path, one: Said, keys: dict[str, int]) -> dict[str, Tensor]:
+    """The tensors saved for a representation, by the name that pyvene gives its file; none if there is no file."""
+    component, unit, units = (one.fields[name] for name in ("component", "unit", "max_number_of_units"))
+    written = {"_": component.replace(".", "_"), ".": component}
+    names = {
+        sep: sep.join([*(() if "." in component else ("layer", str(one.fields["layer"]))), "comp", written[sep], "unit",
+                       unit.replace(".", sep), "nunit", str(units)])
+        for sep in written
+    }  # fmt: skip
+    count = keys[names["_"]] = keys.get(names["_"], -1) + 1
+    for name in names.values():  # earlier versions wrote dots
+        path = folder / f"intkey_{name}#{count}.bin"
+        if path.is_file():
+            return _safely(path)
+    return {}
+
+
+def _safely(path: Path) -> dict[str, Tensor]:
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler does
+        raise LoadError(f"{path} was not read: it is damaged or holds more than tensors ({type(error).__name__})") from None
+    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+        raise LoadError(f"{path} was not read: expected a state dict of tensors")
+    return dict(found)

@@ -20,6 +20,7 @@ from interp.errors import InteropError, ShapeMismatchError
 from interp.interventions import Add, BoundlessMask, Edit, Featurizer, Mask, Replace, Rotation, Scale, Select
 
 MODULE = "pyvene.models.interventions"
+_PRECISE = (torch.float32, torch.float64)
 COLLECT, SKIP = "CollectIntervention", "SkipIntervention"
 
 
@@ -191,21 +192,25 @@ def rotation(d: Described) -> Rotation:
     if original is None or original.ndim != 2:
         raise InteropError(f"{d.name} holds no orthogonal rotate_layer.weight; its tensors are {', '.join(d.state) or 'none'}")
     try:
-        if original.shape[0] > original.shape[1]:
+        if original.shape[0] > original.shape[1] and original.dtype in _PRECISE:
             return Rotation.like_torch(d.live.rotate_layer if d.live is not None else state)
     except ShapeMismatchError:  # another of torch's maps
         if d.live is None:
             raise
-    weight = d.live.rotate_layer.weight if d.live is not None else _square(state)
-    return Rotation(*weight.shape, start=weight.detach().clone()).to(weight.dtype)
+    weight = (d.live.rotate_layer.weight if d.live is not None else _made(state)).detach()
+    if original.dtype not in _PRECISE:  # the columns are orthonormal to three digits: take the nearest that are
+        u, _, vh = torch.linalg.svd(weight.float(), full_matrices=False)
+        weight = u @ vh
+    return Rotation(*weight.shape, start=weight.clone()).to(weight.dtype)
 
 
-def _square(state: Mapping[str, Tensor]) -> Tensor:
+def _made(state: Mapping[str, Tensor]) -> Tensor:
     """What torch's parametrization makes of saved parameters."""
     layer = nn.Module()
     layer.weight = nn.Parameter(torch.eye(*state["parametrizations.weight.original"].shape))
     nn.utils.parametrizations.orthogonal(layer)
-    layer.to(state["parametrizations.weight.original"].dtype)
+    dtype = state["parametrizations.weight.original"].dtype
+    layer.to(dtype if dtype in _PRECISE else torch.float32)
     try:
         layer.load_state_dict(dict(state))
     except RuntimeError as error:

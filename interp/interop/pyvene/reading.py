@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from interp.errors import InteropError, LoadError
 from interp.interop.pyvene.calls import OWN
 from interp.interop.pyvene.changes import Read, Target, read, targeted, translated
 from interp.interop.pyvene.components import resolve
-from interp.interop.pyvene.configs import FIELDS, Said, Saved, parsed, refuse, representations
+from interp.interop.pyvene.configs import FIELDS, Said, Saved, parsed, refuse, representations, tensors
 from interp.interop.pyvene.kinds import COLLECT, EXACT, MODULE, SKIP, TRAINABLE, Described, described, fresh, written_out
 from interp.interventions import Change, Intervention, Source
 from interp.models import Model
@@ -128,7 +128,7 @@ def load(
     found = [
         replace(
             one,
-            saved=Saved(_tensors(Path(folder), one, keys), None if dims is None else dims[i], bool(constants and constants[i])),
+            saved=Saved(tensors(Path(folder), one, keys), None if dims is None else dims[i], bool(constants and constants[i])),
         )
         for i, one in enumerate(said)
     ]
@@ -185,6 +185,11 @@ def _each(given: Any, n: int, argument: str) -> list[Any]:
 def _target(model: Model, one: Said, positions: Any, heads: Any) -> Target:
     component, unit = one.fields["component"], one.fields["unit"]
     skips = _named(one.kind) == f"{MODULE}.{SKIP}"
+    if skips and component == "attention_output":
+        raise InteropError(
+            f"{one.where}: what a {SKIP} skips there depends on the family (a mere dropout in GPT-2); "
+            "name the module by its path, 'transformer.h[1].attn.output'"
+        )
     found = resolve(model, component, one.fields["layer"], by_module=skips)
     if found.by_head and "h" not in unit.split("."):
         raise InteropError(f"{one.where} is split by head, but its unit is {unit!r}; expected 'h.pos' or 'h'")
@@ -277,33 +282,3 @@ def _made(cls: type, fields: Mapping[str, Any], width: int, seed: int, where: st
             raise InteropError(
                 f"{where}: {cls.__name__} cannot be made from a config: {type(error).__name__}: {error}"
             ) from error
-
-
-# ---------------------------------------------------------------------------------------- what was saved
-
-
-def _tensors(folder: Path, one: Said, keys: dict[str, int]) -> dict[str, Tensor]:
-    """The tensors saved for a representation, by the name that pyvene gives its file; none if there is no file."""
-    component, unit, units = (one.fields[name] for name in ("component", "unit", "max_number_of_units"))
-    written = {"_": component.replace(".", "_"), ".": component}
-    names = {
-        sep: sep.join([*(() if "." in component else ("layer", str(one.fields["layer"]))), "comp", written[sep], "unit",
-                       unit.replace(".", sep), "nunit", str(units)])
-        for sep in written
-    }  # fmt: skip
-    count = keys[names["_"]] = keys.get(names["_"], -1) + 1
-    for name in names.values():  # earlier versions wrote dots
-        path = folder / f"intkey_{name}#{count}.bin"
-        if path.is_file():
-            return _safely(path)
-    return {}
-
-
-def _safely(path: Path) -> dict[str, Tensor]:
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its unpickler does
-        raise LoadError(f"{path} was not read: it is damaged or holds more than tensors ({type(error).__name__})") from None
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise LoadError(f"{path} was not read: expected a state dict of tensors")
-    return dict(found)
