@@ -110,6 +110,10 @@ class TrainingError(UserError, ValueError):
     """An intervention that cannot be trained as it was asked."""
 
 
+class InteropError(UserError, ValueError):
+    """Something that another library says and this one cannot, or the reverse."""
+
+
 class StoreError(UserError, ValueError):
     """A run that is missing, damaged or written by another version."""
 

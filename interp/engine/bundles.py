@@ -136,6 +136,7 @@ def _shared(place: Place) -> Hashable:
     """What cells of one bundle have in common."""
     change = place.change
     return (
+        id(change) if change.joint > 1 else None,  # its rows must follow each other
         change.site.tensor,
         change.positions,
         place.index is None,

@@ -19,7 +19,7 @@ from interp import axes
 from interp.engine.layout import indexed_axis
 from interp.engine.runs import Runs
 from interp.engine.values import Sources, Values
-from interp.errors import OrderError, UnknownSiteError
+from interp.errors import OrderError, PositionError, UnknownSiteError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Replace
 from interp.models import Model, Places
 from interp.sites import MAIN, Positions, Site
@@ -74,10 +74,11 @@ class Cell:
     def first(self) -> Int[Tensor, " example"]:
         """First column at which a change of the cell's own can matter.
 
-        Scores or patterns that are given let a token attend to later ones, so what is changed there matters from that token on.
+        Scores or patterns that are given let a token attend to later ones, and tokens that are changed as one depend on each
+        other, so what is changed there matters from the first of them on.
         """
         own = torch.stack([place.first for place in self.places if not place.given]).amin(0)
-        ahead = [place.first for place in self.places if place.given and place.attended is not None]
+        ahead = [p.first for p in self.places if p.given and (p.attended is not None or p.change.joint > 1)]
         return torch.where(own == NOWHERE, own, torch.stack([own, *ahead]).amin(0)) if ahead else own
 
     @property
@@ -122,6 +123,8 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
         if here not in columns:
             columns[here] = sites[tensor].columns(change.positions, what=f"position of {change.site!r}")
         where = columns[here]
+        if change.joint > 1:
+            _refuse_other_spans(change, where)
         key = (*here, _is_counterpart(change, runs), tensor in _EMBEDDED, of_given)
         if key not in firsts:
             firsts[key] = _first(change, where, runs, first)
@@ -204,7 +207,7 @@ def _first(
 
 def _is_counterpart(change: Change, runs: Runs) -> bool:
     """Whether a causal model's own value is replaced by the counterfactual run's at the same place."""
-    replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error
+    replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error and change.joint == 1
     counterpart = isinstance(change.source, Activation) and change.source.is_counterpart
     return runs.model.causal and replaces and counterpart and change.site.path is None and _is_main(change.site)
 
@@ -212,6 +215,17 @@ def _is_counterpart(change: Change, runs: Runs) -> bool:
 def _is_main(site: Site) -> bool:
     """Whether a site's positions are the main stream's, in which a later one leaves an earlier one as it is."""
     return site.stream == MAIN and axes.POSITION in site.axes
+
+
+def _refuse_other_spans(change: Change, columns: Int[Tensor, "example span"]) -> None:
+    """Tokens that are changed as one are as many in every example."""
+    spans = (columns >= 0).sum(-1)
+    if not bool((spans == change.joint).all()):
+        example = int((spans != change.joint).nonzero()[0])
+        raise PositionError(
+            f"{change!r} changes {change.joint} tokens as one, but its positions name {int(spans[example])} in example "
+            f"{example}"
+        )
 
 
 def _refuse_aliases(places: list[Place], place: Place, runs: Runs) -> None:

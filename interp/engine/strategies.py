@@ -64,20 +64,29 @@ def _token_by_token(place: Place, examples: Tensor) -> Write:
         seen = canonical(place.tensor, h)
         for row, example in enumerate(examples.tolist()):
             within(place, seen)
-            for slot, column in enumerate(place.columns[example].tolist()):
-                if column < 0:
-                    continue
-                old = seen[row, column] if place.index is None else seen[row, column, place.index]
-                old = old.reshape(1, *old.shape or (1,))
-                s = place.values.at(torch.tensor([example]), torch.tensor([slot])).to(h.device) if place.values else old
-                fitting(place, old, s)
-                new = place.change(old, s)[0]
-                if place.attended is not None:
-                    new = torch.where(place.attended[example].to(new.device), new, old[0])
-                seen[row, column] = new if place.index is None else _put(seen[row, column], place.index, new)
+            slots = [slot for slot, column in enumerate(place.columns[example].tolist()) if column >= 0]
+            for first in range(0, len(slots), place.change.joint):
+                together = slots[first : first + place.change.joint]  # one token, unless several are changed as one
+                columns = place.columns[example].tolist()
+                new = _changed(place, example, together, [seen[row, columns[slot]] for slot in together])
+                for slot, value in zip(together, new, strict=True):
+                    column = columns[slot]
+                    seen[row, column] = value if place.index is None else _put(seen[row, column], place.index, value)
         return h
 
     return write
+
+
+def _changed(place: Place, example: int, slots: list[int], values: list[Tensor]) -> Tensor:
+    """The new values of one token of an example, or of the several that are changed as one."""
+    own = [value if place.index is None else value[place.index] for value in values]
+    old = torch.stack([value.reshape(value.shape or (1,)) for value in own])
+    s = old
+    if place.values:
+        s = place.values.at(torch.full((len(slots),), example), torch.tensor(slots)).to(old.device)
+    fitting(place, old, s)
+    new = place.change(old, s)
+    return new if place.attended is None else torch.where(place.attended[example].to(new.device), new, old)
 
 
 def _put(values: Tensor, index: int, new: Tensor) -> Tensor:

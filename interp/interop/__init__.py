@@ -1,1 +1,1 @@
-"""Other libraries' formats, in and out. Nothing is read or written yet; their hook names are understood by ``interp.sites``."""
+"""Other libraries' objects and formats, in and out. Their hook names are understood by ``interp.sites``."""

@@ -60,6 +60,11 @@ class Change:
         return apply(self.edit, self.featurizer, h, s, keep_error=self.keep_error, where=repr(self.site))
 
     @property
+    def joint(self) -> int:
+        """How many tokens are changed as one: the new value of each depends on the old ones of all of them."""
+        return getattr(self.featurizer, "tokens", 1)
+
+    @property
     def kernels(self) -> frozenset[str]:
         """Which kernels make this change (:mod:`interp.kernels`)."""
         if _interchanging(self.edit, self.featurizer, self.keep_error) is not None:
