@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
 from interp.models.encoding import Bos, Encoded, Tokens, as_prompt, encode, padded, together
+from interp.models.pictures import pictured
 from interp.models.places import Places
 from interp.pairs import Pairs, Prompt
 from interp.protocols import Tokenizer
@@ -66,7 +67,7 @@ class Reading:
             InputError: an argument of the forward that is missing, unknown, or of another shape than the model takes.
             UnequalLengthsError: prompts that would need padding which the model cannot take.
         """
-        asked = [self._pictured(as_prompt(prompt)) for prompt in prompts]
+        asked = [pictured(as_prompt(prompt), self.processor, self.tokenizer, self.image) for prompt in prompts]
         if not asked:
             raise PositionError("no prompt was given")
         read = {argument: self._encoded(argument, asked, bos) for argument in self.arguments if self._says(argument, asked)}
@@ -211,6 +212,9 @@ class Reading:
         packed = set()
         for name in names:
             arrays = [self._array(name, prompt.inputs[name]) for prompt in prompts]
+            shapes = list(dict.fromkeys(tuple(array.shape) for array, _ in arrays))
+            if len(shapes) > 1:
+                raise InputError(f"{name!r} has the shapes {' and '.join(map(str, shapes))}; run them apart")
             found[name] = torch.stack([array for array, _ in arrays])
             if arrays[0][1]:
                 packed.add(name)
@@ -272,56 +276,6 @@ class Reading:
         if told:
             raise PositionError(f"role {told[0]}:…: token ids enter this stream, so its roles are spans of the text itself")
         return {stream: together([of.get(stream, {}) for of in spans]) for stream in streams}
-
-    # pictures
-
-    def _pictured(self, prompt: Prompt) -> Prompt:
-        """The same prompt with its pictures as arrays, and the tokens that stand for them in its text."""
-        if not prompt.images:
-            return prompt
-        if self.processor is None:
-            raise InputError(
-                "the prompt has images, but the model has no processor: load a folder that holds one, or give the numbers "
-                "themselves, Prompt(inputs={'pixel_values': …})"
-            )
-        texts: dict[str, Any] = {"text": prompt.text} if isinstance(prompt.text, str) and prompt.text else {}
-        whole = texts or not hasattr(self.processor, "image_processor")
-        process = self.processor if whole else self.processor.image_processor
-        made = dict(process(images=list(prompt.images), return_tensors="pt", **texts))
-        ids = made.pop("input_ids", None)
-        arrays = {name: made[name] for name in made if name not in ("attention_mask", "mm_token_type_ids", "token_type_ids")}
-        asked = replace(prompt, images=(), inputs={**arrays, **prompt.inputs})
-        return asked if ids is None else replace(asked, text=tuple(ids[0].tolist()), roles=self._moved(prompt, ids[0].tolist()))
-
-    def _moved(self, prompt: Prompt, ids: list[int]) -> dict[str, tuple[int, int]]:
-        """Roles of a text as spans of its tokens, once every picture's token was repeated as often as it has positions."""
-        own = {role: span for role, span in prompt.roles.items() if ":" not in role}
-        rest = {role: span for role, span in prompt.roles.items() if ":" in role}
-        if not own or self.tokenizer is None or not isinstance(prompt.text, str):
-            return rest
-        found = self.tokenizer(prompt.text, return_offsets_mapping=True)
-        plain, spans = list(found["input_ids"]), [tuple(span) for span in found["offset_mapping"]]
-        starts, at = [], 0
-        for token in plain:
-            starts.append(at)
-            if token == self.image:
-                while at < len(ids) and ids[at] == self.image:
-                    at += 1
-            else:
-                at += 1
-        if at != len(ids):
-            raise PositionError(
-                f"the roles of prompt {prompt.text!r} cannot be found among the tokens that the processor made of it; give the "
-                "prompt as token ids, with roles as spans of them"
-            )
-        moved = {}
-        for role, (start, stop) in own.items():
-            at_tokens = [i for i, (a, b) in enumerate(spans) if a < stop and start < b]
-            if not at_tokens:
-                raise PositionError(f"role {role!r} of prompt {prompt.text!r} covers no token")
-            last = at_tokens[-1]
-            moved[role] = (starts[at_tokens[0]], starts[last + 1] if last + 1 < len(starts) else len(ids))
-        return moved | rest
 
 
 def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0) -> Encoded:
