@@ -188,7 +188,7 @@ class Model:
         """Sizes of the axes that can be indexed at a site; of one with its layer left out, for the layers that have it."""
         self.check(site)
         times = self.anatomy.repeats(site if site.path is not None else self._somewhere(site))
-        repeated = {axes.CALL: times.calls, axes.HALF: times.halves}
+        repeated = {axes.CALL: times.calls, axes.HALF: times.halves} if self.anatomy.repeated else {}
         if site.path is not None:
             units = self.anatomy.units(site)
             return {axes.LAYER: 1, **repeated} | ({axes.UNIT: units} if units is not None else {})

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from interp.models.examples import embedding
 from interp.models.model import Model
 from interp.models.reading import Reading, mask_of, position_ids_of
 from interp.sites import Site
@@ -80,7 +81,9 @@ class _Trial:
         """Prompts that end as the model's own do: CLIP reads a text where its last token is."""
         config = getattr(self.model.module, "config", None)
         end = getattr(getattr(config, "text_config", config), "eos_token_id", None)
-        return ids if not isinstance(end, int) else torch.cat([ids[:, :-1], torch.full_like(ids[:, -1:], end)], dim=-1)
+        table = embedding(self.model.module)
+        known = isinstance(end, int) and (table is None or end < table.weight.shape[0])
+        return ids if not known else torch.cat([ids[:, :-1], torch.full_like(ids[:, -1:], end)], dim=-1)
 
     def _padded(self, argument: str, left: bool) -> dict[str, Tensor]:
         """One argument of token ids padded, and with it all that has a column for every token."""
