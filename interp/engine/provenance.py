@@ -91,11 +91,14 @@ def example_coordinates(encoded: Encoded) -> dict[str, Any]:
 
 
 def token_coordinates(clean: Places, corrupted: Places, positions: Sequence[int | str] | None) -> dict[str, Any]:
-    """The token at every raw position and example, where positions are raw indices of tokens."""
+    """The token at every raw position and example, where positions are raw indices of tokens; or its row, column, …"""
     raw = [p for p in positions or () if isinstance(p, int)]
-    if positions is None or len(raw) < len(positions) or not clean.strings:
+    if positions is None or len(raw) < len(positions):
         return {}
-    return {
+    lattice = {name: (axes.POSITION, [where[p] for p in raw]) for name, where in clean.coordinates().items()}
+    if not clean.strings:
+        return lattice
+    return lattice | {
         f"{side}_token": ((axes.POSITION, axes.EXAMPLE), [[strings[p] for strings in places.strings] for p in raw])
         for side, places in (("clean", clean), ("corrupted", corrupted))
     }

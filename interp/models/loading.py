@@ -44,6 +44,7 @@ def load(
     trust_remote_code: bool = False,
     check: bool = True,
     example: Mapping[str, Tensor] | None = None,
+    axes: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Model:
     """Load a model and let it prove its sites.
@@ -63,6 +64,8 @@ def load(
             A model on the meta device has the sites that its structure proposes; nothing of it can be proven.
         example: keyword arguments of one forward pass of three examples, by which the sites are found; by default random ones,
             made from what the forward takes and the configuration says.
+        axes: names for the axes of tensors that modules give, by path: ``{"features.3": "example [channel] row column"}``, what
+            is at a position in brackets. Positions of ``"features.3:output"`` then run along the other axes.
         **options: further keywords of transformers' ``from_pretrained`` (``device_map``, ``attn_implementation``, …).
 
     Raises:
@@ -81,7 +84,7 @@ def load(
             )
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _tokenizer(Path(tokenizer), {})
-        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example), check)
+        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example, axes=axes), check)
     where, found = _locate(model)
     options |= {"revision": revision} if revision is not None else {}
     options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
@@ -94,7 +97,7 @@ def load(
     commit = getattr(getattr(module, "config", None), "_commit_hash", None)
     files = where if isinstance(where, Path) else None
     known: dict[str, Any] = {"name": name or found, "revision": revision or commit, "files": files}
-    return _proved(Model(module, tokenizer, **known, bos=bos, example=example), check)
+    return _proved(Model(module, tokenizer, **known, bos=bos, example=example, axes=axes), check)
 
 
 def _pipeline(pipeline: Any, settings: diffusion.Settings, name: str | None, bos: Bos, check: bool) -> Model:

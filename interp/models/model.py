@@ -95,6 +95,7 @@ class Model:
         example: Mapping[str, Tensor] | None = None,
         processor: Any = None,
         anatomy: Anatomy | None = None,
+        axes: Mapping[str, str] | None = None,
     ) -> None:
         refuse_compiled(module)
         self.module, self.tokenizer, self.processor, self.bos = module, tokenizer, processor, bos
@@ -117,6 +118,7 @@ class Model:
             reason = str(error).strip().split("\n")[0][:200]
             self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, Anatomy.of(module, None)
+        self.anatomy = self.anatomy.with_axes(axes or {})
         self.backend: Backend = TorchHooks(self)
         self.reading = self._reading()
         """How prompts become what its forward is given."""
@@ -287,7 +289,8 @@ class Model:
         Raises:
             PositionError: a role that ends behind the last position.
         """
-        stream = self.anatomy.stream_of(site, attended=attended)
+        lattice = bool(self.anatomy.lattice(site))
+        stream = None if lattice else self.anatomy.stream_of(site, attended=attended)
         if stream == MAIN and tokens.ids is not None:
             return tokens
         if stream is not None and stream in tokens.streams:
@@ -296,10 +299,11 @@ class Model:
             of = "cross_k" if attended and site.name.startswith("cross_") else "resid_pre"
             site = Site(of, layer=site.layer, stream=site.stream)
         count = self.anatomy.count(site)
-        if stream is None and tokens.ids is not None and count in (None, self.anatomy.main.positions):
+        if stream is None and not lattice and tokens.ids is not None and count in (None, self.anatomy.main.positions):
             return tokens
-        if not self._like_example(tokens):
-            count = self.anatomy.count(site, self._shapes_of(tokens), 1)
+        seen = None if self._like_example(tokens) else self._shapes_of(tokens)
+        if seen is not None:
+            count = self.anatomy.count(site, seen, 1)
         if count is None:
             raise PositionError(f"how many positions {site!r} has cannot be told: its module is called several times, or not")
         roles = tokens.marked.get(stream or MAIN, {})
@@ -307,7 +311,8 @@ class Model:
             if stream is not None and int(columns.max()) >= count:
                 raise PositionError(f"role {role!r} ends at position {int(columns.max())}, but {site!r} has {count}")
         everyone = torch.ones(len(tokens), count, dtype=torch.bool, device=tokens.mask.device)
-        return Places(mask=everyone, roles={role: at for role, at in roles.items() if int(at.max()) < count})
+        kept = {role: at for role, at in roles.items() if int(at.max()) < count}
+        return Places(mask=everyone, roles=kept, lattice=self.anatomy.lattice(site, seen))
 
     def _like_example(self, tokens: Tokens) -> bool:
         """Whether everything but token ids has the shape of what was seen when the model was loaded."""

@@ -82,8 +82,9 @@ class _Trial:
         config = getattr(self.model.module, "config", None)
         end = getattr(getattr(config, "text_config", config), "eos_token_id", None)
         table = embedding(self.model.module)
-        known = isinstance(end, int) and (table is None or end < table.weight.shape[0])
-        return ids if not known else torch.cat([ids[:, :-1], torch.full_like(ids[:, -1:], end)], dim=-1)
+        if not isinstance(end, int) or (table is not None and end >= table.weight.shape[0]):
+            return ids
+        return torch.cat([ids[:, :-1], torch.full_like(ids[:, -1:], end)], dim=-1)
 
     def _padded(self, argument: str, left: bool) -> dict[str, Tensor]:
         """One argument of token ids padded, and with it all that has a column for every token."""

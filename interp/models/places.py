@@ -32,6 +32,8 @@ class Places:
     """Columns that a role covers, padded with −1."""
     strings: tuple[tuple[str, ...], ...] = ()
     """What is at the real positions of every prompt, as text, where it is known."""
+    lattice: Mapping[str, int] = field(default_factory=dict)
+    """Axes that the positions run along, with their sizes, the last fastest: rows and columns of an image."""
 
     @classmethod
     def full(cls, examples: int, count: int, roles: Mapping[str, Span] | None = None, device: object = "cpu") -> Places:
@@ -69,6 +71,30 @@ class Places:
     def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Every field that holds tensors, each of them changed; all have the examples in front."""
         return {"mask": change(self.mask), "roles": {role: change(columns) for role, columns in self.roles.items()}}
+
+    def coordinates(self) -> dict[str, list[int]]:
+        """Along each axis of the lattice, where every position is."""
+        if not self.lattice:
+            return {}
+        grids = torch.meshgrid(*(torch.arange(n) for n in self.lattice.values()), indexing="ij")
+        return {name: grid.flatten().tolist() for name, grid in zip(self.lattice, grids, strict=True)}
+
+    def at(self, **where: int | Sequence[int]) -> Positions:
+        """The positions in some rows, columns, …: ``places.at(row=3)``, ``places.at(row=range(4), column=0)``.
+
+        Raises:
+            UnknownNameError: an axis that the positions do not run along.
+            PositionError: nothing is there.
+        """
+        known = self.coordinates()
+        for name in where:
+            if name not in known:
+                raise UnknownNameError("axis of positions", name, known)
+        asked = {name: {chosen} if isinstance(chosen, int) else {*chosen} for name, chosen in where.items()}
+        found = [i for i in range(self.width) if all(known[name][i] in chosen for name, chosen in asked.items())]
+        if not found:
+            raise PositionError(f"no position is at {where}; the axes are {dict(self.lattice)}")
+        return Positions(indices=tuple(found))
 
     def columns(self, positions: Positions, *, what: str = "positions") -> Int[Tensor, "example span"]:
         """The columns that ``positions`` name in every example, padded with −1.

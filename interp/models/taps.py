@@ -20,6 +20,8 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.errors import LoadError, ShapeMismatchError
+
 Write = Callable[[Tensor], Tensor]
 """A whole site's tensor, in its canonical axes, to its changed value of the same shape."""
 
@@ -201,6 +203,63 @@ class FeatureMap:
 
     def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
         return rearrange(new, "example (row column) channel -> example channel row column", row=seen.shape[-2])
+
+
+@dataclass(frozen=True)
+class Named:
+    """A tensor whose axes the user named, as they lie: one holds the examples, one what is at a position, the others positions.
+
+    >>> import torch
+    >>> Named.parse("example [channel] row column").read(torch.zeros(2, 3, 4, 5), None).shape
+    torch.Size([2, 20, 3])
+    """
+
+    names: tuple[str, ...]
+    unit: str
+
+    @classmethod
+    def parse(cls, axes: str) -> Named:
+        """From names in the order of the tensor's axes, with what is at a position in brackets; by default the last.
+
+        Raises:
+            LoadError: names that do not say which axis is which.
+        """
+        written = axes.split()
+        marked = [name[1:-1] for name in written if name.startswith("[") and name.endswith("]")]
+        names = tuple(name.strip("[]") for name in written)
+        if (
+            "example" not in names
+            or len(set(names)) < len(names)
+            or len(marked) > 1
+            or not all(n.isidentifier() for n in names)
+        ):
+            raise LoadError(
+                f"axes {axes!r}: name every axis once, 'example' among them, and what is at a position in brackets, as in "
+                "'example [channel] row column'"
+            )
+        unit = (marked or [name for name in reversed(names) if name != "example"] or [""])[0]
+        if unit in ("", "example"):
+            raise LoadError(f"axes {axes!r}: no axis is left for what is at a position")
+        return cls(names, unit)
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """The axes that positions run along, the last fastest."""
+        return tuple(name for name in self.names if name not in ("example", self.unit))
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position unit"]:
+        if seen.ndim != len(self.names):
+            raise ShapeMismatchError(f"axes {' '.join(self.names)!r} were given for a tensor of shape {tuple(seen.shape)}")
+        return rearrange(seen, f"{' '.join(self.names)} -> example ({' '.join(self.positions)}) {self.unit}")
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        sizes = dict(zip(self.names, seen.shape, strict=True))
+        known = {name: sizes[name] for name in self.positions}
+        return rearrange(new, f"example ({' '.join(self.positions)}) {self.unit} -> {' '.join(self.names)}", **known)
+
+
+IMAGE = Named(("example", "channel", "row", "column"), "channel")
+"""How a feature map lies."""
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from interp import axes
+from interp.errors import LoadError
 from interp.models.anatomy import roles
 from interp.models.anatomy.choose import Block, Chooser
 from interp.models.anatomy.record import Seen, Shapes, record, shapes
 from interp.models.anatomy.stacks import Found, child, stacks
-from interp.models.taps import FeatureMap, Flat, Half, Layout, Own, Pooled, Shared, Tap, Whole
+from interp.models.taps import IMAGE, FeatureMap, Flat, Half, Layout, Named, Own, Pooled, Shared, Tap, Whole
 from interp.sites import COMPONENTS, MAIN, Site
 
 __all__ = ["Anatomy", "Repeated", "Stream"]
@@ -196,7 +197,25 @@ class Anatomy:
         """How many numbers a module that is named by its path had at a position of the recorded pass."""
         tap = self.tap(site)
         shape = self.shapes.get((tap.path, tap.event))
+        if isinstance(tap.layout, Named):
+            return None if not shape else shape[tap.layout.names.index(tap.layout.unit)]
         return None if not shape else shape[1] if isinstance(tap.layout, FeatureMap) else shape[-1]
+
+    def with_axes(self, axes: Mapping[str, str]) -> Anatomy:
+        """The same anatomy with names for the axes of some modules, by path, or by path and side.
+
+        Raises:
+            LoadError: a module that is not there, or names that do not say which axis is which.
+        """
+        named = {}
+        for where, names in axes.items():
+            site = Site.parse(where if where.endswith((":input", ":output")) else f"{where}:output")
+            event: Any = site.name
+            tap, shape = Tap(site.path or "", event, Named.parse(names)), self.shapes.get((site.path or "", site.name))
+            if shape is not None and len(shape) != len(names.split()):
+                raise LoadError(f"axes {names!r} were given for {site!r}, whose tensor has the shape {shape}")
+            named[site.path or "", site.name] = tap
+        return replace(self, modules={**self.modules, **named})
 
     def without(self, sites: Mapping[Site, str]) -> Anatomy:
         """The same anatomy without some sites, each with the reason."""
@@ -228,13 +247,23 @@ class Anatomy:
             return None
         if isinstance(tap.layout, Pooled | Own):
             return 1
-        if isinstance(tap.layout, FeatureMap):
-            return math.prod(shape[2:])
+        if isinstance(tap.layout, FeatureMap | Named):
+            return math.prod(self.lattice(site, shapes).values())
         if isinstance(tap.layout, Shared):
             return shape[-2]
         if isinstance(tap.layout, Flat):
             return math.prod(shape[:-1]) // batch
         return shape[1] if len(shape) > 1 else None
+
+    def lattice(self, site: Site, shapes: Shapes | None = None) -> dict[str, int]:
+        """The axes that the positions of a site run along, where there are names for them, with their sizes."""
+        tap, shapes = self.tap(site.at(half=None)), self.shapes if shapes is None else shapes
+        layout = IMAGE if isinstance(tap.layout, FeatureMap) else tap.layout
+        shape = shapes.get((tap.path, tap.event), ())
+        if not isinstance(layout, Named) or len(shape) != len(layout.names):
+            return {}
+        sizes = dict(zip(layout.names, shape, strict=True))
+        return {name: sizes[name] for name in layout.positions}
 
     def layer_of(self, site: Site) -> int | None:
         """The main block that a site belongs to, −1 for what comes before the first; None for what is behind or elsewhere."""
