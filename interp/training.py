@@ -6,14 +6,15 @@
     ('cell', 'step')
 
 The base run and the sources are run once. A step runs what follows the changes, at the positions that they reach, for all
-interventions and the batch's examples together, as rows of the wave (:mod:`interp.engine.wave`). The interventions are
+interventions and the batch's examples together, as rows of the wave (:mod:`interp.engine.wave`); where blocks cannot be
+resumed, as rows of whole passes. The interventions are
 independent: each has the mean of its own rows as its loss, its own penalty, its own clipping and its own optimiser, so that
 training them together gives what training them one by one gives, up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -29,9 +30,12 @@ from tqdm.auto import tqdm
 from interp.engine import provenance, strategies
 from interp.engine.batches import halvings, in_batches
 from interp.engine.cells import fill
+from interp.engine.edits import Rows
 from interp.engine.families import Given, check_words, encoded_pairs, given_changes, listed
+from interp.engine.joins import NEVER
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
+from interp.engine.strategies import Whole
 from interp.engine.wavefront import Group, groups
 from interp.errors import TrainingError
 from interp.interventions import Change, Intervention, learnable, once
@@ -110,8 +114,7 @@ def fit(
         precision: as for :func:`interp.patch`.
 
     Raises:
-        TrainingError: nothing to learn, a part shared between interventions, a model whose blocks cannot be resumed, a metric
-            without gradient.
+        TrainingError: nothing to learn, a part shared between interventions, a metric without gradient.
         ValueError: numbers that make no sense, and what :func:`interp.patch` raises.
     """
     check_words(patching, precision=precision)
@@ -196,18 +199,28 @@ class _Training:
         n, device = len(self.runs), self.prepared.model.device
         chosen = examples.sort().values.to(device)
         every = torch.stack([torch.arange(n, device=device).repeat_interleave(len(chosen)), chosen.repeat(n)], dim=-1)
-        with torch.no_grad():
-            shard = self.prepared.runs.shard_of(chosen)
         losses = torch.zeros(n, dtype=self.work.reader.dtype, device=device)
-        for group in groups(self.work, shard, every, self.depths[every[:, 0]]):
-            limit = partial(group.most, self.prepared.budget)
+        for group, limit in self._groups(chosen, every):
             for cells, loss in in_batches(len(group.rows), limit, partial(self._backward, group, len(chosen))):
                 losses.index_add_(0, cells, loss)
         for run, loss in zip(self.runs, losses, strict=True):
             run.losses.append(loss)
             run.step(factor)
 
-    def _backward(self, group: Group, examples: int, part: slice) -> tuple[Tensor, Tensor]:
+    def _groups(self, examples: Int[Tensor, " example"], rows: Rows) -> Iterator[tuple[Group | Whole, Callable[[], int]]]:
+        """Rows that are run alike, and how many of them fit in a pass."""
+        budget, depths = self.prepared.budget, self.depths[rows[:, 0]]
+        resumed = depths != NEVER
+        if bool(resumed.any()):
+            with torch.no_grad():
+                shard = self.prepared.runs.shard_of(examples)
+            for group in groups(self.work, shard, rows[resumed], depths[resumed]):
+                yield group, partial(group.most, budget)
+        if not bool(resumed.all()):
+            kept = 2 * self.prepared.model.sizes.get("layer", 1)  # activations of every layer, for the backward pass
+            yield Whole(self.work, rows[~resumed]), lambda: max(1, budget.whole_rows() // kept)
+
+    def _backward(self, group: Group | Whole, examples: int, part: slice) -> tuple[Tensor, Tensor]:
         """Cells and losses of some rows, their gradients added to the parameters' once all of them are known."""
         cells = group.rows[part, 0]
         runs = [self.runs[cell] for cell in cells.unique().tolist()]
@@ -246,10 +259,7 @@ class _Training:
 
 
 def _refuse(prepared: Prepared, runs: Sequence[_Run]) -> None:
-    """Raise unless every intervention can be trained on the wave, apart from the others."""
-    reasons = [begin for begin in prepared.begins if isinstance(begin, str)]
-    if reasons:
-        raise TrainingError(f"training resumes rows between blocks, which {prepared.model.name} does not allow: {reasons[0]}")
+    """Raise unless every intervention can be trained apart from the others."""
     given = prepared.options.given
     held = set(learnable(given)) if given is not None else set()
     if any(parameter in held for run in runs for parameter in run.parameters):

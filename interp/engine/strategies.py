@@ -99,10 +99,18 @@ def _after(first: Write | None, second: Write) -> Write:
     return second if first is None else lambda h: second(first(h))
 
 
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """Rows of whole forward passes."""
+
+    work: Work
+    rows: Rows
+
+    def measure(self, part: slice) -> Measured:
+        """Every metric of some of the rows, in one pass. Gradients flow where they are asked for."""
+        return self.work.forward(self.rows[part, 1], Edits(self.work.cells, self.rows[part]).writes())
+
+
 def batched(work: Work, rows: Rows, progress: Progress, limit: int) -> Measured:
     """At most ``limit`` rows a pass; on out-of-memory the limit is halved and the work goes on where it was."""
-
-    def run(chunk: slice) -> Measured:
-        return work.forward(rows[chunk, 1], Edits(work.cells, rows[chunk]).writes())
-
-    return torch.cat(in_batches(len(rows), limit, run, progress), dim=-1)
+    return torch.cat(in_batches(len(rows), limit, Whole(work, rows).measure, progress), dim=-1)

@@ -289,6 +289,7 @@ class Model:
         Raises:
             PositionError: a role that ends behind the last position.
         """
+        site = site.tensor
         lattice = bool(self.anatomy.lattice(site))
         stream = None if lattice else self.anatomy.stream_of(site, attended=attended)
         if stream == MAIN and tokens.ids is not None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 import xarray as xr
 
-from interp.engine import patch
+from interp.engine import attribute, patch
 from interp.errors import PositionError, UnequalLengthsError
-from interp.interventions import Activation, Change, Intervention
+from interp.interventions import Activation, Change, Interpolate, Intervention, Rotation
 from interp.metrics import FromLogits, Reads
 from interp.models import Model, load
 from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import ALL, Positions, Site, grid
+from interp.training import fit
 
 FIRST = FromLogits(lambda logits: logits[..., 0], name="first")
 """Any model has a first output."""
@@ -247,6 +248,46 @@ def test_modules_of_a_plain_network_are_sites_by_their_path(seed: int) -> None:
         with torch.no_grad():
             expected = float(module[1:](mixed)[0, 0, -1, -1])
         assert float(channels.value[0, unit, 0]) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "vit", "blip", "clip", "mixtral"])
+def test_slopes_in_every_stream(architecture: str, seed: int) -> None:
+    """First-order estimates against central differences of what a partial replacement gives, in float64."""
+    previous = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        tested = load(architectures.build(architecture).double(), name=architecture)
+        pairs = anything.pairs(tested, seed)
+        for stream in tested.anatomy.streams:
+            for name in ("resid_pre", "z", "cross_out", "expert_out"):
+                site = Site(name, layer=1, stream=stream)
+                if not tested.has(site):
+                    continue
+                estimated = attribute(tested, pairs, grid(site), FIRST)
+                step = 2e-4  # norms and routers compute in float32 whatever the model's dtype
+                ahead, behind = (
+                    patch(tested, pairs, grid(site), FIRST, edit=Interpolate(sign * step), skip_inert=False).value
+                    for sign in (1, -1)
+                )
+                found, expected = (estimated.value - estimated.corrupt), (ahead - behind) / (2 * step)
+                np.testing.assert_allclose(found.values, expected.values, atol=1e-3 * (1 + float(abs(expected).max())))
+    finally:
+        torch.set_default_dtype(previous)
+
+
+@pytest.mark.parametrize("architecture", ["t5", "vit", "blip"])
+def test_training_in_every_stream(architecture: str, seed: int) -> None:
+    """A rotation learns to raise the metric where no row can be resumed; its first loss is that of a sweep."""
+    tested = anything.model(architecture)
+    pairs = anything.pairs(tested, seed, examples=4)
+    for stream in tested.anatomy.streams:
+        site = Site("resid_post", layer=1, stream=stream)
+        width = tested.anatomy.size(site, "d_model")
+        das = Intervention((Change(site, Positions.parse(0), featurizer=Rotation(width, 4, seed=0)),))
+        before = -float(patch(tested, pairs, das, FIRST).value.mean())
+        loss = fit(tested, pairs, das, FIRST, epochs=6, lr=0.05).loss.values[0]
+        assert loss[0] == pytest.approx(before, abs=1e-4)
+        assert loss[-1] < loss[0]
 
 
 def test_a_source_of_another_stream(seed: int) -> None:
