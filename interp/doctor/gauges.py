@@ -1,0 +1,385 @@
+"""Rewrites of a model's weights that leave its function as it was, made on a copy.
+
+>>> rewritten = fold_value_biases(model)                                                  # doctest: +SKIP
+>>> rewritten.what                                                                        # doctest: +SKIP
+'3 value biases folded into b_O'
+
+Where weights lie is asked of the anatomy (taps and their layouts) and of one forward pass (:mod:`interp.doctor.readers`), never of
+a model's name. Which numbers of a network are a matter of such choices, and what interventions do not depend on them, is what the
+gauge laws are about (:mod:`interp.doctor.invariance`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from einops import einsum, rearrange, repeat
+from torch import Tensor, nn
+
+from interp.doctor.readers import flow, owners
+from interp.doctor.verdict import Refused
+from interp.models import Model
+from interp.models.model import TorchHooks
+from interp.models.taps import Flat, Heads, Layout, in_out
+from interp.sites import Site
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A copy of a model with other weights and the same function."""
+
+    model: Model
+    what: str
+    """What was rewritten, in words."""
+    left: Mapping[str, str] = field(default_factory=dict)
+    """What could not be, each with the reason."""
+    turned: Mapping[str, Tensor] = field(default_factory=dict)
+    """By stream, the rotation of its basis: what was ``x`` is now ``x @ R``."""
+    reversed_heads: bool = False
+    """Whether the first head is now the last one, and so on."""
+    moves_zero: frozenset[str] = frozenset()
+    """Components at which zero is another point than before."""
+
+    def site(self, site: Site, heads: int) -> Site:
+        """Where what was at a site is now, of so many heads."""
+        return site if site.head is None or not self.reversed_heads else site.at(head=heads - 1 - site.head)
+
+
+def twin(model: Model) -> Model:
+    """The same model with a module of its own, in at least float32."""
+    made = copy.copy(model)
+    made.module = copy.deepcopy(model.module)
+    if model.dtype in (torch.float16, torch.bfloat16):
+        made.module.float()
+    made.backend = TorchHooks(made)
+    for parameter in made.module.parameters():
+        parameter.requires_grad_(False)
+    return made
+
+
+# norm gains
+
+
+def fold_gains(model: Model) -> Rewritten:
+    """Every norm's gain and bias, folded into the linear maps that read it; the gain is then 1 and the bias 0."""
+    made = twin(model)
+    folded, left = _fold_gains(model, made)
+    if not folded:
+        raise Refused(next((f"{path}: {why}" for path, why in left.items()), "no norm of it has a gain"))
+    return Rewritten(made, f"the gains of {len(folded)} norms folded into what reads them", left)
+
+
+def _fold_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """Folds what can be folded in ``made``; the weights that read each of those norms, and why others were left."""
+    seen = flow(model)
+    readers: dict[str, list[str]] = {}
+    for path, reading in seen.readings.items():
+        for parameter in reading.weights:
+            readers.setdefault(parameter, []).append(path)
+    elsewhere = {parameter for _, parameter, _, marked in seen.products if not marked}
+    places = {parameter: _place(made.module, parameter) for parameter in readers}
+    folded, left = {}, {}
+    for path, reading in seen.readings.items():
+        shared = [parameter for parameter in reading.weights if parameter in elsewhere or len(readers[parameter]) > 1]
+        norm = made.module.get_submodule(path)
+        bias = getattr(norm, "bias", None)
+        homeless = [p for p in reading.weights if isinstance(bias, Tensor) and "bias" not in _part(made.module, places[p])]
+        if reading.others:
+            left[path] = f"its output also goes into {', '.join(sorted(reading.others))}, not only into linear maps"
+        elif not reading.weights:
+            left[path] = "no linear map reads it"
+        elif shared:
+            left[path] = f"{shared[0]} also reads something else"
+        elif homeless:
+            left[path] = f"its bias has no place in {homeless[0]}"
+        else:
+            with torch.no_grad():
+                _fold(made.module, norm, {places[parameter]: axis for parameter, axis in reading.weights.items()})
+            folded[path] = {places[parameter]: axis for parameter, axis in reading.weights.items()}
+    return folded, left
+
+
+def _fold(module: nn.Module, norm: Any, weights: Mapping[str, int]) -> None:
+    gain, unit = _gain(norm)
+    bias = norm.bias.detach().clone() if isinstance(getattr(norm, "bias", None), Tensor) else None
+    for parameter, axis in weights.items():
+        own = _part(module, parameter)
+        name = parameter.rpartition(".")[2]
+        weight: Any = own[name]
+        if bias is not None:
+            added = weight @ bias if axis == -1 else bias @ weight
+            own["bias"] = _parameter(added if own["bias"] is None else own["bias"] + added)
+        own[name] = _parameter(weight * (gain if axis == -1 else gain[:, None]))
+    norm.weight.fill_(unit)
+    if bias is not None:
+        norm.bias.zero_()
+
+
+def _gain(norm: Any) -> tuple[Tensor, float]:
+    """The gain of a norm, and the weight of which it is 1: 1, or 0 where the gain is 1 + weight."""
+    weight = norm.weight.detach().clone()
+    x = torch.randn(1, 2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
+    try:
+        offset = norm.bias if isinstance(getattr(norm, "bias", None), Tensor) else 0
+        norm.weight.zero_()
+        at_zero = norm(x) - offset
+    finally:
+        norm.weight.copy_(weight)
+    return (weight, 1.0) if bool((at_zero.abs() < 1e-6).all()) else (1 + weight, 0.0)
+
+
+def _place(module: nn.Module, parameter: str) -> str:
+    """Where a parameter is multiplied by: of weights tied to an embedding, not the embedding, so that they come apart."""
+    found = owners(module, parameter)
+    return next((place for place, part in found.items() if not isinstance(part, nn.Embedding)), parameter)
+
+
+def _part(module: nn.Module, parameter: str) -> dict[str, nn.Parameter | None]:
+    """The parameters of the module that holds one."""
+    return module.get_submodule(parameter.rpartition(".")[0])._parameters
+
+
+# value biases
+
+
+def fold_value_biases(model: Model) -> Rewritten:
+    """b_V into b_O: rows of the pattern sum to 1, so W_O b_V is added at every position anyway."""
+    made, count = twin(model), 0
+    left: dict[str, str] = {}
+    for at, _ in _attentions(model):
+        v, z = made.taps(at("v")), made.taps(at("z"))
+        values, linear = made.module.get_submodule(v.path), made.module.get_submodule(z.path)
+        bias = getattr(values, "bias", None)
+        if not isinstance(bias, Tensor) or not bool(_heads(v.layout).read(bias[None, None], None).any()):
+            left[repr(at("v"))] = f"{v.path} has no bias of its values"
+            continue
+        with torch.no_grad():
+            _fold_value_bias(bias, _heads(v.layout), linear, model.anatomy.size(at("z"), "head"))
+        count += 1
+    if not count:
+        raise Refused(next(iter(left.values()), "it has no attention whose values and outputs are known"))
+    moved = frozenset(f"{prefix}{name}" for prefix in ("", "cross_") for name in ("v", "z", "result"))
+    return Rewritten(made, f"{count} value biases folded into b_O", left, moves_zero=moved)
+
+
+def _fold_value_bias(bias: Tensor, layout: Layout, linear: Any, heads: int) -> None:
+    values = layout.read(bias[None, None], None)
+    weight = rearrange(in_out(linear), "(head d_head) d_model -> head d_head d_model", head=heads)
+    each = repeat(values[0, 0], "kv d_head -> (kv group) d_head", group=heads // values.shape[-2])
+    added = einsum(each, weight, "head d_head, head d_head d_model -> d_model")
+    old = linear._parameters.get("bias")
+    bias.copy_(layout.put(bias[None, None], torch.zeros_like(values), None)[0, 0])
+    linear.register_parameter("bias", _parameter(added if old is None else old + added))
+
+
+# the order of heads
+
+
+def reverse_heads(model: Model) -> Rewritten:
+    """The last head first, with its queries, keys, values, norms, position biases and slice of W_O."""
+    made, done = twin(model), 0
+    for at, attention in _attentions(model):
+        heads = model.anatomy.size(at("z"), "head")
+        if heads < 2:
+            continue
+        with torch.no_grad():
+            for name in ("q", "k", "v"):
+                _reverse_outputs(made, at(name))
+            weight = in_out(made.module.get_submodule(made.taps(at("z")).path))
+            each = rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=heads)
+            weight.copy_(rearrange(each.flip(0), "head d_head d_model -> (head d_head) d_model"))
+            _reverse_what_belongs_to_heads(made, at, made.module.get_submodule(attention), heads)
+        done += 1
+    if not done:
+        raise Refused("it has no attention with several heads whose queries, keys, values and outputs are known")
+    return Rewritten(made, f"the heads of {done} attentions in reverse order", reversed_heads=True)
+
+
+def _reverse_outputs(made: Model, site: Site) -> None:
+    """A projection with its heads the other way round; the layout knows where they lie."""
+    tap = made.taps(site)
+    linear: Any = made.module.get_submodule(tap.path)
+    layout = _heads(tap.layout)
+    rows = [in_out(linear)] + ([linear.bias[None]] if isinstance(getattr(linear, "bias", None), Tensor) else [])
+    for row in rows:
+        seen = row[None].clone()
+        row.copy_(layout.put(seen, layout.read(seen, None).flip(-2), None)[0])
+
+
+def _reverse_what_belongs_to_heads(made: Model, at: Callable[[str], Site], attention: nn.Module, heads: int) -> None:
+    """Norms over all heads together, and tables of position biases, which have a column for every head."""
+    for name in ("q", "k"):
+        norm, site = getattr(attention, f"{name}_norm", None), at(name)
+        width, many = made.anatomy.size(site, "d_head"), made.anatomy.size(site, "head")
+        for parameter in norm.parameters() if isinstance(norm, nn.Module) else ():
+            if parameter.shape == (many * width,) and many > 1:
+                parameter.copy_(parameter.unflatten(0, (many, width)).flip(0).flatten())
+    maps = {made.taps(at(name)).path for name in ("q", "k", "v", "z")}
+    mapped = {id(parameter) for path in maps for parameter in made.module.get_submodule(path).parameters()}
+    for parameter in attention.parameters():
+        if parameter.ndim == 2 and parameter.shape[1] == heads and id(parameter) not in mapped:
+            parameter.copy_(parameter.flip(1))
+
+
+# the basis of the stream
+
+
+def rotate(model: Model) -> Rewritten:
+    """A random rotation of the basis of every stream that has one: gains folded, then all that writes to it and reads it turned.
+
+    A norm that subtracts the mean singles out the direction of equal numbers; the rotation then leaves that one as it is.
+    """
+    made = twin(model)
+    folded, kept = _fold_gains(model, made)
+    turned: dict[str, Tensor] = {}
+    left: dict[str, str] = {}
+    for name, stream in model.anatomy.streams.items():
+        if not stream.blocks:
+            continue
+        try:
+            weights, norms = _writers_and_readers(model, name, folded, kept)
+        except Refused as why:
+            left[name] = str(why)
+            continue
+        with torch.no_grad():
+            turned[name] = _turn(made, weights, norms)
+    if not turned:
+        raise Refused(next(iter(left.values()), "it has no stack of blocks"))
+    return Rewritten(made, f"the basis of {', '.join(turned)} rotated", left, turned)
+
+
+def _writers_and_readers(
+    model: Model, name: str, folded: Mapping[str, Mapping[str, int]], kept: Mapping[str, str]
+) -> tuple[dict[tuple[str, int], str], list[str]]:
+    """Every weight that writes to a stream or reads it: parameter and axis, each with what it is; and the stream's norms."""
+    stream, module = model.anatomy.streams[name], model.module
+    width = stream.layers[0]["d_model"]
+    if any(sizes["d_model"] != width or "d_model_before" in sizes for sizes in stream.layers):
+        raise Refused("its width changes from block to block")
+    around = _around(model, name)
+    norms = [path for path in (*folded, *kept) if f"{path}.".startswith(around) and _width(module, path) == width]
+    for path in norms:
+        if path in kept:
+            raise Refused(f"the gain of {path} cannot be folded: {kept[path]}")
+    if not norms:
+        raise Refused("no norm with a gain reads it")
+    found: dict[tuple[str, int], str] = {}
+    for path in norms:
+        found |= {(parameter, axis): "reads" for parameter, axis in folded[path].items()}
+    for entry in ("embed", "pos_embed"):
+        site = Site(entry, stream=name)
+        path = model.taps(site).path if model.has(site) else ""
+        if entry == "embed" and not isinstance(module.get_submodule(path), nn.Embedding):
+            raise Refused(f"what enters its first block comes from no embedding table ({path or 'none is known'})")
+        if model.has(site):
+            found[f"{path}.weight", -1] = "embeds"
+    return found | _written_in_blocks(model, name, width), norms
+
+
+def _written_in_blocks(model: Model, name: str, width: int) -> dict[tuple[str, int], str]:
+    """W_O of attention, cross-attention and mixers; of MLPs, every weight whose product is as wide as the stream."""
+    stream, found, products = model.anatomy.streams[name], {}, flow(model).products
+    for layer in range(len(stream.blocks)):
+        paths = [
+            model.taps(site).path
+            for component in ("z", "cross_z", "mixer_post")
+            if model.has(site := Site(component, layer=layer, stream=name))
+        ]
+        if layer in stream.attention and not paths:
+            raise Refused(f"what attention of layer {layer} writes goes through no linear map that is known")
+        for path in paths:
+            linear = model.module.get_submodule(path)
+            found[f"{path}.weight", -2 if in_out(linear) is not linear.weight else -1] = "writes"
+        inside = f"{stream.mlp[layer]}." if layer in stream.mlp else None
+        for where, parameter, axis, reads in products if inside else ():
+            if f"{where}.".startswith(inside) and not reads and model.module.get_parameter(parameter).shape[axis] == width:
+                found[parameter, axis] = "writes"
+    return found
+
+
+def _turn(made: Model, weights: Mapping[tuple[str, int], str], norms: list[str]) -> Tensor:
+    width = _width(made.module, norms[0])
+    rotation = _rotation(width, any(_subtracts_the_mean(made.module.get_submodule(path)) for path in norms))
+    for (parameter, axis), what in weights.items():
+        own, name = _part(made.module, parameter), parameter.rpartition(".")[2]
+        like: Any = own[name]
+        turned = (like.double().movedim(axis, -1) @ rotation).movedim(-1, axis)
+        own[name] = _parameter(turned.to(like))
+        bias = own.get("bias")
+        if what == "writes" and bias is not None:
+            own["bias"] = _parameter((bias.double() @ rotation).to(bias))
+    return rotation
+
+
+def _rotation(width: int, keep_mean: bool) -> Tensor:
+    """A random rotation, float64; one that leaves the vector of ones where it is, if asked."""
+    generator = torch.Generator().manual_seed(0)
+    if not keep_mean:
+        return torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
+    basis = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    basis[:, 0] = 1
+    basis = torch.linalg.qr(basis).Q  # its first column is the vector of ones, scaled
+    turn = torch.eye(width, dtype=torch.float64)
+    turn[1:, 1:] = _rotation(width - 1, keep_mean=False)
+    return basis @ turn @ basis.T
+
+
+def _subtracts_the_mean(norm: nn.Module) -> bool:
+    weight: Any = norm.weight
+    x = torch.randn(1, 2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
+    return bool(((norm(x + 1) - norm(x)).abs() < 1e-3).all())
+
+
+def _around(model: Model, name: str) -> str:
+    """The outermost module that holds a stack of blocks and no other, with a dot; empty for the whole model."""
+    mine = model.anatomy.streams[name].blocks[0]
+    others = [path for other in model.anatomy.streams.values() if other.name != name for path in other.blocks]
+    path = mine
+    while path:
+        outer = path.rpartition(".")[0]
+        if any(not outer or other.startswith(f"{outer}.") for other in others):
+            return f"{path}."
+        path = outer
+    return ""
+
+
+def _width(module: nn.Module, norm: str) -> int:
+    return len(module.get_parameter(f"{norm}.weight"))
+
+
+# helpers
+
+
+def _attentions(model: Model) -> Iterator[tuple[Callable[[str], Site], str]]:
+    """Every attention whose queries, keys, values and outputs are known, with what gives its sites by their names."""
+    for name, stream in model.anatomy.streams.items():
+        for layer in range(len(stream.blocks)):
+            for prefix in ("", "cross_"):
+
+                def at(component: str, prefix: str = prefix, layer: int = layer, name: str = name) -> Site:
+                    return Site(f"{prefix}{component}", layer=layer, stream=name)
+
+                sites = [at(component) for component in ("q", "k", "v", "z", "result", "pattern")]
+                if all(model.has(site) for site in sites) and all(_linear(model, site) for site in sites[:4]):
+                    yield at, model.taps(at("pattern")).path
+
+
+def _linear(model: Model, site: Site) -> bool:
+    weight = getattr(model.module.get_submodule(model.taps(site).path), "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point()
+
+
+def _heads(layout: Layout) -> Heads:
+    """How heads lie in the features, however the examples lie."""
+    inner = layout.layout if isinstance(layout, Flat) else layout
+    if not isinstance(inner, Heads):
+        raise Refused(f"heads lie in the projections in a way of their own ({type(inner).__name__})")
+    return inner
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach().clone(), requires_grad=False)
