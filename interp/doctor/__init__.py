@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from interp.doctor.examine import Report, examine
 from interp.doctor.laws import LAWS
-from interp.doctor.table import text
+from interp.doctor.models import examine_all, examine_named
+from interp.doctor.table import markdown, summary, text
 from interp.doctor.verdict import Verdict
 
-__all__ = ["LAWS", "Report", "Verdict", "examine", "text"]
+__all__ = ["LAWS", "Report", "Verdict", "examine", "examine_all", "examine_named", "markdown", "summary", "text"]

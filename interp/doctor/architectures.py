@@ -11,10 +11,13 @@ site shows. The same seed gives the same weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from interp.models import Model, load
 
 # Deliberately awkward: an MLP that is no multiple of the stream, a vocabulary that is no multiple of anything.
 LAYERS, WIDTH, HEADS, KV_HEADS, MLP, VOCAB, LENGTH = 3, 32, 4, 2, 56, 97, 64
@@ -59,6 +62,17 @@ def build(architecture: str, seed: int = 0) -> nn.Module:
     return randomised(ARCHITECTURES[architecture]().to(torch.float32).eval(), seed)
 
 
+def loaded(architecture: str, seed: int = 0) -> Model:
+    """The same, with its sites found and proven."""
+    example = EXAMPLES.get(architecture)
+    return load(build(architecture, seed), name=architecture, example=example() if example is not None else None)
+
+
+def available() -> list[str]:
+    """Those whose library is installed, by name."""
+    return [name for name in ARCHITECTURES if find_spec(LIBRARIES.get(name, "transformers")) is not None]
+
+
 def randomised(module: nn.Module, seed: int) -> nn.Module:
     """The module with every weight drawn anew."""
     generator = torch.Generator().manual_seed(seed)
@@ -72,6 +86,8 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
                 parameter.copy_(0.2 * draw + gain)
             elif "embed" in name or "wte" in name or "shared" in name:
                 parameter.copy_(0.5 * draw)
+            elif "norm" in name:  # scales and shifts that a norm is given, by the time step
+                parameter.copy_(0.2 / _fan_in(name, parameter) ** 0.5 * draw)
             else:
                 parameter.copy_(1.5 / _fan_in(name, parameter) ** 0.5 * draw)
     return module
@@ -360,3 +376,16 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "dcgan": _dcgan,
 }
 """How each is made."""
+
+LIBRARIES: Mapping[str, str] = {"unet": "diffusers", "dit": "diffusers"}
+"""Optional libraries that some need."""
+
+
+def _latents() -> dict[str, Tensor]:
+    """Of a generator: three, the third as the first."""
+    drawn = torch.randn(2, 8, 1, 1, generator=torch.Generator().manual_seed(0))
+    return {"input": drawn[[0, 1, 0]]}
+
+
+EXAMPLES: Mapping[str, Callable[[], dict[str, Tensor]]] = {"dcgan": _latents}
+"""How those are called of which nothing says it."""

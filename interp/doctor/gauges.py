@@ -39,14 +39,14 @@ class Rewritten:
     """What could not be, each with the reason."""
     turned: Mapping[str, Tensor] = field(default_factory=dict)
     """By stream, the rotation of its basis: what was ``x`` is now ``x @ R``."""
-    reversed_heads: bool = False
-    """Whether the first head is now the last one, and so on."""
+    reversed_heads: frozenset[Site] = frozenset()
+    """Sites whose first head is now the last one, and so on."""
     moves_zero: frozenset[str] = frozenset()
     """Components at which zero is another point than before."""
 
     def site(self, site: Site, heads: int) -> Site:
         """Where what was at a site is now, of so many heads."""
-        return site if site.head is None or not self.reversed_heads else site.at(head=heads - 1 - site.head)
+        return site.at(head=heads - 1 - site.head) if site.head is not None and site.tensor in self.reversed_heads else site
 
 
 def twin(model: Model) -> Model:
@@ -80,6 +80,7 @@ def _fold_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], d
     for path, reading in seen.readings.items():
         for parameter in reading.weights:
             readers.setdefault(parameter, []).append(path)
+    in_stream = {path for stream in model.anatomy.streams.values() for path in stream.norms.values()}
     elsewhere = {parameter for _, parameter, _, marked in seen.products if not marked}
     places = {parameter: _place(made.module, parameter) for parameter in readers}
     folded, left = {}, {}
@@ -88,7 +89,9 @@ def _fold_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], d
         norm = made.module.get_submodule(path)
         bias = getattr(norm, "bias", None)
         homeless = [p for p in reading.weights if isinstance(bias, Tensor) and "bias" not in _part(made.module, places[p])]
-        if reading.others:
+        if path in in_stream:
+            left[path] = "what it gives is the residual stream"
+        elif reading.others:
             left[path] = f"its output also goes into {', '.join(sorted(reading.others))}, not only into linear maps"
         elif not reading.weights:
             left[path] = "no linear map reads it"
@@ -181,7 +184,7 @@ def _fold_value_bias(bias: Tensor, layout: Layout, linear: Any, heads: int) -> N
 
 def reverse_heads(model: Model) -> Rewritten:
     """The last head first, with its queries, keys, values, norms, position biases and slice of W_O."""
-    made, done = twin(model), 0
+    made, done = twin(model), set()
     for at, attention in _attentions(model):
         heads = model.anatomy.size(at("z"), "head")
         if heads < 2:
@@ -193,10 +196,11 @@ def reverse_heads(model: Model) -> Rewritten:
             each = rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=heads)
             weight.copy_(rearrange(each.flip(0), "head d_head d_model -> (head d_head) d_model"))
             _reverse_what_belongs_to_heads(made, at, made.module.get_submodule(attention), heads)
-        done += 1
+        done |= {at(name) for name in ("q", "k", "v", "scores", "pattern", "z", "result")}
     if not done:
         raise Refused("it has no attention with several heads whose queries, keys, values and outputs are known")
-    return Rewritten(made, f"the heads of {done} attentions in reverse order", reversed_heads=True)
+    count = sum(site.name in ("z", "cross_z") for site in done)
+    return Rewritten(made, f"the heads of {count} attentions in reverse order", reversed_heads=frozenset(done))
 
 
 def _reverse_outputs(made: Model, site: Site) -> None:
@@ -261,7 +265,12 @@ def _writers_and_readers(
     if any(sizes["d_model"] != width or "d_model_before" in sizes for sizes in stream.layers):
         raise Refused("its width changes from block to block")
     around = _around(model, name)
-    norms = [path for path in (*folded, *kept) if f"{path}.".startswith(around) and _width(module, path) == width]
+    attention = tuple(f"{path}." for path in stream.attention.values())  # norms of queries and keys are in there
+    norms = [
+        path
+        for path in (*folded, *kept)
+        if f"{path}.".startswith(around) and not path.startswith(attention) and _width(module, path) == width
+    ]
     for path in norms:
         if path in kept:
             raise Refused(f"the gain of {path} cannot be folded: {kept[path]}")

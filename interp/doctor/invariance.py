@@ -35,7 +35,13 @@ class _Intervention(NamedTuple):
     site: Site
 
 
-def _law(name: str, rewrite: Callable[[Model], Rewritten]) -> Callable[[Patient], Verdict]:
+def _law(name: str, rewrite: Callable[[Model], Rewritten], besides: str) -> Callable[[Patient], Verdict]:
+    """The law of one rewrite.
+
+    Args:
+        besides: what may be the matter where the rewrite changes the function.
+    """
+
     def check(patient: Patient) -> Verdict:
         if not patient.runs_here:
             raise Refused("its weights are not in this process")
@@ -44,12 +50,12 @@ def _law(name: str, rewrite: Callable[[Model], Rewritten]) -> Callable[[Patient]
             raise Refused(f"a copy of its {count / 1e9:.0f} billion weights would have to be made")
         patient.streams  # noqa: B018 - refused without
         rewritten = rewrite(patient.model)
-        return _compared(patient, name, rewritten)
+        return _compared(patient, name, rewritten, besides)
 
     return check
 
 
-def _compared(patient: Patient, name: str, rewritten: Rewritten) -> Verdict:
+def _compared(patient: Patient, name: str, rewritten: Rewritten, besides: str) -> Verdict:
     tolerance = 10 * patient.tolerance  # other weights round otherwise, layer after layer
     cases: list[Case] = []
     for stream, before in patient.streams.items():
@@ -57,7 +63,7 @@ def _compared(patient: Patient, name: str, rewritten: Rewritten) -> Verdict:
         for end in before.ends:
             change = deviation(after.found[end], _turned(rewritten, end, before.found[end]))
             if change > tolerance:
-                raise Refused(f"this rewrite changes its function ({end!r} by {change:.0e}): something else takes part in it")
+                raise Refused(f"this changes its function ({end!r} by {change:.0e}), so that {besides}")
         cases += _effects(before, after, rewritten)
     moved = [case for case in cases if case.what.startswith("zero") and _site_of(case) in rewritten.moves_zero]
     kept = [case for case in cases if case not in moved]
@@ -137,21 +143,21 @@ GAUGES: Sequence[tuple[str, str, Callable[[Patient], Verdict]]] = (
     (
         "fold_gains",
         "norm gains folded into the maps that read them: patching and mean ablation do not change",
-        _law("fold_gains", fold_gains),
+        _law("fold_gains", fold_gains, "something else reads a norm"),
     ),
     (
         "fold_value_bias",
         "b_V folded into b_O: patching and mean ablation do not change, zero ablation of z does",
-        _law("fold_value_bias", fold_value_biases),
+        _law("fold_value_bias", fold_value_biases, "the values are used otherwise too"),
     ),
     (
         "permute_heads",
         "heads in another order: patching and mean ablation of a head have their effect at its new place",
-        _law("permute_heads", reverse_heads),
+        _law("permute_heads", reverse_heads, "heads differ in more than their weights, as by position biases"),
     ),
     (
         "rotate",
         "the residual stream in another basis, where norms let it: patching and mean ablation do not change",
-        _law("rotate", rotate),
+        _law("rotate", rotate, "something else writes to the stream or reads it"),
     ),
 )

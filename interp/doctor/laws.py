@@ -20,7 +20,8 @@ from torch import Tensor
 from interp.doctor import invariance
 from interp.doctor.patient import LOGITS, Changes, Patient, Runs, constant, read
 from interp.doctor.sweeps import same_numbers
-from interp.doctor.verdict import Case, Refused, Verdict, deviation, judged, of_outcomes, passed
+from interp.doctor.verdict import Case, Refused, Verdict, deviation, judged, of_outcomes, passed, tolerance
+from interp.models.anatomy.record import record
 from interp.models.examples import BATCH
 from interp.models.taps import in_out
 from interp.sites import Site
@@ -73,8 +74,26 @@ def _apart(one: Tensor, other: Tensor) -> float:
 
 
 def _own_value(patient: Patient) -> Verdict:
-    cases = [case for runs in patient.streams.values() for case in _own_values(patient, runs)]
-    return judged("own_value", cases, patient.tolerance)
+    found = patient.found
+    if any(site.layer is not None for site in found):
+        cases = [case for runs in patient.streams.values() for case in _own_values(patient, runs)]
+        return judged("own_value", cases, patient.tolerance)
+    return judged("own_value", list(_own_modules(patient)), tolerance(patient.model))
+
+
+def _own_modules(patient: Patient) -> Iterator[Case]:
+    """Of a network without blocks: what goes into and comes out of its innermost modules, by their paths."""
+    model = patient.model
+    leaves = [path for path, part in model.module.named_modules() if path and not part._modules]
+    with model.prepared():
+        seen = record(model.module, leaves, (), lambda: model.module(**model.example))
+    sites = [Site("input", path=path) for path in leaves if seen.input(path) is not None]
+    sites += [Site("output", path=path) for path in leaves if seen.output(path) is not None]
+    own = read(model, model.example, sites)
+    base = patient.found[LOGITS]
+    for site in sites:
+        got = read(model, model.example, [LOGITS], {site: constant(own[site].clone())})[LOGITS]
+        yield Case(f"writing {site!r} its own value", deviation(got, base))
 
 
 def _own_values(patient: Patient, runs: Runs) -> Iterator[Case]:

@@ -31,6 +31,9 @@ LOGITS = Site("logits")
 _NUMBERS = 2**25
 """Of the ends of a stream, how many are computed in one pass, roughly."""
 
+_FLOOR = 1e-4
+"""Noise beyond this is no rounding of float32."""
+
 Changes = Mapping[Site, Write]
 """What is written in one run; a write sees the examples of that run alone."""
 
@@ -40,8 +43,13 @@ class Patient:
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.tolerance = tolerance(model)
         self._state = _state(model)
+
+    @cached_property
+    def tolerance(self) -> float:
+        """How far two numbers that should be equal may lie apart: ten times what the batch size alone moves, if that is more."""
+        floor = max((runs.floor for runs in self.streams.values()), default=0.0)
+        return max(tolerance(self.model), 10 * floor if floor < _FLOOR else 0.0)
 
     @cached_property
     def found(self) -> dict[Site, Tensor]:
@@ -110,7 +118,10 @@ class Runs:
         self.across = False
         """Whether the output compares every example with every other."""
         self.limit = max(1, min(128, _NUMBERS // max(self.found[site].numel() for site in self.ends)))
-        self._see_how_examples_mix()
+        self.floor = self._noise()
+        """How far the ends move with the batch size alone."""
+        if self.floor > 0.1:
+            self.limit = 1  # runs cannot share a pass
 
     def other(self, site: Site, tensor: Tensor) -> Tensor:
         return tensor.roll(1, 1 if site.name == "pos_embed" else 0)
@@ -135,7 +146,7 @@ class Runs:
             sites = dict.fromkeys(site for group in part for site in group)
             writes = {site: _each([group.get(site) for group in part]) for site in sites}
             found = read(model or self.model, repeated, self.ends, writes, eager=self.sites)
-            parts.append([self._apart(found[end], len(part)) for end in self.ends])
+            parts.append([self._apart(end, found[end], len(part)) for end in self.ends])
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
@@ -144,23 +155,20 @@ class Runs:
         taps = {site: self.model.taps(site) for site in self.ends}
         with torch.no_grad(), self.model.prepared(self.sites), Hooks(module, taps, self.ends) as hooks:
             functional_call(module, dict(weights), (), dict(self.inputs))
-        return [self._apart(hooks.found[end], 1)[0] for end in self.ends]
+        return [self._apart(end, hooks.found[end], 1)[0] for end in self.ends]
 
-    def _apart(self, tensor: Tensor, runs: int) -> Tensor:
+    def _apart(self, end: Site, tensor: Tensor, runs: int) -> Tensor:
         """``[(run example), …]`` by run; of an output that compares all examples, each run with itself."""
         each = tensor.unflatten(0, (runs, -1))
-        if not self.across or tensor.shape[-1] != tensor.shape[0]:
+        if end != LOGITS or not self.across:
             return each
         return torch.stack([each[i].unflatten(-1, (runs, -1))[..., i, :] for i in range(runs)])
 
-    def _see_how_examples_mix(self) -> None:
-        """Find out whether runs may share a pass."""
+    def _noise(self) -> float:
         end = self.found[self.ends[0]]
         twice = read(self.model, {name: torch.cat([t] * 2) for name, t in self.inputs.items()}, self.ends, eager=self.sites)
         self.across = twice[self.ends[0]].shape[1:] != end.shape[1:]
-        again = self._apart(twice[self.ends[0]], 2)
-        if max(deviation(run, end) for run in again) > tolerance(self.model):
-            self.limit = 1
+        return max(deviation(run, self.found[end]) for end in self.ends for run in self._apart(end, twice[end], 2))
 
 
 def read(

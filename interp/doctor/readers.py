@@ -27,6 +27,7 @@ _FOLLOWED = {
     *("unsqueeze", "squeeze", "transpose", "permute", "__getitem__", "index_select", "expand", "roll", "dropout", "repeat"),
     *("repeat_interleave", "requires_grad_", "alias"),
 }
+_SCALED = {"mul", "__mul__", "__rmul__", "div", "__truediv__"}
 _PRODUCTS = {"linear": 1, "matmul": 1, "__matmul__": 1, "mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2}
 """Matrix products, and which argument is the weight; what it is multiplied by stands before it."""
 _IGNORED = {"dim", "size", "__len__", "numel", "is_floating_point", "__get__", "new_empty", "zeros_like", "empty_like", "stride"}
@@ -130,7 +131,8 @@ class _Follow(TorchFunctionMode):
         """Whether an operation lays the same features out anew, or scales them."""
         if not isinstance(result, Tensor) or result.shape[-1:] != given[0].shape[-1:]:
             return False
-        scaled = name in ("mul", "__mul__", "__rmul__", "div", "__truediv__") and len(given) == 1
+        # By one number, or by one for every position, as masks do.
+        scaled = name in _SCALED and all(tensor.ndim == 0 or tensor.shape[-1] == 1 for tensor in given[1:])
         return scaled or name in _FOLLOWED
 
     def _product(self, name: str, args: Any, kwargs: Any, marked: list[str]) -> None:

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from interp.doctor.examine import Listed, Report
 from interp.doctor.laws import LAWS, STATEMENTS
 from interp.doctor.verdict import Verdict
 
+NO_ROLE = "no module of this model plays that role"
+"""Why a component is absent that nothing in a model suggests."""
 _MARKS = {"passed": "✓", "failed": "✗", "refused": "–"}
 
 
@@ -21,6 +23,7 @@ def text(report: Report) -> str:
     for stream in dict.fromkeys(site.stream for site in report.sites):
         lines.append(f"  {stream}")
         lines += _aligned([_of_site(site) for site in report.sites if site.stream == stream], "    ")
+    lines += _of_absent(report)
     lines += ["", "laws"]
     for verdict in report.verdicts:
         lines += _of_verdict(verdict)
@@ -77,6 +80,22 @@ def _aligned(rows: Sequence[tuple[str, ...]], indent: str) -> list[str]:
     return [indent + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
+def _of_absent(report: Report) -> list[str]:
+    """What is not there for a reason of this model's own, and why."""
+    lines = []
+    for why, names in _by_reason(report.absent).items():
+        if why != NO_ROLE:
+            lines.append(f"    {', '.join(names)}: {why}")
+    return ["", "  not there", *lines] if lines else []
+
+
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for what, why in reasons.items():
+        found.setdefault(why, []).append(what)
+    return found
+
+
 def _of_verdict(verdict: Verdict) -> list[str]:
     measured = "" if verdict.deviation is None else f" ({verdict.deviation:.0e}"
     measured += f" of {verdict.tolerance:.0e})" if measured and verdict.tolerance is not None else ")" if measured else ""
@@ -84,10 +103,7 @@ def _of_verdict(verdict: Verdict) -> list[str]:
         f"  {_MARKS[verdict.status]} {verdict.law:15} {STATEMENTS.get(verdict.law, '')}",
         f"      {verdict.status}: {verdict.what}{measured}",
     ]
-    by_reason: dict[str, list[str]] = {}
-    for what, why in verdict.untested.items():
-        by_reason.setdefault(why, []).append(what)
-    return lines + [f"      not tested: {_some(whats)}: {why}" for why, whats in by_reason.items()]
+    return lines + [f"      not tested: {_some(whats)}: {why}" for why, whats in _by_reason(verdict.untested).items()]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -76,7 +76,8 @@ def judged(law: str, cases: Sequence[Case], tolerance: float, untested: Mapping[
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         return Verdict(law, "failed", "; ".join(broken[:3]) + more, worst[0].deviation, tolerance, untested or {})
     many = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
-    return passed(law, f"{many}, the worst: {worst[0].what}", worst[0].deviation, tolerance, untested)
+    which = f", the worst: {worst[0].what}" if worst[0].deviation > 0 else ", all to the bit"
+    return passed(law, many + which, worst[0].deviation, tolerance, untested)
 
 
 def of_outcomes(law: str, outcomes: Sequence[Outcome], untested: Mapping[str, str]) -> Verdict:
