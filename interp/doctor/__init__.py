@@ -1,10 +1,10 @@
 """Whether a model keeps the laws by which its sites are known: a table of laws, each passed, failed or refused with the reason.
 
-    >>> from interp import doctor
-    >>> report = doctor.examine(interp.load("zoo/language-4l"))                             # doctest: +SKIP
-    >>> report.failed, len(report.passed)                                                  # doctest: +SKIP
-    ((), 14)
-    >>> print(doctor.text(report))                                                         # doctest: +SKIP
+>>> from interp import doctor
+>>> report = doctor.examine(interp.load("zoo/language-4l"))                             # doctest: +SKIP
+>>> report.failed, len(report.passed)                                                  # doctest: +SKIP
+((), 14)
+>>> print(doctor.text(report))                                                         # doctest: +SKIP
 """
 
 from __future__ import annotations

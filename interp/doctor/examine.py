@@ -13,13 +13,10 @@ from typing import Any
 
 from interp import axes
 from interp.doctor.laws import LAWS, Law
-from interp.doctor.patient import Patient
+from interp.doctor.patient import RAISES, Patient
 from interp.doctor.verdict import Refused, Verdict
 from interp.models import Model
 from interp.sites import Site
-
-_RAISES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
-"""What a forward that does not bear an intervention raises; the errors of this package are among them."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,7 @@ def _verdict(law: Law, patient: Patient) -> Verdict:
         return law.check(patient)
     except Refused as why:
         return Verdict(law.name, "refused", str(why))
-    except _RAISES as error:
+    except RAISES as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         return Verdict(law.name, "failed", f"{type(error).__name__}: {reason}", float("inf"))
 

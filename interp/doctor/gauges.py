@@ -4,9 +4,9 @@
 >>> rewritten.what                                                                        # doctest: +SKIP
 '3 value biases folded into b_O'
 
-Where weights lie is asked of the anatomy (taps and their layouts) and of one forward pass (:mod:`interp.doctor.readers`), never of
-a model's name. Which numbers of a network are a matter of such choices, and what interventions do not depend on them, is what the
-gauge laws are about (:mod:`interp.doctor.invariance`).
+Where weights lie is asked of the anatomy (taps and their layouts) and of one forward pass (:mod:`interp.doctor.readers`), never
+of a model's name. That interventions must not depend on such choices is what the gauge laws are about
+(:mod:`interp.doctor.invariance`).
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _reverse_what_belongs_to_heads(made: Model, at: Callable[[str], Site], atten
 
 
 def rotate(model: Model) -> Rewritten:
-    """A random rotation of the basis of every stream that has one: gains folded, then all that writes to it and reads it turned.
+    """A random rotation of the basis of every stream that has one: gains folded, then all that writes or reads it turned.
 
     A norm that subtracts the mean singles out the direction of equal numbers; the rotation then leaves that one as it is.
     """
@@ -278,7 +278,7 @@ def _writers_and_readers(
         raise Refused("no norm with a gain reads it")
     found: dict[tuple[str, int], str] = {}
     for path in norms:
-        found |= {(parameter, axis): "reads" for parameter, axis in folded[path].items()}
+        found |= dict.fromkeys(folded[path].items(), "reads")
     for entry in ("embed", "pos_embed"):
         site = Site(entry, stream=name)
         path = model.taps(site).path if model.has(site) else ""

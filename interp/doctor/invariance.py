@@ -4,15 +4,16 @@
 ['fold_gains', 'fold_value_bias', 'permute_heads', 'rotate']
 
 The weights of a copy are rewritten such that the function is the same (:mod:`interp.doctor.gauges`). Another run's value at a
-site, and the mean over examples, must then have the effect that they had. Zero is no such value: the output of a head is zero at
-another point once the value bias is part of b_O, and the law of that rewrite says that it is so. Attributes of results name it
-(:func:`interp.interventions.gauge.dependent`).
+site, and the mean over examples, must then have the effect that they had. Zero is no such value: the output of a head is zero
+at another point once the value bias is part of b_O, and the law of that rewrite says that it is so. Results and plans name it
+(:mod:`interp.engine.gauge`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from interp.doctor.verdict import Case, Refused, Verdict, deviation, judged
 from interp.models import Model
 from interp.models.taps import Write
 from interp.sites import Site
+
+_BEFORE: WeakKeyDictionary[Runs, list[Tensor]] = WeakKeyDictionary()
+"""What the interventions give on the model as it is, which every rewrite is compared with."""
 
 _COPIES = 2 * 10**9
 """Parameters of a model of which a rewritten copy is still made."""
@@ -79,20 +83,20 @@ def _compared(patient: Patient, name: str, rewritten: Rewritten, besides: str) -
 def _effects(before: Runs, after: Runs, rewritten: Rewritten) -> Iterator[Case]:
     asked = list(_interventions(before))
     now = [_Intervention(kind, rewritten.site(site, _heads(before, site))) for kind, site in asked]
-    one = before.together([{each.site.tensor: _write(before, each)} for each in asked])
-    other = after.together([{each.site.tensor: _write(after, each)} for each in now])
+    if before not in _BEFORE:
+        _BEFORE[before] = before.together([{each.site.tensor: _write(before, each)} for each in asked])
+    found = after.together([{each.site.tensor: _write(after, each)} for each in now])
     for i, (kind, site) in enumerate(asked):
         apart = [
             deviation(got[i], _turned(rewritten, end, expected[i]))
-            for end, got, expected in zip(before.ends, other, one, strict=True)
+            for end, got, expected in zip(before.ends, found, _BEFORE[before], strict=True)
         ]
         yield Case(f"{kind} of {site!r}", max(apart))
 
 
 def _interventions(runs: Runs) -> Iterator[_Intervention]:
-    """At the first, the middle and the last layer: every site as a whole, and heads alone."""
-    last = runs.layers[-1]
-    layers = {None, 0, len(runs.layers) // 2, last}
+    """At the first and the last layer: every site as a whole, and heads alone."""
+    layers = {None, 0, runs.layers[-1]}
     for site in runs.sites:
         if site == LOGITS or site.layer not in layers or site.name.endswith("scores"):
             continue

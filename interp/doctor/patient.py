@@ -34,6 +34,9 @@ _NUMBERS = 2**25
 _FLOOR = 1e-4
 """Noise beyond this is no rounding of float32."""
 
+RAISES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+"""What a forward that does not bear an intervention raises; the errors of this package are among them."""
+
 Changes = Mapping[Site, Write]
 """What is written in one run; a write sees the examples of that run alone."""
 
@@ -47,7 +50,7 @@ class Patient:
 
     @cached_property
     def tolerance(self) -> float:
-        """How far two numbers that should be equal may lie apart: ten times what the batch size alone moves, if that is more."""
+        """How far two numbers that should be equal may lie apart: ten times what the batch size moves, if that is more."""
         floor = max((runs.floor for runs in self.streams.values()), default=0.0)
         return max(tolerance(self.model), 10 * floor if floor < _FLOOR else 0.0)
 
@@ -63,9 +66,22 @@ class Patient:
         return read(self.model, self.model.example)
 
     @cached_property
-    def outcomes(self) -> list[Outcome]:
-        """What the probe run at loading tests."""
-        return list(outcomes(self.model))
+    def probed(self) -> tuple[list[Outcome], Exception | None]:
+        """What the probe run at loading tests, and the error that ended it, if one did."""
+        found: list[Outcome] = []
+        try:
+            found.extend(outcomes(self.model))
+        except RAISES as error:
+            return found, error
+        return found, None
+
+    def outcomes(self, *kinds: str) -> list[Outcome]:
+        """Those of some kinds. Where all of them hold, an error that ended the probe run is raised."""
+        found, error = self.probed
+        chosen = [outcome for outcome in found if outcome.law in kinds]
+        if error is not None and all(outcome.holds for outcome in chosen):
+            raise error
+        return chosen
 
     @cached_property
     def streams(self) -> dict[str, Runs]:
@@ -98,7 +114,9 @@ class Patient:
     def traces(self) -> list[str]:
         """What of the module is not as it was when the examination began."""
         now = _state(self.model)
-        return [f"{what} of {path or 'the model'} changed" for (what, path), was in self._state.items() if now[what, path] != was]
+        return [
+            f"{what} of {path or 'the model'} changed" for (what, path), was in self._state.items() if now[what, path] != was
+        ]
 
 
 class Runs:
@@ -131,17 +149,21 @@ class Runs:
         site = Site(name, layer=layer, stream=self.stream)
         return site if site in self.found else None
 
-    def together(self, groups: Sequence[Changes], model: Model | None = None, *, examples: int = BATCH) -> list[Tensor]:
+    def together(
+        self, groups: Sequence[Changes], model: Model | None = None, *, examples: int = BATCH, apart: bool = False
+    ) -> list[Tensor]:
         """The ends of the stream, ``[run, example, …]`` each, for several runs with some changes in force in each.
 
         Args:
             model: another model with the same sites; by default this one.
             examples: only the first one, or all three.
+            apart: one run a pass.
         """
+        limit = 1 if apart else self.limit
         parts = []
         inputs = {name: tensor.chunk(BATCH)[0] if examples == 1 else tensor for name, tensor in self.inputs.items()}
-        for start in range(0, len(groups), self.limit):
-            part = groups[start : start + self.limit]
+        for start in range(0, len(groups), limit):
+            part = groups[start : start + limit]
             repeated = {name: torch.cat([tensor] * len(part)) for name, tensor in inputs.items()}
             sites = dict.fromkeys(site for group in part for site in group)
             writes = {site: _each([group.get(site) for group in part]) for site in sites}

@@ -30,7 +30,18 @@ _FOLLOWED = {
 _SCALED = {"mul", "__mul__", "__rmul__", "div", "__truediv__"}
 _PRODUCTS = {"linear": 1, "matmul": 1, "__matmul__": 1, "mm": 1, "bmm": 1, "addmm": 2, "baddbmm": 2}
 """Matrix products, and which argument is the weight; what it is multiplied by stands before it."""
-_IGNORED = {"dim", "size", "__len__", "numel", "is_floating_point", "__get__", "new_empty", "zeros_like", "empty_like", "stride"}
+_IGNORED = {
+    "dim",
+    "size",
+    "__len__",
+    "numel",
+    "is_floating_point",
+    "__get__",
+    "new_empty",
+    "zeros_like",
+    "empty_like",
+    "stride",
+}
 """What asks a tensor for its shape and the like."""
 
 

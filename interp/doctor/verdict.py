@@ -59,7 +59,11 @@ class Case(NamedTuple):
 
 
 def passed(
-    law: str, what: str, deviation: float | None = None, tolerance: float | None = None, untested: Mapping[str, str] | None = None
+    law: str,
+    what: str,
+    deviation: float | None = None,
+    tolerance: float | None = None,
+    untested: Mapping[str, str] | None = None,
 ) -> Verdict:
     return Verdict(law, "passed", what, deviation, tolerance, untested or {})
 
