@@ -149,15 +149,10 @@ def _blip() -> nn.Module:
 def _llava() -> nn.Module:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**_VISION),
-        text_config=LlamaConfig(**_GROUPED),
-        image_token_id=VOCAB - 1,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=(IMAGE // PATCH) ** 2,
-    )
-    return LlavaForConditionalGeneration(config)
+    options: dict[str, Any] = {"image_token_id": VOCAB - 1, "image_seq_length": (IMAGE // PATCH) ** 2}
+    vision, text = CLIPVisionConfig(**_VISION), LlamaConfig(**_GROUPED)
+    read: dict[str, Any] = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, **read, **options))
 
 
 def _qwen2_vl() -> nn.Module:

@@ -55,6 +55,7 @@ def twin(model: Model) -> Model:
     made.module = copy.deepcopy(model.module)
     if model.dtype in (torch.float16, torch.bfloat16):
         made.module.float()
+        made.example = {name: t.float() if t.is_floating_point() else t for name, t in model.example.items()}
     made.backend = TorchHooks(made)
     for parameter in made.module.parameters():
         parameter.requires_grad_(False)
@@ -303,8 +304,8 @@ def _written_in_blocks(model: Model, name: str, width: int) -> dict[tuple[str, i
         for path in paths:
             linear = model.module.get_submodule(path)
             found[f"{path}.weight", -2 if in_out(linear) is not linear.weight else -1] = "writes"
-        inside = f"{stream.mlp[layer]}." if layer in stream.mlp else None
-        for where, parameter, axis, reads in products if inside else ():
+        inside = tuple(f"{path}." for path in (stream.mlp.get(layer),) if path is not None)
+        for where, parameter, axis, reads in products:
             if f"{where}.".startswith(inside) and not reads and model.module.get_parameter(parameter).shape[axis] == width:
                 found[parameter, axis] = "writes"
     return found

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from interp import axes
-from interp.doctor.gauges import Rewritten, fold_gains, fold_value_biases, reverse_heads, rotate
+from interp.doctor.gauges import Rewritten, fold_gains, fold_value_biases, reverse_heads, rotate, twin
 from interp.doctor.patient import LOGITS, Patient, Runs
 from interp.doctor.verdict import Case, Refused, Verdict, deviation, judged
 from interp.models import Model
@@ -53,8 +53,9 @@ def _law(name: str, rewrite: Callable[[Model], Rewritten], besides: str) -> Call
         if count > _COPIES:
             raise Refused(f"a copy of its {count / 1e9:.0f} billion weights would have to be made")
         patient.streams  # noqa: B018 - refused without
-        rewritten = rewrite(patient.model)
-        return _compared(patient, name, rewritten, besides)
+        if patient.model.dtype in (torch.float16, torch.bfloat16):  # other weights round otherwise, far more than this asks for
+            patient = Patient(twin(patient.model))
+        return _compared(patient, name, rewrite(patient.model), besides)
 
     return check
 

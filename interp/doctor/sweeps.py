@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from interp.doctor.patient import Patient
@@ -37,7 +36,7 @@ def same_numbers(patient: Patient) -> Verdict:
         slow, fast = (
             patch(model, pairs, where, "logit_diff", strategy=strategy, progress=False) for strategy in ("serial", "auto")
         )
-    cases = [Case(name, _apart(slow[name]["value"].values, fast[name]["value"].values)) for name in where]
+    cases = [Case(name, _apart(slow[name]["value"], fast[name]["value"])) for name in where]
     # Batch size alone moves a difference of two logits by twice the rounding of one.
     return judged("wave", cases, 2 * patient.tolerance)
 
@@ -63,5 +62,5 @@ def _pairs(ids: Tensor) -> Pairs:
     return Pairs(tuple(items))
 
 
-def _apart(slow: np.ndarray[Any, Any], fast: np.ndarray[Any, Any]) -> float:
-    return float(np.abs(slow - fast).max()) / (1 + float(np.abs(slow).max()))
+def _apart(slow: Any, fast: Any) -> float:
+    return float(abs(slow - fast).max()) / (1 + float(abs(slow).max()))

@@ -42,7 +42,18 @@ def summary(reports: Sequence[Report]) -> str:
     legend = ", ".join(f"{mark} {status}" for status, mark in _MARKS.items())
     row = f"{'':{width}}  {' '.join(_letter(i) for i in range(len(names)))}"
     closing = f"{len(reports)} architectures, {failed} with a law that failed ({legend})"
-    return "\n".join([*head, "", row, *rows, "", closing])
+    return "\n".join([*head, "", row, *rows, "", *_not_testable(reports), closing])
+
+
+def _not_testable(reports: Sequence[Report]) -> list[str]:
+    """By law, on how many models it was refused, and one of the reasons."""
+    lines = []
+    for law in LAWS:
+        found = [(report.architecture, report[law.name].what) for report in reports if law.name in report.refused]
+        if found:
+            name, why = found[0]
+            lines.append(f"– {law.name} cannot be tested on {len(found)}, as on {name}: {why}")
+    return [*lines, ""] if lines else []
 
 
 def markdown(reports: Iterable[Report]) -> str:

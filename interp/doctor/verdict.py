@@ -80,7 +80,7 @@ def judged(law: str, cases: Sequence[Case], tolerance: float, untested: Mapping[
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         return Verdict(law, "failed", "; ".join(broken[:3]) + more, worst[0].deviation, tolerance, untested or {})
     many = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
-    which = f", the worst: {worst[0].what}" if worst[0].deviation > 0 else ", all to the bit"
+    which = f", the worst: {worst[0].what}" if worst[0].deviation > 0 else ", none deviates"
     return passed(law, many + which, worst[0].deviation, tolerance, untested)
 
 
@@ -96,7 +96,7 @@ def deviation(got: Tensor, expected: Tensor) -> float:
     """The largest difference, over 1 + the largest expected number; infinite where something is not a number."""
     if got.shape != expected.shape:
         return float("inf")
-    found = float((got.float() - expected.float()).abs().max()) / (1 + float(expected.float().abs().max()))
+    found = float((got.double() - expected.double()).abs().max()) / (1 + float(expected.double().abs().max()))
     return found if found == found else float("inf")
 
 

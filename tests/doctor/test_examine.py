@@ -96,7 +96,7 @@ def test_layers_are_shown_as_ranges() -> None:
 def test_the_worst_cases_are_named_first_and_what_is_no_number_fails() -> None:
     verdict = judged("repeat", [Case("a", 0.1), Case("b", float("nan")), Case("c", 0.0), Case("d", 0.2), Case("e", 1)], 0.01)
     assert (verdict.status, verdict.what) == ("failed", "b; e; d and 1 more")
-    assert judged("repeat", [Case("a", 0.0), Case("b", 0.0)], 0.0).what == "2 cases, all to the bit"
+    assert judged("repeat", [Case("a", 0.0), Case("b", 0.0)], 0.0).what == "2 cases, none deviates"
     assert deviation(torch.tensor([1.0]), torch.tensor([float("nan")])) == float("inf")
     assert deviation(torch.zeros(2), torch.zeros(3)) == float("inf")
     assert deviation(torch.tensor([3.0, 1.0]), torch.tensor([3.0, 0.0])) == 0.25
