@@ -12,6 +12,7 @@ at another point once the value bias is part of b_O, and the law of that rewrite
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -63,8 +64,8 @@ def _law(name: str, rewrite: Callable[[Model], Rewritten], besides: str) -> Call
 def _compared(patient: Patient, name: str, rewritten: Rewritten, besides: str) -> Verdict:
     tolerance = 10 * patient.tolerance  # other weights round otherwise, layer after layer
     cases: list[Case] = []
-    for stream, before in patient.streams.items():
-        after = Runs(rewritten.model, stream)
+    for before in patient.streams.values():
+        after = before.on(rewritten.model)
         for end in before.ends:
             change = deviation(after.found[end], _turned(rewritten, end, before.found[end]))
             if change > tolerance:
@@ -113,14 +114,13 @@ def _write(runs: Runs, intervention: _Intervention) -> Write:
     value = _value(runs, intervention)
     if site.head is None:
         return lambda h: value.to(h).expand_as(h)
-    axis, head = site.axes.index(axes.HEAD), site.head
+    return partial(_head_written, site.axes.index(axes.HEAD), site.head, value)
 
-    def write(h: Tensor) -> Tensor:
-        h = h.clone()
-        h.select(axis, head).copy_(value.expand_as(h).select(axis, head))
-        return h
 
-    return write
+def _head_written(axis: int, head: int, value: Tensor, h: Tensor) -> Tensor:
+    h = h.clone()
+    h.select(axis, head).copy_(value.expand_as(h).select(axis, head))
+    return h
 
 
 def _value(runs: Runs, intervention: _Intervention) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
@@ -175,7 +176,7 @@ def _gates(patient: Patient, runs: Runs, site: Site) -> Iterator[Case]:
     model = patient.model
     heads, path = model.anatomy.size(site, "head"), model.taps(site).path
     linear = model.module.get_submodule(path)
-    gated = runs.together([{site: _without(head)} for head in range(heads)])
+    gated = runs.together([{site: partial(_without, head)} for head in range(heads)])
     for head in range(heads):
         weight = in_out(linear).detach().clone()
         rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=heads)[head] = 0
@@ -185,13 +186,10 @@ def _gates(patient: Patient, runs: Runs, site: Site) -> Iterator[Case]:
         yield Case(f"{site.at(head=head)!r} scaled by 0 = W_O without its slice", apart)
 
 
-def _without(head: int) -> Callable[[Tensor], Tensor]:
-    def write(z: Tensor) -> Tensor:
-        z = z.clone()
-        z[:, :, head] = 0
-        return z
-
-    return write
+def _without(head: int, z: Tensor) -> Tensor:
+    z = z.clone()
+    z[:, :, head] = 0
+    return z
 
 
 def _untouched(patient: Patient) -> Verdict:

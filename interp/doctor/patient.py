@@ -11,8 +11,9 @@ each repetition is written for itself.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -141,6 +142,14 @@ class Runs:
         if self.floor > 0.1:
             self.limit = 1  # runs cannot share a pass
 
+    def on(self, model: Model) -> Runs:
+        """The same runs on another model with the same sites."""
+        made = copy.copy(self)
+        made.model = model
+        made.found = read(model, self.inputs, list(self.found))
+        made.others = {site: self.other(site, tensor) for site, tensor in made.found.items()}
+        return made
+
     def other(self, site: Site, tensor: Tensor) -> Tensor:
         return tensor.roll(1, 1 if site.name == "pos_embed" else 0)
 
@@ -166,7 +175,7 @@ class Runs:
             part = groups[start : start + limit]
             repeated = {name: torch.cat([tensor] * len(part)) for name, tensor in inputs.items()}
             sites = dict.fromkeys(site for group in part for site in group)
-            writes = {site: _each([group.get(site) for group in part]) for site in sites}
+            writes = {site: partial(_each, [group.get(site) for group in part]) for site in sites}
             found = read(model or self.model, repeated, self.ends, writes, eager=self.sites)
             parts.append([self._apart(end, found[end], len(part)) for end in self.ends])
         return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
@@ -225,17 +234,13 @@ def _state(model: Model) -> dict[tuple[str, str], object]:
     return found
 
 
-def _each(changes: Sequence[Write | None]) -> Write:
-    """A write of several runs that lie one after another."""
-
-    def write(h: Tensor) -> Tensor:
-        runs = h.unflatten(0, (len(changes), -1)).clone()
-        for i, change in enumerate(changes):
-            if change is not None:
-                runs[i] = change(runs[i])
-        return runs.flatten(0, 1)
-
-    return write
+def _each(changes: Sequence[Write | None], h: Tensor) -> Tensor:
+    """Several runs that lie one after another, each changed for itself."""
+    runs = h.unflatten(0, (len(changes), -1)).clone()
+    for i, change in enumerate(changes):
+        if change is not None:
+            runs[i] = change(runs[i])
+    return runs.flatten(0, 1)
 
 
 def constant(value: Tensor) -> Write:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,8 +73,8 @@ def flow(model: Model) -> Flow:
     follow = _Follow(module)
     with ExitStack() as stack:
         for path, part in module.named_modules():
-            stack.callback(part.register_forward_pre_hook(follow.enter(path)).remove)
-            stack.callback(part.register_forward_hook(follow.leave(path, is_norm(part))).remove)
+            stack.callback(part.register_forward_pre_hook(partial(follow.enter, path)).remove)
+            stack.callback(part.register_forward_hook(partial(follow.leave, path, is_norm(part))).remove)
         stack.enter_context(torch.no_grad())
         stack.enter_context(model.prepared(model.sites()))
         stack.enter_context(_experts_one_by_one(module))
@@ -102,24 +103,17 @@ class _Follow(TorchFunctionMode):
         self._marked: dict[int, tuple[Tensor, str]] = {}
         """Tensors that hold a norm's output, kept alive so that their ids stay theirs."""
         self._weights = {p.untyped_storage().data_ptr(): (name, p) for name, p in module.named_parameters() if p.ndim >= 2}
-        self._quiet = 0
 
-    def enter(self, path: str) -> Any:
-        def hook(m: nn.Module, args: Any) -> None:
-            self.inside.append(path)
+    def enter(self, path: str, module: nn.Module, args: Any) -> None:
+        self.inside.append(path)
 
-        return hook
-
-    def leave(self, path: str, norm: bool) -> Any:
-        def hook(m: nn.Module, args: Any, output: Any) -> None:
-            self.inside.pop()
-            if norm:
-                with suppress(TypeError):
-                    tensor = output_tensor(output)
-                    self._marked[id(tensor)] = (tensor, path)
-                    self.readings.setdefault(path, Reading())
-
-        return hook
+    def leave(self, path: str, norm: bool, module: nn.Module, args: Any, output: Any) -> None:
+        self.inside.pop()
+        if norm:
+            with suppress(TypeError):
+                tensor = output_tensor(output)
+                self._marked[id(tensor)] = (tensor, path)
+                self.readings.setdefault(path, Reading())
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -18,11 +18,11 @@ from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import MAIN, Grid, grid
 
 TEXT = {"input_ids", "attention_mask", "position_ids"}
-PLACES = (-3, -1)
+PLACE = -3
 
 
 def same_numbers(patient: Patient) -> Verdict:
-    """Every component, in the last two layers that have it, at two places of two prompts of unequal length."""
+    """Every component, in the last two layers that have it, at a place in the middle of two prompts of unequal length."""
     model = patient.model
     others = sorted(set(model.example) - TEXT)
     if not model.example or others:
@@ -46,7 +46,7 @@ def _everywhere(patient: Patient) -> dict[str, Grid]:
     found = {}
     for name in dict.fromkeys(site.name for site in sites):
         layers = [site.layer for site in sites if site.name == name and site.layer is not None][-2:]
-        found[name] = grid(name, layer=layers, position=list(PLACES)) if layers else grid(name, position=list(PLACES))
+        found[name] = grid(name, layer=layers, position=[PLACE]) if layers else grid(name, position=[PLACE])
     return found
 
 

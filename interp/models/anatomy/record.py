@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,47 +56,51 @@ def record(module: nn.Module, paths: Collection[str], attention: Collection[str]
     Args:
         attention: modules inside which softmaxes are written down.
     """
-    seen, given, inside = Seen(), {}, _Inside()
-
-    def before(path: str) -> Callable[..., None]:
-        def hook(m: nn.Module, args: Any, kwargs: Any) -> None:
-            if path not in seen.inputs:
-                seen.order.append(path)
-            if len(args) + len(kwargs) == 1:
-                seen.alone.add(path)
-            with suppress(TypeError):  # called without a tensor
-                seen.inputs[path].append(first_tensor(args, kwargs).detach().clone())
-
-        return hook
-
-    def after(path: str) -> Callable[..., None]:
-        def hook(m: nn.Module, args: Any, output: Any) -> None:
-            with suppress(TypeError):
-                tensor = output_tensor(output)
-                given[path, len(seen.outputs[path])] = (tensor, tensor._version)
-                seen.outputs[path].append(tensor.detach().clone())
-
-        return hook
-
-    def enter(path: str) -> Callable[..., None]:
-        return lambda m, args: inside.stack.append(path)
-
-    def leave(m: nn.Module, args: Any, output: Any) -> None:
-        inside.stack.pop()
-
-    inside.found = seen.softmaxes
+    recorder = _Recorder()
+    inside = recorder.inside
+    inside.found = recorder.seen.softmaxes
     with ExitStack() as hooks, torch.no_grad():
         for path in dict.fromkeys((*paths, *attention)):
             part = module.get_submodule(path)
-            handles = [part.register_forward_pre_hook(before(path), with_kwargs=True), part.register_forward_hook(after(path))]
+            handles = [
+                part.register_forward_pre_hook(partial(recorder.before, path), with_kwargs=True),
+                part.register_forward_hook(partial(recorder.after, path)),
+            ]
             if path in attention:
-                handles += [part.register_forward_pre_hook(enter(path)), part.register_forward_hook(leave)]
+                handles += [
+                    part.register_forward_pre_hook(partial(inside.enter, path)),
+                    part.register_forward_hook(inside.leave),
+                ]
             for handle in handles:
                 hooks.callback(handle.remove)
         with inside:
             forward()
-    seen.overwritten = {path for (path, _), (tensor, version) in given.items() if tensor._version != version}
-    return seen
+    return recorder.told()
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.seen, self.inside = Seen(), _Inside()
+        self.given: dict[tuple[str, int], tuple[Tensor, int]] = {}
+
+    def before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen = self.seen
+        if path not in seen.inputs:
+            seen.order.append(path)
+        if len(args) + len(kwargs) == 1:
+            seen.alone.add(path)
+        with suppress(TypeError):  # called without a tensor
+            seen.inputs[path].append(first_tensor(args, kwargs).detach().clone())
+
+    def after(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        with suppress(TypeError):
+            tensor = output_tensor(output)
+            self.given[path, len(self.seen.outputs[path])] = (tensor, tensor._version)
+            self.seen.outputs[path].append(tensor.detach().clone())
+
+    def told(self) -> Seen:
+        self.seen.overwritten = {path for (path, _), (tensor, version) in self.given.items() if tensor._version != version}
+        return self.seen
 
 
 class _Inside(TorchFunctionMode):
@@ -105,6 +110,12 @@ class _Inside(TorchFunctionMode):
         super().__init__()
         self.stack: list[str] = []
         self.found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def enter(self, path: str, module: nn.Module, args: Any) -> None:
+        self.stack.append(path)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.stack.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
