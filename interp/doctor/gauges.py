@@ -68,14 +68,16 @@ def twin(model: Model) -> Model:
 def fold_gains(model: Model) -> Rewritten:
     """Every norm's gain and bias, folded into the linear maps that read it; the gain is then 1 and the bias 0."""
     made = twin(model)
-    folded, left = _fold_gains(model, made)
+    folded, left = folded_gains(model, made)
     if not folded:
         raise Refused(next((f"{path}: {why}" for path, why in left.items()), "no norm of it has a gain"))
+    if all(_alike(model.module.get_submodule(path), made.module.get_submodule(path)) for path in folded):
+        raise Refused("the gains of its norms are 1 already, and their biases 0")
     return Rewritten(made, f"the gains of {len(folded)} norms folded into what reads them", left)
 
 
-def _fold_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
-    """Folds what can be folded in ``made``; the weights that read each of those norms, and why others were left."""
+def folded_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """Fold what can be folded in ``made``: the weights that read each of those norms, by axis, and why others were left."""
     seen = flow(model)
     readers: dict[str, list[str]] = {}
     for path, reading in seen.readings.items():
@@ -89,7 +91,7 @@ def _fold_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], d
         shared = [parameter for parameter in reading.weights if parameter in elsewhere or len(readers[parameter]) > 1]
         norm = made.module.get_submodule(path)
         bias = getattr(norm, "bias", None)
-        homeless = [p for p in reading.weights if isinstance(bias, Tensor) and "bias" not in _part(made.module, places[p])]
+        homeless = [p for p in reading.weights if isinstance(bias, Tensor) and "bias" not in held_with(made.module, places[p])]
         if path in in_stream:
             left[path] = "what it gives is the residual stream"
         elif reading.others:
@@ -107,17 +109,21 @@ def _fold_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], d
     return folded, left
 
 
+def _alike(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(p, q.to(p)) for p, q in zip(one.parameters(), other.parameters(), strict=True))
+
+
 def _fold(module: nn.Module, norm: Any, weights: Mapping[str, int]) -> None:
     gain, unit = _gain(norm)
     bias = norm.bias.detach().clone() if isinstance(getattr(norm, "bias", None), Tensor) else None
     for parameter, axis in weights.items():
-        own = _part(module, parameter)
+        own = held_with(module, parameter)
         name = parameter.rpartition(".")[2]
         weight: Any = own[name]
         if bias is not None:
             added = weight @ bias if axis == -1 else bias @ weight
-            own["bias"] = _parameter(added if own["bias"] is None else own["bias"] + added)
-        own[name] = _parameter(weight * (gain if axis == -1 else gain[:, None]))
+            own["bias"] = parameter_of(added if own["bias"] is None else own["bias"] + added)
+        own[name] = parameter_of(weight * (gain if axis == -1 else gain[:, None]))
     norm.weight.fill_(unit)
     if bias is not None:
         norm.bias.zero_()
@@ -142,7 +148,7 @@ def _place(module: nn.Module, parameter: str) -> str:
     return next((place for place, part in found.items() if not isinstance(part, nn.Embedding)), parameter)
 
 
-def _part(module: nn.Module, parameter: str) -> dict[str, nn.Parameter | None]:
+def held_with(module: nn.Module, parameter: str) -> dict[str, nn.Parameter | None]:
     """The parameters of the module that holds one."""
     return module.get_submodule(parameter.rpartition(".")[0])._parameters
 
@@ -177,7 +183,7 @@ def _fold_value_bias(bias: Tensor, layout: Layout, linear: Any, heads: int) -> N
     added = einsum(each, weight, "head d_head, head d_head d_model -> d_model")
     old = linear._parameters.get("bias")
     bias.copy_(layout.put(bias[None, None], torch.zeros_like(values), None)[0, 0])
-    linear.register_parameter("bias", _parameter(added if old is None else old + added))
+    linear.register_parameter("bias", parameter_of(added if old is None else old + added))
 
 
 # the order of heads
@@ -230,137 +236,6 @@ def _reverse_what_belongs_to_heads(made: Model, at: Callable[[str], Site], atten
             parameter.copy_(parameter.flip(1))
 
 
-# the basis of the stream
-
-
-def rotate(model: Model) -> Rewritten:
-    """A random rotation of the basis of every stream that has one: gains folded, then all that writes or reads it turned.
-
-    A norm that subtracts the mean singles out the direction of equal numbers; the rotation then leaves that one as it is.
-    """
-    made = twin(model)
-    folded, kept = _fold_gains(model, made)
-    turned: dict[str, Tensor] = {}
-    left: dict[str, str] = {}
-    for name, stream in model.anatomy.streams.items():
-        if not stream.blocks:
-            continue
-        try:
-            weights, norms = _writers_and_readers(model, name, folded, kept)
-        except Refused as why:
-            left[name] = str(why)
-            continue
-        with torch.no_grad():
-            turned[name] = _turn(made, weights, norms)
-    if not turned:
-        raise Refused(next(iter(left.values()), "it has no stack of blocks"))
-    return Rewritten(made, f"the basis of {', '.join(turned)} rotated", left, turned)
-
-
-def _writers_and_readers(
-    model: Model, name: str, folded: Mapping[str, Mapping[str, int]], kept: Mapping[str, str]
-) -> tuple[dict[tuple[str, int], str], list[str]]:
-    """Every weight that writes to a stream or reads it: parameter and axis, each with what it is; and the stream's norms."""
-    stream, module = model.anatomy.streams[name], model.module
-    width = stream.layers[0]["d_model"]
-    if any(sizes["d_model"] != width or "d_model_before" in sizes for sizes in stream.layers):
-        raise Refused("its width changes from block to block")
-    around = _around(model, name)
-    attention = tuple(f"{path}." for path in stream.attention.values())  # norms of queries and keys are in there
-    norms = [
-        path
-        for path in (*folded, *kept)
-        if f"{path}.".startswith(around) and not path.startswith(attention) and _width(module, path) == width
-    ]
-    for path in norms:
-        if path in kept:
-            raise Refused(f"the gain of {path} cannot be folded: {kept[path]}")
-    if not norms:
-        raise Refused("no norm with a gain reads it")
-    found: dict[tuple[str, int], str] = {}
-    for path in norms:
-        found |= dict.fromkeys(folded[path].items(), "reads")
-    for entry in ("embed", "pos_embed"):
-        site = Site(entry, stream=name)
-        path = model.taps(site).path if model.has(site) else ""
-        if entry == "embed" and not isinstance(module.get_submodule(path), nn.Embedding):
-            raise Refused(f"what enters its first block comes from no embedding table ({path or 'none is known'})")
-        if model.has(site):
-            found[f"{path}.weight", -1] = "embeds"
-    return found | _written_in_blocks(model, name, width), norms
-
-
-def _written_in_blocks(model: Model, name: str, width: int) -> dict[tuple[str, int], str]:
-    """W_O of attention, cross-attention and mixers; of MLPs, every weight whose product is as wide as the stream."""
-    stream, found, products = model.anatomy.streams[name], {}, flow(model).products
-    for layer in range(len(stream.blocks)):
-        paths = [
-            model.taps(site).path
-            for component in ("z", "cross_z", "mixer_post")
-            if model.has(site := Site(component, layer=layer, stream=name))
-        ]
-        if layer in stream.attention and not paths:
-            raise Refused(f"what attention of layer {layer} writes goes through no linear map that is known")
-        for path in paths:
-            linear = model.module.get_submodule(path)
-            found[f"{path}.weight", -2 if in_out(linear) is not linear.weight else -1] = "writes"
-        inside = tuple(f"{path}." for path in (stream.mlp.get(layer),) if path is not None)
-        for where, parameter, axis, reads in products:
-            if f"{where}.".startswith(inside) and not reads and model.module.get_parameter(parameter).shape[axis] == width:
-                found[parameter, axis] = "writes"
-    return found
-
-
-def _turn(made: Model, weights: Mapping[tuple[str, int], str], norms: list[str]) -> Tensor:
-    width = _width(made.module, norms[0])
-    rotation = _rotation(width, any(_subtracts_the_mean(made.module.get_submodule(path)) for path in norms))
-    for (parameter, axis), what in weights.items():
-        own, name = _part(made.module, parameter), parameter.rpartition(".")[2]
-        like: Any = own[name]
-        turned = (like.double().movedim(axis, -1) @ rotation).movedim(-1, axis)
-        own[name] = _parameter(turned.to(like))
-        bias = own.get("bias")
-        if what == "writes" and bias is not None:
-            own["bias"] = _parameter((bias.double() @ rotation).to(bias))
-    return rotation
-
-
-def _rotation(width: int, keep_mean: bool) -> Tensor:
-    """A random rotation, float64; one that leaves the vector of ones where it is, if asked."""
-    generator = torch.Generator().manual_seed(0)
-    if not keep_mean:
-        return torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
-    basis = torch.randn(width, width, generator=generator, dtype=torch.float64)
-    basis[:, 0] = 1
-    basis = torch.linalg.qr(basis).Q  # its first column is the vector of ones, scaled
-    turn = torch.eye(width, dtype=torch.float64)
-    turn[1:, 1:] = _rotation(width - 1, keep_mean=False)
-    return basis @ turn @ basis.T
-
-
-def _subtracts_the_mean(norm: nn.Module) -> bool:
-    weight: Any = norm.weight
-    x = torch.randn(1, 2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
-    return bool(((norm(x + 1) - norm(x)).abs() < 1e-3).all())
-
-
-def _around(model: Model, name: str) -> str:
-    """The outermost module that holds a stack of blocks and no other, with a dot; empty for the whole model."""
-    mine = model.anatomy.streams[name].blocks[0]
-    others = [path for other in model.anatomy.streams.values() if other.name != name for path in other.blocks]
-    path = mine
-    while path:
-        outer = path.rpartition(".")[0]
-        if any(not outer or other.startswith(f"{outer}.") for other in others):
-            return f"{path}."
-        path = outer
-    return ""
-
-
-def _width(module: nn.Module, norm: str) -> int:
-    return len(module.get_parameter(f"{norm}.weight"))
-
-
 # helpers
 
 
@@ -391,5 +266,5 @@ def _heads(layout: Layout) -> Heads:
     return inner
 
 
-def _parameter(tensor: Tensor) -> nn.Parameter:
+def parameter_of(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach().clone(), requires_grad=False)

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from interp import axes
-from interp.doctor.gauges import Rewritten, fold_gains, fold_value_biases, reverse_heads, rotate, twin
+from interp.doctor.gauges import Rewritten, fold_gains, fold_value_biases, reverse_heads, twin
 from interp.doctor.patient import LOGITS, Patient, Runs
+from interp.doctor.rotation import rotate
 from interp.doctor.verdict import Case, Refused, Verdict, deviation, judged
 from interp.models import Model
 from interp.models.taps import Write
