@@ -1,4 +1,4 @@
-"""The command line: ``interp demo``, ``interp ls``, ``interp show``.
+"""The command line: ``interp demo``, ``interp doctor``, ``interp ls``, ``interp show``.
 
 Every command is a dataclass; the text under a field is its help.
 """
@@ -32,6 +32,32 @@ class Demo:
         from interp.demo import demo
 
         demo(self.model, self.out, examples=self.examples, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """List the sites of a model and hold it to the laws by which they are known; the exit status is 1 if it breaks one."""
+
+    model: tyro.conf.Positional[str] = ""
+    """A hub id, a folder, a GGUF file, or a model of the zoo."""
+    all: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Instead of one model, every architecture that is answered for, built tiny from its configuration."""
+    json: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Print a list with an object for every model: architecture, passed, failed and refused laws, verdicts, sites."""
+
+    def run(self) -> int:
+        import json
+
+        from interp import doctor
+
+        if self.all == bool(self.model):
+            raise UserError("doctor needs a model to examine, or --all for every architecture, and not both")
+        reports = doctor.examine_all() if self.all else [doctor.examine_named(self.model)]
+        if self.json:
+            print(json.dumps([report.spec() for report in reports], indent=1, ensure_ascii=False))
+        else:
+            print(doctor.summary(reports) if self.all else doctor.text(reports[0]))
+        return int(any(report.failed for report in reports))
 
 
 @dataclass(frozen=True)
@@ -80,22 +106,22 @@ class Show:
 
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Ls, tyro.conf.subcommand("ls")]
     | Annotated[Show, tyro.conf.subcommand("show")]
 )
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run one command; a mistake of the user is one message on standard error and exit status 2."""
+    """Run one command and return its exit status; a mistake of the user is one message on standard error and status 2."""
     command = tyro.cli(
         Command, prog="interp", description="Find out by intervention which parts of a network cause its behaviour.", args=args
     )
     try:
-        command.run()
+        return command.run() or 0
     except UserError as error:
         print(f"interp: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

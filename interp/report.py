@@ -132,6 +132,7 @@ def provenance(effects: xr.Dataset) -> dict[str, Any]:
         "sweep": sweep,
         "source": attrs.get("source"),
         "edit": attrs.get("edit"),
+        "depends on how the model is written": attrs.get("gauge"),
         "metrics": ", ".join(map(str, effects["metric"].values.ravel())),
         "noise floor": attrs.get("noise_floor"),
         "equal to the base by rule": f"{float(effects['by_rule'].mean()):.0%} of the values, without a forward pass",

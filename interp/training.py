@@ -27,7 +27,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from interp.engine import provenance, strategies
+from interp.engine import gauge, provenance, strategies
 from interp.engine.batches import halvings, in_batches
 from interp.engine.cells import fill
 from interp.engine.edits import Rows
@@ -248,6 +248,7 @@ class _Training:
             "metric": p.metrics[0].name,
             "interventions": [repr(run.intervention) for run in runs],
             "out_of_memory": halved,
+            **gauge.attribute(p.model, [run.intervention for run in runs]),
         }
         loss = torch.stack([torch.stack(run.losses) for run in runs]).cpu().numpy()
         penalty = np.array([run.penalties for run in runs], dtype=loss.dtype)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import interp
 from interp.cli import main
@@ -58,6 +60,9 @@ def test_ls_and_show(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["ls", "nowhere"], "nowhere is no folder, so it is no store"),
         (["demo", "--model", "zoo/langage-4l"], "unknown zoo model 'langage-4l'; did you mean 'language-4l'"),
+        (["doctor"], "doctor needs a model to examine, or --all for every architecture, and not both"),
+        (["doctor", "zoo/induction-2l", "--all"], "doctor needs a model to examine, or --all"),
+        (["doctor", "./nothing-here"], "'./nothing-here': no such file or folder"),
         (["demo", "--model", "./nothing-here"], "'./nothing-here': no such file or folder"),
     ],
 )
@@ -69,3 +74,60 @@ def test_a_mistake_is_one_message_and_status_2(
     error = capsys.readouterr().err
     assert error.startswith(f"interp: {message}")
     assert "Traceback" not in error
+
+
+def test_doctor_prints_sites_and_laws(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "zoo/induction-2l"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("zoo/induction-2l\n\nsites\n  main\n")
+    assert re.search(r"z +L0–1 +example, position, head \d+, d_head \d+", printed)
+    assert "✓ head_gate" in printed
+    assert "– fold_value_bias" in printed
+    assert printed.rstrip().endswith("14 passed, 0 failed, 1 refused")
+
+
+def test_doctor_as_json_and_its_exit_status(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that adds to its stream at every call, so that no two runs are alike."""
+    from interp.doctor import architectures, models
+
+    model = architectures.loaded("llama")
+    calls: list[int] = []
+
+    def counting(module: object, args: object, output: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return output + 1e-2 * len(calls)
+
+    model.module.get_submodule(model.anatomy.mlp[1]).register_forward_hook(counting)
+    monkeypatch.setattr(models, "load", lambda name: model)
+    assert main(["doctor", "mine", "--json"]) == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["architecture"] == "llama"
+    assert "repeat" in found["failed"]
+    assert not set(found["passed"]) & {*found["failed"], *found["refused"]}
+
+
+def test_doctor_of_every_architecture(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp.doctor import architectures
+
+    monkeypatch.setattr(architectures, "available", lambda: ["gpt2", "mamba"])
+    monkeypatch.setattr(architectures, "ARCHITECTURES", {name: architectures.ARCHITECTURES[name] for name in ("gpt2", "mamba")})
+    assert main(["doctor", "--all"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^gpt2 +✓( ✓){14}$", printed, flags=re.MULTILINE)
+    assert re.search(r"^mamba  .*–", printed, flags=re.MULTILINE)
+    assert printed.rstrip().endswith("2 architectures, 0 with a law that failed (✓ passed, ✗ failed, – refused)")
+
+
+def test_a_model_that_its_probe_run_refuses_is_examined_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from interp.doctor import architectures, models
+    from interp.errors import ProbeError
+
+    def load(name: str, check: bool = True) -> object:
+        if check:
+            raise ProbeError("a site is not what its name says")
+        return interp.load(architectures.build("llama"), name=name, check=False)
+
+    monkeypatch.setattr(models, "load", load)
+    report = models.examine_named("mine")
+    assert report.failed == ()
+    assert "it was loaded without its probe run" in report["wave"].what

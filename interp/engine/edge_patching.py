@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 
 from interp import axes, effects
-from interp.engine import provenance
+from interp.engine import gauge, provenance
 from interp.engine.batches import halvings
 from interp.engine.budget import Budget
 from interp.engine.edge_rows import EdgeRows
@@ -32,7 +32,7 @@ from interp.engine.prepared import Patching
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.errors import EdgesError
-from interp.interventions import Activation, Source
+from interp.interventions import Activation, Change, Intervention, Source
 from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
@@ -62,7 +62,7 @@ def patch_edges(
         patching: ``"noising"`` runs on the clean prompt and lets the reader see the corrupted one's contribution;
             ``"denoising"`` the reverse.
         source: what the reader sees of the writer: by default the other prompt's contribution; a mean, another example's, or
-            ``Constant(0.0)``, which takes the contribution away.
+            ``Constant(0.0)``, which takes the contribution away (of a head, up to its value bias: attribute ``gauge``).
         rows: most rows in one pass; by default what a memory budget allows.
         precision: as for :func:`interp.patch`.
 
@@ -109,6 +109,7 @@ def patch_edges(
             "strategy": "wavefront",
             "rows": len(wanted) * len(encoded),
             "noise_floor": sweep.noise_floor,
+            **gauge.attribute(model, [Intervention((Change(edge.sender, source=source),)) for edge in wanted]),
             "out_of_memory": len(halved),
             "spec": provenance.spec(
                 model,

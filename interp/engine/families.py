@@ -14,7 +14,7 @@ import torch
 import xarray as xr
 
 from interp import axes, effects
-from interp.engine import provenance
+from interp.engine import gauge, provenance
 from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
@@ -117,6 +117,7 @@ def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Datas
         coords=provenance.example_coordinates(encoded) | family.coords,
         attrs=measured.facts
         | family.attrs
+        | gauge.attribute(prepared.model, [*family.interventions, *([options.given] if options.given else [])])
         | {"spec": provenance.spec(prepared.model, encoded, options.patching, prepared.metrics, spec)},
     )
 

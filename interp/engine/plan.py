@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from interp import kernels
+from interp.engine import gauge
 from interp.engine.costs import Costs, rate
 from interp.engine.joins import NEVER, Point, depth, inside
 from interp.engine.prepared import Prepared
@@ -236,6 +237,8 @@ class _Planning:
             notes.append(f"rows that change {', '.join(names)} run the attention of that block again, for all of its heads")
         if self.p.model.dtype in (torch.bfloat16, torch.float16):
             notes.append("in half precision strategies agree within the spread of batch sizes, not exactly")
+        flagged = gauge.flag(self.p.model, [*self.p.interventions, *([self.p.options.given] if self.p.options.given else [])])
+        notes += [flagged] if flagged else []
         return tuple(notes)
 
 

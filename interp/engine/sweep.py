@@ -52,7 +52,8 @@ def patch(
             own source, edit and featurizer.
         metric: one or several names, metric objects or functions of logits.
         patching: ``"denoising"`` runs on the corrupted prompt and takes values from the clean one; ``"noising"`` the reverse.
-        source: what is written; by default the other prompt's activation at the same place.
+        source: what is written; by default the other prompt's activation at the same place. Zero ablation of ``z`` depends on
+            where value biases stand (see :func:`interp.interventions.zero`); results then have the attribute ``gauge``.
         edit: what is done with it; by default it replaces the value.
         featurizer: the basis in which it is done; by default the site's own.
         keep_error: add back what a lossy featurizer does not encode.

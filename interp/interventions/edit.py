@@ -112,5 +112,8 @@ class Apply:
 
 
 def knock_out() -> Scale:
-    """Multiply by zero: the head, unit or stream says nothing."""
+    """Multiply by zero: the head, unit or stream says nothing.
+
+    Of a head's ``z`` this depends on b_V, as :func:`interp.interventions.zero` does.
+    """
     return Scale(0.0)

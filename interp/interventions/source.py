@@ -168,7 +168,11 @@ Source = Activation | Constant | Noise
 
 
 def zero() -> Constant:
-    """The zero vector (zero ablation)."""
+    """The zero vector (zero ablation).
+
+    At ``v``, ``z`` and ``result`` where zero is depends on how the model is written: a value bias b_V may as well stand in b_O.
+    Results and plans then say so in their attribute ``gauge`` and note; :func:`mean` does not depend on it.
+    """
     return Constant(0.0)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -109,55 +110,51 @@ class Hooks:
         if error is None:
             self._check_fired()
 
+    # Hooks are methods with their sites bound: functions made anew in every pass are slow where annotations are checked.
+
     def _count(self, path: str) -> None:
         """Note how many examples enter a module."""
+        hook = partial(self._counted, path)
+        self._handles.append(self.module.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True))
 
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._examples[path] = len(first_tensor(args, kwargs))
-
-        self._handles.append(self.module.get_submodule(path).register_forward_pre_hook(before, with_kwargs=True))
+    def _counted(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._examples[path] = len(first_tensor(args, kwargs))
 
     def _attach(self, module: nn.Module, event: str, sites: list[Site]) -> None:
         if event == "input":
-
-            def before(
-                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-            ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-                seen = first_tensor(args, kwargs)
-                return with_first(args, kwargs, self._visit(self._now(sites), seen, Call(module, args, kwargs)))
-
-            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            self._handles.append(module.register_forward_pre_hook(partial(self._before, sites), with_kwargs=True))
         elif event == "routing":
-
-            def route(
-                module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-            ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-                call = Call(module, args, kwargs)
-                _, index, weights = routed(call)
-                seen = dense(index, weights, _experts(self.taps[sites[0]]))
-                new = self._visit(self._now(sites), seen, call)
-                return None if new is seen else with_tensors(args, kwargs, (None, *chosen(new)))
-
-            self._handles.append(module.register_forward_pre_hook(route, with_kwargs=True))
+            self._handles.append(module.register_forward_pre_hook(partial(self._route, sites), with_kwargs=True))
         elif event == "output":
-
-            def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-                seen = output_tensor(output)
-                new = self._visit(self._now(sites), seen, Call(module, args, kwargs))
-                return output if new is seen else with_output(output, new)
-
-            self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(partial(self._after, sites), with_kwargs=True))
         else:
             self._softmax = self._softmax or _AroundSoftmax(self)
-            around = self._softmax
-
-            def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-                around.sites = self._now(sites)
-
-            def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-                around.sites = []
-
+            enter, leave = partial(self._enter, sites), partial(self._softmax.show, [])
             self._handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+
+    def _before(
+        self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        seen = first_tensor(args, kwargs)
+        return with_first(args, kwargs, self._visit(self._now(sites), seen, Call(module, args, kwargs)))
+
+    def _route(
+        self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        call = Call(module, args, kwargs)
+        _, index, weights = routed(call)
+        seen = dense(index, weights, _experts(self.taps[sites[0]]))
+        new = self._visit(self._now(sites), seen, call)
+        return None if new is seen else with_tensors(args, kwargs, (None, *chosen(new)))
+
+    def _after(self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        seen = output_tensor(output)
+        new = self._visit(self._now(sites), seen, Call(module, args, kwargs))
+        return output if new is seen else with_output(output, new)
+
+    def _enter(self, sites: list[Site], module: nn.Module, args: tuple[Any, ...]) -> None:
+        assert self._softmax is not None
+        self._softmax.show(self._now(sites), module, args)
 
     def _now(self, sites: list[Site]) -> list[Site]:
         """Those of a module's sites that are meant by this call of it."""
@@ -223,6 +220,10 @@ class _AroundSoftmax(TorchFunctionMode):
         super().__init__()
         self.hooks = hooks
         self.sites: list[Site] = []
+
+    def show(self, sites: list[Site], *call: Any) -> None:
+        """From now on, of these sites; a hook on an attention module."""
+        self.sites = sites
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

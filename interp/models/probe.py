@@ -120,6 +120,22 @@ def _only(inputs: Mapping[str, Tensor], varied: str) -> dict[str, Tensor]:
     return {n: t if n == varied else torch.cat([t.chunk(BATCH)[0]] * BATCH) for n, t in inputs.items()}
 
 
+def varied(model: Model, stream: str) -> dict[str, Tensor]:
+    """The model's example, its three runs alike but for the argument that enters a stream.
+
+    Raises:
+        ProbeError: no argument does.
+    """
+    first = Site("resid_pre", layer=0, stream=stream)
+    for name in sorted(model.example, key=lambda name: "ids" not in name):
+        inputs = _only(model.example, name)
+        with torch.no_grad(), model.prepared():
+            h = model.backend.run(inputs, reads=[first], writes={})[first]
+        if bool((h[0] != h[1]).any()):
+            return inputs
+    raise ProbeError(f"{model.name}: no argument of its forward reaches {first!r}")
+
+
 def _tolerance(model: Model) -> float:
     return 5e-2 if model.dtype in (torch.float16, torch.bfloat16) else 1e-4
 
@@ -142,9 +158,9 @@ class _Stream:
 
     def outcomes(self) -> Iterator[Outcome]:
         layers = range(len(self.stream.blocks))
-        outputs = [Site("output", path=path) for path in self.stream.w_o.values()]
+        outputs = [self._w_o(site) for site in self.sites if site.name in ("result", "cross_result")]
         with torch.no_grad(), self.model.prepared(self.sites):
-            self.inputs = self._inputs()
+            self.inputs = varied(self.model, self.name)
             self.found = self.model.backend.run(self.inputs, reads=[*self.sites, *outputs], writes={})
             # Another run's values: of the example before; positions are the same in every example, so theirs are moved along.
             self.others = {site: tensor.roll(1, 1 if site.name == "pos_embed" else 0) for site, tensor in self.found.items()}
@@ -155,16 +171,6 @@ class _Stream:
             yield from self._writes()
             for name in ("q", "k"):
                 yield from self._own_scores(name)
-
-    def _inputs(self) -> dict[str, Tensor]:
-        """The inputs that differ in the argument that enters this stream."""
-        first = self.site("resid_pre", 0)
-        for name in sorted(self.model.example, key=lambda name: "ids" not in name):
-            inputs = _only(self.model.example, name)
-            h = self.model.backend.run(inputs, reads=[first], writes={})[first]
-            if bool((h[0] != h[1]).any()):
-                return inputs
-        raise ProbeError(f"{self.model.name}: no argument of its forward reaches {first!r}")
 
     # what is read
 
@@ -219,12 +225,13 @@ class _Stream:
         return one != other
 
     def _heads(self, layer: int) -> Iterator[Outcome]:
-        result = self.get("result", layer)
-        if result is not None:
-            total = self.found[Site("output", path=self.stream.w_o[layer])]
-            rest, size = total - result.sum(-2), total.abs().max()
-            what = f"W_O of layer {layer} − Σ {self._n(layer, 'result')} = b_O"
-            yield self.equal("heads", rest + size, rest[:1, :1].expand_as(rest) + size, what, self._at(layer, "result"))
+        for name in ("result", "cross_result"):
+            result = self.get(name, layer)
+            if result is not None:
+                total = self.found[self._w_o(self.site(name, layer))]
+                rest, size = total - result.sum(-2), total.abs().max()
+                what = f"W_O of layer {layer} − Σ {self._n(layer, name)} = b_O"
+                yield self.equal("heads", rest + size, rest[:1, :1].expand_as(rest) + size, what, self._at(layer, name))
         for prefix in ("", "cross_"):
             pattern, v, z = (self.get(f"{prefix}{name}", layer) for name in ("pattern", "v", "z"))
             if pattern is None:
@@ -252,8 +259,8 @@ class _Stream:
                 yield from self._written([self.site(f"{prefix}{name}", last) for name in names], z)
             added = self.site("cross_out" if prefix else "attn_out", last)
             yield from self._written([z], added)
-            if not prefix and last in self.stream.w_o:
-                yield from self._changed(result, Site("output", path=self.stream.w_o[last]))
+            if result in self.found:
+                yield from self._changed(result, self._w_o(result))
         post = self.site("mlp_post", last)
         halves = [site for site in (self.site("mlp_pre", last), self.site("mlp_up", last)) if site in self.found]
         yield from self._written(halves, post)
@@ -364,6 +371,10 @@ class _Stream:
         return self.model.backend.run(self.inputs, reads=[effect], writes=writes)[effect]
 
     # helpers
+
+    def _w_o(self, result: Site) -> Site:
+        """What the linear map gives of which a site holds the heads' parts."""
+        return Site("output", path=self.model.taps(result).path)
 
     def _n(self, layer: int, name: str) -> str:
         return repr(self.site(name, layer))

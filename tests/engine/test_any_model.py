@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import anything
-import architectures
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+from interp.doctor import architectures
 from interp.engine import attribute, patch
 from interp.errors import PositionError, UnequalLengthsError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Rotation

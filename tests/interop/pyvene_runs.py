@@ -16,7 +16,6 @@ import types
 import warnings
 from typing import Any
 
-import architectures
 import numpy as np
 import pyvene
 import torch
@@ -24,6 +23,7 @@ from deviations import deviation, paired
 from torch import Tensor, nn
 
 import interp
+from interp.doctor import architectures
 from interp.interop import pyvene as ours
 
 ROWS, LENGTH = 3, 6

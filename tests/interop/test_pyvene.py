@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import architectures
 import pytest
 import torch
 from deviations import deviation
 
+from interp.doctor import architectures
 from interp.errors import InteropError, LoadError, PositionError, ShapeMismatchError, UnknownNameError, UnknownSiteError
 from interp.interop import pyvene as from_pyvene
 from interp.interventions import Activation, Constant, Intervention, Replace, Rotation, Scale, Select

@@ -6,12 +6,12 @@ from functools import cache
 from typing import Any
 
 import anything
-import architectures
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
+from interp.doctor import architectures
 from interp.engine import patch
 from interp.errors import HeadOutOfRangeError, LoadError, SiteNotFiredError, UnequalLengthsError
 from interp.interventions import Activation, Change, Intervention

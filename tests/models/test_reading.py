@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import anything
-import architectures
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from tokenizers import models as tokenizer_models
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from interp.doctor import architectures
 from interp.errors import InputError, PositionError
 from interp.models import Model
 from interp.models.reading import Reading

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from functools import cache
 from typing import Any
 
-import architectures
 import torch
 from torch import Tensor
 
+from interp.doctor import architectures
 from interp.models import Model, load
 from interp.pairs import Pair, Pairs, Prompt
 

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,78 +65,85 @@ def record(module: nn.Module, paths: Collection[str], attention: Collection[str]
     Args:
         attention: modules inside which softmaxes are written down.
     """
-    seen, given, inside = Seen(), {}, _Inside()
-
-    def before(path: str) -> Callable[..., None]:
-        def hook(m: nn.Module, args: Any, kwargs: Any) -> None:
-            if path not in seen.inputs:
-                seen.order.append(path)
-            if len(args) + len(kwargs) == 1:
-                seen.alone.add(path)
-            seen.tensors[path] = [tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
-            with suppress(TypeError):  # called without a tensor
-                seen.inputs[path].append(first_tensor(args, kwargs).detach().clone())
-
-        return hook
-
-    def after(path: str) -> Callable[..., None]:
-        def hook(m: nn.Module, args: Any, output: Any) -> None:
-            with suppress(TypeError):
-                tensor = output_tensor(output)
-                given[path, len(seen.outputs[path])] = (tensor, tensor._version)
-                seen.outputs[path].append(tensor.detach().clone())
-
-        return hook
-
-    def enter(path: str) -> Callable[..., None]:
-        return lambda m, args: inside.stack.append(path)
-
-    def leave(m: nn.Module, args: Any, output: Any) -> None:
-        inside.stack.pop()
-
-    inside.found = seen.softmaxes
+    recorder = _Recorder()
+    inside = recorder.inside
+    inside.found = recorder.seen.softmaxes
     with ExitStack() as hooks, torch.no_grad():
         for path in dict.fromkeys((*paths, *attention)):
             part = module.get_submodule(path)
-            handles = [part.register_forward_pre_hook(before(path), with_kwargs=True), part.register_forward_hook(after(path))]
+            handles = [
+                part.register_forward_pre_hook(partial(recorder.before, path), with_kwargs=True),
+                part.register_forward_hook(partial(recorder.after, path)),
+            ]
             if path in attention:
-                handles += [part.register_forward_pre_hook(enter(path)), part.register_forward_hook(leave)]
+                handles += [
+                    part.register_forward_pre_hook(partial(inside.enter, path)),
+                    part.register_forward_hook(inside.leave),
+                ]
             for handle in handles:
                 hooks.callback(handle.remove)
         with inside:
-            seen.shapes, seen.heads = shapes(module, forward)
-    seen.overwritten = {path for (path, _), (tensor, version) in given.items() if tensor._version != version}
-    return seen
+            recorder.seen.shapes, recorder.seen.heads = shapes(module, forward)
+    return recorder.told()
+
+
+class _Recorder:
+    def __init__(self) -> None:
+        self.seen, self.inside = Seen(), _Inside()
+        self.given: dict[tuple[str, int], tuple[Tensor, int]] = {}
+
+    def before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen = self.seen
+        if path not in seen.inputs:
+            seen.order.append(path)
+        if len(args) + len(kwargs) == 1:
+            seen.alone.add(path)
+        seen.tensors[path] = [tuple(v.shape) for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
+        with suppress(TypeError):  # called without a tensor
+            seen.inputs[path].append(first_tensor(args, kwargs).detach().clone())
+
+    def after(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        with suppress(TypeError):
+            tensor = output_tensor(output)
+            self.given[path, len(self.seen.outputs[path])] = (tensor, tensor._version)
+            self.seen.outputs[path].append(tensor.detach().clone())
+
+    def told(self) -> Seen:
+        self.seen.overwritten = {path for (path, _), (tensor, version) in self.given.items() if tensor._version != version}
+        return self.seen
 
 
 def shapes(module: nn.Module, forward: Callable[[], object]) -> tuple[Shapes, list[str]]:
     """Run ``forward`` and write down the shapes of what goes into and out of every module, and which of them give logits."""
-    found: Shapes = {}
-    heads: list[str] = []
-    twice: set[tuple[str, str]] = set()
-
-    def note(path: str, side: str, tensor: Callable[[], Tensor]) -> None:
-        with suppress(TypeError):  # no tensor there
-            twice.update({(path, side)} & found.keys())
-            found[path, side] = tuple(tensor().shape)
-
-    def before(path: str) -> Callable[..., None]:
-        return lambda m, args, kwargs: note(path, "input", lambda: first_tensor(args, kwargs))
-
-    def after(path: str) -> Callable[..., None]:
-        def hook(m: nn.Module, args: Any, output: Any) -> None:
-            note(path, "output", lambda: output_tensor(output))
-            if isinstance(getattr(output, "logits", None), Tensor):
-                heads.append(path)
-
-        return hook
-
+    noted = _Shapes()
     with ExitStack() as hooks, torch.no_grad():
         for path, part in module.named_modules():
-            hooks.callback(part.register_forward_pre_hook(before(path), with_kwargs=True).remove)
-            hooks.callback(part.register_forward_hook(after(path)).remove)
+            hooks.callback(part.register_forward_pre_hook(partial(noted.before, path), with_kwargs=True).remove)
+            hooks.callback(part.register_forward_hook(partial(noted.after, path)).remove)
         forward()
-    return {place: shape for place, shape in found.items() if place not in twice}, heads
+    return {place: shape for place, shape in noted.found.items() if place not in noted.twice}, noted.heads
+
+
+class _Shapes:
+    def __init__(self) -> None:
+        self.found: Shapes = {}
+        self.twice: set[tuple[str, str]] = set()
+        self.heads: list[str] = []
+
+    def before(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        with suppress(TypeError):  # called without a tensor
+            self._note(path, "input", first_tensor(args, kwargs))
+
+    def after(self, path: str, module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(getattr(output, "logits", None), Tensor):
+            self.heads.append(path)
+        with suppress(TypeError):
+            self._note(path, "output", output_tensor(output))
+
+    def _note(self, path: str, side: str, tensor: Tensor) -> None:
+        if (path, side) in self.found:
+            self.twice.add((path, side))
+        self.found[path, side] = tuple(tensor.shape)
 
 
 class _Inside(TorchFunctionMode):
@@ -145,6 +153,12 @@ class _Inside(TorchFunctionMode):
         super().__init__()
         self.stack: list[str] = []
         self.found: dict[str, list[tuple[Tensor, Tensor]]] = {}
+
+    def enter(self, path: str, module: nn.Module, args: Any) -> None:
+        self.stack.append(path)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.stack.pop()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

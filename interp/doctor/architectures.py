@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from interp.models import Model, load
 
 # Deliberately awkward: an MLP that is no multiple of the stream, a vocabulary that is no multiple of anything.
 LAYERS, WIDTH, HEADS, KV_HEADS, MLP, VOCAB, LENGTH = 3, 32, 4, 2, 56, 97, 64
@@ -60,6 +63,17 @@ def build(architecture: str, seed: int = 0) -> nn.Module:
     return randomised(ARCHITECTURES[architecture]().to(torch.float32).eval(), seed)
 
 
+def loaded(architecture: str, seed: int = 0) -> Model:
+    """The same, with its sites found and proven."""
+    example = EXAMPLES.get(architecture)
+    return load(build(architecture, seed), name=architecture, example=example() if example is not None else None)
+
+
+def available() -> list[str]:
+    """Those whose library is installed, by name."""
+    return [name for name in ARCHITECTURES if find_spec(LIBRARIES.get(name, "transformers")) is not None]
+
+
 def randomised(module: nn.Module, seed: int) -> nn.Module:
     """The module with every weight drawn anew."""
     generator = torch.Generator().manual_seed(seed)
@@ -73,6 +87,8 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
                 parameter.copy_(0.2 * draw + gain)
             elif "embed" in name or "wte" in name or "shared" in name:
                 parameter.copy_(0.5 * draw)
+            elif "norm" in name:  # scales and shifts that a norm is given, by the time step
+                parameter.copy_(0.2 / _fan_in(name, parameter) ** 0.5 * draw)
             else:
                 parameter.copy_(1.5 / _fan_in(name, parameter) ** 0.5 * draw)
     return module
@@ -134,15 +150,10 @@ def _blip() -> nn.Module:
 def _llava() -> nn.Module:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**_VISION),
-        text_config=LlamaConfig(**_GROUPED),
-        image_token_id=VOCAB - 1,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        image_seq_length=(IMAGE // PATCH) ** 2,
-    )
-    return LlavaForConditionalGeneration(config)
+    options: dict[str, Any] = {"image_token_id": VOCAB - 1, "image_seq_length": (IMAGE // PATCH) ** 2}
+    vision, text = CLIPVisionConfig(**_VISION), LlamaConfig(**_GROUPED)
+    read: dict[str, Any] = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, **read, **options))
 
 
 def _qwen2_vl() -> nn.Module:
@@ -362,6 +373,19 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
 }
 """How each is made."""
 
+LIBRARIES: Mapping[str, str] = {"unet": "diffusers", "dit": "diffusers"}
+"""Optional libraries that some need."""
+
+
+def _latents() -> dict[str, Tensor]:
+    """Of a generator: three, the third as the first."""
+    drawn = torch.randn(2, 8, 1, 1, generator=torch.Generator().manual_seed(0))
+    return {"input": drawn[[0, 1, 0]]}
+
+
+EXAMPLES: Mapping[str, Callable[[], dict[str, Tensor]]] = {"dcgan": _latents}
+"""How those are called of which nothing says it."""
+
 
 def stable_diffusion(seed: int = 0) -> Any:
     """A whole pipeline with random weights: a text encoder, a U-Net, and a decoder of its latents; no tokenizer."""
@@ -369,8 +393,8 @@ def stable_diffusion(seed: int = 0) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(seed)
-    text = CLIPTextModel(CLIPTextConfig(**{**_TEXT, "max_position_embeddings": 16, "pad_token_id": 1}))
-    vae = AutoencoderKL(
+    text: Any = CLIPTextModel(CLIPTextConfig(**{**_TEXT, "max_position_embeddings": 16, "pad_token_id": 1}))
+    vae: Any = AutoencoderKL(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,

@@ -1,0 +1,127 @@
+"""One model held to every law.
+
+>>> report = examine(model)                                                               # doctest: +SKIP
+>>> report.failed, report.refused                                                         # doctest: +SKIP
+((), ('rotate',))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from interp import axes
+from interp.doctor.laws import LAWS, Law
+from interp.doctor.patient import RAISES, Patient
+from interp.doctor.verdict import Refused, Verdict
+from interp.models import Model
+from interp.sites import Site
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The sites of one name in one stream."""
+
+    stream: str
+    name: str
+    layers: tuple[int, ...]
+    """Empty for what exists once."""
+    sizes: Mapping[str, int | None]
+    """Size of every named axis; None for what is the prompt's."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found."""
+
+    architecture: str
+    sites: tuple[Listed, ...]
+    absent: Mapping[str, str]
+    """Components that a stream does not have, each with the reason."""
+    verdicts: tuple[Verdict, ...]
+    """In the order of the laws."""
+
+    @property
+    def passed(self) -> tuple[str, ...]:
+        return self._with("passed")
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        return self._with("failed")
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        return self._with("refused")
+
+    def _with(self, status: str) -> tuple[str, ...]:
+        return tuple(verdict.law for verdict in self.verdicts if verdict.status == status)
+
+    def __getitem__(self, law: str) -> Verdict:
+        """The verdict on one law."""
+        return {verdict.law: verdict for verdict in self.verdicts}[law]
+
+    def spec(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "architecture": self.architecture,
+            "passed": list(self.passed),
+            "failed": list(self.failed),
+            "refused": list(self.refused),
+            "verdicts": [verdict.spec() for verdict in self.verdicts],
+            "sites": [
+                {"stream": s.stream, "name": s.name, "layers": list(s.layers), "sizes": dict(s.sizes)} for s in self.sites
+            ],
+            "absent": dict(self.absent),
+        }
+
+
+def examine(model: Model, laws: Sequence[Law] = LAWS, *, progress: Callable[[str], None] | None = None) -> Report:
+    """Hold a model to the laws.
+
+    Args:
+        laws: which of them.
+        progress: called with the name of each law before it is tested.
+    """
+    patient = Patient(model)
+    verdicts = []
+    for law in laws:
+        if progress is not None:
+            progress(law.name)
+        verdicts.append(_verdict(law, patient))
+    return Report(model.name, tuple(_listed(model)), _absent(model), tuple(verdicts))
+
+
+def _verdict(law: Law, patient: Patient) -> Verdict:
+    try:
+        return law.check(patient)
+    except Refused as why:
+        return Verdict(law.name, "refused", str(why))
+    except RAISES as error:
+        reason = next(iter(str(error).strip().splitlines()), "")
+        return Verdict(law.name, "failed", f"{type(error).__name__}: {reason}", float("inf"))
+
+
+def _listed(model: Model) -> list[Listed]:
+    names = dict.fromkeys((site.stream, site.name) for site in model.sites())
+    found = []
+    for stream, name in names:
+        sites = [site for site in model.sites() if (site.stream, site.name) == (stream, name)]
+        layers = tuple(site.layer for site in sites if site.layer is not None)
+        found.append(Listed(stream, name, layers, {axis: _size(model, sites[0], axis) for axis in sites[0].axes}))
+    return found
+
+
+def _size(model: Model, site: Site, axis: str) -> int | None:
+    of_prompt = (axes.EXAMPLE, axes.POSITION, axes.SOURCE_POSITION, axes.VOCAB)
+    return None if axis in of_prompt else model.anatomy.size(site, axis)
+
+
+def _absent(model: Model) -> dict[str, str]:
+    """By stream and component, as sites are written."""
+    return {
+        repr(Site(name, stream=stream.name)): why
+        for stream in model.anatomy.streams.values()
+        for name, why in stream.absent.items()
+        if stream.blocks
+    }
