@@ -52,7 +52,7 @@ CROSSED: Mapping[str, str] = {
         )
     },
 }
-"""What is called otherwise in the blocks of a decoder with cross-attention; the rest is in ``decoder_blocks`` as in ``blocks``."""
+"""What is called otherwise in the blocks of a decoder with cross-attention; the rest is called there as in ``blocks``."""
 
 ALSO: Mapping[str, str] = {
     "embed.hook_out": "embed",

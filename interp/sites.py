@@ -242,7 +242,7 @@ def hook_name(site: str | Site, *, crossed: bool = False) -> str:
             raise LookupError("it is a module by its path")
         return hook_names.spell(site.name, site.layer, site.stream, crossed=crossed)
     except LookupError as reason:
-        raise UnknownSiteError("hook of TransformerLens for", site, [], why=str(reason)) from None
+        raise UnknownSiteError("hook of TransformerLens for", site, hook_names.NAMES, why=str(reason)) from None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from interp.errors import LoadError
+from interp.models import backends
 from interp.models.encoding import Bos
-from interp.models.model import Model
+from interp.models.model import Model, TorchHooks
 from interp.models.probe import settle
 from interp.models.stack_probe import prove
 from interp.protocols import Tokenizer
@@ -41,6 +42,8 @@ def load(
     trust_remote_code: bool = False,
     check: bool = True,
     example: Mapping[str, Tensor] | None = None,
+    backend: str | None = None,
+    remote: bool = False,
     **options: Any,
 ) -> Model:
     """Load a model and let it prove its sites.
@@ -58,6 +61,9 @@ def load(
             A model on the meta device has the sites that its structure proposes; nothing of it can be proven.
         example: keyword arguments of one forward pass of three examples, by which the sites are found; by default random ones,
             made from what the forward takes and the configuration says.
+        backend: what runs the forward passes: ``"torch"`` (hooks; the default), ``"transformer_lens"``, which runs a copy of a
+            live module, or ``"nnsight"``. A live TransformerBridge is run as it is.
+        remote: with nnsight, run on the NDIF service; nothing but the configuration and the tokenizer is loaded here.
         **options: further keywords of transformers' ``from_pretrained`` (``device_map``, ``attn_implementation``, …).
 
     Raises:
@@ -65,6 +71,7 @@ def load(
         CompiledModelError: the module is compiled.
         ProbeError: a site is not what its name says.
     """
+    backend = backends.choose(model, backend, remote)
     if isinstance(model, nn.Module):
         given = [*options, *(["dtype"] if dtype != "auto" else []), *(["device"] if device is not None else [])]
         if given:
@@ -73,7 +80,11 @@ def load(
             )
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _tokenizer(Path(tokenizer), {})
-        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example), check)
+        tokenizer = tokenizer or backends.tokenizer_of(model)
+        model, peer = backends.wrapped(backend, model, tokenizer, live=True)
+        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example, peer=peer), check)
+    if remote:
+        return _proved(backends.remote(os.fspath(model), tokenizer, name, dtype, revision, bos, example, options), check)
     where, found = _locate(model)
     options |= {"revision": revision} if revision is not None else {}
     options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
@@ -86,6 +97,7 @@ def load(
     commit = getattr(getattr(module, "config", None), "_commit_hash", None)
     files = where if isinstance(where, Path) else None
     known: dict[str, Any] = {"name": name or found, "revision": revision or commit, "files": files}
+    module, known["peer"] = backends.wrapped(backend, module, tokenizer, live=False)
     return _proved(Model(module, tokenizer, **known, bos=bos, example=example), check)
 
 
@@ -100,7 +112,9 @@ def _proved(model: Model, check: bool) -> Model:
         model.stack_refused = "it has no main stack of blocks"
     if model.example:
         model.probe = settle(model)
-    if model.anatomy.main.blocks:
+    if not isinstance(model.backend, TorchHooks):
+        model.stack_refused = f"its backend {type(model.backend).__name__} runs whole forward passes only"
+    elif model.anatomy.main.blocks:
         with model.prepared():
             model.stack, model.stack_refused = prove(model.module, model.anatomy, model.arguments)
     return model

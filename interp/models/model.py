@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +60,19 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Peer:
+    """Another library that runs a model's forward passes, and what it knows of the model better than the model itself."""
+
+    backend: Callable[[Model], Backend]
+    called: nn.Module | None = None
+    """The module whose ``forward`` says what a forward pass takes, where it is not the model itself."""
+    anatomy: Callable[[Mapping[str, Tensor]], Anatomy] | None = None
+    """The map from sites to tensors, by keyword arguments of one forward pass, where structure does not give it."""
+    device: torch.device | None = None
+    """Where inputs go, where it is not where the weights are."""
+
+
 class TorchHooks:
     """The default backend: hooks on any ``nn.Module``."""
 
@@ -90,10 +103,12 @@ class Model:
         files: Path | None = None,
         bos: Bos = "model",
         example: Mapping[str, Tensor] | None = None,
+        peer: Peer | None = None,
     ) -> None:
         refuse_compiled(module)
+        self.peer = peer or Peer(TorchHooks)
         self.module, self.tokenizer, self.bos = module, tokenizer, bos
-        self.name = name or type(module).__name__
+        self.name = name or type(self.called).__name__
         self.revision = revision
         self._files, self._loaded = files, self._weights_state()
         self._digests: dict[int, str] = {}
@@ -102,17 +117,18 @@ class Model:
         self.unknown = ""
         """Why nothing is known of what its forward takes; empty if something is."""
         try:
-            self.example = examples.example(module) if example is None else dict(example)
+            self.example = examples.example(self.called) if example is None else dict(example)
         except LoadError as error:
             self.unknown = str(error)
         try:
             with evaluating(module), eager_attention(module):
-                self.anatomy = Anatomy.of(module, self.example or None)
+                found = self.peer.anatomy(self.example) if self.peer.anatomy and self.example else None
+                self.anatomy = found or Anatomy.of(module, self.example or None)
         except _FAILS as error:
             reason = str(error).strip().split("\n")[0][:200]
             self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, Anatomy.of(module, None)
-        self.backend: Backend = TorchHooks(self)
+        self.backend: Backend = self.peer.backend(self)
         self._busy = threading.RLock()
         self.probe: Probe | None = None
         """What the probe run found; None if it was not made."""
@@ -131,7 +147,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return next(self.module.parameters()).device
+        return self.peer.device or next(self.module.parameters()).device
+
+    @property
+    def called(self) -> nn.Module:
+        """The module whose ``forward`` says what a forward pass takes."""
+        return self.peer.called or self.module
 
     @property
     def dtype(self) -> torch.dtype:
@@ -198,9 +219,11 @@ class Model:
             HeadOutOfRangeError: layer, head or unit beyond the model's.
         """
         if site.path is not None:
-            paths = [name for name, _ in self.module.named_modules() if name]
-            if site.path not in paths:
-                raise UnknownSiteError("module path", site.path, paths)
+            try:
+                self.module.get_submodule(site.path)
+            except AttributeError:
+                paths = [name for name, _ in self.module.named_modules() if name]
+                raise UnknownSiteError("module path", site.path, paths) from None
             return
         if site.stream not in self.anatomy.streams and not self.has(site):
             raise UnknownSiteError("stream", site.stream, list(self.anatomy.streams), why=self._streams())
@@ -284,7 +307,7 @@ class Model:
     @cached_property
     def arguments(self) -> frozenset[str]:
         """Keyword arguments of the module's forward."""
-        return frozenset(inspect.signature(self.module.forward).parameters)
+        return frozenset(inspect.signature(self.called.forward).parameters)
 
     @contextmanager
     def prepared(self, sites: Collection[Site] = ()) -> Iterator[None]:
