@@ -68,8 +68,8 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs",
     "Positions", "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "damage", "effect",
-    "effects", "explain", "grid", "hook_name", "load", "metrics", "models", "patch", "patch_edges", "recovery", "sites", "stats",
-    "store", "summary", "tasks", "top", "training", "views",
+    "effects", "explain", "grid", "hook_name", "load", "metrics", "models", "patch", "patch_edges", "recovery", "sites",
+    "stats", "store", "summary", "tasks", "top", "training", "views",
 ]  # fmt: skip
 
 

@@ -83,15 +83,16 @@ def load(
         tokenizer = tokenizer or backends.tokenizer_of(model)
         model, peer = backends.wrapped(backend, model, tokenizer, live=True)
         return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example, peer=peer), check)
-    if remote:
-        return _proved(backends.remote(os.fspath(model), tokenizer, name, dtype, revision, bos, example, options), check)
     where, found = _locate(model)
+    if remote:
+        tokenizer = _words(tokenizer, where, {"revision": revision, "trust_remote_code": trust_remote_code})
+        options |= {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
+        return _proved(backends.remote(str(where), tokenizer, name or found, bos, example, options), check)
     options |= {"revision": revision} if revision is not None else {}
     options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     module = _module(where, dtype, options)
-    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        own: dict[str, Any] = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
-        tokenizer = _tokenizer(where, own) if tokenizer is None else _tokenizer(Path(tokenizer), {})
+    own: dict[str, Any] = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+    tokenizer = _words(tokenizer, where, own)
     if device is not None:
         module = module.to(device)
     commit = getattr(getattr(module, "config", None), "_commit_hash", None)
@@ -103,18 +104,19 @@ def load(
 
 def _proved(model: Model, check: bool) -> Model:
     """The model, after the probe run; a network without blocks has no roles to prove."""
+    hooked = isinstance(model.backend, TorchHooks)
+    if not hooked:
+        model.stack_refused = f"its backend {type(model.backend).__name__} runs whole forward passes only"
     if not check:
         return model
-    if model.device.type == "meta":
-        model.stack_refused = "its weights are on the meta device"
+    if next(model.module.parameters()).device.type == "meta":
+        model.stack_refused = model.stack_refused if not hooked else "its weights are on the meta device"
         return model
-    if not model.anatomy.main.blocks:
+    if hooked and not model.anatomy.main.blocks:
         model.stack_refused = "it has no main stack of blocks"
     if model.example:
         model.probe = settle(model)
-    if not isinstance(model.backend, TorchHooks):
-        model.stack_refused = f"its backend {type(model.backend).__name__} runs whole forward passes only"
-    elif model.anatomy.main.blocks:
+    if hooked and model.anatomy.main.blocks:
         with model.prepared():
             model.stack, model.stack_refused = prove(model.module, model.anatomy, model.arguments)
     return model
@@ -168,6 +170,13 @@ def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise LoadError(f"{where}: the checkpoint lacks {', '.join(lacking[:3])}{more}, which would be random numbers")
     return module.eval()
+
+
+def _words(tokenizer: Tokenizer | str | os.PathLike[str] | None, where: Path | str, options: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that was given, or of the folder that was given, or the model's own."""
+    if tokenizer is None:
+        return _tokenizer(where, options)
+    return _tokenizer(Path(tokenizer), {}) if isinstance(tokenizer, (str, os.PathLike)) else tokenizer
 
 
 def _tokenizer(where: Path | str, options: dict[str, Any]) -> Tokenizer:

@@ -128,8 +128,8 @@ class Model:
             reason = str(error).strip().split("\n")[0][:200]
             self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, Anatomy.of(module, None)
-        self.backend: Backend = self.peer.backend(self)
         self._busy = threading.RLock()
+        self.backend: Backend = self.peer.backend(self)
         self.probe: Probe | None = None
         """What the probe run found; None if it was not made."""
         self.stack: Stack | None = None
@@ -168,8 +168,11 @@ class Model:
     def digest(self) -> str:
         """sha256 of the weights, 16 hexadecimal digits: of the files that were loaded, or of a live module's tensors.
 
-        Weights that were changed since they were loaded or last hashed are hashed again, as they are now.
+        Weights that were changed since they were loaded or last hashed are hashed again, as they are now. Of weights that
+        are on a service the revision is all that is known.
         """
+        if self.peer.device is not None:  # the weights are elsewhere
+            return f"unverified-{self.revision or 'main'}"
         now = self._weights_state()
         if now not in self._digests:
             of_files = digest.of_files(self._files) if self._files is not None and now == self._loaded else None

@@ -48,22 +48,22 @@ def wrapped(backend: str, module: nn.Module, tokenizer: Tokenizer | None, *, liv
         live: the module is the user's own and stays as it is.
     """
     if backend == LENS:
-        from interp.models.backends import transformer_lens
+        from interp.models.backends import transformer_lens as lens
 
-        bridge = module if _is_bridge(module) else transformer_lens.boot(module, tokenizer, copied=live)
-        return bridge, transformer_lens.peer(bridge)
+        bridge = module if _is_bridge(module) else lens.boot(module, tokenizer, copied=live)
+        return bridge, lens.peer(bridge)
     if backend == NNSIGHT:
-        from interp.models.backends import nnsight
+        from interp.models.backends import nnsight as traces
 
-        return module, nnsight.peer()
+        return module, traces.peer()
     return module, None
 
 
 def remote(*known: Any) -> Model:
     """A model on the NDIF service."""
-    from interp.models.backends import nnsight
+    from interp.models.backends import nnsight_remote
 
-    return nnsight.remote(*known)
+    return nnsight_remote.remote(*known)
 
 
 def tokenizer_of(module: object) -> Any:

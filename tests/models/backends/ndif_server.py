@@ -1,0 +1,66 @@
+"""What the NDIF service does with a request, in a process that does not have `interp`: run as ``ndif_server.py FOLDER``.
+
+Requests come in and answers go out as a length (8 bytes) and so many bytes. The request is nnsight's own bytes, run by nnsight's
+own tracer on the model of the folder; the answer is nnsight's own response with the saved values, as the service packs them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import traceback
+from typing import Any
+
+
+class _Absent:
+    """The service knows nnsight and torch, not this package nor its tests."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] in ("interp", "architectures", "tiny", "jaxtyping"):
+            raise ModuleNotFoundError(f"the service has no module named {name!r}")
+
+
+sys.meta_path.insert(0, _Absent())
+
+import torch  # noqa: E402
+import zstandard  # noqa: E402
+from nnsight import TransformersModel  # noqa: E402
+from nnsight.schema.request import RequestModel  # noqa: E402
+from nnsight.schema.response import ResponseModel, Status  # noqa: E402
+from nnsight.tracing import tracer as tracing  # noqa: E402
+
+
+def ran(model: Any, blob: bytes) -> dict[str, Any]:
+    """The values that a request saves."""
+    tracer = RequestModel.deserialize(blob, model._remoteable_persistent_objects(), compress=True)
+    tracing.inc()
+    try:
+        tracer.execute(tracer.info.code)
+        return {name: value for name, value in tracer.info.frame.f_locals.items() if id(value) in tracing._saves()}
+    finally:
+        tracing.dec()
+
+
+def answered(model: Any, blob: bytes) -> ResponseModel:
+    try:
+        file = io.BytesIO()
+        with torch.no_grad():
+            torch.save(ran(model, blob), file)
+        return ResponseModel(id="1", status=Status.COMPLETED, data=zstandard.ZstdCompressor().compress(file.getvalue()))
+    except Exception:
+        return ResponseModel(id="1", status=Status.ERROR, description=traceback.format_exc())
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    model = TransformersModel(sys.argv[1], task="text-generation", dispatch=True, dtype=torch.float32)
+    while header := sys.stdin.buffer.read(8):
+        answer = answered(model, sys.stdin.buffer.read(int.from_bytes(header, "big"))).pickle()
+        answers.write(len(answer).to_bytes(8, "big") + answer)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
