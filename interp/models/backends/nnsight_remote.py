@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping
+from pickle import PicklingError
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.intervention.backends.remote import RemoteError as Refused
 from nnsight.intervention.source import STATE
 from torch import Tensor, nn
+from websocket import WebSocketException
 
-from interp.errors import GradientError, LoadError, RemoteError
+from interp import errors
+from interp.errors import GradientError, LoadError, RemoteError, SiteNotFiredError, UnknownNameError
 from interp.models.backends.nnsight import decoded, places
 from interp.models.backends.nnsight_program import traced
 from interp.models.backends.twin import anatomy, twin
@@ -104,9 +107,11 @@ class NDIF:
         try:
             kept = traced(self.root, inputs, places(visits, self._envoy), visits, self.runner())
         except Refused as error:
-            raise RemoteError(f"the NDIF service could not run {self.model.name}: {_last_line(error)}") from error
-        except OSError as error:  # httpx and websocket-client derive theirs from it, or chain it
-            raise RemoteError(f"the NDIF service cannot be reached at {CONFIG.API.HOST}: {_last_line(error)}") from error
+            raise _meant(error, self.model.name) from error
+        except (OSError, WebSocketException) as error:
+            raise RemoteError(f"the service cannot be reached at {CONFIG.API.HOST}: {_last_line(error)}") from error
+        except (PicklingError, TypeError) as error:
+            raise RemoteError(f"a change cannot travel to the service: {_last_line(error)}") from error
         return decoded(kept, visits.reads)
 
     def _envoy(self, path: str) -> Any:
@@ -116,6 +121,18 @@ class NDIF:
 def _brought(write: Write) -> Write:
     """The change made where its own tensors are: what it gives is sent back to the device by whoever writes it."""
     return lambda h: write(h.cpu())
+
+
+def _meant(error: Refused, name: str) -> Exception:
+    """The error that a pass here would have raised, where the traceback from the service ends with one of those."""
+    line = _last_line(error)
+    kind, _, text = line.partition(": ")
+    if kind.endswith("OutOfOrderError"):
+        return SiteNotFiredError(f"{text}; no number of this pass is returned")
+    ours = getattr(errors, kind.removeprefix("interp.errors."), None) if kind.startswith("interp.errors.") else None
+    if ours is not None and not issubclass(ours, UnknownNameError):
+        return ours(text)
+    return RemoteError(f"the service could not run {name}: {line}")
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """What the NDIF service does with a request, in a process that does not have `interp`: run as ``ndif_server.py FOLDER``.
 
-Requests come in and answers go out as a length (8 bytes) and so many bytes. The request is nnsight's own bytes, run by nnsight's
-own tracer on the model of the folder; the answer is nnsight's own response with the saved values, as the service packs them.
+Requests come in and answers go out as a length (8 bytes) and so many bytes. The request is nnsight's own bytes, run by
+nnsight's own tracer on the model of the folder; the answer is nnsight's own response with the saved values, as the service
+packs them.
 """
 
 from __future__ import annotations
