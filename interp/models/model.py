@@ -320,7 +320,7 @@ class Model:
         """
         refuse_compiled(self.module)
         with self._busy, evaluating(self.module), fused_activations(self.module):
-            if any(site.name in ("scores", "pattern") and site.path is None for site in sites):
+            if any(site.name.removeprefix("cross_") in ("scores", "pattern") and site.path is None for site in sites):
                 with eager_attention(self.module):
                     yield
             else:

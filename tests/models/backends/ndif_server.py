@@ -1,16 +1,18 @@
-"""What the NDIF service does with a request, in a process that does not have `interp`: run as ``ndif_server.py FOLDER``.
+"""What the NDIF service does with a request, in a process that does not have `interp`.
 
-Requests come in and answers go out as a length (8 bytes) and so many bytes. The request is nnsight's own bytes, run by
-nnsight's own tracer on the model of the folder; the answer is nnsight's own response with the saved values, as the service
-packs them.
+A request comes in as a line of JSON, which folder's model it is for and how many bytes follow, and goes out as a length (8
+bytes) and so many bytes. The request is nnsight's own bytes, run by nnsight's own tracer; the answer is nnsight's own response
+with the saved values, as the service packs them.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import traceback
+from functools import cache
 from typing import Any
 
 
@@ -53,12 +55,18 @@ def answered(model: Any, blob: bytes) -> ResponseModel:
         return ResponseModel(id="1", status=Status.ERROR, description=traceback.format_exc())
 
 
+@cache
+def loaded(folder: str) -> Any:
+    return TransformersModel(folder, task="text-generation", dispatch=True, dtype=torch.float32)
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    model = TransformersModel(sys.argv[1], task="text-generation", dispatch=True, dtype=torch.float32)
-    while header := sys.stdin.buffer.read(8):
-        answer = answered(model, sys.stdin.buffer.read(int.from_bytes(header, "big"))).pickle()
+    torch.set_num_threads(1)
+    while line := sys.stdin.buffer.readline():
+        request = json.loads(line)
+        answer = answered(loaded(request["folder"]), sys.stdin.buffer.read(request["bytes"])).pickle()
         answers.write(len(answer).to_bytes(8, "big") + answer)
         answers.flush()
 
