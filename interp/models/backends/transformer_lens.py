@@ -66,7 +66,7 @@ def boot(module: nn.Module, tokenizer: Tokenizer | None, *, copied: bool) -> Any
     try:
         return TransformerBridge.boot_transformers(name, hf_model=module, tokenizer=words).eval()
     except (ValueError, KeyError, NotImplementedError, AttributeError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0][:300]
+        reason = str(error).strip().split("\n")[0].partition(" Available architectures")[0][:300]
         raise LoadError(f"TransformerLens cannot bridge {type(module).__name__} ({type(error).__name__}: {reason})") from error
 
 
