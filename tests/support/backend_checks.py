@@ -19,7 +19,7 @@ from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import Site, grid
 
 FAMILIES = ("gpt2", "llama", "gpt-neox", "mistral", "gemma2", "bloom")
-LOGITS = Site("logits")
+LOGITS, VOCAB = Site("logits"), architectures.VOCAB
 
 
 def network(family: str, seed: int) -> nn.Module:
@@ -41,7 +41,7 @@ def run(
         return model.backend.run(inputs or EXAMPLE, reads=reads, writes=writes or {})
 
 
-IDS = torch.randint(1, architectures.VOCAB, (3, 6), generator=torch.Generator().manual_seed(5))
+IDS = torch.randint(1, VOCAB, (3, 6), generator=torch.Generator().manual_seed(5))
 EXAMPLE = {
     "input_ids": IDS,
     "attention_mask": torch.ones_like(IDS),
@@ -114,9 +114,9 @@ def pairs(seed: int) -> Pairs:
     draw = torch.Generator().manual_seed(seed)
     items = []
     for _ in range(3):
-        clean, corrupted = torch.randint(1, architectures.VOCAB, (2, 6), generator=draw).tolist()
+        clean, corrupted = torch.randint(1, VOCAB, (2, 6), generator=draw).tolist()
         corrupted[:2] = clean[:2]
-        answer, wrong = torch.randperm(architectures.VOCAB, generator=draw)[:2].tolist()
+        answer, wrong = torch.randperm(VOCAB, generator=draw)[:2].tolist()
         items.append(Pair(Prompt(tuple(clean)), Prompt(tuple(corrupted)), (answer,), (wrong,)))
     return Pairs(tuple(items), "random tokens")
 

@@ -15,10 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import architectures
 import backend_checks as checks
 import torch
-from nnsight import CONFIG
+from nnsight import CONFIG, NNsight
 from nnsight.intervention.backends.local import LocalSimulationBackend
 from nnsight.intervention.backends.remote import RemoteBackend
 from tokenizers import Tokenizer, models
@@ -86,6 +85,22 @@ def untouched(seed: int) -> Answer:
         "raised": raised,
         "same": same and bool(torch.equal(network(checks.IDS).logits, logits)),
     }
+
+
+def wrapped_by_users(seed: int) -> Answer:
+    """A module that its user has wrapped already: their traces go on working, and so does every backend."""
+    network = checks.network("gpt2", seed)
+    logits = network(checks.IDS).logits
+    theirs = NNsight(network)
+    found = {}
+    for backend in ("torch", "nnsight"):
+        model = load(network, backend=backend)
+        found[backend] = checks.fraction(checks.run(model, [checks.LOGITS])[checks.LOGITS], network(**model.example).logits)
+    with theirs.trace(input_ids=checks.IDS):
+        theirs.transformer.h[1].output = theirs.transformer.h[1].output * 0
+        after = theirs.output.logits.save()
+    moved = float((after - logits).abs().max())
+    return {"worst": found, "moved": moved, "same": bool(torch.equal(network(checks.IDS).logits, logits))}
 
 
 def hooks_of_users(seed: int) -> Answer:
@@ -163,7 +178,7 @@ def service(family: str, seed: int) -> tuple[Model, Model, Service]:
 
 
 def words() -> PreTrainedTokenizerFast:
-    made = Tokenizer(models.WordLevel({f"<{i}>": i for i in range(architectures.VOCAB)}, unk_token="<0>"))
+    made = Tokenizer(models.WordLevel({f"<{i}>": i for i in range(checks.VOCAB)}, unk_token="<0>"))
     return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<0>", pad_token="<0>", eos_token="<0>")
 
 

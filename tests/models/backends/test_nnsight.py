@@ -84,6 +84,12 @@ def test_the_module_is_left_as_it_was(ask: Ask, drawn: int) -> None:
     assert shape.startswith("ShapeMismatchError: the write of L0.resid_post returned")
 
 
+def test_a_module_that_its_user_wrapped(ask: Ask, drawn: int) -> None:
+    answer = ask("wrapped_by_users", seed=drawn)
+    assert answer["moved"] > 0.1
+    assert answer["same"]
+
+
 def test_hooks_of_users_stay(ask: Ask, drawn: int) -> None:
     assert ask("hooks_of_users", seed=drawn) == {"seen": 1, "hooks": 1}
 
