@@ -14,12 +14,14 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import backend_checks as checks
 import torch
 from nnsight import CONFIG, NNsight
 from nnsight.intervention.backends.local import LocalSimulationBackend
 from nnsight.intervention.backends.remote import RemoteBackend
+from nnsight.modeling import huggingface
 from tokenizers import Tokenizer, models
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -221,6 +223,37 @@ def remote_interventions(seed: int) -> Answer:
     values = [patch(model, checks.pairs(seed), edit).value for model in (reference, tested)]
     found["constant"] = float(abs(values[0] - values[1]).max()) / 1e-5
     return {"worst": found}
+
+
+def remote_padding(seed: int) -> Answer:
+    """Left-padded prompts reach the model as they are: nnsight's own tokenisation has no part in it."""
+    reference, tested, _ = service("gpt2", seed)
+    tokens = reference.encode([(1, 2, 3), (4, 5, 6, 7, 8)])
+    wanted = [checks.LOGITS, Site("pos_embed"), Site("z", layer=1)]
+    with torch.no_grad():
+        ours, theirs = (model.backend.run(model.inputs(tokens), wanted, {}) for model in (reference, tested))
+    real = tokens.inputs()["attention_mask"].bool()
+    return {"worst": {site.name: checks.fraction(theirs[site][real], ours[site][real]) for site in wanted}}
+
+
+def remote_by_name(seed: int) -> Answer:
+    """``load`` itself, with the hub's answer to what the model is called and the network replaced."""
+    reference, _, there = service("llama", seed)
+    keys: list[str] = []
+
+    def piped(key: str) -> RemoteBackend:
+        keys.append(key)
+        return there.runner()
+
+    huggingface._ID_CACHE[there.folder] = "somebody/llama"
+    key, CONFIG.API.APIKEY = CONFIG.API.APIKEY, "none"
+    with mock.patch.object(nnsight_remote, "RemoteBackend", piped):
+        tested = load(there.folder, backend="nnsight", remote=True, name="far")
+        worst = checks.reads(reference, tested)
+    CONFIG.API.APIKEY = key
+    vocabulary = tested.tokenizer.get_vocab() == words().get_vocab()
+    said = [tested.name, tested.stack_refused, str(tested.probe), keys[0]]
+    return {"worst": worst, "said": said, "vocabulary": vocabulary}
 
 
 def simulated(seed: int) -> Answer:

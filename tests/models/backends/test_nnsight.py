@@ -125,6 +125,21 @@ def test_remote_interventions(ask: Ask, drawn: int) -> None:
     ask("remote_interventions", seed=drawn)
 
 
+def test_remote_padding(ask: Ask, drawn: int) -> None:
+    ask("remote_padding", seed=drawn)
+
+
+def test_remote_by_name(ask: Ask, drawn: int) -> None:
+    answer = ask("remote_by_name", seed=drawn)
+    name, refused, probe, key = answer["said"]
+    assert (name, refused) == ("far", "its backend NDIF runs whole forward passes only")
+    assert probe.startswith("Probe(causal=True")
+    kind, _, rest = key.partition(":")
+    assert kind == "nnsight.modeling.transformers.TransformersModel"
+    assert json.loads(rest)["repo_id"] == "somebody/llama"
+    assert answer["vocabulary"]
+
+
 def test_nnsights_own_simulation(ask: Ask, drawn: int) -> None:
     ask("simulated", seed=drawn)
 
