@@ -36,18 +36,11 @@ def both(family: str, seed: int, backend: str) -> tuple[Model, Model]:
 def run(
     model: Model, reads: Collection[Site], writes: dict[Site, Callable[[Tensor], Tensor]] | None = None
 ) -> dict[Site, Tensor]:
-    inputs = {name: tensor.to(model.device) for name, tensor in model.example.items() if not tensor.is_meta}
     with model.prepared([*reads, *(writes or {})]):
-        return model.backend.run(inputs or EXAMPLE, reads=reads, writes=writes or {})
+        return model.backend.run(model.example, reads=reads, writes=writes or {})
 
 
 IDS = torch.randint(1, VOCAB, (3, 6), generator=torch.Generator().manual_seed(5))
-EXAMPLE = {
-    "input_ids": IDS,
-    "attention_mask": torch.ones_like(IDS),
-    "position_ids": torch.arange(6).expand(3, -1),
-}
-"""For a model whose own example has no numbers."""
 
 
 def fraction(got: Tensor, expected: Tensor) -> float:
@@ -77,9 +70,8 @@ def reads(reference: Model, tested: Model) -> dict[str, float]:
 
 def _as(tested: Model, reference: Model, reads: Collection[Site], writes: Any = None) -> dict[Site, Tensor]:
     """The reference on the inputs that the tested model is run on, its attention eager as a bridge's always is."""
-    inputs = reference.example if not any(t.is_meta for t in tested.example.values()) else EXAMPLE
     with torch.no_grad(), reference.prepared(reference.sites()):
-        return reference.backend.run(inputs, reads=reads, writes=writes or {})
+        return reference.backend.run(tested.example, reads=reads, writes=writes or {})
 
 
 def writes(reference: Model, tested: Model, seed: int, every: bool = True) -> dict[str, float]:

@@ -80,10 +80,11 @@ def remote(
     small = twin(root._module)
     peer = Peer(
         lambda model: NDIF(model, root, send),
-        anatomy=lambda inputs: anatomy(root._module, small, inputs),
+        anatomy=lambda inputs: anatomy(root._module, small, {name: tensor.to("meta") for name, tensor in inputs.items()}),
         device=torch.device("cpu"),
     )
-    model = Model(root._module, tokenizer, name=label, revision=options.get("revision"), bos=bos, example=example, peer=peer)
+    known: dict[str, Any] = {"name": label, "revision": options.get("revision"), "example": example or small.example}
+    model = Model(root._module, tokenizer, **known, bos=bos, peer=peer)
     model.probe = small.probe
     return model
 

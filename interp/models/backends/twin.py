@@ -61,7 +61,7 @@ def _narrowed(config: Any) -> Any:
     text = config.get_text_config()
     width = D_HEAD * text.num_attention_heads
     changes: dict[str, Any] = dict.fromkeys(_WIDTHS, width) | dict.fromkeys(_INNER, INNER)
-    changes |= {"head_dim": D_HEAD, "rotary_dim": D_HEAD // 2, "vocab_size": VOCABULARY}
+    changes |= {"head_dim": D_HEAD, "rotary_dim": D_HEAD // 2, "vocab_size": min(VOCABULARY, text.vocab_size)}
     changes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
     said = {*text.to_dict(), *text.attribute_map}
     for name, value in changes.items():

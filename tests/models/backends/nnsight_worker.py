@@ -29,6 +29,7 @@ from transformers import PreTrainedTokenizerFast
 from interp.interventions import Change, Constant, Intervention
 from interp.models import Model, load
 from interp.models.backends import nnsight_remote
+from interp.models.probe import probe
 from interp.sites import Site
 
 Answer = dict[str, Any]
@@ -223,6 +224,15 @@ def remote_interventions(seed: int) -> Answer:
     values = [patch(model, checks.pairs(seed), edit).value for model in (reference, tested)]
     found["constant"] = float(abs(values[0] - values[1]).max()) / 1e-5
     return {"worst": found}
+
+
+def remote_probe(seed: int) -> Answer:
+    """The laws of the probe run hold there too, when somebody asks."""
+    _, tested, there = service("gpt2", seed)
+    before = len(there.sizes)
+    with torch.no_grad():
+        found = probe(tested)
+    return {"probe": [found.causal, found.checked, found.worst], "requests": len(there.sizes) - before}
 
 
 def remote_padding(seed: int) -> Answer:

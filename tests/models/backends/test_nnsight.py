@@ -125,6 +125,15 @@ def test_remote_interventions(ask: Ask, drawn: int) -> None:
     ask("remote_interventions", seed=drawn)
 
 
+def test_remote_probe(ask: Ask, drawn: int) -> None:
+    answer = ask("remote_probe", seed=drawn)
+    causal, checked, worst = answer["probe"]
+    assert causal
+    assert checked == 39
+    assert worst < 1e-5
+    assert answer["requests"] > 10
+
+
 def test_remote_padding(ask: Ask, drawn: int) -> None:
     ask("remote_padding", seed=drawn)
 
