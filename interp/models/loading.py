@@ -85,6 +85,8 @@ def load(
         return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example, peer=peer), check)
     where, found = _locate(model)
     if remote:
+        if device is not None:
+            raise LoadError(f"remote=True runs on the service's own devices, so device={device!r} cannot apply")
         tokenizer = _words(tokenizer, where, {"revision": revision, "trust_remote_code": trust_remote_code})
         options |= {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
         return _proved(backends.remote(str(where), tokenizer, name or found, bos, example, options), check)

@@ -208,6 +208,8 @@ def test_what_is_refused(seed: int) -> None:
         load("gpt2", backend="transformer_lens", remote=True)
     with pytest.raises(LoadError, match="a live module was given"):
         load(network, backend="nnsight", remote=True)
+    with pytest.raises(LoadError, match="runs on the service's own devices, so device='cpu' cannot apply"):
+        load("zoo/induction-2l", backend="nnsight", remote=True, device="cpu")
     with pytest.raises(LoadError, match="a TransformerBridge runs through TransformerLens"):
         load(boot(copy.deepcopy(network), None, copied=False), backend="torch")
     with pytest.raises(LoadError, match="TransformerLens cannot bridge ResNetForImageClassification"):
