@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from interp.models import Model, load
     from interp.pairs import Pair, Pairs, Prompt
-    from interp.sites import Positions, Site, grid
+    from interp.sites import Positions, Site, grid, hook_name
     from interp.store import Store
 
 _ROOMS = (
@@ -60,7 +60,7 @@ _NAMES = {
     ),
     "interp.models": ("Model", "load"),
     "interp.pairs": ("Pair", "Pairs", "Prompt"),
-    "interp.sites": ("Positions", "Site", "grid"),
+    "interp.sites": ("Positions", "Site", "grid", "hook_name"),
     "interp.store": ("Store",),
 }
 _HOME = {name: home for home, names in _NAMES.items() for name in names}
@@ -68,8 +68,8 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs",
     "Positions", "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "damage", "effect",
-    "effects", "explain", "grid", "load", "metrics", "models", "patch", "patch_edges", "recovery", "sites", "stats",
-    "store", "summary", "tasks", "top", "training", "views",
+    "effects", "explain", "grid", "hook_name", "load", "metrics", "models", "patch", "patch_edges", "recovery", "sites",
+    "stats", "store", "summary", "tasks", "top", "training", "views",
 ]  # fmt: skip
 
 

@@ -94,6 +94,10 @@ class SiteNotFiredError(UserError, RuntimeError):
     """A site fired another number of times than it declares, so its number would not have been patched."""
 
 
+class RemoteError(UserError, RuntimeError):
+    """A model runs on a service, and that could not be reached or refused the request."""
+
+
 class KernelError(UserError, ValueError):
     """A kernel was asked for what it cannot do: no GPU, an index out of range, a gradient that it does not offer."""
 

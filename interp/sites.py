@@ -26,7 +26,7 @@ from operator import index
 from types import EllipsisType
 from typing import Any, SupportsIndex
 
-from interp import axes
+from interp import axes, hook_names
 from interp.errors import HeadOutOfRangeError, PositionError, UnknownSiteError
 
 
@@ -182,7 +182,10 @@ class Site:
 
     @property
     def lens(self) -> str:
-        """TransformerLens' name of the tensor: ``Site.parse("L3.z").lens == "blocks.3.attn.hook_z"``."""
+        """The tensor's name in TransformerLens' style: ``Site.parse("L3.z").lens == "blocks.3.attn.hook_z"``.
+
+        :func:`hook_name` gives the name that TransformerLens itself uses, or says why it has none.
+        """
         return self.component.lens.format(layer="{layer}" if self.layer is None else self.layer)
 
     def at(self, **changes: object) -> Site:
@@ -207,6 +210,8 @@ class Site:
             if found := pattern.match(text):
                 layer = found.groupdict().get("layer")
                 return cls(name, layer=int(layer) if layer is not None else None)
+        if (hook := hook_names.read(text)) is not None:
+            return cls(hook[0], layer=hook[1], stream=hook[2])
         if found := _HEAD.match(text):
             layer, head = found["al"] or found["l"], found["ah"] or found["h"]
             return cls(found["name"] or "z", layer=int(layer), head=int(head))
@@ -238,6 +243,27 @@ class Site:
         if self.path is not None:
             return f"{self.path}:{self.name}{unit}{call}"
         return f"{stream}{where}{'.' if where else ''}{self.name}{unit}{call}"
+
+
+def hook_name(site: str | Site, *, crossed: bool = False) -> str:
+    """The name of a site's tensor in TransformerLens; ``Site.parse`` reads it back.
+
+    >>> hook_name("L3.z"), hook_name("L3H2.z"), hook_name("embed")
+    ('blocks.3.attn.hook_z', 'blocks.3.attn.hook_z', 'hook_embed')
+
+    Args:
+        crossed: whether the main stream is a decoder with cross-attention, whose blocks TransformerLens names otherwise.
+
+    Raises:
+        UnknownSiteError: TransformerLens has no name for it, with the reason.
+    """
+    site = Site.parse(site)
+    try:
+        if site.path is not None:
+            raise LookupError("it is a module by its path")
+        return hook_names.spell(site.name, site.layer, site.stream, crossed=crossed)
+    except LookupError as reason:
+        raise UnknownSiteError("hook of TransformerLens for", site, hook_names.NAMES, why=str(reason)) from None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

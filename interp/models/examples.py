@@ -29,7 +29,7 @@ def example(module: nn.Module) -> Inputs:
         LoadError: nothing is known of what this forward takes, naming the arguments that are required.
     """
     config = getattr(module, "config", None)
-    takes = inspect.signature(module.forward).parameters
+    takes = {name: p for name, p in inspect.signature(module.forward).parameters.items() if name != "self"}  # of a wrapper
     generator = torch.Generator("cpu").manual_seed(0)
     found: Inputs = {}
     if config is not None or embedding(module) is not None:

@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from interp.errors import LoadError
-from interp.models import diffusion
+from interp.models import backends, diffusion
 from interp.models.encoding import Bos
-from interp.models.model import Model
+from interp.models.model import Model, TorchHooks
 from interp.models.padding import padded
 from interp.models.probe import settle
 from interp.models.stack_probe import prove
@@ -45,6 +45,8 @@ def load(
     check: bool = True,
     example: Mapping[str, Tensor] | None = None,
     axes: Mapping[str, str] | None = None,
+    backend: str | None = None,
+    remote: bool = False,
     **options: Any,
 ) -> Model:
     """Load a model and let it prove its sites.
@@ -66,6 +68,9 @@ def load(
             made from what the forward takes and the configuration says.
         axes: names for the axes of tensors that modules give, by path: ``{"features.3": "example [channel] row column"}``, what
             is at a position in brackets. Positions of ``"features.3:output"`` then run along the other axes.
+        backend: what runs the forward passes: ``"torch"`` (hooks; the default), ``"transformer_lens"``, which runs a copy of a
+            live module, or ``"nnsight"``. A live TransformerBridge is run as it is.
+        remote: with nnsight, run on the NDIF service; nothing but the configuration and the tokenizer is loaded here.
         **options: further keywords of transformers' ``from_pretrained`` (``device_map``, ``attn_implementation``, …).
 
     Raises:
@@ -76,6 +81,7 @@ def load(
     if diffusion.is_pipeline(model):
         settings = diffusion.Settings(**{key: options.pop(key) for key in ("steps", "guidance", "output") if key in options})
         return _pipeline(model, settings, name, bos, check)
+    backend = backends.choose(model, backend, remote)
     if isinstance(model, nn.Module):
         given = [*options, *(["dtype"] if dtype != "auto" else []), *(["device"] if device is not None else [])]
         if given:
@@ -84,19 +90,28 @@ def load(
             )
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _tokenizer(Path(tokenizer), {})
-        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example, axes=axes), check)
+        tokenizer = tokenizer or backends.tokenizer_of(model)
+        model, peer = backends.wrapped(backend, model, tokenizer, live=True)
+        given_here: dict[str, Any] = {"name": name, "revision": revision, "peer": peer, "example": example, "axes": axes}
+        return _proved(Model(model, tokenizer, bos=bos, **given_here), check)
     where, found = _locate(model)
+    if remote:
+        if device is not None:
+            raise LoadError(f"remote=True runs on the service's own devices, so device={device!r} cannot apply")
+        tokenizer = _words(tokenizer, where, {"revision": revision, "trust_remote_code": trust_remote_code})
+        options |= {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
+        return _proved(backends.remote(str(where), tokenizer, name or found, bos, example, options), check)
     options |= {"revision": revision} if revision is not None else {}
     options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     module = _module(where, dtype, options)
-    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        own: dict[str, Any] = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
-        tokenizer = _tokenizer(where, own) if tokenizer is None else _tokenizer(Path(tokenizer), {})
+    own: dict[str, Any] = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
+    tokenizer = _words(tokenizer, where, own)
     if device is not None:
         module = module.to(device)
     commit = getattr(getattr(module, "config", None), "_commit_hash", None)
     files = where if isinstance(where, Path) else None
     known: dict[str, Any] = {"name": name or found, "revision": revision or commit, "files": files}
+    module, known["peer"] = backends.wrapped(backend, module, tokenizer, live=False)
     return _proved(Model(module, tokenizer, **known, bos=bos, example=example, axes=axes), check)
 
 
@@ -120,17 +135,20 @@ def _pipeline(pipeline: Any, settings: diffusion.Settings, name: str | None, bos
 
 def _proved(model: Model, check: bool) -> Model:
     """The model, after the probe run; a network without blocks has no roles to prove."""
+    hooked = isinstance(model.backend, TorchHooks)
+    if not hooked:
+        model.stack_refused = f"its backend {type(model.backend).__name__} runs whole forward passes only"
     if not check:
         return model
-    if model.device.type == "meta":
-        model.stack_refused = "its weights are on the meta device"
+    if next(model.module.parameters()).device.type == "meta":
+        model.stack_refused = model.stack_refused if not hooked else "its weights are on the meta device"
         return model
-    if not model.anatomy.main.blocks:
+    if hooked and not model.anatomy.main.blocks:
         model.stack_refused = "it has no main stack of blocks"
     if model.example:
         model.probe = settle(model)
         model.reading = padded(model)
-    if model.anatomy.main.blocks:
+    if hooked and model.anatomy.main.blocks:
         with model.prepared():
             given = model.arguments - (set() if model.reading.numbered else {"position_ids"})
             model.stack, model.stack_refused = prove(model.module, model.anatomy, given)
@@ -185,6 +203,13 @@ def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise LoadError(f"{where}: the checkpoint lacks {', '.join(lacking[:3])}{more}, which would be random numbers")
     return module.eval()
+
+
+def _words(tokenizer: Tokenizer | str | os.PathLike[str] | None, where: Path | str, options: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that was given, or of the folder that was given, or the model's own."""
+    if tokenizer is None:
+        return _tokenizer(where, options)
+    return _tokenizer(Path(tokenizer), {}) if isinstance(tokenizer, (str, os.PathLike)) else tokenizer
 
 
 def _tokenizer(where: Path | str, options: dict[str, Any]) -> Tokenizer:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import inspect
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -63,6 +63,19 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Peer:
+    """Another library that runs a model's forward passes, and what it knows of the model better than the model itself."""
+
+    backend: Callable[[Model], Backend]
+    called: nn.Module | None = None
+    """The module whose ``forward`` says what a forward pass takes, where it is not the model itself."""
+    anatomy: Callable[[Mapping[str, Tensor]], Anatomy] | None = None
+    """The map from sites to tensors, by keyword arguments of one forward pass, where structure does not give it."""
+    device: torch.device | None = None
+    """Where inputs go, where it is not where the weights are."""
+
+
 class TorchHooks:
     """The default backend: hooks on any ``nn.Module``."""
 
@@ -96,10 +109,12 @@ class Model:
         processor: Any = None,
         anatomy: Anatomy | None = None,
         axes: Mapping[str, str] | None = None,
+        peer: Peer | None = None,
     ) -> None:
         refuse_compiled(module)
+        self.peer = peer or Peer(TorchHooks)
         self.module, self.tokenizer, self.processor, self.bos = module, tokenizer, processor, bos
-        self.name = name or type(module).__name__
+        self.name = name or type(self.called).__name__
         self.revision = revision
         self._files, self._loaded = files, self._weights_state()
         self._digests: dict[int, str] = {}
@@ -108,22 +123,24 @@ class Model:
         self.unknown = ""
         """Why nothing is known of what its forward takes; empty if something is."""
         try:
-            self.example = examples.example(module) if example is None else dict(example)
+            self.example = examples.example(self.called) if example is None else dict(example)
         except LoadError as error:
             self.unknown = str(error)
         try:
             with evaluating(module), eager_attention(module):
-                self.anatomy = Anatomy.of(module, self.example or None) if anatomy is None else anatomy
+                if anatomy is None and self.peer.anatomy and self.example:
+                    anatomy = self.peer.anatomy(self.example)
+                self.anatomy = anatomy or Anatomy.of(module, self.example or None)
         except _FAILS as error:
             reason = str(error).strip().split("\n")[0][:200]
             self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, Anatomy.of(module, None)
         self.anatomy = self.anatomy.with_axes(axes or {})
-        self.backend: Backend = TorchHooks(self)
         self.reading = self._reading()
         """How prompts become what its forward is given."""
         self._shapes: dict[tuple[tuple[str, tuple[int, ...]], ...], Shapes] = {}
         self._busy = threading.RLock()
+        self.backend: Backend = self.peer.backend(self)
         self.probe: Probe | None = None
         """What the probe run found; None if it was not made."""
         self.stack: Stack | None = None
@@ -141,7 +158,12 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return next(self.module.parameters()).device
+        return self.peer.device or next(self.module.parameters()).device
+
+    @property
+    def called(self) -> nn.Module:
+        """The module whose ``forward`` says what a forward pass takes."""
+        return self.peer.called or self.module
 
     @property
     def dtype(self) -> torch.dtype:
@@ -157,8 +179,11 @@ class Model:
     def digest(self) -> str:
         """sha256 of the weights, 16 hexadecimal digits: of the files that were loaded, or of a live module's tensors.
 
-        Weights that were changed since they were loaded or last hashed are hashed again, as they are now.
+        Weights that were changed since they were loaded or last hashed are hashed again, as they are now. Of weights that
+        are on a service the revision is all that is known.
         """
+        if self.peer.device is not None:  # the weights are elsewhere
+            return f"unverified-{self.revision or 'main'}"
         now = self._weights_state()
         if now not in self._digests:
             of_files = digest.of_files(self._files) if self._files is not None and now == self._loaded else None
@@ -214,9 +239,11 @@ class Model:
             HeadOutOfRangeError: layer, head or unit beyond the model's.
         """
         if site.path is not None:
-            paths = [name for name, _ in self.module.named_modules() if name]
-            if site.path not in paths:
-                raise UnknownSiteError("module path", site.path, paths)
+            try:
+                self.module.get_submodule(site.path)
+            except AttributeError:
+                paths = [name for name, _ in self.module.named_modules() if name]
+                raise UnknownSiteError("module path", site.path, paths) from None
             self._check_repeats(site)
             return
         if site.stream not in self.anatomy.streams and not self.has(site):
@@ -330,7 +357,7 @@ class Model:
         key = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(inputs.items()) if isinstance(tensor, Tensor))
         if key not in self._shapes:
             with self.prepared():
-                self._shapes = {key: shapes(self.module, lambda: self.module(**inputs))[0]}
+                self._shapes = {key: shapes(self.module, lambda: self.called(**inputs))[0]}
         return self._shapes[key]
 
     def _reading(self) -> Reading:
@@ -401,7 +428,7 @@ class Model:
     @cached_property
     def arguments(self) -> frozenset[str]:
         """Keyword arguments of the module's forward."""
-        return frozenset(inspect.signature(self.module.forward).parameters)
+        return frozenset(inspect.signature(self.called.forward).parameters)
 
     @contextmanager
     def prepared(self, sites: Collection[Site] = ()) -> Iterator[None]:

@@ -374,7 +374,8 @@ class _Stream:
 
     def _w_o(self, result: Site) -> Site:
         """What the linear map gives of which a site holds the heads' parts."""
-        return Site("output", path=self.model.taps(result).path)
+        known = self.stream.w_o if result.name == "result" else {}
+        return Site("output", path=known.get(result.layer or 0, self.model.taps(result).path))
 
     def _n(self, layer: int, name: str) -> str:
         return repr(self.site(name, layer))
