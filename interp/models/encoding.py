@@ -176,8 +176,15 @@ def _zip_longest(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
     return [(a[i] if i < len(a) else "–", b[i] if i < len(b) else "–") for i in range(n)]
 
 
+NO_TOKENIZER = "the model has no tokenizer"
+
+
 def encode(
-    prompts: Sequence[Prompt | str | Sequence[int]], tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0
+    prompts: Sequence[Prompt | str | Sequence[int]],
+    tokenizer: Tokenizer | None,
+    bos: Bos = "model",
+    pad: int = 0,
+    lacking: str = NO_TOKENIZER,
 ) -> Tokens:
     """Encode prompts with left padding.
 
@@ -185,12 +192,13 @@ def encode(
         prompts: texts, token ids or :class:`interp.pairs.Prompt`, mixed freely.
         tokenizer: may be None if every prompt is given as ids.
         bos: see :data:`Bos`; ids are taken as they are.
+        lacking: why there is no tokenizer.
 
     Raises:
         PositionError: a role that no token carries, or an empty prompt.
     """
     encoded = [
-        _encode_one(p if isinstance(p, Prompt) else Prompt(p if isinstance(p, str) else tuple(p)), tokenizer, bos)
+        _encode_one(p if isinstance(p, Prompt) else Prompt(p if isinstance(p, str) else tuple(p)), tokenizer, bos, lacking)
         for p in prompts
     ]
     if not encoded:
@@ -213,7 +221,7 @@ def encode(
 
 
 def _encode_one(
-    prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos
+    prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos, lacking: str
 ) -> tuple[list[int], dict[str, list[int]], tuple[str, ...]]:
     if not isinstance(prompt.text, str):
         ids = list(prompt.text)
@@ -222,9 +230,7 @@ def _encode_one(
         roles = {role: list(range(start, stop)) for role, (start, stop) in prompt.roles.items()}
         return ids, roles, tuple(_strings(ids, tokenizer))
     if tokenizer is None:
-        raise PositionError(
-            f"prompt {prompt.text!r} is a text, but the model has no tokenizer: pass tokenizer= to load, or give token ids"
-        )
+        raise PositionError(f"prompt {prompt.text!r} is a text, but {lacking}: pass tokenizer= to load, or give token ids")
     found = tokenizer(prompt.text, add_special_tokens=bos == "model", return_offsets_mapping=bool(prompt.roles))
     ids = list(found["input_ids"])
     spans = [tuple(span) for span in found["offset_mapping"]] if prompt.roles else []
@@ -248,18 +254,20 @@ def _strings(ids: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
     return [str(i) for i in ids] if tokenizer is None else [tokenizer.decode([i]) for i in ids]
 
 
-def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0) -> Encoded:
+def encode_pairs(
+    pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", pad: int = 0, lacking: str = NO_TOKENIZER
+) -> Encoded:
     """Encode both sides of every pair, and the answers.
 
     Raises:
         AnswerError: an answer that is not one token after its prompt.
     """
-    clean = encode([pair.clean for pair in pairs], tokenizer, bos, pad)
-    corrupted = encode([pair.corrupted for pair in pairs], tokenizer, bos, pad)
+    clean = encode([pair.clean for pair in pairs], tokenizer, bos, pad, lacking)
+    corrupted = encode([pair.corrupted for pair in pairs], tokenizer, bos, pad, lacking)
     width = max(clean.ids.shape[1], corrupted.ids.shape[1])
     cache: dict[tuple[str, str], int] = {}
     answers, wrong = (
-        _pad([[_answer(a, pair.clean, tokenizer, cache) for a in getattr(pair, side)] for pair in pairs])
+        _pad([[_answer(a, pair.clean, tokenizer, cache, lacking) for a in getattr(pair, side)] for pair in pairs])
         for side in ("answers", "wrong")
     )
     both = ((answers[:, :, None] == wrong[:, None, :]) & (answers[:, :, None] >= 0)).any((1, 2)).nonzero().flatten()
@@ -273,7 +281,9 @@ def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", 
     return Encoded(pairs, clean.padded(width, pad), corrupted.padded(width, pad), answers, wrong, has_bos, bos)
 
 
-def _answer(answer: str | int, prompt: Prompt, tokenizer: Tokenizer | None, cache: dict[tuple[str, str], int]) -> int:
+def _answer(
+    answer: str | int, prompt: Prompt, tokenizer: Tokenizer | None, cache: dict[tuple[str, str], int], lacking: str
+) -> int:
     """The id of the one token with which ``answer`` continues ``prompt``.
 
     It is looked up in its place, because some tokenizers spell a word at the beginning of a text differently; prompts that end
@@ -282,7 +292,7 @@ def _answer(answer: str | int, prompt: Prompt, tokenizer: Tokenizer | None, cach
     if isinstance(answer, int):
         return answer
     if tokenizer is None:
-        raise AnswerError(f"answer {answer!r} is a text, but the model has no tokenizer: give its token id")
+        raise AnswerError(f"answer {answer!r} is a text, but {lacking}: give its token id")
     text = prompt.text if isinstance(prompt.text, str) else ""
     if (answer, text[-1:]) in cache:
         return cache[answer, text[-1:]]

@@ -3,42 +3,42 @@
     >>> load("zoo/induction-2l")                                                        # doctest: +SKIP
     >>> load("gpt2"); load("path/to/folder"); load("path/to/model.gguf"); load(module, tokenizer=tokenizer)   # doctest: +SKIP
 
-Only safetensors and GGUF files are read: a pickle can run code. What is wrong is said in one line.
+Any model of transformers, with the head that it was saved with, and any single model of diffusers. Only safetensors and GGUF
+files are read, and no code of a repository runs, unless the user says so. What is wrong is said in one line.
 """
 
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from interp.errors import LoadError
+from interp.errors import LoadError, nearest
+from interp.models.classes import class_of
 from interp.models.encoding import Bos
 from interp.models.model import Model
 from interp.models.probe import settle
+from interp.models.sources import HUB, PROCESSOR_FILES, TOKENIZER_FILES, Source, failed, locate
 from interp.models.stack_probe import prove
 from interp.protocols import Tokenizer
-
-_UNREADABLE = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError, struct.error)
-"""What transformers, safetensors and gguf raise for files that are missing, damaged or of another model."""
 
 
 def load(
     model: str | os.PathLike[str] | nn.Module,
     *,
     tokenizer: Tokenizer | str | os.PathLike[str] | None = None,
+    processor: Any = None,
     name: str | None = None,
     dtype: torch.dtype | str = "auto",
     device: torch.device | str | None = None,
     revision: str | None = None,
     bos: Bos = "model",
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     check: bool = True,
     example: Mapping[str, Tensor] | None = None,
     **options: Any,
@@ -47,18 +47,22 @@ def load(
 
     Args:
         model: a hub id, a folder, a GGUF file, ``zoo/<name>``, or a live module, which is used as it is.
-        tokenizer: for a live module; otherwise the model's own.
+        tokenizer: for a live module; otherwise the model's own. Without one, prompts are given as token ids.
+        processor: what makes images or sound into the model's inputs, for a live module; otherwise the model's own.
         name: what results call the model; by default the id, the folder's or the class's name.
         dtype: of the weights; ``"auto"`` keeps the checkpoint's own, and unpacks a GGUF file to float32.
         device: where the model is put; by default the CPU, or where ``device_map`` says.
         revision: of a hub id.
         bos: whether prompts begin with BOS: ``"model"`` for the tokenizer's way, True or False.
         trust_remote_code: allow a checkpoint's own Python code to run.
+        allow_pickle: read ``pytorch_model.bin`` where there is no safetensors file. It is opened with ``weights_only=True``,
+            which refuses whatever is not a tensor, but a pickle made to attack that reader can still run code: allow it for
+            files whose author you trust.
         check: run the probe that proves the sites.
             A model on the meta device has the sites that its structure proposes; nothing of it can be proven.
         example: keyword arguments of one forward pass of three examples, by which the sites are found; by default random ones,
             made from what the forward takes and the configuration says.
-        **options: further keywords of transformers' ``from_pretrained`` (``device_map``, ``attn_implementation``, …).
+        **options: further keywords of ``from_pretrained`` (``device_map``, ``attn_implementation``, ``subfolder``, …).
 
     Raises:
         LoadError: with the reason in one line.
@@ -67,26 +71,35 @@ def load(
     """
     if isinstance(model, nn.Module):
         given = [*options, *(["dtype"] if dtype != "auto" else []), *(["device"] if device is not None else [])]
+        given += ["allow_pickle"] if allow_pickle else []
         if given:
             raise LoadError(
                 f"a live module is used as it is, so {', '.join(given)} cannot apply; change the module before loading it"
             )
         if isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = _tokenizer(Path(tokenizer), {})
-        return _proved(Model(model, tokenizer, name=name, revision=revision, bos=bos, example=example), check)
-    where, found = _locate(model)
-    options |= {"revision": revision} if revision is not None else {}
-    options |= {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
-    module = _module(where, dtype, options)
-    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        own: dict[str, Any] = {key: options[key] for key in ("revision", "trust_remote_code") if key in options}
-        tokenizer = _tokenizer(where, own) if tokenizer is None else _tokenizer(Path(tokenizer), {})
+            tokenizer = _tokenizer(Source(Path(tokenizer), ""), {})
+        alive = Model(model, tokenizer, processor=processor, name=name, revision=revision, bos=bos, example=example)
+        return _proved(alive, check)
+    if device is not None and options.get("device_map") is not None:
+        raise LoadError(f"device={device!r} and device_map={options['device_map']!r} both say where the model goes; give one")
+    dtype = _dtype(dtype)
+    hub = {key: options[key] for key in HUB if key in options} | ({"revision": revision} if revision is not None else {})
+    source = locate(model, hub, allow_pickle=allow_pickle)
+    options = {key: value for key, value in options.items() if key not in HUB}
+    module = _module(source, dtype, trust_remote_code, allow_pickle, options)
     if device is not None:
         module = module.to(device)
+    trusted = {"trust_remote_code": True} if trust_remote_code else {}
+    missing: dict[str, str] = {}
+    if isinstance(tokenizer, (str, os.PathLike)):
+        tokenizer = _tokenizer(Source(Path(tokenizer), ""), {})
+    elif tokenizer is None:
+        tokenizer = _own_tokenizer(source, trusted, missing)
+    processor = _own_processor(source, trusted, missing) if processor is None else processor
     commit = getattr(getattr(module, "config", None), "_commit_hash", None)
-    files = where if isinstance(where, Path) else None
-    known: dict[str, Any] = {"name": name or found, "revision": revision or commit, "files": files}
-    return _proved(Model(module, tokenizer, **known, bos=bos, example=example), check)
+    known: dict[str, Any] = {"name": name or source.name, "revision": revision or commit, "files": source.files}
+    made = Model(module, tokenizer, processor=processor, missing=missing, **known, bos=bos, example=example)
+    return _proved(made, check)
 
 
 def _proved(model: Model, check: bool) -> Model:
@@ -106,74 +119,106 @@ def _proved(model: Model, check: bool) -> Model:
     return model
 
 
-def _locate(model: str | os.PathLike[str]) -> tuple[Path | str, str]:
-    """Where to load from (a path, or a hub id as text), and what to call it."""
-    text = os.fspath(model)
-    if text.startswith("zoo/"):
-        from interp.models import zoo
-
-        return zoo.path(text), text
-    path = Path(text).expanduser()
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise LoadError(f"{path} is a file but not a .gguf; give the folder that holds config.json and *.safetensors")
-        return path, path.stem
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise LoadError(f"folder {path} has no config.json, so it is not a model in transformers' format")
-        if not any(path.glob("*.safetensors")):
-            pickles = [file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-            why = f"; {pickles[0]} is a pickle, which can run code: convert it to safetensors first" if pickles else ""
-            raise LoadError(f"folder {path} has no *.safetensors{why}")
-        return path, path.name
-    if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1 or text.endswith(".gguf"):
-        raise LoadError(f"{text!r}: no such file or folder")
-    return text, text
+def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
+    """A dtype by its name, or ``"auto"``."""
+    if not isinstance(dtype, str) or dtype == "auto":
+        return dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None)
+    if isinstance(found, torch.dtype) and found.is_floating_point:
+        return found
+    near = nearest(dtype, ("float32", "float16", "bfloat16", "float64", "auto"), n=1)
+    did = f"; did you mean {near[0]!r}?" if near else "; quantised weights are asked for with quantization_config="
+    raise LoadError(f"dtype {dtype!r} is not 'auto' or the name of a floating-point dtype of torch{did}")
 
 
-def _module(where: Path | str, dtype: torch.dtype | str, options: dict[str, Any]) -> nn.Module:
-    from transformers import AutoModelForCausalLM
-
-    auto: Any = AutoModelForCausalLM
-    folder = where
-    if isinstance(where, Path) and where.is_file():
+def _module(
+    source: Source, dtype: torch.dtype | str, trust_remote_code: bool, allow_pickle: bool, options: dict[str, Any]
+) -> nn.Module:
+    kind = class_of(source, trust_remote_code=trust_remote_code)
+    asked: dict[str, Any] = {"output_loading_info": True, **source.hub, **options}
+    if source.packed:
         from transformers import GgufConfig
 
+        assert isinstance(source.where, Path)
         # Without dequantize=True the weights stay packed wherever Hugging Face's `kernels` is installed.
-        options |= {"gguf_file": where.name, "quantization_config": GgufConfig(dequantize=True)}
+        asked = {"gguf_file": source.where.name, "quantization_config": GgufConfig(dequantize=True), **asked}
         dtype = torch.float32 if dtype == "auto" else dtype
-        folder = where.parent
     else:
-        options["use_safetensors"] = True
+        asked |= {"use_safetensors": None if allow_pickle else True}
+    if "_class_name" in source.config:
+        asked |= {"torch_dtype": _stored(source) if dtype == "auto" else dtype}
+    else:
+        asked |= {"dtype": dtype, "ignore_mismatched_sizes": True}  # the report says more than the error
+        asked |= {"trust_remote_code": True} if trust_remote_code else {}
     try:
-        module, report = auto.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
-    except _UNREADABLE as error:
-        raise LoadError(_one_line(where, error)) from error
-    lacking = sorted(report["missing_keys"])
-    if lacking:
-        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-        raise LoadError(f"{where}: the checkpoint lacks {', '.join(lacking[:3])}{more}, which would be random numbers")
+        module, report = kind.from_pretrained(source.folder, **asked)
+    except Exception as error:  # whatever a library, or a repository's own code, raises for files that it cannot read
+        raise failed(source, error) from error
+    _complete(source, report)
     return module.eval()
 
 
-def _tokenizer(where: Path | str, options: dict[str, Any]) -> Tokenizer:
+def _stored(source: Source) -> torch.dtype | None:
+    """The floating-point dtype that all weights of a folder are stored in; None where they differ, or none is known."""
+    from safetensors import safe_open
+
+    if not isinstance(source.where, Path):
+        return None
+    found = set()
+    for file in sorted(source.where.glob("*.safetensors"))[:1]:
+        with safe_open(file, "pt") as weights:
+            found = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118 - not a dict
+    dtypes = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+    return dtypes.get(found.pop()) if len(found) == 1 else None
+
+
+def _complete(source: Source, report: Mapping[str, Any]) -> None:
+    """Raise where weights are not what the class expects: transformers would fill the gaps with random numbers."""
+    mismatched = sorted(report.get("mismatched_keys", ()))
+    if mismatched:
+        name, stored, expected = mismatched[0]
+        more = f", and {len(mismatched) - 1} more do not fit" if len(mismatched) > 1 else ""
+        raise LoadError(
+            f"{source.where}: {name} is {tuple(stored)} in the checkpoint, but the configuration makes it "
+            f"{tuple(expected)}{more}"
+        )
+    lacking = sorted(report["missing_keys"])
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise LoadError(f"{source.where}: the checkpoint lacks {', '.join(lacking[:3])}{more}, which would be random numbers")
+
+
+# what turns words, images and sound into inputs
+
+
+def _own_tokenizer(source: Source, options: Mapping[str, Any], missing: dict[str, str]) -> Tokenizer | None:
+    """The model's own tokenizer, or None with the reason in ``missing``: vision models have none."""
+    if source.packed:
+        return _tokenizer(source, options)
+    if not any(source.file(name) for name in TOKENIZER_FILES):
+        missing["tokenizer"] = f"{source.where} holds no tokenizer"  # transformers would make an empty one
+        return None
+    return _tokenizer(source, options)
+
+
+def _tokenizer(source: Source, options: Mapping[str, Any]) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    folder = where
-    if isinstance(where, Path) and where.is_file():
-        folder, options = where.parent, {**options, "gguf_file": where.name}
+    packed = {"gguf_file": source.where.name} if source.packed and isinstance(source.where, Path) else {}
     try:
-        return AutoTokenizer.from_pretrained(folder, **options)
-    except _UNREADABLE as error:
-        raise LoadError(f"tokenizer of {_one_line(where, error)}; pass tokenizer= to load") from error
+        return AutoTokenizer.from_pretrained(source.folder, **packed, **options, **source.hub)
+    except Exception as error:  # whatever transformers or tokenizers raise for files that they cannot read
+        raise LoadError(f"tokenizer of {failed(source, error)}; pass tokenizer= to load") from error
 
 
-def _one_line(where: Path | str, error: Exception) -> str:
-    text = str(error).strip().split("\n")[0]
-    hub = ("couldn't connect", "offline", "Connection", "not a local folder", "is not a valid model identifier", "Can't load")
-    if isinstance(where, str) and any(word.lower() in str(error).lower() for word in hub):
-        return (
-            f"{where!r} is no local folder, and the Hugging Face hub could not serve it (unreachable, offline mode, or no such "
-            f"model): {text}"
-        )
-    return f"{where}: {text}"
+def _own_processor(source: Source, options: Mapping[str, Any], missing: dict[str, str]) -> Any:
+    """The model's own processor of images or sound, or None with the reason in ``missing`` where it cannot be made."""
+    if source.packed or not any(source.file(name) for name in PROCESSOR_FILES):
+        return None
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(source.folder, **options, **source.hub)
+    except Exception as error:  # most often an image library that is not installed
+        missing["processor"] = str(failed(source, error))
+        return None

@@ -27,7 +27,7 @@ from interp import axes
 from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, LoadError, UnknownSiteError
 from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
-from interp.models.encoding import Bos, Tokens, encode, encode_pairs
+from interp.models.encoding import NO_TOKENIZER, Bos, Tokens, encode, encode_pairs
 from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
 from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
@@ -85,6 +85,8 @@ class Model:
         module: nn.Module,
         tokenizer: Tokenizer | None = None,
         *,
+        processor: Any = None,
+        missing: Mapping[str, str] | None = None,
         name: str | None = None,
         revision: str | None = None,
         files: Path | None = None,
@@ -93,6 +95,10 @@ class Model:
     ) -> None:
         refuse_compiled(module)
         self.module, self.tokenizer, self.bos = module, tokenizer, bos
+        self.processor = processor
+        """What makes images or sound into inputs of the module (an image processor, a feature extractor); None without one."""
+        self.missing = dict(missing or {})
+        """Why there is no ``tokenizer`` or no ``processor``, where a folder was asked for one."""
         self.name = name or type(module).__name__
         self.revision = revision
         self._files, self._loaded = files, self._weights_state()
@@ -239,12 +245,16 @@ class Model:
         bos = self.bos if bos is None else bos
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
         if isinstance(prompts, Pairs):
-            pairs = encode_pairs(prompts, self.tokenizer, bos, pad)
+            pairs = encode_pairs(prompts, self.tokenizer, bos, pad, self._lacking)
             self._refuse_strange(pairs.clean.ids, pairs.corrupted.ids, answers=(pairs.answers, pairs.wrong))
             return pairs.to(self.device)
-        tokens = encode([prompts] if isinstance(prompts, str) else prompts, self.tokenizer, bos, pad)
+        tokens = encode([prompts] if isinstance(prompts, str) else prompts, self.tokenizer, bos, pad, self._lacking)
         self._refuse_strange(tokens.ids)
         return tokens.to(self.device)
+
+    @property
+    def _lacking(self) -> str:
+        return self.missing.get("tokenizer", NO_TOKENIZER)
 
     def _refuse_strange(self, *prompts: Tensor, answers: Sequence[Tensor] = ()) -> None:
         """Token ids that the model cannot embed are refused; so are unknown words as answers, and in prompts they are said."""
@@ -294,7 +304,7 @@ class Model:
         """
         refuse_compiled(self.module)
         with self._busy, evaluating(self.module), fused_activations(self.module):
-            if any(site.name in ("scores", "pattern") and site.path is None for site in sites):
+            if any(site.name.removeprefix("cross_") in ("scores", "pattern") and site.path is None for site in sites):
                 with eager_attention(self.module):
                     yield
             else:

@@ -1,0 +1,182 @@
+"""Which class a checkpoint is loaded with: the one that it was saved from.
+
+    >>> class_of(locate("path/to/bert")).__name__                                           # doctest: +SKIP
+    'BertForMaskedLM'
+
+``architectures`` in ``config.json`` names it; transformers has it, or the repository brings it along as code of its own, which
+runs only if the user says so. Where it is not named, the class that all weights fit, and that lacks none, is taken.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from interp.errors import LoadError
+from interp.models.sources import Source, failed
+
+
+def class_of(source: Source, *, trust_remote_code: bool = False) -> Any:
+    """A class with ``from_pretrained``.
+
+    Raises:
+        LoadError: it needs remote code, another library, or cannot be told; in one line.
+    """
+    if source.packed:
+        return _of_packed(source)
+    said = source.config
+    if "_class_name" in said:
+        return _of_diffusers(source, said["_class_name"])
+    named = said.get("architectures") or []
+    remote = {auto: code for auto, code in dict(said.get("auto_map") or {}).items() if auto.startswith("AutoModel")}
+    if remote and not (trust_remote_code or _known(said.get("model_type"))):
+        raise LoadError(_untrusted(source, remote))
+    if remote and trust_remote_code:
+        return _of_remote(source, remote, named)
+    config = _config(source, trust_remote_code)
+    candidates = _candidates(config)
+    if named:
+        found = candidates.get(named[0]) or _in_transformers(named[0])
+        if found is not None:
+            return found
+    lacking = f"names {named[0]}, which transformers does not have" if named else "does not say its architecture"
+    return _by_weights(source, candidates, lacking)
+
+
+# classes of transformers
+
+
+def _config(source: Source, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    packed = {"gguf_file": source.where.name} if source.packed and not isinstance(source.where, str) else {}
+    try:
+        return AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **packed, **source.hub)
+    except Exception as error:  # whatever a library raises for a file that it cannot read
+        raise failed(source, error) from error
+
+
+def _of_packed(source: Source) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    found = _in_transformers((getattr(_config(source, False), "architectures", None) or [""])[0])
+    return found or AutoModelForCausalLM
+
+
+def _in_transformers(name: str) -> Any:
+    import transformers
+
+    found = getattr(transformers, name, None) if name else None
+    return found if hasattr(found, "from_pretrained") and hasattr(found, "config_class") else None
+
+
+def _known(model_type: str | None) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
+
+
+def _candidates(config: Any) -> dict[str, Any]:
+    """Every class that some Auto class has for a configuration, by name; those that a user registered among them."""
+    from transformers.models.auto import modeling_auto
+
+    found: dict[str, Any] = {}
+    for name, mapping in vars(modeling_auto).items():
+        if name.endswith("_MAPPING") and type(config) in mapping:
+            classes = mapping[type(config)]
+            found |= {kind.__name__: kind for kind in (classes if isinstance(classes, tuple) else (classes,))}
+    return found
+
+
+def _by_weights(source: Source, candidates: Mapping[str, Any], lacking: str) -> Any:
+    """The class that the weights fit, saying so."""
+    from transformers import AutoModel
+
+    fits = [name for name, kind in candidates.items() if _fits(source, kind)]
+    bare = {name for name, kind in candidates.items() if kind in AutoModel._model_mapping.values()}
+    heads = [name for name in fits if name not in bare] or fits  # a head tied to the embedding has no weights of its own
+    if len(heads) == 1:
+        warnings.warn(f"{source.where} {lacking}; its weights fit {heads[0]}, so that is loaded", RuntimeWarning, stacklevel=4)
+        return candidates[heads[0]]
+    which = ", ".join(heads) if heads else f"none of {', '.join(candidates) or 'the classes of its model type'}"
+    raise LoadError(
+        f"{source.where}: config.json {lacking}, and its weights fit {which}; write the class into its 'architectures', or load "
+        "the module with its class and pass that"
+    )
+
+
+def _fits(source: Source, kind: Any) -> bool:
+    """Whether a class lacks no weight of a checkpoint and has a place for each; read on the meta device."""
+    try:
+        with _quiet():
+            _, report = kind.from_pretrained(source.folder, device_map="meta", output_loading_info=True, **source.hub)
+    except Exception:  # a class that cannot be made from this configuration does not fit
+        return False
+    return not any(report.values())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' reports about weights that do not fit."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+# classes of others
+
+
+def _untrusted(source: Source, remote: Mapping[str, str]) -> str:
+    code = sorted({reference.rpartition(".")[0] for reference in remote.values()})
+    files = ", ".join(f"{module.rpartition('--')[2]}.py{_of(module)}" for module in code)
+    return (
+        f"{source.where} brings its own Python code ({files}), which can do anything; read it, and if you trust it, load with "
+        "trust_remote_code=True"
+    )
+
+
+def _of(module: str) -> str:
+    repository = module.partition("--")[0] if "--" in module else ""
+    return f" of {repository}" if repository else ""
+
+
+def _of_remote(source: Source, remote: Mapping[str, str], named: list[str]) -> Any:
+    """The class of the repository's own code that ``architectures`` names, or the only one."""
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    references = {reference.rpartition(".")[2]: reference for reference in remote.values()}
+    chosen = next((name for name in named if name in references), None)
+    if chosen is None and named and (found := _in_transformers(named[0])) is not None:
+        return found
+    if chosen is None and len(references) == 1:
+        chosen = next(iter(references))
+    if chosen is None:
+        raise LoadError(
+            f"{source.where}: its own code has the classes {', '.join(references)}, and 'architectures' in config.json names "
+            "none of them"
+        )
+    try:
+        return get_class_from_dynamic_module(references[chosen], str(source.folder), **source.hub)
+    except Exception as error:  # the repository's code runs here
+        raise failed(source, error) from error
+
+
+def _of_diffusers(source: Source, name: str) -> Any:
+    try:
+        diffusers = importlib.import_module("diffusers")
+    except ImportError as error:
+        raise LoadError(
+            f"{source.where} is a {name} of diffusers, which is not installed; pip install 'interp-workbench[diffusion]'"
+        ) from error
+    found = getattr(diffusers, name, None)
+    if not hasattr(found, "from_pretrained") or not hasattr(found, "parameters"):
+        raise LoadError(f"{source.where}: config.json names {name}, which is no model of diffusers {diffusers.__version__}")
+    return found
