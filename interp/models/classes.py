@@ -31,20 +31,23 @@ def class_of(source: Source, *, trust_remote_code: bool = False) -> Any:
     said = source.config
     if "_class_name" in said:
         return _of_diffusers(source, said["_class_name"])
-    named = said.get("architectures") or []
-    remote = {auto: code for auto, code in dict(said.get("auto_map") or {}).items() if auto.startswith("AutoModel")}
-    if remote and not (trust_remote_code or _known(said.get("model_type"))):
-        raise LoadError(_untrusted(source, remote))
+    named = _named(said)
+    code = {auto: str(reference) for auto, reference in dict(said.get("auto_map") or {}).items()}
+    remote = {auto: reference for auto, reference in code.items() if auto.startswith("AutoModel")}
+    if code and not (trust_remote_code or _known(said.get("model_type"))):
+        raise LoadError(_untrusted(source, code))
     if remote and trust_remote_code:
         return _of_remote(source, remote, named)
     config = _config(source, trust_remote_code)
     candidates = _candidates(config)
-    if named:
-        found = candidates.get(named[0]) or _in_transformers(named[0])
-        if found is not None:
-            return found
-    lacking = f"names {named[0]}, which transformers does not have" if named else "does not say its architecture"
-    return _by_weights(source, candidates, lacking)
+    found = candidates.get(named) or _in_transformers(named)
+    return found or _by_weights(source, config, candidates, named)
+
+
+def _named(said: Mapping[str, Any]) -> str:
+    """The architecture that a configuration names, the first if it names several; empty if it names none."""
+    found = said.get("architectures") or ""
+    return str(found[0] if isinstance(found, list) else found)
 
 
 # classes of transformers
@@ -63,7 +66,7 @@ def _config(source: Source, trust_remote_code: bool) -> Any:
 def _of_packed(source: Source) -> Any:
     from transformers import AutoModelForCausalLM
 
-    found = _in_transformers((getattr(_config(source, False), "architectures", None) or [""])[0])
+    found = _in_transformers(_named(vars(_config(source, False))))
     return found or AutoModelForCausalLM
 
 
@@ -92,43 +95,51 @@ def _candidates(config: Any) -> dict[str, Any]:
     return found
 
 
-def _by_weights(source: Source, candidates: Mapping[str, Any], lacking: str) -> Any:
+def _by_weights(source: Source, config: Any, candidates: Mapping[str, Any], named: str) -> Any:
     """The class that the weights fit, saying so."""
-    from transformers import AutoModel
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-    fits = [name for name, kind in candidates.items() if _fits(source, kind)]
-    bare = {name for name, kind in candidates.items() if kind in AutoModel._model_mapping.values()}
-    heads = [name for name in fits if name not in bare] or fits  # a head tied to the embedding has no weights of its own
+    lacking = f"names {named}, which transformers does not have" if named else "does not say its architecture"
+    fits = {name: taken for name, kind in candidates.items() if (taken := _taken(source, kind))}
+    fits = {name: taken for name, taken in fits.items() if taken == max(fits.values())}  # T5's encoder ignores its decoder
+    bare = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
+    heads = [n for n in fits if candidates[n] is not bare] or list(
+        fits
+    )  # a head tied to the embedding has no weights of its own
     if len(heads) == 1:
-        warnings.warn(f"{source.where} {lacking}; its weights fit {heads[0]}, so that is loaded", RuntimeWarning, stacklevel=4)
+        said = f"{source.where}: config.json {lacking}; its weights fit {heads[0]}, so that is loaded"
+        warnings.warn(said, RuntimeWarning, stacklevel=5)
         return candidates[heads[0]]
     which = ", ".join(heads) if heads else f"none of {', '.join(candidates) or 'the classes of its model type'}"
     raise LoadError(
-        f"{source.where}: config.json {lacking}, and its weights fit {which}; write the class into its 'architectures', or load "
-        "the module with its class and pass that"
+        f"{source.where}: config.json {lacking}, and its weights fit {which}; write the class into its 'architectures', or "
+        "load the module with its class and pass that"
     )
 
 
-def _fits(source: Source, kind: Any) -> bool:
-    """Whether a class lacks no weight of a checkpoint and has a place for each; read on the meta device."""
+def _taken(source: Source, kind: Any) -> int:
+    """How many numbers of a checkpoint a class takes; 0 if it lacks some, or has no place for some. Read on the meta device."""
     try:
-        with _quiet():
-            _, report = kind.from_pretrained(source.folder, device_map="meta", output_loading_info=True, **source.hub)
+        with quiet():
+            module, report = kind.from_pretrained(source.folder, device_map="meta", output_loading_info=True, **source.hub)
     except Exception:  # a class that cannot be made from this configuration does not fit
-        return False
-    return not any(report.values())
+        return 0
+    return 0 if any(report.values()) else sum(parameter.numel() for parameter in module.parameters())
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' reports about weights that do not fit."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def quiet() -> Iterator[None]:
+    """Without transformers' table of weights that do not fit: what is wrong is said in one line by whoever asks."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def plain(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(plain)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.removeFilter(plain)
 
 
 # classes of others
@@ -148,13 +159,13 @@ def _of(module: str) -> str:
     return f" of {repository}" if repository else ""
 
 
-def _of_remote(source: Source, remote: Mapping[str, str], named: list[str]) -> Any:
+def _of_remote(source: Source, remote: Mapping[str, str], named: str) -> Any:
     """The class of the repository's own code that ``architectures`` names, or the only one."""
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     references = {reference.rpartition(".")[2]: reference for reference in remote.values()}
-    chosen = next((name for name in named if name in references), None)
-    if chosen is None and named and (found := _in_transformers(named[0])) is not None:
+    chosen = named if named in references else None
+    if chosen is None and (found := _in_transformers(named)) is not None:
         return found
     if chosen is None and len(references) == 1:
         chosen = next(iter(references))

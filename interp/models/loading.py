@@ -10,6 +10,7 @@ files are read, and no code of a repository runs, unless the user says so. What 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import LoadError, nearest
-from interp.models.classes import class_of
+from interp.models.classes import class_of, quiet
 from interp.models.encoding import Bos
 from interp.models.model import Model
 from interp.models.probe import settle
-from interp.models.sources import HUB, PROCESSOR_FILES, TOKENIZER_FILES, Source, failed, locate
+from interp.models.sources import HUB, PROCESSOR_FILES, TOKENIZER_FILES, Source, failed, first_line, locate
 from interp.models.stack_probe import prove
 from interp.protocols import Tokenizer
 
@@ -77,7 +78,7 @@ def load(
                 f"a live module is used as it is, so {', '.join(given)} cannot apply; change the module before loading it"
             )
         if isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = _tokenizer(Source(Path(tokenizer), ""), {})
+            tokenizer = _tokenizer_at(tokenizer)
         alive = Model(model, tokenizer, processor=processor, name=name, revision=revision, bos=bos, example=example)
         return _proved(alive, check)
     if device is not None and options.get("device_map") is not None:
@@ -88,11 +89,11 @@ def load(
     options = {key: value for key, value in options.items() if key not in HUB}
     module = _module(source, dtype, trust_remote_code, allow_pickle, options)
     if device is not None:
-        module = module.to(device)
+        module = _moved(module, device)
     trusted = {"trust_remote_code": True} if trust_remote_code else {}
     missing: dict[str, str] = {}
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = _tokenizer(Source(Path(tokenizer), ""), {})
+        tokenizer = _tokenizer_at(tokenizer)
     elif tokenizer is None:
         tokenizer = _own_tokenizer(source, trusted, missing)
     processor = _own_processor(source, trusted, missing) if processor is None else processor
@@ -121,14 +122,19 @@ def _proved(model: Model, check: bool) -> Model:
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:
     """A dtype by its name, or ``"auto"``."""
-    if not isinstance(dtype, str) or dtype == "auto":
-        return dtype
-    found = getattr(torch, dtype.removeprefix("torch."), None)
-    if isinstance(found, torch.dtype) and found.is_floating_point:
-        return found
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if dtype == "auto" or (isinstance(found, torch.dtype) and found.is_floating_point):
+        return found or "auto"
     near = nearest(dtype, ("float32", "float16", "bfloat16", "float64", "auto"), n=1)
     did = f"; did you mean {near[0]!r}?" if near else "; quantised weights are asked for with quantization_config="
     raise LoadError(f"dtype {dtype!r} is not 'auto' or the name of a floating-point dtype of torch{did}")
+
+
+def _moved(module: nn.Module, device: torch.device | str) -> nn.Module:
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch's ways to say that there is no such device
+        raise LoadError(f"device {str(device)!r}: {first_line(error)}") from error
 
 
 def _module(
@@ -145,16 +151,17 @@ def _module(
         dtype = torch.float32 if dtype == "auto" else dtype
     else:
         asked |= {"use_safetensors": None if allow_pickle else True}
-    if "_class_name" in source.config:
-        asked |= {"torch_dtype": _stored(source) if dtype == "auto" else dtype}
-    else:
+    diffusion = "_class_name" in source.config
+    if not diffusion:
         asked |= {"dtype": dtype, "ignore_mismatched_sizes": True}  # the report says more than the error
         asked |= {"trust_remote_code": True} if trust_remote_code else {}
     try:
-        module, report = kind.from_pretrained(source.folder, **asked)
+        asked |= {"torch_dtype": _stored(source) if dtype == "auto" else dtype} if diffusion else {}
+        with quiet():
+            module, report = kind.from_pretrained(source.folder, **asked)
     except Exception as error:  # whatever a library, or a repository's own code, raises for files that it cannot read
         raise failed(source, error) from error
-    _complete(source, report)
+    _complete(source, report, type(module).__name__)
     return module.eval()
 
 
@@ -172,7 +179,7 @@ def _stored(source: Source) -> torch.dtype | None:
     return dtypes.get(found.pop()) if len(found) == 1 else None
 
 
-def _complete(source: Source, report: Mapping[str, Any]) -> None:
+def _complete(source: Source, report: Mapping[str, Any], kind: str) -> None:
     """Raise where weights are not what the class expects: transformers would fill the gaps with random numbers."""
     mismatched = sorted(report.get("mismatched_keys", ()))
     if mismatched:
@@ -186,6 +193,10 @@ def _complete(source: Source, report: Mapping[str, Any]) -> None:
     if lacking:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         raise LoadError(f"{source.where}: the checkpoint lacks {', '.join(lacking[:3])}{more}, which would be random numbers")
+    spare = sorted(report["unexpected_keys"])
+    if spare:
+        said = f"{source.where}: {kind} has no place for {len(spare)} weights of the checkpoint, such as {spare[0]}; left out"
+        warnings.warn(said, RuntimeWarning, stacklevel=4)
 
 
 # what turns words, images and sound into inputs
@@ -199,6 +210,16 @@ def _own_tokenizer(source: Source, options: Mapping[str, Any], missing: dict[str
         missing["tokenizer"] = f"{source.where} holds no tokenizer"  # transformers would make an empty one
         return None
     return _tokenizer(source, options)
+
+
+def _tokenizer_at(where: str | os.PathLike[str]) -> Tokenizer:
+    """The tokenizer of a folder, a GGUF file or a hub id."""
+    text, path = os.fspath(where), Path(where).expanduser()
+    if path.is_dir() and not any(Source(path, "").file(name) for name in TOKENIZER_FILES):
+        raise LoadError(f"tokenizer={text!r}: the folder holds no tokenizer")  # transformers would make an empty one
+    if not path.exists() and (path.is_absolute() or text.startswith((".", "~"))):
+        raise LoadError(f"tokenizer={text!r}: no such folder")
+    return _tokenizer(Source(path if path.exists() else text, text), {})
 
 
 def _tokenizer(source: Source, options: Mapping[str, Any]) -> Tokenizer:

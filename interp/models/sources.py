@@ -123,6 +123,8 @@ def locate(model: str | os.PathLike[str], hub: Mapping[str, Any] | None = None, 
     """
     hub = dict(hub or {})
     text = os.fspath(model)
+    if not text:
+        raise LoadError("model is an empty text; give a hub id, a folder, a GGUF file or zoo/<name>")
     if text.startswith("zoo/"):
         from interp.models import zoo
 
@@ -148,6 +150,10 @@ def locate(model: str | os.PathLike[str], hub: Mapping[str, Any] | None = None, 
 def failed(source: Source | str, error: Exception) -> LoadError:
     """What a library raised while it read a model, in one line."""
     where, text = source if isinstance(source, str) else source.where, first_line(error)
+    if type(error).__name__ == "SafetensorError":
+        return LoadError(f"{where}: a safetensors file of it is cut short, damaged, or none ({text})")
+    if "Weights only load failed" in text:
+        return LoadError(f"{where}: its pickle holds more than tensors, and is not read, with or without allow_pickle=True")
     hub = ("couldn't connect", "offline", "Connection", "not a local folder", "is not a valid model identifier", "Can't load")
     if isinstance(where, str) and any(word.lower() in str(error).lower() for word in hub):
         return LoadError(
@@ -158,9 +164,10 @@ def failed(source: Source | str, error: Exception) -> LoadError:
 
 
 def first_line(error: Exception) -> str:
-    """The first line that an error says, or what kind it is."""
+    """The first line that an error says, with the second where the first ends in a colon, or what kind it is."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-    return text.split("\n")[0][:250] or type(error).__name__
+    lines = [line.strip() for line in text.split("\n")] if text else [type(error).__name__]
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:250]
 
 
 # what a folder holds that is no model
@@ -214,11 +221,21 @@ def _json(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+_POINTER = b"version https://git-lfs"
+
+
 def _check_weights(path: Path, allow_pickle: bool) -> None:
     """Raise unless a folder holds weights that can be read."""
     if (path / "adapter_config.json").is_file():
         raise LoadError(f"folder {path} {_adapter(path / 'adapter_config.json')}")
-    if any(path.glob("*.safetensors")):
+    stored = sorted(path.glob("*.safetensors"))
+    for file in stored:
+        with file.open("rb") as stream:
+            if stream.read(len(_POINTER)) == _POINTER:
+                raise LoadError(
+                    f"folder {path}: {file.name} is a pointer of git-lfs, not the file itself; run git lfs pull there"
+                )
+    if stored:
         return
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
     known = [name for pattern in PICKLED for name in sorted(file.name for file in path.glob(pattern))]
