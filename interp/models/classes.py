@@ -102,10 +102,8 @@ def _by_weights(source: Source, config: Any, candidates: Mapping[str, Any], name
     lacking = f"names {named}, which transformers does not have" if named else "does not say its architecture"
     fits = {name: taken for name, kind in candidates.items() if (taken := _taken(source, kind))}
     fits = {name: taken for name, taken in fits.items() if taken == max(fits.values())}  # T5's encoder ignores its decoder
-    bare = MODEL_MAPPING[type(config)] if type(config) in MODEL_MAPPING else None
-    heads = [n for n in fits if candidates[n] is not bare] or list(
-        fits
-    )  # a head tied to the embedding has no weights of its own
+    bare = MODEL_MAPPING.get(type(config), None)
+    heads = [name for name in fits if candidates[name] is not bare] or list(fits)  # a tied head has no weights of its own
     if len(heads) == 1:
         said = f"{source.where}: config.json {lacking}; its weights fit {heads[0]}, so that is loaded"
         warnings.warn(said, RuntimeWarning, stacklevel=5)

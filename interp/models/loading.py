@@ -97,8 +97,7 @@ def load(
     elif tokenizer is None:
         tokenizer = _own_tokenizer(source, trusted, missing)
     processor = _own_processor(source, trusted, missing) if processor is None else processor
-    commit = getattr(getattr(module, "config", None), "_commit_hash", None)
-    known: dict[str, Any] = {"name": name or source.name, "revision": revision or commit, "files": source.files}
+    known: dict[str, Any] = {"name": name or source.name, "revision": source.commit or revision, "files": source.files}
     made = Model(module, tokenizer, processor=processor, missing=missing, **known, bos=bos, example=example)
     return _proved(made, check)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -65,6 +66,13 @@ class Source:
     def files(self) -> Path | None:
         """What is hashed for the digest."""
         return self.where if isinstance(self.where, Path) else None
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub's repository that is read, by where its cache keeps it; None for files of one's own."""
+        path = None if isinstance(self.where, Path) else self.file("config.json")
+        found = re.search(r"snapshots.([0-9a-f]{40})\b", str(path))
+        return found[1] if found is not None else None
 
     def file(self, name: str) -> Path | None:
         """A file of the folder or of the repository, fetched if need be; a pattern finds files of folders alone."""
