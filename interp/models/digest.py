@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from interp.models.placement import weights
+
 _WEIGHTS = ("*.safetensors", "*.gguf")
 
 
@@ -36,7 +38,7 @@ def _file(path: str, size: int, changed: int) -> str:
 def of_module(module: nn.Module) -> str:
     """sha256 of every parameter and persistent buffer of a live module, in the order of their names."""
     total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(weights(module).items()):
         total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()[:16]

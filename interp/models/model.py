@@ -29,6 +29,7 @@ from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import NO_TOKENIZER, Bos, Tokens, encode, encode_pairs
 from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
+from interp.models.placement import devices
 from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
 from interp.pairs import Pairs, Prompt
@@ -137,7 +138,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return next(self.module.parameters()).device
+        return devices(self.module)[0]
 
     @property
     def dtype(self) -> torch.dtype:
@@ -163,7 +164,8 @@ class Model:
 
     def _weights_state(self) -> int:
         """Changes whenever a parameter is replaced or written in place, and not when the module is moved."""
-        return hash(tuple((name, id(p), p._version) for name, p in self.module.named_parameters()))
+        away = (0, 0)  # what accelerate brings in for a call is another parameter every time
+        return hash(tuple((name, *(away if p.is_meta else (id(p), p._version))) for name, p in self.module.named_parameters()))
 
     def sites(self) -> tuple[Site, ...]:
         """Every site that this model has, by layer."""
