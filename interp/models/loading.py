@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from interp.errors import LoadError, nearest
 from interp.models.classes import class_of, quiet
 from interp.models.encoding import Bos
+from interp.models.examples import BATCH
 from interp.models.model import Model
-from interp.models.probe import settle
+from interp.models.probe import settle, tolerance
 from interp.models.sources import HUB, PROCESSOR_FILES, TOKENIZER_FILES, Source, failed, first_line, locate
 from interp.models.stack_probe import prove
 from interp.protocols import Tokenizer
+from interp.sites import Site
 
 
 def load(
@@ -113,10 +115,30 @@ def _proved(model: Model, check: bool) -> Model:
         model.stack_refused = "it has no main stack of blocks"
     if model.example:
         model.probe = settle(model)
+        _apart(model)
     if model.anatomy.main.blocks:
         with model.prepared():
             model.stack, model.stack_refused = prove(model.module, model.anatomy, model.arguments)
     return model
+
+
+def _apart(model: Model) -> None:
+    """Say so where an example's numbers depend on the other examples of a batch."""
+    blocks = model.anatomy.main.blocks
+    if not blocks:
+        return
+    end = Site("resid_post", layer=len(blocks) - 1)
+    alone = {name: tensor.chunk(BATCH)[0] for name, tensor in model.example.items()}
+    with torch.no_grad(), model.prepared():
+        whole, one = (model.backend.run(given, [end], {})[end].float() for given in (model.example, alone))
+    deviation = float((whole[:1] - one).abs().max()) / max(1e-6, float(whole.abs().max()))
+    if deviation > tolerance(model):
+        warnings.warn(
+            f"{model.name}: an example's numbers depend on the others in its batch (by {deviation:.1e} of the largest), as they "
+            "do where activations are quantised by their range; strategies differ by as much",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype | str:

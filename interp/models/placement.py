@@ -28,15 +28,15 @@ def devices(module: nn.Module) -> tuple[torch.device, ...]:
     return tuple(found) or (torch.device("cpu"),)
 
 
-def weights(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer by name, those that are put away brought in."""
-    found = module.state_dict()
+def weights(module: nn.Module) -> dict[str, Any]:
+    """What a state dict holds by name, weights that are put away brought in."""
+    found: dict[str, Any] = module.state_dict()
     stored: dict[str, Mapping[str, Tensor]] = {
         path: hook.weights_map for path, part in module.named_modules() for hook in _away(part)
     }
     for name, tensor in found.items():
         path, _, last = name.rpartition(".")
-        if tensor.is_meta and path in stored:
+        if isinstance(tensor, Tensor) and tensor.is_meta and path in stored:
             found[name] = stored[path][last]
     return found
 

@@ -112,7 +112,7 @@ def causal(model: Model) -> bool:
     if last.ndim != 3 or last.shape[1] < 2:
         return False
     moved = (last[0, :-1] - last[2, :-1]).norm(dim=-1) / last[0, :-1].norm(dim=-1)  # a token at a time: some are far larger
-    return bool((moved <= _tolerance(model)).all())
+    return bool((moved <= tolerance(model)).all())
 
 
 def _only(inputs: Mapping[str, Tensor], varied: str) -> dict[str, Tensor]:
@@ -120,7 +120,8 @@ def _only(inputs: Mapping[str, Tensor], varied: str) -> dict[str, Tensor]:
     return {n: t if n == varied else torch.cat([t.chunk(BATCH)[0]] * BATCH) for n, t in inputs.items()}
 
 
-def _tolerance(model: Model) -> float:
+def tolerance(model: Model) -> float:
+    """By how much a law may be missed, relative to the largest number: what rounding in the model's dtype makes of it."""
     return 5e-2 if model.dtype in (torch.float16, torch.bfloat16) else 1e-4
 
 
@@ -132,7 +133,7 @@ class _Stream:
         self.stream = model.anatomy.streams[name]
         self.sites = [site for site in model.sites() if site.stream == name or site == Site("logits")]
         self.last = len(self.stream.blocks) - 1
-        self.tolerance = _tolerance(model)
+        self.tolerance = tolerance(model)
 
     def site(self, name: str, layer: int | None) -> Site:
         return Site(name, layer=layer, stream=self.name)
