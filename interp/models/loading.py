@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from interp.errors import LoadError, nearest
 from interp.models.classes import class_of, quiet
+from interp.models.companions import own_processor, own_tokenizer, tokenizer_at
 from interp.models.encoding import Bos
 from interp.models.examples import BATCH
 from interp.models.model import Model
 from interp.models.probe import settle, tolerance
-from interp.models.sources import HUB, PROCESSOR_FILES, TOKENIZER_FILES, Source, failed, first_line, locate
+from interp.models.sources import HUB, Source, failed, first_line, locate
 from interp.models.stack_probe import prove
 from interp.protocols import Tokenizer
 from interp.sites import Site
@@ -80,7 +81,7 @@ def load(
                 f"a live module is used as it is, so {', '.join(given)} cannot apply; change the module before loading it"
             )
         if isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = _tokenizer_at(tokenizer)
+            tokenizer = tokenizer_at(tokenizer)
         alive = Model(model, tokenizer, processor=processor, name=name, revision=revision, bos=bos, example=example)
         return _proved(alive, check)
     if device is not None and options.get("device_map") is not None:
@@ -95,11 +96,12 @@ def load(
     trusted = {"trust_remote_code": True} if trust_remote_code else {}
     missing: dict[str, str] = {}
     if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = _tokenizer_at(tokenizer)
+        tokenizer = tokenizer_at(tokenizer)
     elif tokenizer is None:
-        tokenizer = _own_tokenizer(source, trusted, missing)
-    processor = _own_processor(source, trusted, missing) if processor is None else processor
-    known: dict[str, Any] = {"name": name or source.name, "revision": source.commit or revision, "files": source.files}
+        tokenizer = own_tokenizer(source, trusted, missing)
+    processor = own_processor(source, trusted, missing) if processor is None else processor
+    files = source.files if options.get("quantization_config") is None else None  # packed anew, the weights are others
+    known: dict[str, Any] = {"name": name or source.name, "revision": source.commit or revision, "files": files}
     made = Model(module, tokenizer, processor=processor, missing=missing, **known, bos=bos, example=example)
     return _proved(made, check)
 
@@ -134,7 +136,7 @@ def _apart(model: Model) -> None:
     deviation = float((whole[:1] - one).abs().max()) / max(1e-6, float(whole.abs().max()))
     if deviation > tolerance(model):
         warnings.warn(
-            f"{model.name}: an example's numbers depend on the others in its batch (by {deviation:.1e} of the largest), as they "
+            f"{model.name}: an example's numbers depend on the others in its batch, by {deviation:.1e} of the largest, as they "
             "do where activations are quantised by their range; strategies differ by as much",
             RuntimeWarning,
             stacklevel=4,
@@ -218,49 +220,3 @@ def _complete(source: Source, report: Mapping[str, Any], kind: str) -> None:
     if spare:
         said = f"{source.where}: {kind} has no place for {len(spare)} weights of the checkpoint, such as {spare[0]}; left out"
         warnings.warn(said, RuntimeWarning, stacklevel=4)
-
-
-# what turns words, images and sound into inputs
-
-
-def _own_tokenizer(source: Source, options: Mapping[str, Any], missing: dict[str, str]) -> Tokenizer | None:
-    """The model's own tokenizer, or None with the reason in ``missing``: vision models have none."""
-    if source.packed:
-        return _tokenizer(source, options)
-    if not any(source.file(name) for name in TOKENIZER_FILES):
-        missing["tokenizer"] = f"{source.where} holds no tokenizer"  # transformers would make an empty one
-        return None
-    return _tokenizer(source, options)
-
-
-def _tokenizer_at(where: str | os.PathLike[str]) -> Tokenizer:
-    """The tokenizer of a folder, a GGUF file or a hub id."""
-    text, path = os.fspath(where), Path(where).expanduser()
-    if path.is_dir() and not any(Source(path, "").file(name) for name in TOKENIZER_FILES):
-        raise LoadError(f"tokenizer={text!r}: the folder holds no tokenizer")  # transformers would make an empty one
-    if not path.exists() and (path.is_absolute() or text.startswith((".", "~"))):
-        raise LoadError(f"tokenizer={text!r}: no such folder")
-    return _tokenizer(Source(path if path.exists() else text, text), {})
-
-
-def _tokenizer(source: Source, options: Mapping[str, Any]) -> Tokenizer:
-    from transformers import AutoTokenizer
-
-    packed = {"gguf_file": source.where.name} if source.packed and isinstance(source.where, Path) else {}
-    try:
-        return AutoTokenizer.from_pretrained(source.folder, **packed, **options, **source.hub)
-    except Exception as error:  # whatever transformers or tokenizers raise for files that they cannot read
-        raise LoadError(f"tokenizer of {failed(source, error)}; pass tokenizer= to load") from error
-
-
-def _own_processor(source: Source, options: Mapping[str, Any], missing: dict[str, str]) -> Any:
-    """The model's own processor of images or sound, or None with the reason in ``missing`` where it cannot be made."""
-    if source.packed or not any(source.file(name) for name in PROCESSOR_FILES):
-        return None
-    from transformers import AutoProcessor
-
-    try:
-        return AutoProcessor.from_pretrained(source.folder, **options, **source.hub)
-    except Exception as error:  # most often an image library that is not installed
-        missing["processor"] = str(failed(source, error))
-        return None

@@ -29,6 +29,7 @@ from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import NO_TOKENIZER, Bos, Tokens, encode, encode_pairs
 from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
+from interp.models.padding import unpadded
 from interp.models.placement import devices
 from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
@@ -242,9 +243,20 @@ class Model:
 
     # words to tensors
 
-    def encode(self, prompts: Pairs | Sequence[Prompt | str | Sequence[int]] | str, *, bos: Bos | None = None) -> Any:
-        """Encode pairs (to :class:`Encoded`) or prompts (to :class:`Tokens`), padded on the left, on the model's device."""
+    def encode(
+        self,
+        prompts: Pairs | Sequence[Prompt | str | Sequence[int]] | Tensor | Mapping[str, Any] | str,
+        *,
+        bos: Bos | None = None,
+    ) -> Any:
+        """Encode pairs (to :class:`Encoded`) or prompts (to :class:`Tokens`), padded on the left, on the model's device.
+
+        Token ids may come as a tensor, ``[example, position]``, all of them real, or as what a tokenizer of transformers
+        returns, ``input_ids`` and ``attention_mask``, padded on either side.
+        """
         bos = self.bos if bos is None else bos
+        if isinstance(prompts, (Tensor, Mapping)):
+            prompts = unpadded(prompts)
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
         if isinstance(prompts, Pairs):
             pairs = encode_pairs(prompts, self.tokenizer, bos, pad, self._lacking)
@@ -347,6 +359,11 @@ _BEFORE_W_O = {"resid_pre", "q", "k", "v", "scores", "pattern", "z"}
 def refuse_compiled(module: nn.Module) -> None:
     """Raise ``CompiledModelError`` for a module that is compiled, wholly or in part, because its hooks would be ignored."""
     for name, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            which = f"its module {name!r}" if name else "the model"
+            raise CompiledModelError(
+                f"{which} is TorchScript, which runs no hooks inside; pass the module that it was made from"
+            )
         wrapped = hasattr(child, "_orig_mod")
         forward = hasattr(child.__dict__.get("forward"), "_torchdynamo_orig_callable")
         if wrapped or forward or getattr(child, "_compiled_call_impl", None) is not None:
