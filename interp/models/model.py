@@ -216,7 +216,7 @@ class Model:
         absent = self.anatomy.why_absent(site)
         if absent is not None:
             present = {s.name for s in self.anatomy.taps if s.stream == site.stream}
-            why = f"{self.name} does not have it, because {absent}"
+            why = f"{self.name} does not have it, because {self.unknown or absent}"
             raise UnknownSiteError("site", site.name, [name for name in COMPONENTS if name in present], why=why)
         for axis in (axes.LAYER, axes.HEAD, axes.UNIT):
             index = getattr(site, axis)

@@ -14,6 +14,7 @@ import tiny
 import torch
 from architectures import build
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from interp.errors import LoadError, UnknownSiteError
@@ -461,3 +462,29 @@ def test_flex_attention_has_a_pattern_by_way_of_the_models_own_eager_one(tmp_pat
         found = model.backend.run(model.example, reads=[site], writes={})[site]
     torch.testing.assert_close(found.sum(-1), torch.ones_like(found[..., 0]))
     assert model.module.config._attn_implementation == "flex_attention"
+
+
+# a forward of which nothing is known
+
+
+class Odd(nn.Module):
+    """Blocks with attention, in a model whose forward takes what nobody can guess."""
+
+    def __init__(self, inner: PreTrainedModel) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, words: list[int]) -> torch.Tensor:
+        return self.inner(torch.tensor([words])).logits
+
+
+def test_what_is_missing_is_said_where_a_site_is_asked_for(tiny_gpt2: PreTrainedModel) -> None:
+    with pytest.raises(
+        UnknownSiteError, match=r"'z': Odd does not have it, because Odd: its forward needs words; show how it is"
+    ):
+        load(Odd(tiny_gpt2)).check(Site("z", layer=0))
+    broken = tiny.gpt2(0)
+    broken.forward = lambda input_ids, attention_mask=None: 1 / 0  # type: ignore[method-assign]
+    broken.config.vocab_size = 97
+    with pytest.raises(ZeroDivisionError):
+        broken(IDS)
