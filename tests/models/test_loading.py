@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 
 from interp.errors import AnswerError, LoadError, PositionError, UnknownNameError
 from interp.models import Model, load, zoo
-from interp.pairs import Pair, Pairs
+from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import Site
 
 IDS = torch.tensor([[1, 5, 9, 2]])
@@ -267,9 +267,9 @@ def test_a_tokenizer_that_is_not_there(tmp_path: Path, tiny_llama: PreTrainedMod
     words = "prompt 'w1' is a text, but .*bare holds no tokenizer: pass tokenizer= to load, or give token ids"
     with pytest.raises(PositionError, match=words):
         bare.encode("w1")
-    pair = Pair(clean=(1, 2), corrupted=(1, 3), answers=("w1",))
+    pair = Pair(clean=Prompt((1, 2)), corrupted=Prompt((1, 3)), answers=("w1",))
     with pytest.raises(AnswerError, match=r"answer 'w1' is a text, but .*bare holds no tokenizer: give its token id"):
-        bare.encode(Pairs([pair]))
+        bare.encode(Pairs((pair,)))
     assert load(tmp_path / "bare", tokenizer=tokenizer()).encode("w1 w2").ids.tolist() == [[1, 2]]
 
 
