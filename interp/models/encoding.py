@@ -203,10 +203,13 @@ def encode(
     Raises:
         PositionError: a role that no token carries, or an empty prompt.
     """
-    encoded = [
-        _encode_one(p if isinstance(p, Prompt) else Prompt(p if isinstance(p, str) else tuple(p)), tokenizer, bos, lacking)
-        for p in prompts
-    ]
+    for item in prompts:
+        if isinstance(item, int):
+            raise PositionError(
+                f"a prompt is a text, a list of token ids or a Prompt, not {item}; one prompt of ids is [[{item}, …]]"
+            )
+    whole = [p if isinstance(p, Prompt) else Prompt(p if isinstance(p, str) else tuple(p)) for p in prompts]
+    encoded = [_encode_one(prompt, tokenizer, bos, lacking) for prompt in whole]
     if not encoded:
         raise PositionError("no prompt was given")
     width = max(len(ids) for ids, _, _ in encoded)

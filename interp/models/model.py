@@ -24,7 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from interp import axes
-from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, LoadError, UnknownSiteError
+from interp.errors import (
+    AnswerError,
+    CompiledModelError,
+    HeadOutOfRangeError,
+    LoadError,
+    PositionError,
+    UnknownSiteError,
+)
 from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import NO_TOKENIZER, Bos, Tokens, encode, encode_pairs
@@ -272,7 +279,11 @@ class Model:
 
     def _refuse_strange(self, *prompts: Tensor, answers: Sequence[Tensor] = ()) -> None:
         """Token ids that the model cannot embed are refused; so are unknown words as answers, and in prompts they are said."""
-        embed = self.module.get_input_embeddings() if hasattr(self.module, "get_input_embeddings") else None  # type: ignore[operator]
+        found = self.module.get_input_embeddings() if hasattr(self.module, "get_input_embeddings") else None  # type: ignore[operator]
+        takes = getattr(self.module, "main_input_name", "input_ids")
+        if not isinstance(found, nn.Embedding) and not any(name.endswith("input_ids") for name in (takes, *self.arguments)):
+            raise PositionError(f"{self.name} takes {takes}, not token ids; give it those by model.backend.run")
+        embed = found if isinstance(found, nn.Embedding) else None
         for what, ids in [("prompts", ids) for ids in prompts] + [("answers", ids) for ids in answers]:
             if embed is not None and int(ids.max()) >= embed.weight.shape[0]:
                 n = embed.weight.shape[0]

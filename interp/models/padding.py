@@ -22,7 +22,18 @@ def unpadded(batch: Tensor | Mapping[str, Any]) -> list[tuple[int, ...]]:
     Raises:
         PositionError: a mask that is not one run of real tokens a row, or ids that are no tensor of two dimensions.
     """
-    ids = torch.as_tensor(batch["input_ids"] if isinstance(batch, Mapping) else batch)
+    if isinstance(batch, Mapping) and "input_ids" not in batch:
+        raise PositionError(
+            f"a mapping of prompts has input_ids and attention_mask, but here {', '.join(map(str, batch)) or 'nothing'}"
+        )
+    try:
+        ids = torch.as_tensor(batch["input_ids"] if isinstance(batch, Mapping) else batch)
+    except ValueError as error:
+        raise PositionError(
+            f"input_ids are no tensor ({error}); rows of different lengths are given as a list of lists"
+        ) from error
+    if ids.is_floating_point():
+        raise PositionError(f"token ids are whole numbers, but here is a tensor of {str(ids.dtype).removeprefix('torch.')}")
     mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
     real = torch.ones_like(ids, dtype=torch.bool) if mask is None else torch.as_tensor(mask).bool()
     if ids.ndim != 2 or real.shape != ids.shape:

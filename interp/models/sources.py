@@ -130,6 +130,8 @@ def locate(model: str | os.PathLike[str], hub: Mapping[str, Any] | None = None, 
         LoadError: what is there is no model that can be loaded, with the reason in one line.
     """
     hub = dict(hub or {})
+    if not isinstance(model, (str, os.PathLike)):
+        raise LoadError(f"model is a {type(model).__name__}, not a hub id, a folder, a GGUF file or a module")
     text = os.fspath(model)
     if not text:
         raise LoadError("model is an empty text; give a hub id, a folder, a GGUF file or zoo/<name>")
@@ -145,6 +147,8 @@ def locate(model: str | os.PathLike[str], hub: Mapping[str, Any] | None = None, 
         return Source(path, path.stem)
     if path.is_dir():
         path = path / str(hub.pop("subfolder", ""))
+        if not path.is_dir():
+            raise LoadError(f"{str(path)!r}: no such folder")
         source = Source(path, path.name)
         if not (path / "config.json").is_file():
             raise LoadError(f"folder {path} {_without_config(source)}")

@@ -18,6 +18,7 @@ import sweeps
 import tiny
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from saved import build
 from torch import Tensor, nn
 from transformers import PreTrainedModel, QuantoConfig
 
@@ -487,12 +488,25 @@ def test_prompts_padded_on_the_right_are_refused_where_they_would_be_read_wrongl
         ({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 0, 1]]}, r"mask of example 0 is not one run of ones: \[1, 0, 1\]"),
         ({"input_ids": [[1, 2], [3, 4]], "attention_mask": [[1, 1], [0, 0]]}, r"mask of example 1 is not one run of ones"),
         ({"input_ids": [[1, 2]], "attention_mask": [[1, 1, 1]]}, r"input_ids \(1, 2\), attention_mask \(1, 3\)"),
+        ({"ids": [[1]]}, "a mapping of prompts has input_ids and attention_mask, but here ids"),
+        (
+            {"input_ids": [[1, 2], [3]]},
+            r"input_ids are no tensor \(.*\); rows of different lengths are given as a list of lists",
+        ),
+        (torch.randn(2, 3), "token ids are whole numbers, but here is a tensor of float32"),
+        ([1, 2, 3], r"a prompt is a text, a list of token ids or a Prompt, not 1; one prompt of ids is \[\[1, …\]\]"),
         (torch.tensor([1, 2, 3]), r"are \[example, position\] both, but here input_ids \(3,\)"),
     ],
 )
 def test_tensors_that_are_no_prompts(batch: Any, words: str, tiny_llama: PreTrainedModel) -> None:
     with pytest.raises(PositionError, match=words):
         load(tiny_llama, check=False).encode(batch)
+
+
+def test_prompts_of_a_model_that_reads_none(seed: int) -> None:
+    model = load(build("vit", seed), check=False)
+    with pytest.raises(PositionError, match="ViTForImageClassification takes pixel_values, not token ids; give it those by"):
+        model.encode([[1, 2]])
 
 
 # models whose hooks would be ignored

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from architectures import ARCHITECTURES, build
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from saved import SAVED, build
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from torch import nn
@@ -97,9 +97,6 @@ def test_any_module(seed: int) -> None:
     assert "forward needs input; show how it is called with load(module, example={...})" in model.unknown
     encoder = load(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False))
     assert encoder.sites() == (Site("logits"),)
-
-
-SAVED = [name for name in ARCHITECTURES if name != "dcgan"]  # which is a plain module: nothing says how it is saved
 
 
 @pytest.mark.parametrize("architecture", SAVED)

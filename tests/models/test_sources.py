@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sweeps
 import tiny
 import torch
-from architectures import build
 from safetensors.torch import load_file, save_file
+from saved import build
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -216,6 +217,12 @@ def test_a_folder_that_is_no_model(folder: Path, change: Callable[[Path], object
 
 def test_an_empty_text() -> None:
     says("", "model is an empty text; give a hub id, a folder, a GGUF file or zoo/<name>")
+    with pytest.raises(LoadError, match="model is a NoneType, not a hub id, a folder, a GGUF file or a module"):
+        sweeps.unchecked(load)(None)
+
+
+def test_a_subfolder_that_is_not_there(folder: Path) -> None:
+    says(folder, "mine/unet': no such folder$", subfolder="unet")
 
 
 # models of diffusers
