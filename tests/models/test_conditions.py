@@ -26,6 +26,7 @@ from interp.engine import attribute, patch, patch_edges
 from interp.errors import CompiledModelError, PositionError, UnknownSiteError
 from interp.interventions import Constant, Intervention
 from interp.models import Encoded, Model, Tokens, load
+from interp.models.encoding import encode
 from interp.models.placement import devices
 from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import Site, grid
@@ -494,13 +495,18 @@ def test_prompts_padded_on_the_right_are_refused_where_they_would_be_read_wrongl
             r"input_ids are no tensor \(.*\); rows of different lengths are given as a list of lists",
         ),
         (torch.randn(2, 3), "token ids are whole numbers, but here is a tensor of float32"),
-        ([1, 2, 3], r"a prompt is a text, a list of token ids or a Prompt, not 1; one prompt of ids is \[\[1, …\]\]"),
         (torch.tensor([1, 2, 3]), r"are \[example, position\] both, but here input_ids \(3,\)"),
     ],
 )
 def test_tensors_that_are_no_prompts(batch: Any, words: str, tiny_llama: PreTrainedModel) -> None:
     with pytest.raises(PositionError, match=words):
         load(tiny_llama, check=False).encode(batch)
+
+
+def test_one_prompt_of_ids_in_place_of_several() -> None:
+    words = r"a prompt is a text, a list of token ids or a Prompt, not 1; one prompt of ids is \[\[1, …\]\]"
+    with pytest.raises(PositionError, match=words):
+        sweeps.unchecked(encode)([1, 2, 3], None)
 
 
 def test_prompts_of_a_model_that_reads_none(seed: int) -> None:

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from interp.errors import LoadError, UnknownSiteError
 from interp.models import load
+from interp.models.sources import locate
 from interp.sites import Site
 
 IDS = torch.tensor([[1, 5, 9, 2]])
@@ -218,7 +219,7 @@ def test_a_folder_that_is_no_model(folder: Path, change: Callable[[Path], object
 def test_an_empty_text() -> None:
     says("", "model is an empty text; give a hub id, a folder, a GGUF file or zoo/<name>")
     with pytest.raises(LoadError, match="model is a NoneType, not a hub id, a folder, a GGUF file or a module"):
-        sweeps.unchecked(load)(None)
+        sweeps.unchecked(locate)(None)
 
 
 def test_a_subfolder_that_is_not_there(folder: Path) -> None:
