@@ -21,10 +21,10 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from interp.doctor.readers import flow, owners
-from interp.doctor.verdict import Refused
+from interp.doctor.verdict import Refused, kept
 from interp.models import Model
 from interp.models.model import TorchHooks
-from interp.models.taps import Flat, Heads, Layout, in_out
+from interp.models.taps import Flat, Heads, Layout
 from interp.sites import Site
 
 
@@ -178,7 +178,7 @@ def fold_value_biases(model: Model) -> Rewritten:
 
 def _fold_value_bias(bias: Tensor, layout: Layout, linear: Any, heads: int) -> None:
     values = layout.read(bias[None, None], None)
-    weight = rearrange(in_out(linear), "(head d_head) d_model -> head d_head d_model", head=heads)
+    weight = rearrange(kept(linear), "(head d_head) d_model -> head d_head d_model", head=heads)
     each = repeat(values[0, 0], "kv d_head -> (kv group) d_head", group=heads // values.shape[-2])
     added = einsum(each, weight, "head d_head, head d_head d_model -> d_model")
     old = linear._parameters.get("bias")
@@ -199,7 +199,7 @@ def reverse_heads(model: Model) -> Rewritten:
         with torch.no_grad():
             for name in ("q", "k", "v"):
                 _reverse_outputs(made, at(name))
-            weight = in_out(made.module.get_submodule(made.taps(at("z")).path))
+            weight = kept(made.module.get_submodule(made.taps(at("z")).path))
             each = rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=heads)
             weight.copy_(rearrange(each.flip(0), "head d_head d_model -> (head d_head) d_model"))
             _reverse_what_belongs_to_heads(made, at, made.module.get_submodule(attention), heads)
@@ -215,7 +215,7 @@ def _reverse_outputs(made: Model, site: Site) -> None:
     tap = made.taps(site)
     linear: Any = made.module.get_submodule(tap.path)
     layout = _heads(tap.layout)
-    rows = [in_out(linear)] + ([linear.bias[None]] if isinstance(getattr(linear, "bias", None), Tensor) else [])
+    rows = [kept(linear)] + ([linear.bias[None]] if isinstance(getattr(linear, "bias", None), Tensor) else [])
     for row in rows:
         seen = row[None].clone()
         row.copy_(layout.put(seen, layout.read(seen, None).flip(-2), None)[0])

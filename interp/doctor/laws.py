@@ -21,10 +21,9 @@ from torch import Tensor
 from interp.doctor import invariance
 from interp.doctor.patient import LOGITS, Changes, Patient, Runs, constant, read
 from interp.doctor.sweeps import same_numbers
-from interp.doctor.verdict import Case, Refused, Verdict, deviation, judged, of_outcomes, passed, tolerance
+from interp.doctor.verdict import Case, Refused, Verdict, deviation, judged, kept, of_outcomes, passed, tolerance
 from interp.models.anatomy.record import record
 from interp.models.examples import BATCH
-from interp.models.taps import in_out
 from interp.sites import Site
 
 
@@ -178,9 +177,9 @@ def _gates(patient: Patient, runs: Runs, site: Site) -> Iterator[Case]:
     linear = model.module.get_submodule(path)
     gated = runs.together([{site: partial(_without, head)} for head in range(heads)])
     for head in range(heads):
-        weight = in_out(linear).detach().clone()
+        weight = kept(linear).detach().clone()
         rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=heads)[head] = 0
-        stored = weight if in_out(linear) is linear.weight else weight.mT.contiguous()
+        stored = weight if kept(linear) is linear.weight else weight.mT.contiguous()
         ends = runs.with_weights({f"{path}.weight": stored})
         apart = max(deviation(got[head], end) for got, end in zip(gated, ends, strict=True))
         yield Case(f"{site.at(head=head)!r} scaled by 0 = W_O without its slice", apart)

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from interp.doctor.gauges import Rewritten, folded_gains, held_with, parameter_of, twin
 from interp.doctor.readers import flow
-from interp.doctor.verdict import Refused
+from interp.doctor.verdict import Refused, kept
 from interp.models import Model
-from interp.models.taps import in_out
 from interp.sites import Site
 
 
@@ -93,7 +92,7 @@ def _written_in_blocks(model: Model, name: str, width: int) -> dict[tuple[str, i
             raise Refused(f"what attention of layer {layer} writes goes through no linear map that is known")
         for path in paths:
             linear = model.module.get_submodule(path)
-            found[f"{path}.weight", -2 if in_out(linear) is not linear.weight else -1] = "writes"
+            found[f"{path}.weight", -2 if kept(linear) is not linear.weight else -1] = "writes"
         inside = tuple(f"{path}." for path in (stream.mlp.get(layer),) if path is not None)
         for where, parameter, axis, reads in products:
             if f"{where}.".startswith(inside) and not reads and model.module.get_parameter(parameter).shape[axis] == width:

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from interp.models import Model
+from interp.models.maps import in_out
 from interp.models.probe import Outcome
 
 Status = Literal["passed", "failed", "refused"]
@@ -109,3 +111,15 @@ def tolerance(model: Model) -> float:
 
 def _size(number: float) -> float:
     return number if number == number else float("inf")
+
+
+def kept(linear: nn.Module) -> Float[Tensor, "d_in d_out"]:
+    """The weight of a linear map, inputs as rows.
+
+    Raises:
+        Refused: it is not kept as a matrix, but packed or beside an adapter.
+    """
+    weight = in_out(linear)
+    if weight is None:
+        raise Refused(f"the weights of a {type(linear).__name__} are not kept as a matrix")
+    return weight

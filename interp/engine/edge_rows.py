@@ -32,7 +32,7 @@ from interp.engine.wave import through
 from interp.engine.wavefront import grouped, readout
 from interp.interventions import Change, Intervention, Source
 from interp.models.hooks import Hooks
-from interp.models.taps import in_out
+from interp.models.maps import matrix
 from interp.sites import Site
 
 EMBED_STREAM = Site("resid_pre", layer=0)
@@ -160,8 +160,9 @@ class EdgeRows:
         return norm(given + moved) - norm(given)
 
     def _w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        weight = in_out(self.model.module.get_submodule(self.anatomy.w_o[layer]))
-        return rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=self.model.sizes["head"])
+        head = self.model.sizes["head"]
+        weight = matrix(self.model.module.get_submodule(self.anatomy.w_o[layer]), head * self.model.sizes["d_head"], self.model)
+        return rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=head)
 
     # what readers make of it
 

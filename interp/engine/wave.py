@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,8 +21,8 @@ from interp.engine.edits import Edits, Rows
 from interp.engine.joins import POINTS, Point, depth, inside
 from interp.engine.shard import Shard
 from interp.models.hooks import Hooks
+from interp.models.maps import applied, per_head
 from interp.models.stack import Stack
-from interp.models.taps import in_out
 from interp.sites import Site
 
 
@@ -162,14 +161,13 @@ class Pass:
         moved: Tensor | None = None
         site, result, out = (Site(name, layer=layer) for name in (inner, "result", outer))
         if site in changed or (which == "attention" and result in changed):
-            weight = in_out(self.model.module.get_submodule(linear[layer]))
+            output = self.model.module.get_submodule(linear[layer])
             base = self._base(site, first, stop, column)
             new = self.edits.write(site, first, stop, column)(base) if site in changed else base
             difference = new - base
-            moved = (difference.flatten(2) if difference.ndim > 3 else difference) @ weight
+            moved = applied(output, difference.flatten(2) if difference.ndim > 3 else difference)
             if which == "attention" and result in changed:
-                per_head = rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=new.shape[2])
-                results = torch.einsum("rphd,hdm->rphm", new, per_head)
+                results = per_head(output, new)
                 moved = moved + (self.edits.write(result, first, stop, column)(results) - results).sum(2)
         if out in changed and self._standing(out, [paths[layer]]):
             base = self._base(out, first, stop, column)

@@ -106,6 +106,12 @@ class Encoded:
     asked: Bos = "model"
     """The BOS policy that the prompts were encoded with; other prompts of a sweep follow it."""
 
+    def __post_init__(self) -> None:
+        for side in ("clean", "corrupted"):
+            mask = getattr(self, side).mask
+            if not bool(mask[:, -1].all()) or bool((mask[:, :-1] & ~mask[:, 1:]).any()):
+                raise PositionError(f"the {side} prompts are not padded on the left; encode them with model.encode(pairs)")
+
     def __len__(self) -> int:
         return len(self.clean)
 
@@ -146,6 +152,9 @@ def _zip_longest(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
     return [(a[i] if i < len(a) else "–", b[i] if i < len(b) else "–") for i in range(n)]
 
 
+NO_TOKENIZER = "the model has no tokenizer"
+
+
 def encode(
     prompts: Sequence[Prompt | str | Sequence[int]],
     tokenizer: Tokenizer | None,
@@ -154,6 +163,7 @@ def encode(
     *,
     begin: int | None = None,
     left: bool = True,
+    lacking: str = NO_TOKENIZER,
 ) -> Tokens:
     """Encode prompts.
 
@@ -163,11 +173,12 @@ def encode(
         bos: see :data:`Bos`; ids are taken as they are.
         begin: a token in front of every text, which then gets no other special tokens.
         left: pad on the left, else on the right.
+        lacking: why there is no tokenizer.
 
     Raises:
         PositionError: a role that no token carries, or an empty prompt.
     """
-    encoded = [_encode_one(as_prompt(prompt), tokenizer, bos, begin) for prompt in prompts]
+    encoded = [_encode_one(as_prompt(prompt), tokenizer, bos, begin, lacking) for prompt in prompts]
     if not encoded:
         raise PositionError("no prompt was given")
     width = max(len(ids) for ids, _, _ in encoded)
@@ -186,6 +197,10 @@ def encode(
 
 def as_prompt(prompt: Prompt | str | Sequence[int]) -> Prompt:
     """A prompt from whatever stands for one."""
+    if isinstance(prompt, int):
+        raise PositionError(
+            f"a prompt is a text, a list of token ids or a Prompt, not {prompt}; one prompt of ids is [[{prompt}, …]]"
+        )
     return prompt if isinstance(prompt, Prompt) else Prompt(prompt if isinstance(prompt, str) else tuple(prompt))
 
 
@@ -203,7 +218,7 @@ def padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "example span"]:
 
 
 def _encode_one(
-    prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos, begin: int | None
+    prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos, begin: int | None, lacking: str
 ) -> tuple[list[int], dict[str, list[int]], tuple[str, ...]]:
     own = {role: span for role, span in prompt.roles.items() if ":" not in role}
     if not isinstance(prompt.text, str):
@@ -213,9 +228,7 @@ def _encode_one(
         roles = {role: list(range(start, stop)) for role, (start, stop) in own.items()}
         return ids, roles, tuple(_strings(ids, tokenizer))
     if tokenizer is None:
-        raise PositionError(
-            f"prompt {prompt.text!r} is a text, but the model has no tokenizer: pass tokenizer= to load, or give token ids"
-        )
+        raise PositionError(f"prompt {prompt.text!r} is a text, but {lacking}: pass tokenizer= to load, or give token ids")
     special = bos == "model" and begin is None
     found = tokenizer(prompt.text, add_special_tokens=special, return_offsets_mapping=bool(own))
     ids = list(found["input_ids"])

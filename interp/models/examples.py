@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import LoadError
+from interp.models.placement import devices
 
 BATCH, LENGTH = 3, 6
 
@@ -51,8 +52,8 @@ def example(module: nn.Module) -> Inputs:
             found |= _with_images(_Asked(module, config), found)
         if "position_ids" in takes and set(found) == {"input_ids", "attention_mask"}:
             found["position_ids"] = torch.arange(LENGTH).expand(BATCH, -1)
-    like = next(module.parameters())
-    return {name: t.to(like.device, like.dtype if t.is_floating_point() else None) for name, t in found.items()}
+    device, dtype = devices(module)[0], next(module.parameters()).dtype
+    return {name: t.to(device, dtype if t.is_floating_point() else None) for name, t in found.items()}
 
 
 def last_token(inputs: Mapping[str, Tensor]) -> str | None:

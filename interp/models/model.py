@@ -28,12 +28,14 @@ from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, 
 from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
 from interp.models.anatomy.record import Shapes, shapes
-from interp.models.encoding import Bos, Tokens
+from interp.models.encoding import NO_TOKENIZER, Bos, Tokens
 from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
+from interp.models.placement import devices
 from interp.models.places import Places
 from interp.models.reading import Reading
 from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
+from interp.models.unpadded import unpadded
 from interp.pairs import Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.sites import COMPONENTS, MAIN, Site
@@ -101,19 +103,24 @@ class Model:
         module: nn.Module,
         tokenizer: Tokenizer | None = None,
         *,
+        processor: Any = None,
+        missing: Mapping[str, str] | None = None,
         name: str | None = None,
         revision: str | None = None,
         files: Path | None = None,
         bos: Bos = "model",
         example: Mapping[str, Tensor] | None = None,
-        processor: Any = None,
         anatomy: Anatomy | None = None,
         axes: Mapping[str, str] | None = None,
         peer: Peer | None = None,
     ) -> None:
         refuse_compiled(module)
         self.peer = peer or Peer(TorchHooks)
-        self.module, self.tokenizer, self.processor, self.bos = module, tokenizer, processor, bos
+        self.module, self.tokenizer, self.bos = module, tokenizer, bos
+        self.processor = processor
+        """What makes images or sound into inputs of the module (an image processor, a feature extractor); None without one."""
+        self.missing = dict(missing or {})
+        """Why there is no ``tokenizer`` or no ``processor``, where a folder was asked for one."""
         self.name = name or type(self.called).__name__
         self.revision = revision
         self._files, self._loaded = files, self._weights_state()
@@ -158,7 +165,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.peer.device or next(self.module.parameters()).device
+        return self.peer.device or devices(self.module)[0]
 
     @property
     def called(self) -> nn.Module:
@@ -192,7 +199,8 @@ class Model:
 
     def _weights_state(self) -> int:
         """Changes whenever a parameter is replaced or written in place, and not when the module is moved."""
-        return hash(tuple((name, id(p), p._version) for name, p in self.module.named_parameters()))
+        away = (0, 0)  # what accelerate brings in for a call is another parameter every time
+        return hash(tuple((name, *(away if p.is_meta else (id(p), p._version))) for name, p in self.module.named_parameters()))
 
     def sites(self) -> tuple[Site, ...]:
         """Every site that this model has, by layer."""
@@ -251,7 +259,7 @@ class Model:
         absent = self.anatomy.why_absent(site)
         if absent is not None:
             present = {s.name for s in self.anatomy.taps if s.stream == site.stream}
-            why = f"{self.name} does not have it, because {absent}"
+            why = f"{self.name} does not have it, because {self.unknown or absent}"
             raise UnknownSiteError("site", site.name, [name for name in COMPONENTS if name in present], why=why)
         for axis in (axes.LAYER, *axes.INDEXED):
             index = getattr(site, axis)
@@ -288,9 +296,20 @@ class Model:
 
     # words to tensors
 
-    def encode(self, prompts: Pairs | Sequence[Prompt | str | Sequence[int]] | str, *, bos: Bos | None = None) -> Any:
-        """Encode pairs (to :class:`Encoded`) or prompts (to :class:`Tokens`), padded on the left, on the model's device."""
+    def encode(
+        self,
+        prompts: Pairs | Sequence[Prompt | str | Sequence[int]] | Tensor | Mapping[str, Any] | str,
+        *,
+        bos: Bos | None = None,
+    ) -> Any:
+        """Encode pairs (to :class:`Encoded`) or prompts (to :class:`Tokens`), padded on the left, on the model's device.
+
+        Token ids may come as a tensor, ``[example, position]``, all of them real, or as what a tokenizer of transformers
+        returns, ``input_ids`` and ``attention_mask``, padded on either side.
+        """
         bos = self.bos if bos is None else bos
+        if isinstance(prompts, (Tensor, Mapping)):
+            prompts = unpadded(prompts)
         if isinstance(prompts, Pairs):
             pairs = self.reading.pairs(prompts, bos)
             self._refuse_strange(pairs.clean.ids, pairs.corrupted.ids, answers=(pairs.answers, pairs.wrong))
@@ -383,6 +402,7 @@ class Model:
             example=self.example,
             accepts=self.arguments,
             dtype=self.dtype,
+            lacking=self.missing.get("tokenizer", NO_TOKENIZER),
         )
 
     def _refuse_strange(self, *prompts: Tensor | None, answers: Sequence[Tensor] = ()) -> None:
@@ -486,6 +506,11 @@ _BEFORE_W_O = {"resid_pre", "q", "k", "v", "scores", "pattern", "z"}
 def refuse_compiled(module: nn.Module) -> None:
     """Raise ``CompiledModelError`` for a module that is compiled, wholly or in part, because its hooks would be ignored."""
     for name, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            which = f"its module {name!r}" if name else "the model"
+            raise CompiledModelError(
+                f"{which} is TorchScript, which runs no hooks inside; pass the module that it was made from"
+            )
         wrapped = hasattr(child, "_orig_mod")
         forward = hasattr(child.__dict__.get("forward"), "_torchdynamo_orig_callable")
         if wrapped or forward or getattr(child, "_compiled_call_impl", None) is not None:

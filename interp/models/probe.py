@@ -112,7 +112,7 @@ def causal(model: Model) -> bool:
     if last.ndim != 3 or last.shape[1] < 2:
         return False
     moved = (last[0, :-1] - last[2, :-1]).norm(dim=-1) / last[0, :-1].norm(dim=-1)  # a token at a time: some are far larger
-    return bool((moved <= _tolerance(model)).all())
+    return bool((moved <= tolerance(model)).all())
 
 
 def _only(inputs: Mapping[str, Tensor], varied: str) -> dict[str, Tensor]:
@@ -136,7 +136,8 @@ def varied(model: Model, stream: str) -> dict[str, Tensor]:
     raise ProbeError(f"{model.name}: no argument of its forward reaches {first!r}")
 
 
-def _tolerance(model: Model) -> float:
+def tolerance(model: Model) -> float:
+    """By how much a law may be missed, relative to the largest number: what rounding in the model's dtype makes of it."""
     return 5e-2 if model.dtype in (torch.float16, torch.bfloat16) else 1e-4
 
 
@@ -148,7 +149,7 @@ class _Stream:
         self.stream = model.anatomy.streams[name]
         self.sites = [site for site in model.sites() if site.stream == name or site == Site("logits")]
         self.last = len(self.stream.blocks) - 1
-        self.tolerance = _tolerance(model)
+        self.tolerance = tolerance(model)
 
     def site(self, name: str, layer: int | None) -> Site:
         return Site(name, layer=layer, stream=self.name)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
-from interp.models.encoding import Bos, Encoded, Tokens, as_prompt, encode, padded, together
+from interp.models.encoding import NO_TOKENIZER, Bos, Encoded, Tokens, as_prompt, encode, padded, together
 from interp.models.pictures import pictured
 from interp.models.places import Places
 from interp.pairs import Pairs, Prompt
@@ -53,6 +53,8 @@ class Reading:
     accepts: frozenset[str] | None = None
     """Arguments of the forward; None where any will do."""
     dtype: torch.dtype = torch.float32
+    lacking: str = NO_TOKENIZER
+    """Why there is no tokenizer."""
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -122,9 +124,9 @@ class Reading:
         if argument == "decoder_input_ids":
             start = () if self.begin is None else (self.begin,)
             said = [as_prompt(start if prompt.target is None else prompt.target) for prompt in prompts]
-            found = encode(said, self.tokenizer, bos, self.pad, begin=self.begin, left=left is not False)
+            found = encode(said, self.tokenizer, bos, self.pad, begin=self.begin, left=left is not False, lacking=self.lacking)
         else:
-            found = self._filled(encode(prompts, self.tokenizer, bos, self.pad, left=left is True))
+            found = self._filled(encode(prompts, self.tokenizer, bos, self.pad, left=left is True, lacking=self.lacking))
         if left is None and not bool(found.mask.all()):
             raise UnequalLengthsError(
                 f"the prompts have {found.lengths.unique().tolist()} tokens, and this model's numbers change when {argument} "
@@ -179,7 +181,7 @@ class Reading:
             return answer
         tokenizer = self.tokenizer
         if tokenizer is None:
-            raise AnswerError(f"answer {answer!r} is a text, but the model has no tokenizer: give its token id")
+            raise AnswerError(f"answer {answer!r} is a text, but {self.lacking}: give its token id")
         of = as_prompt(prompt.target or "") if self.main == "decoder_input_ids" else prompt
         text = of.text if isinstance(of.text, str) else ""
         if (answer, text[-1:]) in cache:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from interp import kernels
 from interp.models.encoding import Tokens
 from interp.models.hooks import Forward, Hooks, Left, leave, standing_in
+from interp.models.maps import in_out
 from interp.models.taps import Flat, first_tensor, output_tensor, with_first
 from interp.models.trees import Batch, Tree, batch_of, leaves, mapped
 
@@ -218,9 +219,13 @@ class Stack:
         Args:
             columns: the only tokens whose logits are wanted, in at least float32; None for the whole vocabulary.
         """
+        head = self.unembedding
         if columns is None:
             return self.leaving(hidden)
-        head = self.unembedding
+        if in_out(head) is None:
+            every = self.leaving(hidden)
+            chosen = repeat(columns.to(every.device), "row column -> row position column", position=every.shape[1])
+            return every.to(torch.promote_types(every.dtype, torch.float32)).gather(-1, chosen)
 
         def some(x: Tensor) -> Tensor:
             found = _read(head, x, columns, logsumexp=False).columns

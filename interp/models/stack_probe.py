@@ -21,6 +21,8 @@ from interp.errors import ProbeError
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Tokens
 from interp.models.hooks import Hooks
+from interp.models.maps import applied, in_out
+from interp.models.placement import devices
 from interp.models.stack import Arguments, Stack
 from interp.sites import MAIN, Site
 
@@ -45,6 +47,11 @@ def prove(module: nn.Module, anatomy: Anatomy, accepted: frozenset[str]) -> tupl
         return None, "no token ids enter its blocks"
     if len(anatomy.attention) < anatomy.sizes["layer"]:
         return None, "not every block has an attention module"
+    used = devices(module)
+    if len(used) > 1:
+        return None, f"its blocks are on {len(used)} devices ({', '.join(map(str, used))})"
+    if _unembedding(module) is None:
+        return None, "it does not say which of its modules is the unembedding (get_output_embeddings)"
     stack = Stack(module, anatomy, accepted)
     try:
         with kernels.use("torch"):
@@ -54,9 +61,14 @@ def prove(module: nn.Module, anatomy: Anatomy, accepted: frozenset[str]) -> tupl
     return stack, ""
 
 
+def _unembedding(module: Any) -> nn.Module | None:
+    found = getattr(module, "get_output_embeddings", lambda: None)()
+    return found if isinstance(found, nn.Module) else None
+
+
 def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
     module: Any = stack.module
-    tokens = _prompts(int(module.get_input_embeddings().weight.shape[0]), next(module.parameters()).device)
+    tokens = _prompts(int(module.get_input_embeddings().weight.shape[0]), devices(module)[0])
     with torch.no_grad():
         stack.learn(tokens.take(slice(0, 2)), tokens)
         layers = range(len(stack))
@@ -65,6 +77,9 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         attention = {layer: Site("output", path=path) for layer, path in anatomy.attention.items()}
         mlp = {layer: Site("output", path=path) for layer, path in anatomy.mlp.items()}
         paths = {site: anatomy.tap(site) for site in (*attention.values(), *mlp.values())}
+        maps = [*anatomy.w_o.values(), *anatomy.w_out.values()]
+        sides = [Site(side, path=path) for path in maps for side in ("input", "output")]
+        paths |= {site: anatomy.tap(site) for site in sides}
         reads = [*pre, post, logits, *paths]
         inputs = {**tokens.inputs(), "use_cache": False}
         before = None
@@ -79,6 +94,8 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         if stack.resumes:
             before = recorded(cache)
         stack.local = _is_local(stack, tokens)
+        for path in maps:
+            _linear(module.get_submodule(path), path, *(found[Site(side, path=path)] for side in ("input", "output")))
         stream = [*(found[site] for site in pre), found[post]]
         rows = torch.tensor([2, 0, 1, 2], device=tokens.mask.device)
         half = next(module.parameters()).dtype in (torch.float16, torch.bfloat16)
@@ -107,6 +124,17 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         stack.unfused = _unfused(stack, stream[-1][rows, -2:], columns, found[logits][rows, -2:], compare)
 
 
+def _linear(output: nn.Module, path: str, x: Tensor, y: Tensor) -> None:
+    """Rows whose z or units are changed have the change carried on by the output map, if that is linear."""
+    x, y = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+    expected = y - y.roll(1, 0)
+    got = applied(output, x - x.roll(1, 0))
+    deviation = float((got - expected).float().abs().max()) / max(1e-6, float(y.float().abs().max()))
+    tolerance = 5e-2 if y.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    if not deviation <= tolerance:
+        raise ProbeError(f"{path} is not a linear map: a change of what it takes moves what it gives, off by {deviation:.1e}")
+
+
 def _unfolded(stack: Stack, anatomy: Anatomy, call: Arguments, stream: list[Tensor], rows: Tensor) -> frozenset[str]:
     """Components of a block that are seen at more positions than are run."""
     found = set()
@@ -123,6 +151,8 @@ _INSIDE = ("q", "k", "v", "latent", "k_rotary", "z", "mlp_pre", "mlp_up", "mlp_p
 
 def _unfused(stack: Stack, hidden: Tensor, columns: Tensor, logits: Tensor, compare: _Compare) -> str:
     """Why numbers about all logits cannot be read without keeping the logits; empty if they can."""
+    if in_out(stack.unembedding) is None:
+        return f"the weight of its unembedding ({type(stack.unembedding).__name__}) is not kept as a matrix that can be read"
     cap = stack.softcap
     ramp = torch.linspace(-_STEEP, _STEEP, logits.shape[-1]).to(logits).expand_as(logits)
     each = columns[:, None].expand(-1, logits.shape[1], -1)

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from einops import einsum, rearrange
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import LoadError, ShapeMismatchError
+from interp.models.maps import per_head
 
 Write = Callable[[Tensor], Tensor]
 """A whole site's tensor, in its canonical axes, to its changed value of the same shape."""
@@ -272,9 +273,7 @@ class Results:
         assert call is not None
         z = first_tensor(call.args, call.kwargs)
         z = z.reshape(call.examples, -1, z.shape[-1]) if call.examples else z
-        z = rearrange(z, "... (head d_head) -> ... head d_head", head=self.heads)
-        weight = rearrange(in_out(call.module), "(head d_head) d_model -> head d_head d_model", head=self.heads)
-        return einsum(z, weight.to(z.device), "... head d_head, head d_head d_model -> ... head d_model")
+        return per_head(call.module, rearrange(z, "... (head d_head) -> ... head d_head", head=self.heads))
 
     def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
         return seen + (new - self.read(seen, call)).sum(-2)
@@ -345,13 +344,6 @@ class Tap:
     """Read a copy, because the caller writes into the tensor later."""
     within: str | None = None
     """A module whose input has the examples in front, where what is seen does not (see :class:`Flat`)."""
-
-
-def in_out(linear: nn.Module) -> Float[Tensor, "d_in d_out"]:
-    """The weight of a linear map with inputs as rows: ``nn.Linear`` stores it transposed, transformers' ``Conv1D`` does not."""
-    weight = linear.weight
-    assert isinstance(weight, Tensor)
-    return weight.mT if isinstance(linear, nn.Linear) else weight
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:

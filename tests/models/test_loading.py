@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
+from saved import SAVED, build
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
-from interp.errors import LoadError, UnknownNameError
+from interp.errors import AnswerError, LoadError, PositionError, UnknownNameError
 from interp.models import Model, load, zoo
+from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import Site
 
 IDS = torch.tensor([[1, 5, 9, 2]])
@@ -51,6 +54,8 @@ def one_line(error: pytest.ExceptionInfo[LoadError]) -> str:
 def test_a_folder(folder: Path, tiny_gpt2: PreTrainedModel) -> None:
     for where in (folder, str(folder)):
         model = load(where)
+        assert model.processor is None
+        assert model.missing == {}
         assert model.name == "my-model"
         assert not model.module.training
         assert model.probe is not None
@@ -94,6 +99,22 @@ def test_any_module(seed: int) -> None:
     assert encoder.sites() == (Site("logits"),)
 
 
+@pytest.mark.parametrize("architecture", SAVED)
+def test_every_architecture_is_loaded_as_the_class_it_was_saved_from(architecture: str, tmp_path: Path, seed: int) -> None:
+    """Same class, same sites, and to the bit the same numbers at every site as the module that was saved."""
+    live = load(build(architecture, seed), check=False)
+    live.module.save_pretrained(tmp_path / "saved")
+    loaded = load(tmp_path / "saved", check=False)
+    assert type(loaded.module) is type(live.module)
+    assert loaded.sites() == live.sites()
+    assert loaded.dtype == torch.float32
+    sites = live.sites()
+    with torch.no_grad(), live.prepared(sites), loaded.prepared(sites):
+        theirs = live.backend.run(live.example, reads=sites, writes={})
+        ours = loaded.backend.run(live.example, reads=sites, writes={})
+    assert [site for site in sites if not torch.equal(ours[site], theirs[site])] == []
+
+
 def test_options_for_a_live_module_that_cannot_apply(tiny_gpt2: PreTrainedModel) -> None:
     with pytest.raises(LoadError, match="a live module is used as it is, so dtype cannot apply"):
         load(tiny_gpt2, dtype=torch.float64)
@@ -109,6 +130,23 @@ def test_the_zoo_is_a_folder_like_any_other(name: str) -> None:
     assert model.probe is not None
     assert model.causal
     assert model.tokenizer is not None
+
+
+def test_a_processor_of_images_is_kept(tmp_path: Path, seed: int) -> None:
+    build("vit", seed).save_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}'
+    )
+    model = load(tmp_path, check=False)
+    pixels = model.processor(Image.new("RGB", (40, 30)), return_tensors="pt")["pixel_values"]
+    assert pixels.shape == (1, 3, 16, 16)
+    assert model.module(pixels).logits.shape == (1, 5)
+    own = object()
+    assert load(tmp_path, check=False, processor=own).processor is own
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    broken = load(tmp_path, check=False)
+    assert broken.processor is None
+    assert "preprocessor_config.json' is not a valid JSON file" in broken.missing["processor"]
 
 
 # what is wrong
@@ -218,11 +256,39 @@ def test_an_unreachable_hub_is_one_line(name: str) -> None:
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path: Path, tiny_llama: PreTrainedModel) -> None:
+    """transformers makes an empty tokenizer of a folder without one, which finds no token in any text."""
     tiny_llama.save_pretrained(tmp_path / "bare")
-    with pytest.raises(LoadError, match=r"^tokenizer of .*; pass tokenizer= to load$") as error:
-        load(tmp_path / "bare")
-    one_line(error)
+    bare = load(tmp_path / "bare")
+    assert bare.tokenizer is None
+    assert bare.encode([IDS[0].tolist()]).ids.tolist() == IDS.tolist()
+    words = "prompt 'w1' is a text, but .*bare holds no tokenizer: pass tokenizer= to load, or give token ids"
+    with pytest.raises(PositionError, match=words):
+        bare.encode("w1")
+    pair = Pair(clean=Prompt((1, 2)), corrupted=Prompt((1, 3)), answers=("w1",))
+    with pytest.raises(AnswerError, match=r"answer 'w1' is a text, but .*bare holds no tokenizer: give its token id"):
+        bare.encode(Pairs((pair,)))
     assert load(tmp_path / "bare", tokenizer=tokenizer()).encode("w1 w2").ids.tolist() == [[1, 2]]
+
+
+def test_a_tokenizer_that_cannot_be_read(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(LoadError, match=r"^tokenizer of .*my-model: .*; pass tokenizer= to load$") as error:
+        load(folder)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ("/no/such", "no such folder"),
+        ("{bare}", "the folder holds no tokenizer"),
+        ("gpt2", "'gpt2' is no local folder, and the"),
+    ],
+)
+def test_a_tokenizer_asked_for_by_name(tmp_path: Path, tiny_llama: PreTrainedModel, where: str, words: str) -> None:
+    with pytest.raises(LoadError, match=words) as error:
+        load(tiny_llama, tokenizer=where.format(bare=tmp_path))
+    one_line(error)
 
 
 def test_a_zoo_model_that_is_none() -> None:

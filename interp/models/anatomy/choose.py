@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from interp.models.anatomy import roles
 from interp.models.anatomy.record import Seen
 from interp.models.anatomy.stacks import child, has
+from interp.models.maps import is_map
 from interp.models.taps import Call, Experts, FeatureMap, Flat, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
 
 Order = str
@@ -122,7 +123,7 @@ class Chooser:
             return
         block.sizes |= {f"{prefix}head": heads, f"{prefix}d_head": z.shape[-1] // heads}
         block.taps[f"{prefix}z"] = self._tap(w_o, "input", block, Heads(heads))
-        if _is_linear(self._part(w_o)):
+        if is_map(self._part(w_o)) and not _is_norm(self._part(w_o)):
             block.taps[f"{prefix}result"] = self._tap(w_o, "output", block, Results(heads))
         else:
             block.absent[f"{prefix}result"] = f"{w_o} is not a linear map"
@@ -472,11 +473,6 @@ def _mixing(pattern: Tensor, values: Tensor, z: Tensor) -> float:
 
 def _is_norm(module: nn.Module) -> bool:
     return "norm" in type(module).__name__.lower()
-
-
-def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2 and not _is_norm(module)
 
 
 _HEADS = ("num_heads", "n_heads", "num_attention_heads", "n_head", "heads")

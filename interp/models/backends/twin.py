@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from interp.errors import LoadError
 from interp.models.anatomy import Anatomy
+from interp.models.maps import in_out
 from interp.models.model import Model
 from interp.models.probe import settle
-from interp.models.taps import Heads, Layout, Tap, Units, in_out
+from interp.models.taps import Heads, Layout, Tap, Units
 
 D_HEAD, INNER, VOCABULARY = 8, 72, 256
 _WIDTHS = ("hidden_size", "word_embed_proj_dim")
@@ -84,7 +85,8 @@ def _widened(tap: Tap, module: nn.Module, small: nn.Module) -> Tap:
     if not isinstance(layout, (Heads, Units)) or layout.stop is None:
         return tap
     side = 0 if tap.event == "input" else 1
-    wide, narrow = (in_out(part.get_submodule(tap.path)).shape[side] for part in (module, small))
+    maps = [in_out(part.get_submodule(tap.path)) for part in (module, small)]
+    wide, narrow = (weight.shape[side] if weight is not None else 1 for weight in maps)
     if wide * layout.start % narrow or wide * layout.stop % narrow:
         raise LoadError(f"{tap.path}: its slices are not as many times wider in the model as in its small twin")
     return replace(tap, layout=replace(layout, start=wide * layout.start // narrow, stop=wide * layout.stop // narrow))
