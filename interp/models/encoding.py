@@ -106,12 +106,6 @@ class Encoded:
     asked: Bos = "model"
     """The BOS policy that the prompts were encoded with; other prompts of a sweep follow it."""
 
-    def __post_init__(self) -> None:
-        for side in ("clean", "corrupted"):
-            mask = getattr(self, side).mask
-            if not bool(mask[:, -1].all()) or bool((mask[:, :-1] & ~mask[:, 1:]).any()):
-                raise PositionError(f"the {side} prompts are not padded on the left; encode them with model.encode(pairs)")
-
     def __len__(self) -> int:
         return len(self.clean)
 

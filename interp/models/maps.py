@@ -27,7 +27,8 @@ def in_out(linear: nn.Module) -> Float[Tensor, "d_in d_out"] | None:
     ``nn.Linear`` stores it transposed, transformers' ``Conv1D`` does not.
     """
     kind = type(linear)
-    transposed = kind is nn.Linear
+    own = isinstance(linear, nn.Linear) and kind.__module__.startswith("transformers.models.")  # Falcon's, of plain matrices
+    transposed = kind is nn.Linear or own
     if not transposed and not (kind.__name__ == "Conv1D" and kind.__module__.startswith("transformers.")):
         return None
     weight: Any = linear.weight

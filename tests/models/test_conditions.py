@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, QuantoConfig
 
 from interp.engine import attribute, patch, patch_edges
-from interp.errors import CompiledModelError, PositionError, UnknownSiteError
+from interp.errors import CompiledModelError, InputError, PositionError, UnknownSiteError
 from interp.interventions import Constant, Intervention
-from interp.models import Encoded, Model, Tokens, load
+from interp.models import Encoded, Model, load
 from interp.models.encoding import encode
 from interp.models.placement import devices
-from interp.pairs import Pair, Pairs, Prompt
+from interp.pairs import Pairs
 from interp.sites import Site, grid
 
 LENGTHS = [8, 6, 4, 7]
@@ -472,17 +472,6 @@ def test_padding_never_shows(kind: str, pairs: Pairs) -> None:
         close(together, alone, site)
 
 
-def test_prompts_padded_on_the_right_are_refused_where_they_would_be_read_wrongly(tiny_llama: PreTrainedModel) -> None:
-    model = load(tiny_llama, check=False)
-    pair = Pairs(tuple(Pair(Prompt(a), Prompt(b), (5,), (6,)) for a, b in (((1, 2, 3), (1, 4, 3)), ((1, 2), (1, 4)))))
-    encoded = model.encode(pair)
-    ids, mask = encoded.clean.ids.clone(), encoded.clean.mask.clone()
-    ids[1], mask[1] = ids[1].roll(-1), mask[1].roll(-1)
-    right = Tokens(ids, mask, {}, encoded.clean.strings)
-    with pytest.raises(PositionError, match=r"the clean prompts are not padded on the left; encode them with model\.encode"):
-        Encoded(pair, right, encoded.corrupted, encoded.answers, encoded.wrong, False)
-
-
 @pytest.mark.parametrize(
     ("batch", "words"),
     [
@@ -511,7 +500,7 @@ def test_one_prompt_of_ids_in_place_of_several() -> None:
 
 def test_prompts_of_a_model_that_reads_none(seed: int) -> None:
     model = load(build("vit", seed), check=False)
-    with pytest.raises(PositionError, match="ViTForImageClassification takes pixel_values, not token ids; give it those by"):
+    with pytest.raises(InputError, match="the model's forward needs pixel_values"):
         model.encode([[1, 2]])
 
 
