@@ -65,7 +65,8 @@ def load(
             which refuses whatever is not a tensor, but a pickle made to attack that reader can still run code: allow it for
             files whose author you trust.
         check: run the probe that proves the sites.
-            A model on the meta device has the sites that its structure proposes; nothing of it can be proven.
+            A model on the meta device has the sites of a small twin of it, which proves them in its place; of a class that
+            cannot be built smaller, those that structure proposes.
         example: keyword arguments of one forward pass of three examples, by which the sites are found; by default random ones,
             made from what the forward takes and the configuration says.
         axes: names for the axes of tensors that modules give, by path: ``{"features.3": "example [channel] row column"}``, what

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import inspect
 import threading
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -24,15 +23,14 @@ import torch
 from torch import Tensor, nn
 
 from interp import axes
-from interp.errors import AnswerError, CompiledModelError, HeadOutOfRangeError, LoadError, PositionError, UnknownSiteError
+from interp.errors import CompiledModelError, HeadOutOfRangeError, LoadError, UnknownSiteError
 from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
-from interp.models.anatomy.record import Shapes, shapes
-from interp.models.encoding import NO_TOKENIZER, Bos, Tokens
+from interp.models.encoding import Bos, Tokens
 from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
 from interp.models.placement import devices
 from interp.models.places import Places
-from interp.models.reading import Reading
+from interp.models.prompting import Placing, reading_of, refuse_strange
 from interp.models.stack import Stack
 from interp.models.taps import Tap, Write
 from interp.models.unpadded import unpadded
@@ -143,9 +141,9 @@ class Model:
             self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, Anatomy.of(module, None)
         self.anatomy = self.anatomy.with_axes(axes or {})
-        self.reading = self._reading()
+        self.reading = reading_of(self)
         """How prompts become what its forward is given."""
-        self._shapes: dict[tuple[tuple[str, tuple[int, ...]], ...], Shapes] = {}
+        self._placing = Placing(self)
         self._busy = threading.RLock()
         self.backend: Backend = self.peer.backend(self)
         self.probe: Probe | None = None
@@ -312,20 +310,13 @@ class Model:
             prompts = unpadded(prompts)
         if isinstance(prompts, Pairs):
             pairs = self.reading.pairs(prompts, bos)
-            self._refuse_strange(pairs.clean.ids, pairs.corrupted.ids, answers=(pairs.answers, pairs.wrong))
+            refuse_strange(self, pairs.clean.ids, pairs.corrupted.ids, answers=(pairs.answers, pairs.wrong))
             moved = pairs.to(self.device)
-            return replace(moved, clean=self._placed(moved.clean), corrupted=self._placed(moved.corrupted))
+            clean, corrupted = (self._placing.placed(side) for side in (moved.clean, moved.corrupted))
+            return replace(moved, clean=clean, corrupted=corrupted)
         tokens = self.reading.tokens([prompts] if isinstance(prompts, str) else prompts, bos)
-        self._refuse_strange(tokens.ids)
-        return self._placed(tokens.to(self.device))
-
-    def _placed(self, tokens: Tokens) -> Tokens:
-        """The same prompts with the positions of a main stream that no token ids enter: what is read of it in the end."""
-        if tokens.ids is not None:
-            return tokens
-        first = Site("resid_pre", layer=0)
-        places = self.places(tokens, first if self.has(first) else Site("logits"))
-        return replace(tokens, mask=places.mask, roles=places.roles)
+        refuse_strange(self, tokens.ids)
+        return self._placing.placed(tokens.to(self.device))
 
     def places(self, tokens: Tokens, site: Site, *, attended: bool = False) -> Places:
         """The positions of some prompts at a site, or those that are attended to there.
@@ -335,101 +326,7 @@ class Model:
         Raises:
             PositionError: a role that ends behind the last position.
         """
-        site = site.tensor
-        lattice = bool(self.anatomy.lattice(site))
-        stream = None if lattice else self.anatomy.stream_of(site, attended=attended)
-        if stream == MAIN and tokens.ids is not None:
-            return tokens
-        if stream is not None and stream in tokens.streams:
-            return tokens.streams[stream]
-        if axes.SOURCE_POSITION in site.axes and axes.POSITION in site.axes:  # of a softmax; counted where its block begins
-            of = "cross_k" if attended and site.name.startswith("cross_") else "resid_pre"
-            site = Site(of, layer=site.layer, stream=site.stream)
-        count = self.anatomy.count(site)
-        if stream is None and not lattice and tokens.ids is not None and count in (None, self.anatomy.main.positions):
-            return tokens
-        seen = None if self._like_example(tokens) else self._shapes_of(tokens)
-        if seen is not None:
-            count = self.anatomy.count(site, seen, 1)
-        if count is None:
-            raise PositionError(f"how many positions {site!r} has cannot be told: its module is called several times, or not")
-        roles = tokens.marked.get(stream or MAIN, {})
-        for role, columns in roles.items():
-            if stream is not None and int(columns.max()) >= count:
-                raise PositionError(f"role {role!r} ends at position {int(columns.max())}, but {site!r} has {count}")
-        everyone = torch.ones(len(tokens), count, dtype=torch.bool, device=tokens.mask.device)
-        kept = {role: at for role, at in roles.items() if int(at.max()) < count}
-        return Places(mask=everyone, roles=kept, lattice=self.anatomy.lattice(site, seen))
-
-    def _like_example(self, tokens: Tokens) -> bool:
-        """Whether everything but token ids has the shape of what was seen when the model was loaded."""
-        inputs = tokens.inputs()
-        return all(
-            name not in inputs or inputs[name].shape[1:] == t.shape[1:]
-            for name, t in self.example.items()
-            if "ids" not in name and "mask" not in name
-        )
-
-    def _shapes_of(self, tokens: Tokens) -> Shapes:
-        """Shapes of what every module takes and gives for the first of some prompts."""
-        inputs = self.inputs(tokens.take([0]))
-        key = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(inputs.items()) if isinstance(tensor, Tensor))
-        if key not in self._shapes:
-            with self.prepared():
-                self._shapes = {key: shapes(self.module, lambda: self.called(**inputs))[0]}
-        return self._shapes[key]
-
-    def _reading(self) -> Reading:
-        """How prompts are read, as far as the anatomy says."""
-        config = getattr(self.module, "config", None)
-        generation = getattr(self.module, "generation_config", None)
-        main = self.anatomy.main
-        texts = {name: stream.reads for name, stream in self.anatomy.streams.items() if name != MAIN and stream.reads}
-        known = bool(self.example)
-        begin = next(
-            (n for owner in (generation, config) if (n := getattr(owner, "decoder_start_token_id", None)) is not None), None
-        )
-        pads = (getattr(owner, "pad_token_id", None) for owner in (self.tokenizer, _text_config(config)))
-        return Reading(
-            self.tokenizer,
-            self.processor,
-            pad=next((pad for pad in pads if isinstance(pad, int) and pad >= 0), 0),
-            main=main.reads if known else "input_ids" if "input_ids" in self.arguments else None,
-            texts=texts,
-            begin=begin if main.reads == "decoder_input_ids" else None,
-            image=getattr(config, "image_token_id", None),
-            numbered="position_ids" in self.arguments and (not known or set(self.example) <= _TEXT),
-            example=self.example,
-            accepts=self.arguments,
-            dtype=self.dtype,
-            lacking=self.missing.get("tokenizer", NO_TOKENIZER),
-        )
-
-    def _refuse_strange(self, *prompts: Tensor | None, answers: Sequence[Tensor] = ()) -> None:
-        """Token ids that the model cannot embed are refused; so are unknown words as answers, and in prompts they are said."""
-        embed = examples.embedding(self.module)
-        given = [ids for ids in prompts if ids is not None]
-        of_output = self.anatomy.outputs or None
-        of_input = embed.weight.shape[0] if embed is not None else None
-        for what, n, ids in [("prompts", of_input, i) for i in given] + [
-            ("answers", of_output or of_input, i) for i in answers
-        ]:
-            if n is not None and int(ids.max()) >= n:
-                kind = "tokens" if of_input is not None else "outputs"
-                raise AnswerError(f"the {what} hold token id {int(ids.max())}, but {self.name} has {n} {kind}, 0 to {n - 1}")
-        special = {getattr(self.tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
-        unknown = getattr(self.tokenizer, "unk_token_id", None)
-        if unknown is None or unknown in special:  # GPT-2 has one token for all four
-            return
-        if any(bool((ids == unknown).any()) for ids in answers):
-            raise AnswerError(
-                f"an answer is a word that the tokenizer of {self.name} does not know; give this tokenizer to the task"
-            )
-        strange = sum(int((ids == unknown).any(-1).sum()) for ids in given)
-        if strange:
-            warnings.warn(
-                f"{strange} prompts hold words that the tokenizer of {self.name} does not know", RuntimeWarning, stacklevel=3
-            )
+        return self._placing.places(tokens, site.tensor, attended=attended)
 
     # forward passes
 
@@ -490,13 +387,6 @@ class Model:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{axis} {n}" for axis, n in self.sizes.items() if axis != "kv_head")
         return f"Model({self.name}{': ' + sizes if sizes else ''}, {str(self.dtype).removeprefix('torch.')} on {self.device})"
-
-
-_TEXT = {"input_ids", "attention_mask", "position_ids"}
-
-
-def _text_config(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 _BEFORE_W_O = {"resid_pre", "q", "k", "v", "scores", "pattern", "z"}

@@ -64,7 +64,8 @@ def _held(model: Model, found: Sequence[Outcome]) -> Probe:
                 f"{outcome.tolerance:.0e}). A module does not play the role that its name suggests; load with check=False to "
                 "look closer"
             )
-    return Probe(causal(model), len(model.sites()), max((outcome.deviation for outcome in found), default=0.0))
+    held = [outcome.deviation for outcome in found if outcome.holds]
+    return Probe(causal(model), len(model.sites()), max(held, default=0.0))
 
 
 def settle(model: Model) -> Probe:

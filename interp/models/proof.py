@@ -7,14 +7,18 @@ Probe(causal=True, checked=36, worst=2.4e-07)
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 
 import torch
 
+from interp.errors import LoadError
 from interp.models.examples import BATCH
+from interp.models.hooks import eager_attention, evaluating
 from interp.models.model import Model, TorchHooks
 from interp.models.padding import padded
 from interp.models.probe import settle, tolerance
 from interp.models.stack_probe import prove
+from interp.models.twin import anatomy, twin
 from interp.sites import Site
 
 
@@ -31,6 +35,8 @@ def proved(model: Model, check: bool) -> Model:
         return model
     if model.device.type == "meta":
         model.stack_refused = "its weights are on the meta device"
+        if model.example:
+            _prove_twin(model)
         return model
     if model.peer.device is not None:  # the weights are elsewhere
         return model
@@ -45,6 +51,12 @@ def proved(model: Model, check: bool) -> Model:
             given = model.arguments - (set() if model.reading.numbered else {"position_ids"})
             model.stack, model.stack_refused = prove(model.module, model.anatomy, given)
     return model
+
+
+def _prove_twin(model: Model) -> None:
+    """Take the sites of a small twin; of a class that cannot be built smaller, structure proposes and nothing proves."""
+    with suppress(LoadError), evaluating(model.module), eager_attention(model.module):
+        model.anatomy = anatomy(model.module, twin(model.module), model.example)
 
 
 def _apart(model: Model) -> None:

@@ -17,6 +17,7 @@ from tokenizers import models as tokenizer_models
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerFast
 
+from interp.doctor import architectures
 from interp.errors import AnswerError, LoadError, PositionError, UnknownNameError
 from interp.models import Model, load, zoo
 from interp.pairs import Pair, Pairs, Prompt
@@ -312,6 +313,16 @@ def test_a_folders_digest_is_of_its_weight_files(folder: Path, tmp_path: Path) -
     tensors["transformer.wpe.weight"][0, 0] += 1
     save_file(tensors, file, metadata={"format": "pt"})
     assert load(copy, check=False).digest != digest
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt-neox", "bloom", "bert", "gemma2"])
+def test_sites_on_the_meta_device_are_where_they_are_with_weights(architecture: str) -> None:
+    """Which of several tensors is what attention adds, and how a fused map is divided, only numbers say: a twin's."""
+    with torch.device("meta"):
+        bare = load(architectures.ARCHITECTURES[architecture]().eval())
+    real = load(architectures.build(architecture))
+    assert bare.sites() == real.sites()
+    assert {site: bare.taps(site) for site in bare.sites()} == {site: real.taps(site) for site in real.sites()}
 
 
 def test_a_model_on_the_meta_device_lists_its_sites_with_their_sizes() -> None:

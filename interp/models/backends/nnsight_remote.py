@@ -6,7 +6,7 @@
 What travels: the block of :mod:`interp.models.backends.nnsight_program`, every function of this package and of yours that a
 change needs, as source, tensors, and token ids. What comes back: the tensors that were read, on the CPU, without gradients.
 
-Sites are found and proven on a small twin (:mod:`interp.models.backends.twin`), because a probe run there would be some
+Sites are found and proven on a small twin (:mod:`interp.models.twin`), because a probe run there would be some
 hundred requests; ``interp.models.probe.probe(model)`` makes it.
 """
 
@@ -29,11 +29,11 @@ from interp import errors
 from interp.errors import GradientError, LoadError, RemoteError, SiteNotFiredError, UnknownNameError
 from interp.models.backends.nnsight import decoded, places
 from interp.models.backends.nnsight_program import traced
-from interp.models.backends.twin import anatomy, twin
 from interp.models.encoding import Bos
 from interp.models.hooks import Hooks
 from interp.models.model import Model, Peer
 from interp.models.taps import Write
+from interp.models.twin import anatomy, twin
 from interp.protocols import Tokenizer
 from interp.sites import Site
 

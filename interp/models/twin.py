@@ -45,8 +45,8 @@ def twin(module: nn.Module) -> Model:
             with torch.no_grad():
                 for parameter in small.parameters():  # fresh biases are zero and gains are one, which tell nothing apart
                     parameter.add_(0.2 * torch.randn_like(parameter))
-        model = Model(small)
-        model.probe = settle(model)
+            model = Model(small)
+            model.probe = settle(model)
     except Exception as error:  # a configuration may object to other widths in any way
         reason = str(error).strip().split("\n")[0][:300]
         raise LoadError(

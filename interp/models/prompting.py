@@ -1,0 +1,146 @@
+"""What a model knows of its prompts: how they are read, where their positions are, and which tokens it does not know.
+
+>>> reading_of(model).texts                                                              # doctest: +SKIP
+{'encoder': 'input_ids'}
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from interp import axes
+from interp.errors import AnswerError, PositionError
+from interp.models import examples
+from interp.models.anatomy.record import Shapes, shapes
+from interp.models.encoding import NO_TOKENIZER, Tokens
+from interp.models.places import Places
+from interp.models.reading import Reading
+from interp.sites import MAIN, Site
+
+if TYPE_CHECKING:
+    from interp.models.model import Model
+
+_TEXT = {"input_ids", "attention_mask", "position_ids"}
+
+
+def _text_config(config: Any) -> Any:
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
+def reading_of(model: Model) -> Reading:
+    """How prompts are read, as far as the anatomy says."""
+    config = getattr(model.module, "config", None)
+    generation = getattr(model.module, "generation_config", None)
+    main = model.anatomy.main
+    texts = {name: stream.reads for name, stream in model.anatomy.streams.items() if name != MAIN and stream.reads}
+    known = bool(model.example)
+    begins = (getattr(owner, "decoder_start_token_id", None) for owner in (generation, config))
+    begin = next((n for n in begins if isinstance(n, int)), None)
+    pads = (getattr(owner, "pad_token_id", None) for owner in (model.tokenizer, _text_config(config)))
+    return Reading(
+        model.tokenizer,
+        model.processor,
+        pad=next((pad for pad in pads if isinstance(pad, int) and pad >= 0), 0),
+        main=main.reads if known else "input_ids" if "input_ids" in model.arguments else None,
+        texts=texts,
+        begin=begin if main.reads == "decoder_input_ids" else None,
+        image=getattr(config, "image_token_id", None),
+        numbered="position_ids" in model.arguments and (not known or set(model.example) <= _TEXT),
+        example=model.example,
+        accepts=model.arguments,
+        dtype=model.dtype,
+        lacking=model.missing.get("tokenizer", NO_TOKENIZER),
+    )
+
+
+class Placing:
+    """The positions of a model's sites."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._shapes: dict[tuple[tuple[str, tuple[int, ...]], ...], Shapes] = {}
+
+    def placed(self, tokens: Tokens) -> Tokens:
+        """The same prompts with the positions of a main stream that no token ids enter: what is read of it in the end."""
+        if tokens.ids is not None:
+            return tokens
+        first = Site("resid_pre", layer=0)
+        places = self.places(tokens, first if self.model.has(first) else Site("logits"))
+        return replace(tokens, mask=places.mask, roles=places.roles)
+
+    def places(self, tokens: Tokens, site: Site, *, attended: bool = False) -> Places:
+        """See :meth:`interp.models.model.Model.places`."""
+        anatomy = self.model.anatomy
+        lattice = bool(anatomy.lattice(site))
+        stream = None if lattice else anatomy.stream_of(site, attended=attended)
+        if stream == MAIN and tokens.ids is not None:
+            return tokens
+        if stream is not None and stream in tokens.streams:
+            return tokens.streams[stream]
+        if axes.SOURCE_POSITION in site.axes and axes.POSITION in site.axes:  # of a softmax; counted where its block begins
+            of = "cross_k" if attended and site.name.startswith("cross_") else "resid_pre"
+            site = Site(of, layer=site.layer, stream=site.stream)
+        count = anatomy.count(site)
+        if stream is None and not lattice and tokens.ids is not None and count in (None, anatomy.main.positions):
+            return tokens
+        seen = None if self._like_example(tokens) else self._shapes_of(tokens)
+        if seen is not None:
+            count = anatomy.count(site, seen, 1)
+        if count is None:
+            raise PositionError(f"how many positions {site!r} has cannot be told: its module is called several times, or not")
+        roles = tokens.marked.get(stream or MAIN, {})
+        for role, columns in roles.items():
+            if stream is not None and int(columns.max()) >= count:
+                raise PositionError(f"role {role!r} ends at position {int(columns.max())}, but {site!r} has {count}")
+        everyone = torch.ones(len(tokens), count, dtype=torch.bool, device=tokens.mask.device)
+        kept = {role: at for role, at in roles.items() if int(at.max()) < count}
+        return Places(mask=everyone, roles=kept, lattice=anatomy.lattice(site, seen))
+
+    def _like_example(self, tokens: Tokens) -> bool:
+        """Whether everything but token ids has the shape of what was seen when the model was loaded."""
+        inputs = tokens.inputs()
+        return all(
+            name not in inputs or inputs[name].shape[1:] == t.shape[1:]
+            for name, t in self.model.example.items()
+            if "ids" not in name and "mask" not in name
+        )
+
+    def _shapes_of(self, tokens: Tokens) -> Shapes:
+        """Shapes of what every module takes and gives for the first of some prompts."""
+        inputs = self.model.inputs(tokens.take([0]))
+        key = tuple((name, tuple(tensor.shape)) for name, tensor in sorted(inputs.items()) if isinstance(tensor, Tensor))
+        if key not in self._shapes:
+            with self.model.prepared():
+                self._shapes = {key: shapes(self.model.module, lambda: self.model.called(**inputs))[0]}
+        return self._shapes[key]
+
+
+def refuse_strange(model: Model, *prompts: Tensor | None, answers: Sequence[Tensor] = ()) -> None:
+    """Token ids that the model cannot embed are refused; so are unknown words as answers, and in prompts they are said."""
+    embed = examples.embedding(model.module)
+    given = [ids for ids in prompts if ids is not None]
+    of_output = model.anatomy.outputs or None
+    of_input = embed.weight.shape[0] if embed is not None else None
+    for what, n, ids in [("prompts", of_input, i) for i in given] + [("answers", of_output or of_input, i) for i in answers]:
+        if n is not None and int(ids.max()) >= n:
+            kind = "tokens" if of_input is not None else "outputs"
+            raise AnswerError(f"the {what} hold token id {int(ids.max())}, but {model.name} has {n} {kind}, 0 to {n - 1}")
+    special = {getattr(model.tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad")}
+    unknown = getattr(model.tokenizer, "unk_token_id", None)
+    if unknown is None or unknown in special:  # GPT-2 has one token for all four
+        return
+    if any(bool((ids == unknown).any()) for ids in answers):
+        raise AnswerError(
+            f"an answer is a word that the tokenizer of {model.name} does not know; give this tokenizer to the task"
+        )
+    strange = sum(int((ids == unknown).any(-1).sum()) for ids in given)
+    if strange:
+        warnings.warn(
+            f"{strange} prompts hold words that the tokenizer of {model.name} does not know", RuntimeWarning, stacklevel=3
+        )
