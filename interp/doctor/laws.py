@@ -230,7 +230,7 @@ LAWS: tuple[Law, ...] = (
     Law("own_value", "a site that is given its own value changes nothing", _own_value),
     Law("other_run", "the residual stream of another run, at any layer, gives the other run's output", _other_run),
     Law("head_gate", "scaling a head's z by 0 is zeroing its slice of W_O", _head_gate),
-    Law("wave", "a sweep that resumes between blocks gives the numbers of whole forward passes", same_numbers),
+    Law("sweep", "a sweep, resumed between blocks or batched, gives the numbers of one pass an intervention", same_numbers),
     *(Law(name, statement, check) for name, statement, check in invariance.GAUGES),
     Law("untouched", "afterwards the module is what it was: weights, modes, hooks", _untouched),
 )

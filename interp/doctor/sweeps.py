@@ -1,7 +1,7 @@
-"""The law of the engine: what is resumed between blocks gives what whole forward passes give.
+"""The law of the engine: whatever way a sweep is run, its numbers are those of one forward pass an intervention.
 
 >>> same_numbers(patient)                                                                 # doctest: +SKIP
-Verdict(law='wave', status='passed', what='14 cases, the worst: q', …)
+Verdict(law='sweep', status='passed', what='14 cases, the worst: q', …)
 """
 
 from __future__ import annotations
@@ -14,43 +14,59 @@ from torch import Tensor
 from interp.doctor.patient import Patient
 from interp.doctor.verdict import Case, Refused, Verdict, judged
 from interp.engine import patch
+from interp.metrics import FromLogits
+from interp.models import Model
+from interp.models.examples import BATCH
 from interp.pairs import Pair, Pairs, Prompt
-from interp.sites import MAIN, Grid, grid
+from interp.sites import Grid, grid
 
 TEXT = {"input_ids", "attention_mask", "position_ids"}
-PLACE = -3
+WORDS = {"input_ids": "text", "decoder_input_ids": "target"}
+DERIVED = ("mask", "position_ids", "type_ids")
+"""Endings of arguments that follow from the others."""
+FIRST = FromLogits(lambda logits: logits[..., 0], name="first output")
 
 
 def same_numbers(patient: Patient) -> Verdict:
-    """Every component, in the last two layers that have it, at a place in the middle of two prompts of unequal length."""
+    """Every component of every stream, in the last two layers that have it: rows that are resumed between blocks where the
+    model allows it, whole passes of many rows elsewhere, against one intervention a pass.
+    """
     model = patient.model
-    others = sorted(set(model.example) - TEXT)
-    if not model.example or others:
-        raise Refused(f"sweeps run on text alone; its forward takes {', '.join(others) or 'nothing that is known'}")
-    if model.stack is None:
-        raise Refused(f"nothing can be resumed: {model.stack_refused}")
-    pairs = _pairs(model.example["input_ids"])
-    where = _everywhere(patient)
+    if not model.example:
+        raise Refused(f"nothing is known of its prompts: {model.unknown}")
+    if model.anatomy.repeated:
+        raise Refused("its example is a whole generation; its parts are examined by themselves")
+    text = set(model.example) <= TEXT
+    pairs = _texts(model.example["input_ids"]) if text else _pairs(model)
+    where = _everywhere(patient, [-3] if text else [0, -1])
+    if not where:
+        raise Refused("no block of it is known")
+    metric = "logit_diff" if text and model.anatomy.outputs > 1 else FIRST
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # of a noise floor, which is what is measured here
-        slow, fast = (
-            patch(model, pairs, where, "logit_diff", strategy=strategy, progress=False) for strategy in ("serial", "auto")
-        )
-    cases = [Case(name, _apart(slow[name]["value"], fast[name]["value"])) for name in where]
+        slow, fast = (patch(model, pairs, where, metric, strategy=strategy, progress=False) for strategy in ("serial", "auto"))
+    cases = [Case(f"{name}, {_ways(fast[name])}", _apart(slow[name]["value"], fast[name]["value"])) for name in where]
     # Batch size alone moves a difference of two logits by twice the rounding of one.
-    return judged("wave", cases, 2 * patient.tolerance)
+    return judged("sweep", cases, 2 * patient.tolerance)
 
 
-def _everywhere(patient: Patient) -> dict[str, Grid]:
-    sites = [site for site in patient.model.sites() if site.stream == MAIN and site.name != "logits"]
+def _ways(found: Any) -> str:
+    return found.attrs["strategy"]
+
+
+def _everywhere(patient: Patient, places: list[int]) -> dict[str, Grid]:
+    sites = [site for site in patient.model.sites() if site.name != "logits"]
     found = {}
-    for name in dict.fromkeys(site.name for site in sites):
-        layers = [site.layer for site in sites if site.name == name and site.layer is not None][-2:]
-        found[name] = grid(name, layer=layers, position=[PLACE]) if layers else grid(name, position=[PLACE])
+    for stream, name in dict.fromkeys((site.stream, site.name) for site in sites):
+        alike = [site for site in sites if (site.stream, site.name) == (stream, name)]
+        layers = [site.layer for site in alike if site.layer is not None][-2:]
+        positions = {"position": places} if "position" in alike[0].axes else {}
+        whole = alike[0].at(layer=None)
+        found[repr(whole)] = grid(whole, layer=layers, **positions) if layers else grid(whole, **positions)
     return found
 
 
-def _pairs(ids: Tensor) -> Pairs:
+def _texts(ids: Tensor) -> Pairs:
     """Two pairs that begin alike, the second shorter by a token."""
     clean, other = ids[0].tolist(), ids[1].tolist()
     answers = (clean[1],)
@@ -60,6 +76,19 @@ def _pairs(ids: Tensor) -> Pairs:
         corrupted = [*clean[: n - 3], other[n - 3], clean[n - 2], other[n - 1]]
         items.append(Pair(Prompt(tuple(clean[:n])), Prompt(tuple(corrupted)), answers=answers, wrong=wrong))
     return Pairs(tuple(items))
+
+
+def _pairs(model: Model) -> Pairs:
+    """The first two examples that the model was loaded with, each the other's contrast."""
+    one, other = (_prompt(model, number) for number in (0, 1))
+    return Pairs((Pair(one, other), Pair(other, one)))
+
+
+def _prompt(model: Model, number: int) -> Prompt:
+    given = {name: tensor for name, tensor in model.example.items() if not name.endswith(DERIVED)}
+    own = {name: tensor[number] if len(tensor) == BATCH else tensor.chunk(BATCH)[number] for name, tensor in given.items()}
+    words: dict[str, Any] = {WORDS[name]: tuple(own.pop(name).tolist()) for name in WORDS if name in own}
+    return Prompt(inputs=own, **words)
 
 
 def _apart(slow: Any, fast: Any) -> float:

@@ -67,3 +67,20 @@ def test_doctor_of_real_models(figures: dict[str, Any], smollm2_gguf: Path) -> N
         figures[report["architecture"]] = counted(report)
         assert report["failed"] == []
         assert status == 0
+
+
+@pytest.mark.done_when(4, "the parity tests against TransformerLens, nnsight and pyvene run in .ci/run")
+def test_parity(figures: dict[str, Any]) -> None:
+    """They are part of the plain test command, which .ci/run runs; none of them is skipped."""
+    command = (ROOT / ".ci" / "run").read_text()
+    assert "$(readme pytest)" in command
+    require(figures, "tests/parity", "tests/models/backends", "tests/interop")
+
+
+@pytest.mark.done_when(
+    4,
+    "loading says what is wrong in one line for an unreachable hub, a folder without config, attention without patterns, a "
+    "pickle checkpoint, remote code",
+)
+def test_loading_in_one_line(figures: dict[str, Any]) -> None:
+    require(figures, "tests/models/test_loading.py", "tests/models/test_sources.py")

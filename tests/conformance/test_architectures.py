@@ -39,9 +39,6 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
 }
 """Components that some layer of each stream has, embeddings and logits left out."""
 
-TEXT_ALONE = {name for name in architectures.ARCHITECTURES if name in EXPECTED and set(EXPECTED[name]) == {"main"}} - {
-    *("vit", "dinov2", "resnet", "swin", "blip")
-}
 VALUE_BIASES = {
     *("gpt2", "gpt-neox", "opt", "bloom", "qwen2", "phi", "bert", "roberta", "bart", "whisper", "vit", "dinov2", "swin"),
     *("clip", "siglip", "blip", "llava", "qwen2-vl", "dit"),
@@ -61,7 +58,7 @@ UNTESTABLE: dict[str, set[str]] = {
     "pattern": NO_ATTENTION,
     "head_gate": NO_ATTENTION,
     "other_run": {"dcgan", "unet"},
-    "wave": ALL - TEXT_ALONE,
+    "sweep": {"dcgan"},
     "fold_gains": {"bart", "resnet", "dit", "dcgan"},  # norms behind the sums, or without gains
     "fold_value_bias": ALL - VALUE_BIASES,
     "permute_heads": NO_ATTENTION | {"bloom"},  # alibi gives every head a slope of its own

@@ -177,7 +177,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[Model], Model], str]] = {
         lambda m: laid(m, "mixer_out", Off(Whole(), first_half), 2),
         "L2.mixer_out",
     ),
-    "a module that counts, in a sweep": ("wave", "llama", counting, "embed"),
+    "a module that counts, in a sweep": ("sweep", "llama", counting, "embed"),
     "a constant beside a norm": ("fold_gains", "llama", beside_a_norm, "L0.attn_out"),
     "z is multiplied where it is written": (
         "fold_value_bias",
