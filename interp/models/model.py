@@ -117,7 +117,7 @@ class Model:
         self.module, self.tokenizer, self.bos = module, tokenizer, bos
         self.processor = processor
         """What makes images or sound into inputs of the module (an image processor, a feature extractor); None without one."""
-        self.missing = dict(missing or {})
+        self.missing: Mapping[str, str] = dict(missing or {})
         """Why there is no ``tokenizer`` or no ``processor``, where a folder was asked for one."""
         self.name = name or type(self.called).__name__
         self.revision = revision

@@ -7,24 +7,46 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp import axes
 from interp.errors import AnswerError, PositionError
 from interp.models import examples
+from interp.models.anatomy import Anatomy
 from interp.models.anatomy.record import Shapes, shapes
 from interp.models.encoding import NO_TOKENIZER, Tokens
 from interp.models.places import Places
 from interp.models.reading import Reading
 from interp.sites import MAIN, Site
 
-if TYPE_CHECKING:
-    from interp.models.model import Model
+
+class Known(Protocol):
+    """What is asked of a model here (:class:`interp.models.model.Model`)."""
+
+    module: nn.Module
+    tokenizer: Any
+    processor: Any
+    name: str
+    anatomy: Anatomy
+    example: Mapping[str, Tensor]
+    missing: Mapping[str, str]
+
+    @property
+    def called(self) -> nn.Module: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def arguments(self) -> frozenset[str]: ...
+    def has(self, site: Site) -> bool: ...
+    def inputs(self, tokens: Tokens) -> dict[str, Tensor]: ...
+    def prepared(self) -> AbstractContextManager[None]: ...
+
 
 _TEXT = {"input_ids", "attention_mask", "position_ids"}
 
@@ -33,7 +55,7 @@ def _text_config(config: Any) -> Any:
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
-def reading_of(model: Model) -> Reading:
+def reading_of(model: Known) -> Reading:
     """How prompts are read, as far as the anatomy says."""
     config = getattr(model.module, "config", None)
     generation = getattr(model.module, "generation_config", None)
@@ -62,7 +84,7 @@ def reading_of(model: Model) -> Reading:
 class Placing:
     """The positions of a model's sites."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Known) -> None:
         self.model = model
         self._shapes: dict[tuple[tuple[str, tuple[int, ...]], ...], Shapes] = {}
 
@@ -121,7 +143,7 @@ class Placing:
         return self._shapes[key]
 
 
-def refuse_strange(model: Model, *prompts: Tensor | None, answers: Sequence[Tensor] = ()) -> None:
+def refuse_strange(model: Known, *prompts: Tensor | None, answers: Sequence[Tensor] = ()) -> None:
     """Token ids that the model cannot embed are refused; so are unknown words as answers, and in prompts they are said."""
     embed = examples.embedding(model.module)
     given = [ids for ids in prompts if ids is not None]
