@@ -366,6 +366,8 @@ class Grid:
         """
         found: dict[str, tuple[int | str, ...]] = {}
         for axis, given in self.swept:
+            if given is None and axis in (axes.CALL, axes.HALF) and axis not in sizes:
+                raise HeadOutOfRangeError(f"{axis}=...: one forward pass of this model calls {self.site!r} once; leave it out")
             if given is None and axis not in sizes:
                 raise HeadOutOfRangeError(
                     f"how many {axis}s {self.site!r} has is not known before it runs; give a list of them"

@@ -33,6 +33,7 @@ class Known(Protocol):
     tokenizer: Any
     processor: Any
     name: str
+    unknown: str
     anatomy: Anatomy
     example: Mapping[str, Tensor]
     missing: Mapping[str, str]
@@ -115,7 +116,8 @@ class Placing:
         if seen is not None:
             count = anatomy.count(site, seen, 1)
         if count is None:
-            raise PositionError(f"how many positions {site!r} has cannot be told: its module is called several times, or not")
+            why = "its module is called several times, or not" if self.model.example else self.model.unknown
+            raise PositionError(f"how many positions {site!r} has cannot be told: {why}")
         roles = tokens.marked.get(stream or MAIN, {})
         for role, columns in roles.items():
             if stream is not None and int(columns.max()) >= count:

@@ -133,6 +133,11 @@ def test_a_step_that_is_never_taken(words: str, says: str) -> None:
         pipeline().check(Site.parse(words))
 
 
+def test_steps_of_a_model_that_takes_none() -> None:
+    with pytest.raises(HeadOutOfRangeError, match=r"call=\.\.\.: one forward pass of this model calls resid_pre once"):
+        patch(anything.model("vit"), anything.pairs(anything.model("vit"), 0), grid("resid_pre", layer=[0], call=...), FIRST)
+
+
 def test_a_site_that_is_not_told_which_step_is_refused_where_there_are_several() -> None:
     site = Site("cross_out", layer=0)
     with pytest.raises(SiteNotFiredError, match="fired 3 times in one forward pass, expected 1"), torch.no_grad():

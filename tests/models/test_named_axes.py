@@ -81,6 +81,13 @@ def test_rows_and_columns_of_an_image(seed: int) -> None:
     np.testing.assert_allclose(rows.value.values[0], one.value.values[0, 0], atol=1e-6)
 
 
+def test_a_network_of_which_nothing_is_known_says_what_would_help() -> None:
+    model = load(nn.Sequential(nn.Linear(3, 4)))
+    pairs = Pairs((Pair(*(Prompt(inputs={"input": torch.ones(3)}) for _ in range(2))),))
+    with pytest.raises(PositionError, match=r"Sequential: its forward needs input; show how .* load\(module, example="):
+        patch(model, pairs, grid("0:output"), FIRST)
+
+
 def test_names_of_a_feature_map_of_a_known_network(seed: int) -> None:
     model = anything.model("resnet")
     places = model.places(model.encode(anything.pairs(model, seed)).clean, Site("resid_post", layer=2))
