@@ -189,7 +189,7 @@ def encode(
     return Tokens(ids=ids, mask=mask, roles=together(spans), strings=tuple(strings for _, _, strings in encoded))
 
 
-def as_prompt(prompt: Prompt | str | Sequence[int]) -> Prompt:
+def as_prompt(prompt: Any) -> Prompt:
     """A prompt from whatever stands for one."""
     if isinstance(prompt, int):
         raise PositionError(
