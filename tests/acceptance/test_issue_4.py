@@ -57,7 +57,7 @@ def test_doctor_all(figures: dict[str, Any]) -> None:
     4, "the conformance suite passes, and the README holds the table as generated text that a test keeps current"
 )
 def test_conformance(figures: dict[str, Any]) -> None:
-    require(figures, "tests/conformance", "tests/doctor", "-k", "not smollm2")
+    require(figures, "tests/conformance", "tests/doctor")
 
 
 @pytest.mark.done_when(4, "SmolLM2-135M (GGUF) and the zoo pass interp doctor")
