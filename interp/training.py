@@ -217,8 +217,7 @@ class _Training:
             for group in groups(self.work, shard, rows[resumed], depths[resumed]):
                 yield group, partial(group.most, budget)
         if not bool(resumed.all()):
-            kept = 2 * self.prepared.model.sizes.get("layer", 1)  # activations of every layer, for the backward pass
-            yield Whole(self.work, rows[~resumed]), lambda: max(1, budget.whole_rows() // kept)
+            yield Whole(self.work, rows[~resumed]), budget.backward_rows
 
     def _backward(self, group: Group | Whole, examples: int, part: slice) -> tuple[Tensor, Tensor]:
         """Cells and losses of some rows, their gradients added to the parameters' once all of them are known."""

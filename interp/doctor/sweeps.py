@@ -7,6 +7,7 @@ Verdict(law='sweep', status='passed', what='14 cases, the worst: q', …)
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -87,8 +88,13 @@ def _pairs(model: Model) -> Pairs:
 def _prompt(model: Model, number: int) -> Prompt:
     given = {name: tensor for name, tensor in model.example.items() if not name.endswith(DERIVED)}
     own = {name: tensor[number] if len(tensor) == BATCH else tensor.chunk(BATCH)[number] for name, tensor in given.items()}
-    words: dict[str, Any] = {WORDS[name]: tuple(own.pop(name).tolist()) for name in WORDS if name in own}
-    return Prompt(inputs=own, **words)
+    return prompt_of(own)
+
+
+def prompt_of(arguments: Mapping[str, Tensor]) -> Prompt:
+    """The prompt that gives a forward these arguments, each of one example."""
+    words: dict[str, Any] = {WORDS[name]: tuple(arguments[name].tolist()) for name in WORDS if name in arguments}
+    return Prompt(inputs={name: tensor for name, tensor in arguments.items() if name not in WORDS}, **words)
 
 
 def _apart(slow: Any, fast: Any) -> float:

@@ -83,6 +83,10 @@ class Budget:
         """Most rows of a whole forward pass."""
         return self._limited(int(self.bytes / (self.seen * self.whole)))
 
+    def backward_rows(self) -> int:
+        """Most rows of a whole forward pass whose activations are kept, in every layer, for the backward pass."""
+        return max(1, self.whole_rows() // (2 * self.model.sizes.get("layer", 1)))
+
     def _limited(self, fits: int) -> int:
         return max(1, fits if self.most is None else min(fits, self.most))
 

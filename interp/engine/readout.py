@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -123,7 +124,7 @@ class Reader:
             return f"{said}, by way of all {vocabulary:,} logits: {stack.unfused}"
         return said if self.way == "columns" else f"{said}, without keeping logits"
 
-    @property
+    @cached_property  # asked in every pass, and a GPU is waited for
     def keep(self) -> int | None:
         """How many last columns of logits are needed; None for all."""
         indices, sides = self.positions.indices, (self.encoded.clean, self.encoded.corrupted)

@@ -34,12 +34,6 @@ Writes = Callable[[Tensor], Mapping[Site, Write]]
 """Examples of a pass to its writes."""
 
 
-def require_equal_lengths(model: Model, encoded: Encoded, site: Site, why: str, *, attended: bool = False) -> None:
-    """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site."""
-    clean, corrupted = (model.places(side, site, attended=attended) for side in (encoded.clean, encoded.corrupted))
-    encoded.require_equal_lengths(why, clean, corrupted)
-
-
 @dataclass(frozen=True, eq=False)
 class _Batch:
     """What one forward pass of prompts leaves."""
@@ -91,7 +85,8 @@ class Runs:
 
     def require_equal_lengths(self, why: str, site: Site, *, attended: bool = False) -> None:
         """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site."""
-        require_equal_lengths(self.model, self.encoded, site, why, attended=attended)
+        clean, corrupted = (self.places(side, site, attended=attended) for side in ("clean", "corrupted"))
+        self.encoded.require_equal_lengths(why, clean, corrupted)
 
     # planning: say what will be needed, then run once
 

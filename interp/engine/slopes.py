@@ -116,8 +116,7 @@ def whole(model: Model, sites: Collection[Site | str]) -> list[Site]:
 def examples_a_pass(model: Model, encoded: Encoded, reader: Reader, rows: int | None) -> int:
     """Examples whose activations, kept in every layer for the backward pass, take what the budget allows."""
     check_rows(rows)
-    budget = Budget(model, reader, encoded.clean.width)
-    fits = max(1, budget.whole_rows() // (2 * model.sizes.get("layer", 1)))
+    fits = Budget(model, reader, encoded.clean.width).backward_rows()
     return fits if rows is None else min(fits, rows)
 
 

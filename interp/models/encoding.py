@@ -27,6 +27,16 @@ Bos = Literal["model"] | bool
 """``"model"``: what the tokenizer adds by itself; True: exactly one BOS in front; False: no special tokens."""
 
 
+def mask_of(argument: str) -> str:
+    """What the forward calls the mask of an argument of token ids."""
+    return argument.removesuffix("input_ids") + "attention_mask"
+
+
+def position_ids_of(argument: str) -> str:
+    """What it calls their position ids."""
+    return argument.removesuffix("input_ids") + "position_ids"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tokens(Places):
     """Encoded prompts: the positions of the main stream, and all that the model's forward is given."""
@@ -73,9 +83,8 @@ class Tokens(Places):
         """Keyword arguments of the model's forward, those with the examples in front first."""
         found: dict[str, Tensor] = {}
         if self.ids is not None:
-            of = self.argument.removesuffix("input_ids")
-            found = {self.argument: self.ids, f"{of}attention_mask": self.mask.long()}
-            found |= {f"{of}position_ids": self.position_ids} if self.numbered else {}
+            found = {self.argument: self.ids, mask_of(self.argument): self.mask.long()}
+            found |= {position_ids_of(self.argument): self.position_ids} if self.numbered else {}
         found |= {name: tensor for name, tensor in self.others.items() if name not in self.packed}
         return found | {name: self.others[name].flatten(0, 1) for name in self.others if name in self.packed}
 

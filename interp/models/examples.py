@@ -58,6 +58,12 @@ def example(module: nn.Module) -> Inputs:
     return {name: t.to(device, dtype if t.is_floating_point() else None) for name, t in found.items()}
 
 
+def batch_of(inputs: Mapping[str, Tensor]) -> int:
+    """How many examples there are: what most arguments have first."""
+    sizes = [len(tensor) for tensor in inputs.values() if tensor.ndim]
+    return max(set(sizes), key=sizes.count)
+
+
 def last_token(inputs: Mapping[str, Tensor]) -> str | None:
     """The argument whose last token differs between the first example and the third, and nothing else does."""
     return next((name for name in ("decoder_input_ids", "input_ids") if name in inputs), None)
@@ -87,15 +93,16 @@ def embedding(module: Any) -> nn.Embedding | None:
     return found if isinstance(found, nn.Embedding) else None
 
 
-def _text(config: Any) -> Any:
+def text_config(config: Any) -> Any:
+    """The part of a configuration that is about text."""
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _ids(config: Any, generator: torch.Generator) -> Tensor | None:
-    vocabulary = getattr(_text(config), "vocab_size", None) or config.vocabulary
+    vocabulary = getattr(text_config(config), "vocab_size", None) or config.vocabulary
     if vocabulary is None:
         return None
-    special = {getattr(c, f"{name}_token_id", None) for c in (config, _text(config)) for name in _SPECIAL}
+    special = {getattr(c, f"{name}_token_id", None) for c in (config, text_config(config)) for name in _SPECIAL}
     plain = torch.tensor([i for i in range(vocabulary) if i not in special])
     ids = plain[torch.randint(len(plain), (BATCH, LENGTH), generator=generator)]
     ids[2] = ids[0]

@@ -16,9 +16,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from interp.models.anatomy.choose import rounding
+from interp.models.encoding import mask_of, position_ids_of
 from interp.models.examples import embedding
 from interp.models.model import Model
-from interp.models.reading import Reading, mask_of, position_ids_of
+from interp.models.reading import Reading
 from interp.sites import Site
 
 _MORE = 2
@@ -69,8 +71,7 @@ class _Trial:
     def same(self, found: Tensor, expected: Tensor) -> bool:
         if found.shape != expected.shape:
             return False
-        tolerance = 5e-2 if self.model.dtype in (torch.float16, torch.bfloat16) else 1e-4
-        return float((found - expected).abs().max()) <= tolerance * max(1e-6, float(expected.abs().max()))
+        return float((found - expected).abs().max()) <= rounding(self.model.dtype) * max(1e-6, float(expected.abs().max()))
 
     def numbered(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same with position ids that count real tokens."""

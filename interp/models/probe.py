@@ -22,6 +22,7 @@ from einops import einsum, repeat
 from torch import Tensor
 
 from interp.errors import ProbeError
+from interp.models.anatomy.choose import rounding
 from interp.models.examples import BATCH, last_token
 from interp.models.model import Model, Probe
 from interp.models.taps import Write
@@ -139,7 +140,7 @@ def varied(model: Model, stream: str) -> dict[str, Tensor]:
 
 def tolerance(model: Model) -> float:
     """By how much a law may be missed, relative to the largest number: what rounding in the model's dtype makes of it."""
-    return 5e-2 if model.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    return rounding(model.dtype)
 
 
 class _Stream:

@@ -52,10 +52,6 @@ class Known(Protocol):
 _TEXT = {"input_ids", "attention_mask", "position_ids"}
 
 
-def _text_config(config: Any) -> Any:
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
-
-
 def reading_of(model: Known) -> Reading:
     """How prompts are read, as far as the anatomy says."""
     config = getattr(model.module, "config", None)
@@ -65,7 +61,7 @@ def reading_of(model: Known) -> Reading:
     known = bool(model.example)
     begins = (getattr(owner, "decoder_start_token_id", None) for owner in (generation, config))
     begin = next((n for n in begins if isinstance(n, int)), None)
-    pads = (getattr(owner, "pad_token_id", None) for owner in (model.tokenizer, _text_config(config)))
+    pads = (getattr(owner, "pad_token_id", None) for owner in (model.tokenizer, examples.text_config(config)))
     return Reading(
         model.tokenizer,
         model.processor,

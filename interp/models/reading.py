@@ -18,7 +18,19 @@ import torch
 from torch import Tensor
 
 from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
-from interp.models.encoding import NO_TOKENIZER, Bos, Encoded, Tokens, as_prompt, encode, padded, together
+from interp.models.encoding import (
+    NO_TOKENIZER,
+    Bos,
+    Encoded,
+    Tokens,
+    as_prompt,
+    encode,
+    mask_of,
+    padded,
+    position_ids_of,
+    together,
+)
+from interp.models.examples import batch_of
 from interp.models.pictures import pictured
 from interp.models.places import Places
 from interp.pairs import Pairs, Prompt
@@ -256,7 +268,7 @@ class Reading:
         if like is None or array.ndim == like.ndim - 1:
             return array, False
         if array.ndim == like.ndim:
-            alone = array.shape[0] == 1 and like.shape[0] == _batch(self.example)
+            alone = array.shape[0] == 1 and like.shape[0] == batch_of(self.example)
             return (array[0], False) if alone else (array, True)
         raise InputError(
             f"inputs={{{name!r}: …}} has shape {tuple(array.shape)}; one example's has {like.ndim - 1} axes, such as "
@@ -291,18 +303,3 @@ def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", 
 
 def _places(tokens: Tokens) -> Places:
     return Places(mask=tokens.mask, roles=tokens.roles, strings=tokens.strings)
-
-
-def mask_of(argument: str) -> str:
-    """What the forward calls the mask of an argument of token ids."""
-    return argument.removesuffix("input_ids") + "attention_mask"
-
-
-def position_ids_of(argument: str) -> str:
-    """What it calls their position ids."""
-    return argument.removesuffix("input_ids") + "position_ids"
-
-
-def _batch(example: Mapping[str, Tensor]) -> int:
-    sizes = [len(tensor) for tensor in example.values() if tensor.ndim]
-    return max(set(sizes), key=sizes.count)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from interp import kernels
 from interp.models.encoding import Tokens
+from interp.models.examples import text_config
 from interp.models.hooks import Forward, Hooks, Left, leave, standing_in
 from interp.models.maps import in_out
 from interp.models.taps import Flat, first_tensor, output_tensor, with_first
@@ -274,8 +275,7 @@ class Stack:
     @property
     def softcap(self) -> float | None:
         """The cap c that the model's config puts on logits: c · tanh(logits / c)."""
-        config: Any = getattr(self.module, "config", None)
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        text = text_config(getattr(self.module, "config", None))
         return getattr(text, "final_logit_softcapping", None)
 
     @property

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from interp import kernels
 from interp.errors import ProbeError
 from interp.models.anatomy import Anatomy
+from interp.models.anatomy.choose import rounding
 from interp.models.encoding import Tokens
 from interp.models.hooks import Hooks
 from interp.models.maps import applied, in_out
@@ -98,8 +99,7 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
             _linear(module.get_submodule(path), path, *(found[Site(side, path=path)] for side in ("input", "output")))
         stream = [*(found[site] for site in pre), found[post]]
         rows = torch.tensor([2, 0, 1, 2], device=tokens.mask.device)
-        half = next(module.parameters()).dtype in (torch.float16, torch.bfloat16)
-        compare = _Compare(5e-2 if half else 1e-4, tokens.mask[rows])
+        compare = _Compare(rounding(next(module.parameters()).dtype), tokens.mask[rows])
         for start in (0, _START) if stack.resumes else (0,):
             call = stack.arguments(tokens, start, before)
             for layer in layers:
@@ -130,8 +130,7 @@ def _linear(output: nn.Module, path: str, x: Tensor, y: Tensor) -> None:
     expected = y - y.roll(1, 0)
     got = applied(output, x - x.roll(1, 0))
     deviation = float((got - expected).float().abs().max()) / max(1e-6, float(y.float().abs().max()))
-    tolerance = 5e-2 if y.dtype in (torch.float16, torch.bfloat16) else 1e-4
-    if not deviation <= tolerance:
+    if not deviation <= rounding(y.dtype):
         raise ProbeError(f"{path} is not a linear map: a change of what it takes moves what it gives, off by {deviation:.1e}")
 
 

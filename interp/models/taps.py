@@ -196,17 +196,6 @@ class Own:
 
 
 @dataclass(frozen=True)
-class FeatureMap:
-    """The channels of an image as positions, row by row: ``[example, channel, row, column]`` is seen."""
-
-    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position d_model"]:
-        return rearrange(seen, "example channel row column -> example (row column) channel")
-
-    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
-        return rearrange(new, "example (row column) channel -> example channel row column", row=seen.shape[-2])
-
-
-@dataclass(frozen=True)
 class Named:
     """A tensor whose axes the user named, as they lie: one holds the examples, one what is at a position, the others positions.
 
@@ -260,7 +249,7 @@ class Named:
 
 
 IMAGE = Named(("example", "channel", "row", "column"), "channel")
-"""How a feature map lies."""
+"""How a feature map lies: its pixels are positions, row by row, with the channels of each."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp.doctor import architectures
+from interp.doctor.sweeps import DERIVED, prompt_of
 from interp.models import Model, load
-from interp.pairs import Pair, Pairs, Prompt
+from interp.pairs import Pair, Pairs
 
 OTHERS = ("t5", "bart", "whisper", "vit", "dinov2", "resnet", "swin", "clip", "siglip", "blip", "llava", "qwen2-vl")
 """Architectures that read more than one text, or none."""
@@ -31,7 +31,7 @@ def pairs(tested: Model, seed: int, examples: int = 2, *, differ: Collection[str
         differ: arguments of the forward in which the two prompts of a pair differ; all of them by default.
     """
     generator = torch.Generator().manual_seed(seed)
-    names = [name for name in tested.example if not name.endswith(("mask", "position_ids", "type_ids"))]
+    names = [name for name in tested.example if not name.endswith(DERIVED)]
     items = []
     for number in range(examples):
         clean = {name: _draw(tested, name, generator) for name in names}
@@ -39,7 +39,7 @@ def pairs(tested: Model, seed: int, examples: int = 2, *, differ: Collection[str
         corrupted = {name: other[name] if differ is None or name in differ else clean[name] for name in names}
         n = tested.anatomy.outputs
         answers = ((number % n,), ((number + 1) % n,)) if n > 1 else ((0,), ())
-        items.append(Pair(_prompt(clean), _prompt(corrupted), *answers))
+        items.append(Pair(prompt_of(clean), prompt_of(corrupted), *answers))
     return Pairs(tuple(items))
 
 
@@ -53,9 +53,3 @@ def _draw(tested: Model, name: str, generator: torch.Generator) -> Tensor:
         return own
     ids = torch.randint(4, 90, own.shape, generator=generator)
     return ids if tested.reading.image is None else torch.where(own == tested.reading.image, own, ids)
-
-
-def _prompt(drawn: dict[str, Tensor]) -> Prompt:
-    words = {"input_ids": "text", "decoder_input_ids": "target"}
-    given: dict[str, Any] = {words[name]: tuple(drawn[name].tolist()) for name in words if name in drawn}
-    return Prompt(inputs={name: tensor for name, tensor in drawn.items() if name not in words}, **given)

@@ -15,16 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from interp import axes
 from interp.errors import LoadError
 from interp.models.anatomy import roles
-from interp.models.anatomy.choose import Block, Chooser
+from interp.models.anatomy.choose import Block, Chooser, rounding
 from interp.models.anatomy.record import Seen, Shapes, record, shapes
 from interp.models.anatomy.stacks import Found, child, stacks
-from interp.models.taps import IMAGE, FeatureMap, Flat, Half, Layout, Named, Own, Pooled, Shared, Tap, Whole
+from interp.models.examples import batch_of
+from interp.models.taps import IMAGE, Flat, Half, Layout, Named, Own, Pooled, Shared, Tap, Whole
 from interp.sites import COMPONENTS, MAIN, Site
 
 __all__ = ["Anatomy", "Repeated", "Stream"]
@@ -199,7 +199,7 @@ class Anatomy:
         shape = self.shapes.get((tap.path, tap.event))
         if isinstance(tap.layout, Named):
             return None if not shape else shape[tap.layout.names.index(tap.layout.unit)]
-        return None if not shape else shape[1] if isinstance(tap.layout, FeatureMap) else shape[-1]
+        return shape[-1] if shape else None
 
     def with_axes(self, axes: Mapping[str, str]) -> Anatomy:
         """The same anatomy with names for the axes of some modules, by path, or by path and side.
@@ -247,7 +247,7 @@ class Anatomy:
             return None
         if isinstance(tap.layout, Pooled | Own):
             return 1
-        if isinstance(tap.layout, FeatureMap | Named):
+        if isinstance(tap.layout, Named):
             return math.prod(self.lattice(site, shapes).values())
         if isinstance(tap.layout, Shared):
             return shape[-2]
@@ -258,7 +258,7 @@ class Anatomy:
     def lattice(self, site: Site, shapes: Shapes | None = None) -> dict[str, int]:
         """The axes that the positions of a site run along, where there are names for them, with their sizes."""
         tap, shapes = self.tap(site.at(half=None)), self.shapes if shapes is None else shapes
-        layout = IMAGE if isinstance(tap.layout, FeatureMap) else tap.layout
+        layout = tap.layout
         shape = shapes.get((tap.path, tap.event), ())
         if not isinstance(layout, Named) or len(shape) != len(layout.names):
             return {}
@@ -283,7 +283,7 @@ class Anatomy:
         if site.path is not None:
             return next((name for name in self.streams if self.block_of(site.path, name) is not None), None)
         if site.name == "logits":
-            return None if isinstance(self.taps[site].layout, Pooled | Own | FeatureMap) or not self.main.reads else MAIN
+            return None if isinstance(self.taps[site].layout, Pooled | Own | Named) or not self.main.reads else MAIN
         if axes.POSITION not in site.axes or (attended and site.name.startswith("cross_")):
             return self.streams[site.stream].attends
         return site.stream
@@ -303,15 +303,14 @@ class _Dissection:
     def __init__(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         self.module: Any = module
         self.inputs = inputs
-        self.batch = _batch(inputs)
+        self.batch = batch_of(inputs)
         self.taps: dict[Site, Tap] = {}
 
     def anatomy(self) -> Anatomy:
         guesses = stacks(self.module)
         seen = self._seen(guesses)
         found = stacks(self.module, seen.order)
-        half = next(self.module.parameters()).dtype in (torch.float16, torch.bfloat16)
-        chooser = Chooser(self.module, seen, self.batch, 5e-2 if half else 1e-4)
+        chooser = Chooser(self.module, seen, self.batch, rounding(next(self.module.parameters()).dtype))
         streams = {stack.name: self._stream(stack, [chooser.block(path) for path in stack.blocks]) for stack in found}
         streams = {name: self._entered(stream, seen) for name, stream in streams.items()}
         streams = {name: replace(stream, attends=self._attended(stream, streams, seen)) for name, stream in streams.items()}
@@ -327,7 +326,7 @@ class _Dissection:
 
     def _plain(self, seen: Seen, streams: Iterable[Stream]) -> dict[tuple[str, str], Tap]:
         """Taps of modules that see one vector an example, an image, or the tokens of all examples in one axis."""
-        layouts: dict[int, Layout] = {2: Pooled(), 4: FeatureMap()}
+        layouts: dict[int, Layout] = {2: Pooled(), 4: IMAGE}
         around = [(f"{path}.", path, self.batch * (stream.positions or 0)) for stream in streams for path in stream.blocks]
         found = {}
         for (path, side), shape in seen.shapes.items():
@@ -436,7 +435,7 @@ class _Dissection:
         shape = seen.shapes.get((path, "output"), ())
         if shape == (self.batch, self.batch) and self._compares(path):
             return Tap(path, "output", Own())
-        layouts: dict[int, Layout] = {2: Pooled(), 4: FeatureMap()}
+        layouts: dict[int, Layout] = {2: Pooled(), 4: IMAGE}
         return Tap(path, "output", layouts.get(len(shape), Whole()))
 
     def _compares(self, path: str) -> bool:
@@ -449,7 +448,7 @@ class _Dissection:
         """An embedding: of every example's own tokens, of all of them in one axis, or one for all examples."""
         copied = path in seen.overwritten
         if out.ndim == 4:
-            return Tap(path, "output", FeatureMap(), copied=copied)
+            return Tap(path, "output", IMAGE, copied=copied)
         if out.ndim == 3 and len(out) == self.batch:
             return Tap(path, "output", copied=copied)
         layout: Layout = Flat() if out.numel() == stream.numel() else Shared()
@@ -490,9 +489,3 @@ class _Dissection:
             if near:
                 return f"{path}.{near[0]}" if path else near[0]
         return None
-
-
-def _batch(inputs: Mapping[str, Tensor]) -> int:
-    """How many examples there are: what most arguments have first."""
-    sizes = [len(tensor) for tensor in inputs.values() if tensor.ndim]
-    return max(set(sizes), key=sizes.count)

@@ -22,7 +22,7 @@ from interp.models.anatomy import roles
 from interp.models.anatomy.record import Seen
 from interp.models.anatomy.stacks import child, has
 from interp.models.maps import is_map
-from interp.models.taps import Call, Experts, FeatureMap, Flat, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
+from interp.models.taps import IMAGE, Call, Experts, Flat, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
 
 Order = str
 """How a block's parts follow each other: ``"sequential"``, ``"parallel"``, or ``"unknown"``."""
@@ -46,6 +46,11 @@ class Block:
     """A module whose input has the examples in front: the block, or the model where the block's has not."""
     norms: dict[str, str] = field(default_factory=dict)
     """Path of the norm of the whole stream that follows the sum with ``"attn_out"``, ``"cross_out"`` or ``"mlp_out"``."""
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """By how much a law may be missed in a dtype, relative to the largest number."""
+    return 5e-2 if dtype in (torch.float16, torch.bfloat16) else 1e-4
 
 
 class _Sum(NamedTuple):
@@ -433,7 +438,7 @@ class Chooser:
         if seen is None or seen.ndim == 3:
             return Tap(path, event, layout)
         if seen.ndim == 4 and seen.shape[1] != 1:
-            return Tap(path, event, FeatureMap())
+            return Tap(path, event, IMAGE)
         tap = Tap(path, event, Flat(layout), within=block.within)
         self.flat[path, event] = replace(tap, layout=Flat())
         return tap

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from interp.models.anatomy import Anatomy, Repeated, Stream
 from interp.models.anatomy.record import Shapes
-from interp.models.taps import FeatureMap, Tap
+from interp.models.taps import IMAGE, Tap
 from interp.sites import MAIN, Site
 
 
@@ -23,7 +23,7 @@ def composed(parts: Mapping[str, Anatomy], names: Mapping[str, str], repeated: M
         repeated: how one pass of the whole calls its parts.
     """
     streams: dict[str, Stream] = {}
-    taps: dict[Site, Tap] = {Site("logits"): Tap("", "output", FeatureMap())}
+    taps: dict[Site, Tap] = {Site("logits"): Tap("", "output", IMAGE)}
     modules: dict[tuple[str, str], Tap] = {}
     shapes: Shapes = {}
     for path, anatomy in parts.items():
