@@ -65,10 +65,19 @@ class Edits:
         """The writes of all rows at all sites."""
         return {site: self.write(site) for site in self._parts}
 
-    def write(self, site: Site, first: int = 0, stop: int | None = None, column: int = 0, *, own: bool = False) -> Write:
-        """The write at one site of a tensor that holds rows ``first`` to ``stop`` and columns from ``column`` on.
+    def write(
+        self,
+        site: Site,
+        first: int = 0,
+        stop: int | None = None,
+        column: int = 0,
+        *,
+        until: int | None = None,
+        own: bool = False,
+    ) -> Write:
+        """The write at one site of a tensor that holds rows ``first`` to ``stop`` and columns ``column`` to ``until``.
 
-        Columns before that are left out: whoever holds them back knows that nothing happens there.
+        Other columns are left out: whoever holds them back knows that nothing happens there, or has them elsewhere.
 
         Args:
             own: leave out what is given, because the tensor has it already.
@@ -77,7 +86,7 @@ class Edits:
         for part in self._parts[site]:
             if _within(part, first, stop, own):
                 groups[_key(part.place)].append(part)
-        made = [_group(parts, first, column) for _, parts in sorted(groups.items(), key=lambda item: item[0][0])]
+        made = [_group(parts, first, column, until) for _, parts in sorted(groups.items(), key=lambda item: item[0][0])]
 
         def write(h: Tensor) -> Tensor:
             h = h.clone()
@@ -142,12 +151,13 @@ class _Group:
         seen[self.at] = (new[:, 0] if scalar else new).to(seen.dtype)
 
 
-def _group(parts: list[_Part], first: int, column: int) -> _Group:
+def _group(parts: list[_Part], first: int, column: int, until: int | None) -> _Group:
     example_of = parts[0].place
     row, at, index, source, attended = [], [], [], [], []
     for place, rows, examples in parts:
         columns = place.columns[examples]
-        kept, slot = (columns >= column).nonzero(as_tuple=True) if column else (columns >= 0).nonzero(as_tuple=True)
+        there = columns >= column if until is None else (columns >= column) & (columns < until)
+        kept, slot = there.nonzero(as_tuple=True)
         row.append(kept + (rows.start - first))
         at.append(columns[kept, slot] - column)
         if place.index is not None:
@@ -157,7 +167,10 @@ def _group(parts: list[_Part], first: int, column: int) -> _Group:
         if place.attended is not None:
             attended.append(place.attended[examples[kept]])
     where = (torch.cat(row), torch.cat(at), *((torch.cat(index),) if index else ()))
-    return _Group(example_of, where, torch.cat(source) if source else None, torch.cat(attended) if attended else None)
+    s, real = torch.cat(source) if source else None, torch.cat(attended) if attended else None
+    if real is not None and not example_of.tensor.name.startswith("cross_"):  # nothing behind the last column is attended to
+        s, real = None if s is None else s[..., :until], real[..., :until]
+    return _Group(example_of, where, s, real)
 
 
 def within(place: Place, seen: Tensor) -> None:

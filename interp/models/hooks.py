@@ -14,7 +14,7 @@ windows and soft-capping are the model's own.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
@@ -29,9 +29,11 @@ from interp.errors import ShapeMismatchError, SiteNotFiredError
 from interp.models.taps import (
     Call,
     Flat,
+    Reads,
     Tap,
     Units,
     Write,
+    at_positions,
     chosen,
     dense,
     first_tensor,
@@ -64,7 +66,8 @@ class Hooks:
     Args:
         module: the model; never moved, cast or rewired.
         taps: where each site is seen.
-        reads: sites whose tensors are kept in :attr:`found`, as they are after the writes.
+        reads: sites whose tensors are kept in :attr:`found`, as they are after the writes; in a mapping, those with positions
+            at these alone (:func:`interp.models.taps.at_positions`).
         writes: sites whose tensors are changed, each by a function of the whole tensor.
     """
 
@@ -72,11 +75,11 @@ class Hooks:
         self,
         module: nn.Module,
         taps: Mapping[Site, Tap],
-        reads: Collection[Site] = (),
+        reads: Reads = (),
         writes: Mapping[Site, Write] | None = None,
     ) -> None:
         self.module, self.taps, self.writes = module, taps, dict(writes or {})
-        self.reads = frozenset(reads)
+        self.reads: Mapping[Site, Tensor | None] = reads if isinstance(reads, Mapping) else dict.fromkeys(reads)
         self.found: dict[Site, Tensor] = {}
         self.fired: Counter[Site] = Counter()
         self._written: dict[Site, Tensor] = {}
@@ -175,7 +178,8 @@ class Hooks:
                 tap = self.taps[site]
                 # What was written is read as it was written: a head's result is no part of the tensor that is seen.
                 value = self._written[site] if site in self._written else tap.layout.read(seen, self._called(tap, call))
-                self.found[site] = value.clone() if tap.in_place or tap.copied else value
+                part = at_positions(site, value, self.reads[site])
+                self.found[site] = part.clone() if part is value and (tap.in_place or tap.copied) else part
         return seen
 
     def _called(self, tap: Tap, call: Call | None) -> Call | None:

@@ -32,7 +32,7 @@ from interp.models.placement import devices
 from interp.models.places import Places
 from interp.models.prompting import Placing, reading_of, refuse_strange
 from interp.models.stack import Stack
-from interp.models.taps import Tap, Write
+from interp.models.taps import Reads, Tap, Write
 from interp.models.unpadded import unpadded
 from interp.pairs import Pairs, Prompt
 from interp.protocols import Tokenizer
@@ -54,8 +54,10 @@ class Probe:
 class Backend(Protocol):
     """What runs a forward pass. The one method that a backend implements."""
 
-    def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
+    def run(self, inputs: Mapping[str, Tensor], reads: Reads, writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
         """One forward pass; returns every site of ``reads``, in the axes that it declares, after the writes.
+
+        Of those that a mapping gives positions for, these alone are kept.
 
         What is returned may be a view or a copy of what the model goes on with: a gradient with respect to a site is taken with
         respect to an offset of zero that a write adds to it, not with respect to the tensor read.
@@ -82,7 +84,7 @@ class TorchHooks:
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
+    def run(self, inputs: Mapping[str, Tensor], reads: Reads, writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
         taps = {site: self.model.anatomy.tap(site) for site in (*reads, *writes)}
         with Hooks(self.model.module, taps, reads, writes) as hooks, suppress(Left):
             self.model.module(**inputs)

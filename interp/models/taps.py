@@ -11,20 +11,37 @@ and puts a changed value back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp import axes
 from interp.errors import LoadError, ShapeMismatchError
 from interp.models.maps import per_head
+from interp.sites import Site
 
 Write = Callable[[Tensor], Tensor]
 """A whole site's tensor, in its canonical axes, to its changed value of the same shape."""
+
+Reads = Collection[Site] | Mapping[Site, Int[Tensor, " position"] | None]
+"""Sites to keep: whole, or at ascending positions alone where a mapping gives them."""
+
+
+def at_positions(site: Site, tensor: Tensor, positions: Int[Tensor, " position"] | None) -> Tensor:
+    """A site's tensor, in its canonical axes, at some positions alone; the tensor itself where none are given.
+
+    >>> at_positions(Site("z", layer=0), torch.arange(6).reshape(1, 6, 1, 1), torch.tensor([1, 4])).flatten().tolist()
+    [1, 4]
+    """
+    if positions is None:
+        return tensor
+    axis = site.axes.index(axes.POSITION) if tensor.ndim == len(site.axes) else 1
+    return tensor.index_select(axis, positions.to(tensor.device))
 
 
 class Call(NamedTuple):

@@ -52,6 +52,19 @@ def logits(model: Model) -> Tensor:
 
 
 @torch.no_grad()
+def test_a_read_keeps_the_positions_that_it_is_asked_for(model: Model) -> None:
+    """Along each site's own axis of positions: patterns have theirs behind the heads."""
+    sites = [s for s in model.sites() if "position" in s.axes]
+    with eager_attention(model.module):
+        whole = run(model, sites)
+        some = model.backend.run(INPUTS, reads={s: torch.tensor([1, 4]) for s in sites}, writes={})
+    for site in sites:
+        axis = site.axes.index("position")
+        assert torch.equal(some[site], torch.stack([whole[site].select(axis, i) for i in (1, 4)], axis)), site
+        assert some[site].untyped_storage().data_ptr() != whole[site].untyped_storage().data_ptr()
+
+
+@torch.no_grad()
 def test_reading_changes_nothing_to_the_bit(model: Model) -> None:
     """Under the model's own attention all sites but scores and pattern, under eager all of them."""
     quiet = [s for s in model.sites() if s.name not in ("scores", "pattern")]

@@ -27,7 +27,7 @@ from interp.errors import SiteNotFiredError
 from interp.models.backends.nnsight_program import Place, traced
 from interp.models.hooks import Hooks, _order, standing_in
 from interp.models.model import Model, Peer
-from interp.models.taps import Write
+from interp.models.taps import Reads, Write
 from interp.sites import Site
 
 
@@ -44,7 +44,7 @@ class NNsightTraces:
         self.wrapper = _Wrapper(model.module)
         model.anatomy = model.anatomy.without(self._hidden())
 
-    def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
+    def run(self, inputs: Mapping[str, Tensor], reads: Reads, writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
         visits = Hooks(nn.Identity(), {site: self.model.anatomy.tap(site) for site in (*reads, *writes)}, reads, writes)
         with self.wrapper.installed():
             try:

@@ -13,7 +13,7 @@ hundred requests; ``interp.models.probe.probe(model)`` makes it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pickle import PicklingError
 from typing import Any
 
@@ -32,7 +32,7 @@ from interp.models.backends.nnsight_program import traced
 from interp.models.encoding import Bos
 from interp.models.hooks import Hooks
 from interp.models.model import Model, Peer
-from interp.models.taps import Write
+from interp.models.taps import Reads, Write
 from interp.models.twin import anatomy, twin
 from interp.protocols import Tokenizer
 from interp.sites import Site
@@ -100,7 +100,7 @@ class NDIF:
         inside = [site for site, tap in model.anatomy.taps.items() if tap.event in ("scores", "pattern")]
         model.anatomy = model.anatomy.without(dict.fromkeys(inside, why))
 
-    def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
+    def run(self, inputs: Mapping[str, Tensor], reads: Reads, writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
         if torch.is_grad_enabled():
             raise GradientError("what comes back from the NDIF service has no gradients; run it inside torch.no_grad()")
         taps = {site: self.model.anatomy.tap(site) for site in (*reads, *writes)}

@@ -12,7 +12,7 @@ fire is found by one forward pass; what they hold is held to the same laws as ev
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from interp.errors import LoadError
 from interp.models.backends.bridge_anatomy import anatomy
 from interp.models.backends.bridge_hooks import PointHooks, called
 from interp.models.model import Model, Peer
-from interp.models.taps import Write
+from interp.models.taps import Reads, Write
 from interp.protocols import Tokenizer
 from interp.sites import Site
 
@@ -32,7 +32,7 @@ class TransformerLens:
     def __init__(self, model: Model) -> None:
         self.model = model
 
-    def run(self, inputs: Mapping[str, Tensor], reads: Collection[Site], writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
+    def run(self, inputs: Mapping[str, Tensor], reads: Reads, writes: Mapping[Site, Write]) -> dict[Site, Tensor]:
         taps = {site: self.model.anatomy.tap(site) for site in (*reads, *writes)}
         with PointHooks(self.model.module, taps, reads, writes) as hooks:
             called(self.model.module, inputs)
