@@ -171,7 +171,7 @@ def _passes(prepared: Prepared) -> _Found:
 
         def run(chunk: slice) -> tuple[Tensor, Tensor]:
             examples = everyone[chunk]
-            given = None if runs.given is None else runs.given(examples)
+            given = None if runs.given is None else runs.given(examples).writes()
             found = slopes(model, reader, runs.base.take(chunk), examples, cells.sites, reference, given)
             with torch.no_grad():
                 return found.value, cells.moved(examples, found)

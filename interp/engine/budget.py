@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
+from interp.engine.pieces import divided
 from interp.engine.readout import Reader
 from interp.kernels.readout_torch import FEWEST, SHARE
 from interp.models import Model
@@ -48,6 +49,8 @@ class Budget:
         sizes, itemsize = model.sizes, model.dtype.itemsize
         d_model, d_head = sizes.get("d_model", 1024), sizes.get("d_head", 64)
         keys = 2 * sizes.get("kv_head", sizes.get("head", 1)) * d_head
+        self.keys = keys * itemsize
+        """Bytes that a position's keys and values take in one layer."""
         of_token = 8 * d_model + 3 * sizes.get("unit", 0) + 2 * keys + 3 * sizes.get("head", 0) * columns
         vocabulary = model.anatomy.outputs
         kept = reader.keep if reader.keep is not None else columns
@@ -74,10 +77,19 @@ class Budget:
         Args:
             share: rows that one of them brings into the pass, itself and those that it leaves.
         """
-        fits = int(self.bytes / (self.seen * (columns * self.token + self.row)))
+        fits = int(self.bytes / (self.seen * self.taken(columns)))
         if self.model.device.type == "cpu":
-            fits = min(fits, _CPU_TOKENS // columns)
+            fits = min(fits, _CPU_TOKENS // self._at_once(columns))
         return max(1, self._limited(fits) // share)
+
+    def taken(self, columns: int) -> int:
+        """Bytes of a row that carries so many positions, in pieces where they are many."""
+        at_once = self._at_once(columns)
+        carried = columns * self.keys * self.model.sizes.get("layer", 1) if at_once < columns else 0
+        return at_once * self.token + carried + self.row
+
+    def _at_once(self, columns: int) -> int:
+        return max(map(len, divided(self.model, range(columns))))
 
     def whole_rows(self) -> int:
         """Most rows of a whole forward pass."""
@@ -100,7 +112,7 @@ class Budget:
         torch.cuda.reset_peak_memory_stats(self.model.device)
         yield
         taken = torch.cuda.max_memory_allocated(self.model.device) - before
-        self.seen = max(0.1, taken / (rows * (columns * self.token + self.row)))
+        self.seen = max(0.1, taken / (rows * self.taken(columns)))
 
 
 def _readout(reader: Reader, vocabulary: int, d_model: int) -> int:

@@ -165,8 +165,9 @@ def fill(cells: Sequence[Cell], runs: Runs, known: Sequence[Cell] = ()) -> list[
         PositionError, ShapeMismatchError, UnequalLengthsError: source and target do not fit.
     """
     values: dict[int, Values | None] = {id(place.change): place.values for cell in known for place in cell.places}
-    runs.want([place.change for cell in cells for place in cell.places if id(place.change) not in values])
     sources = Sources(runs)
+    for change in (place.change for cell in cells for place in cell.places if id(place.change) not in values):
+        sources.want(change)
 
     def valued(place: Place) -> Place:
         key = id(place.change)

@@ -53,7 +53,11 @@ class _Part:
 
     def base(self, site: Site, column: int) -> Tensor:
         """The base run's tensor at a site, from a column on."""
-        return self.shard.found[site][self.examples, column:]
+        return self.shard.base(site, self.from_(column))[self.examples]
+
+    def from_(self, column: int) -> range:
+        """A column and those behind it."""
+        return range(column, self.shard.tokens.width)
 
 
 class EdgeRows:
@@ -82,10 +86,11 @@ class EdgeRows:
         runs, n = self.runs, len(self.runs.base)
         columns = runs.base.width
         per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * columns * self.model.dtype.itemsize
-        runs.keep(self._sites(), columns, self.budget, besides=per_sender)
+        runs.keep(self._sites(), range(columns), self.budget, besides=per_sender)
         placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs)
         self.places = {cell.places[0].change: cell.places[0] for cell in placed}
-        runs.want(self.places)
+        for change in self.places:
+            self.sources.want(change)
         first = torch.stack([place.first for place in self.places.values()]).amin(0)
         reference = runs.reference
         value = torch.zeros(len(self.reader.metrics), self.cells + 1, n, dtype=self.reader.dtype, device=self.model.device)
@@ -120,7 +125,7 @@ class EdgeRows:
 
     def _moved(self, shard: Shard) -> Tensor:
         """How the stream would change if each writer wrote what the source says; a last one changes nothing."""
-        base = shard.found[next(iter(shard.found))]
+        base = next(iter(shard.found.values())).tensor
         width = self.model.sizes["d_model"]
         moved = torch.zeros(
             len(self.writers) + 1, len(shard.examples), shard.tokens.width, width, dtype=base.dtype, device=base.device
@@ -140,7 +145,7 @@ class EdgeRows:
         assert values is not None
         own = place.columns[shard.examples]
         example, slot = (own >= 0).nonzero(as_tuple=True)
-        base = shard.found[place.tensor]
+        base = shard.found[place.tensor].tensor
         difference = torch.zeros_like(base)
         column = own[example, slot]
         here = base[example, column]
@@ -156,7 +161,7 @@ class EdgeRows:
         tap, path = self.anatomy.taps.get(Site("attn_out", layer=sender.layer)), self.anatomy.attention[sender.layer]
         if tap is None or f"{tap.path}.".startswith(f"{path}."):
             return moved
-        norm, given = self.model.module.get_submodule(tap.path), shard.found[Site("output", path=path)]
+        norm, given = self.model.module.get_submodule(tap.path), shard.found[Site("output", path=path)].tensor
         return norm(given + moved) - norm(given)
 
     def _w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
@@ -189,7 +194,7 @@ class EdgeRows:
                 hidden = self._at_mlp(part, layer, senders)
             rows = part.examples.repeat(len(numbers))
             for following in range(layer + 1, len(self.stack)):
-                hidden = through(part.shard, following, hidden, rows, part.start, part.tail)
+                hidden = through(part.shard, following, hidden, rows, part.from_(part.start), part.tail)
             found = readout(self.reader, part.shard, hidden, examples.repeat(len(numbers)), part.tail, reference)
             value[:, numbers[:, None], examples] = rearrange(found, "metric (cell example) -> metric cell example", example=n)
 
@@ -211,7 +216,8 @@ class EdgeRows:
         if tap is not None and tap.path.startswith(f"{path}."):  # attention adds to the stream itself
             given = given + moved.flatten(0, 1)
         rows = part.examples.repeat(len(senders))
-        return self.stack.run(layer, stream, part.shard.arguments(column), rows, attention=given) - moved.flatten(0, 1)
+        left = self.stack.run(layer, stream, part.shard.arguments(part.from_(column)), rows, attention=given)
+        return left - moved.flatten(0, 1)
 
     def _at_heads(self, part: _Part, site: Site, senders: Tensor, heads: Tensor) -> Tensor:
         """One run of attention a writer gives every head's output with that writer changed; each row takes one head's."""
@@ -231,7 +237,7 @@ class EdgeRows:
             outputs[of] += torch.einsum("cephd,hdm->cepm", moved[which[of]][:, :, :, served], w_o[served])
         stream = part.base(Site("resid_pre", layer=layer), column).expand(len(senders), -1, -1, -1).flatten(0, 1)
         rows = part.examples.repeat(len(senders))
-        return self.stack.run(layer, stream, part.shard.arguments(column), rows, attention=outputs.flatten(0, 1))
+        return self.stack.run(layer, stream, part.shard.arguments(part.from_(column)), rows, attention=outputs.flatten(0, 1))
 
     def _heads_reading(self, part: _Part, site: Site, senders: Tensor) -> Float[Tensor, "sender example position head d_head"]:
         """Z of every head when all of them see a writer changed in one slot and the base in the other two."""
@@ -245,7 +251,7 @@ class EdgeRows:
         writes = {other: partial(_instead, tensor) for other, tensor in repeated.items()}
         hooks = Hooks(self.model.module, {s: taps[s] for s in (z, *others)}, [z], writes)
         output = self.model.module.get_submodule(self.anatomy.w_o[layer])
-        self.stack.heads(layer, stream, part.shard.arguments(part.start), rows, hooks, output)
+        self.stack.heads(layer, stream, part.shard.arguments(part.from_(part.start)), rows, hooks, output)
         return rearrange(hooks.found[z], "(s e) p h d -> s e p h d", s=len(senders))
 
 

@@ -61,9 +61,21 @@ class Edits:
         """
         return [site for site, parts in self._parts.items() if any(_within(part, first, stop, own) for part in parts)]
 
-    def writes(self) -> dict[Site, Write]:
-        """The writes of all rows at all sites."""
-        return {site: self.write(site) for site in self._parts}
+    @property
+    def places(self) -> list[Place]:
+        """Every change of every row."""
+        return [part.place for parts in self._parts.values() for part in parts]
+
+    def writes(self, columns: range | None = None) -> dict[Site, Write]:
+        """The writes of all rows at all sites.
+
+        Args:
+            columns: those of the tensors, where they are not all; sites at which nothing is changed there are left out.
+        """
+        if columns is None:
+            return {site: self.write(site) for site in self._parts}
+        sites = [site for site, parts in self._parts.items() if any(_meets(part, columns) for part in parts)]
+        return {site: self.write(site, column=columns.start, until=columns.stop) for site in sites}
 
     def write(
         self,
@@ -115,6 +127,11 @@ def same(part: object) -> Hashable:
 
 def _within(part: _Part, first: int, stop: int | None, own: bool) -> bool:
     return part.rows.start >= first and (stop is None or part.rows.stop <= stop) and not (own and part.place.given)
+
+
+def _meets(part: _Part, columns: range) -> bool:
+    at = part.place.columns[part.examples]
+    return bool(((at >= columns.start) & (at < columns.stop)).any())
 
 
 def _key(place: Place) -> _Key:

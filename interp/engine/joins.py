@@ -52,6 +52,11 @@ def refused(model: Model) -> str:
     return ""
 
 
+def resumes(model: Model) -> bool:
+    """Whether a row can begin behind positions whose keys and values are known, which no later one changes."""
+    return model.causal and model.stack is not None and model.stack.resumes
+
+
 def join(model: Model, intervention: Intervention, given: Intervention | None = None) -> int | str:
     """The depth at which an intervention's rows begin, or the reason why they cannot be resumed between blocks.
 

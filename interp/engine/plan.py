@@ -168,7 +168,7 @@ class _Planning:
         p, costs = self.p, self.costs
         rows, depths = self.rows[resumed], self.depths[resumed]
         first = torch.stack([cell.first for cell in p.cells])[rows[:, 0], rows[:, 1]]
-        per = bytes_an_example(p.model, p.resumed, self.columns)
+        per = bytes_an_example(p.model, p.resumed, p.carried)
         size = p.budget.examples(per)
         self.shards = -(-len(p.encoded) // size)
         read = p.reader.positions_of(p.runs.base)
@@ -187,7 +187,7 @@ class _Planning:
                 for part in asked.split(p.budget.rows(carried, lines.share(asked))):
                     run = lines.complete(part)
                     passes, most = passes + 1, max(most, len(run.rows))
-                    peak = max(peak, len(run.rows) * (carried * p.budget.token + p.budget.row))
+                    peak = max(peak, len(run.rows) * p.budget.taken(carried))
                     values, counts = run.depths.unique(return_counts=True)
                     # Rows that run the last block beside one that is changed inside it run it at all carried positions.
                     whole = bool(in_last[run.rows[run.depths <= runs_last, 0]].any())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,7 +15,7 @@ from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
 from interp.engine.forks import Forks, forked
-from interp.engine.joins import NEVER, join, needed, refused
+from interp.engine.joins import NEVER, join, needed, refused, resumes
 from interp.engine.lines import Lines
 from interp.engine.precision import Precision
 from interp.engine.readout import Reader
@@ -84,6 +84,15 @@ class Prepared:
     def lines(self) -> Lines:
         """Which cells leave which, and where."""
         return Lines(self.parents, self.depths)
+
+    @property
+    def carried(self) -> range:
+        """From the first column at which a row can begin to the last."""
+        width = self.encoded.clean.width
+        if not resumes(self.model):
+            return range(width)
+        read = int(self.reader.positions_of(self.runs.base).min())
+        return range(min(read, *(int(cell.first.min()) for cell in self.cells)), width)
 
     @property
     def resumed(self) -> set[Site]:
@@ -171,13 +180,12 @@ def start(prepared: Prepared) -> list[Cell]:
     known = fill([given], runs) if given is not None else []
     if given is not None:
 
-        def writes(examples: Tensor) -> Any:
-            return Edits(known, torch.stack([torch.zeros_like(examples), examples], dim=-1)).writes()
+        def edits(examples: Tensor) -> Edits:
+            return Edits(known, torch.stack([torch.zeros_like(examples), examples], dim=-1))
 
-        runs.given = writes
+        runs.given = edits
     if bool((prepared.depths != NEVER).any()):
-        columns = prepared.encoded.clean.width
-        runs.keep(prepared.resumed, columns, prepared.budget)
+        runs.keep(prepared.resumed, prepared.carried, prepared.budget)
     return known
 
 

@@ -1,7 +1,8 @@
 """The runs of a sweep other than its rows: of the pairs' prompts, other prompts, other models; each done once.
 
-    >>> runs.want(changes)            # what their sources will ask for                          # doctest: +SKIP
-    >>> runs.read(change, change.source).shape                                              # doctest: +SKIP
+    >>> runs.want(Activation(), Site("z", layer=3), columns)                                  # doctest: +SKIP
+    >>> runs.read(Activation(), Site("z", layer=3), columns).tensor.shape                     # doctest: +SKIP
+    torch.Size([64, 2, 12, 64])
 
 The base run can be kept with its keys and values, so that rows resume from it (:mod:`interp.engine.wave`).
 """
@@ -9,8 +10,7 @@ The base run can be kept with its keys and values, so that rows resume from it (
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,29 +18,17 @@ from torch import Tensor
 
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
-from interp.engine.layout import LOGITS, canonical
+from interp.engine.prompts import Changing, Columns, Kept, Ran, forward
 from interp.engine.readout import Reader
 from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
-from interp.interventions import Activation, Change
+from interp.interventions import Activation
 from interp.models import Encoded, Model, Places, Tokens
-from interp.models.taps import Write
+from interp.models.keys_values import KeysValues
 from interp.pairs import Prompt
 from interp.sites import Site
 
-if TYPE_CHECKING:
-    from interp.models.suffix import KeysValues
-
-Writes = Callable[[Tensor], Mapping[Site, Write]]
-"""Examples of a pass to its writes."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """What one forward pass of prompts leaves."""
-
-    found: dict[Site, Tensor]
-    logits: Tensor | None
-    before: list[KeysValues] | None
+Given = Callable[[Tensor], Changing]
+"""Examples of a pass to what is changed in it."""
 
 
 class Runs:
@@ -60,17 +48,17 @@ class Runs:
             "clean": "clean",
             "corrupted": "corrupted",
         }
-        self._wanted: dict[tuple[Any, ...], set[Site]] = {}
+        self._wanted: dict[tuple[Any, ...], dict[Site, list[Columns]]] = {}
         self.prompts: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
-        self.found: dict[tuple[Any, ...], dict[Site, Tensor]] = {}
+        self.found: dict[tuple[Any, ...], dict[Site, Kept]] = {}
         self._logits: dict[tuple[Any, ...], Tensor] = {}
         self._read = {"clean"} if reader.needs_reference else set()
         """The prompts whose logits are read: clean, corrupted, base."""
         self._kept: list[KeysValues] | None = None
         self._keeping = False
         self._whole: Shard | None = None
-        self.given: Writes | None = None
-        """Changes in force on the base: a function of examples that gives the writes of a pass. Set once they are resolved."""
+        self.given: Given | None = None
+        """Changes in force on the base. Set once they are resolved."""
 
     @property
     def base(self) -> Tokens:
@@ -90,15 +78,20 @@ class Runs:
 
     # planning: say what will be needed, then run once
 
-    def want(self, changes: Collection[Change]) -> None:
-        """Announce changes whose sources will be asked for, so that each run is done once, with all its reads together."""
-        for change in changes:
-            if isinstance(change.source, Activation) and change.edit.reads_source:
-                key = self.key(change.source)
-                site = change.source.site_for(change.site)
-                self.prompts[key][0].check(site)
-                if site.tensor not in self.found.get(key, {}):
-                    self._wanted.setdefault(key, set()).add(site.tensor)
+    def want(self, source: Activation, target: Site, columns: Columns = None) -> None:
+        """Announce what will be asked for, so that each run is done once, with all its reads together.
+
+        Args:
+            target: the site that is changed.
+            columns: of the source's prompts, in any order; −1 is none.
+        """
+        key, site = self.key(source), source.site_for(target)
+        self.prompts[key][0].check(site)
+        kept = self.found.get(key, {}).get(site.tensor)
+        if kept is None or not kept.has(columns):
+            wanted = self._wanted.setdefault(key, {}).setdefault(site.tensor, [])
+            if not any(columns is one for one in wanted):
+                wanted += [columns] if kept is None else [columns, kept.columns]
 
     def want_logits(self, *sides: str) -> None:
         """Announce that :meth:`logits` will be asked for, so that they come from the run that is made anyway."""
@@ -121,56 +114,45 @@ class Runs:
                 self.prompts[key] = (model, model.encode([prompt], bos=self.encoded.asked))
         return key
 
-    def read(self, change: Change, source: Activation) -> Tensor:
-        """The whole tensor that a source reads, in the engine's order of axes; its run is made if it was not yet."""
-        self.want([change])
+    def read(self, source: Activation, target: Site, columns: Columns = None) -> Kept:
+        """The tensor that a source reads, at least at some columns; its run is made if it was not yet."""
+        self.want(source, target, columns)
         key = self.key(source)
         if key in self._wanted:
             self._run(key, self._wanted.pop(key))
-        return self.found[key][source.site_for(change.site).tensor]
+        return self.found[key][source.site_for(target).tensor]
 
-    def _run(self, key: tuple[Any, ...], sites: Collection[Site]) -> None:
+    def _run(self, key: tuple[Any, ...], wanted: Mapping[Site, list[Columns]]) -> None:
         """Run some prompts once, with their logits if somebody will read them."""
         tokens = self.prompts[key][1]
-        ran = self._batches(key, tokens, sites, torch.arange(len(tokens), device=tokens.mask.device))
-        self.found.setdefault(key, {}).update({site: canonical(site, tensor) for site, tensor in ran.found.items()})
+        reads = {site: _all_of(columns) for site, columns in wanted.items()}
+        ran = self._batches(key, tokens, reads, torch.arange(len(tokens), device=tokens.mask.device))
+        self.found.setdefault(key, {}).update(ran.found)
         if ran.logits is not None:
             self._logits[key] = ran.logits
         if ran.before is not None:
             self._kept = ran.before
 
-    def _batches(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], examples: Tensor) -> _Batch:
+    def _batches(self, key: tuple[Any, ...], tokens: Tokens, reads: Mapping[Site, Columns], examples: Tensor) -> Ran:
         """Some prompts, as many at a time as memory allows."""
-        with self.prompts[key][0].prepared(sites):
-            parts = in_batches(len(examples), self.batch, lambda part: self._batch(key, tokens, sites, examples[part]))
+        with self.prompts[key][0].prepared(reads):
+            parts = in_batches(len(examples), self.batch, lambda part: self._batch(key, tokens, reads, examples[part]))
+        if len(parts) == 1:
+            return parts[0]
         logits, before = [part.logits for part in parts], [part.before for part in parts]
-        return _Batch(
-            {site: torch.cat([part.found.pop(site) for part in parts]) for site in sites},
+        return Ran(
+            {site: Kept(torch.cat([part.found.pop(site).tensor for part in parts]), reads[site]) for site in reads},
             None if logits[0] is None else torch.cat([logit for logit in logits if logit is not None]),
             None if before[0] is None else cat_keys_values([keys for keys in before if keys is not None]),
         )
 
-    def _batch(self, key: tuple[Any, ...], tokens: Tokens, sites: Collection[Site], chunk: Tensor) -> _Batch:
+    def _batch(self, key: tuple[Any, ...], tokens: Tokens, reads: Mapping[Site, Columns], chunk: Tensor) -> Ran:
         """One forward pass of some prompts."""
-        model, part = self.prompts[key][0], tokens.take(chunk)
+        model, base = self.prompts[key][0], key == self._base_key
         read = any(key == self.key(Activation(side)) for side in self._read)
-        keep = None if LOGITS in sites else self.reader.keep if read else 1
-        inputs: dict[str, Any] = model.inputs(part, keep)
-        writes: Mapping[Site, Write] = {}
-        if key == self._base_key and self.given is not None:
-            writes = self.given(chunk.to(model.device))
-        cache = None
-        if key == self._base_key and self._keeping:
-            from interp.models.suffix import recorded, recording
-
-            cache = recording()
-            inputs |= {"past_key_values": cache, "use_cache": True}
-        reads = {*sites, LOGITS} if read else {*sites}
-        with model.leaving({*reads, *writes}, keeping=cache is not None):
-            found = model.backend.run(inputs, reads=reads, writes=writes)
-        logits = self.reader.logits(part, found[LOGITS]) if read else None
-        before = recorded(cache) if cache is not None else None
-        return _Batch({site: found[site] for site in sites}, logits, before)
+        edits = self.given(chunk.to(model.device)) if base and self.given is not None else None
+        keeping = base and self._keeping
+        return forward(model, tokens.take(chunk), reads, self.reader if read else None, edits, keeping=keeping)
 
     # the runs themselves
 
@@ -186,7 +168,7 @@ class Runs:
         key = self.key(Activation(which))
         if key not in self._logits:
             self.want_logits(which)
-            self._run(key, self._wanted.pop(key, set()))
+            self._run(key, self._wanted.pop(key, {}))
         return self._logits[key]
 
     @property
@@ -194,19 +176,21 @@ class Runs:
         """Logits of the clean prompts, where a metric compares with them."""
         return self.logits("clean") if self.reader.needs_reference else None
 
-    def keep(self, sites: Collection[Site], columns: int, budget: Budget, besides: int = 0) -> None:
+    def keep(self, sites: Collection[Site], columns: range, budget: Budget, besides: int = 0) -> None:
         """Keep the base run at some sites, with its keys and values, for rows that are resumed from it.
 
         Args:
-            columns: number of positions.
+            columns: from the first at which a row begins to the last.
             budget: how many examples to keep at once; a longer base run is made again, a shard at a time.
             besides: bytes that the caller keeps of each example.
         """
-        self._resumed = set(sites)
-        self._shard = budget.examples(bytes_an_example(self.model, self._resumed, columns) + besides)
+        kept = torch.arange(columns.start, columns.stop, device=self.model.device) if columns.start else None
+        self._resumed = dict.fromkeys(sites, kept)
+        self._shard = budget.examples(bytes_an_example(self.model, sites, columns) + besides)
         if self._shard >= len(self.encoded):
             self._keeping = self.model.stack is not None and self.model.stack.resumes
-            self._wanted.setdefault(self._base_key, set()).update(sites)
+            for site in sites:
+                self._wanted.setdefault(self._base_key, {}).setdefault(site, []).append(kept)
 
     def shards(self) -> Iterator[Shard]:
         """The base run, as much of it at a time as was allowed to :meth:`keep`."""
@@ -229,5 +213,13 @@ class Runs:
             return self._whole
         self._keeping = self.model.stack is not None and self.model.stack.resumes
         part = self._batches(key, self.base, self._resumed, examples)
-        found = {site: canonical(site, tensor) for site, tensor in part.found.items()}
-        return Shard(self.model, examples, self.base.take(examples), found, part.before)
+        return Shard(self.model, examples, self.base.take(examples), part.found, part.before)
+
+
+def _all_of(columns: list[Columns]) -> Columns:
+    """Every column that somebody asked for, ascending."""
+    some = [one.flatten() for one in columns if one is not None]
+    if len(some) < len(columns):
+        return None
+    found = torch.cat(some).unique()
+    return found[found >= 0]

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine.budget import memory
+from interp.engine.prompts import Kept
 from interp.models import Model, Tokens
+from interp.models.keys_values import KeysValues
 from interp.models.stack import Arguments
 from interp.sites import Site
-
-if TYPE_CHECKING:
-    from interp.models.suffix import KeysValues
-
 
 SHARE = 8
 """Arguments of blocks, for several first columns, may take one part in so many of a sweep's memory."""
@@ -31,11 +28,11 @@ class Shard:
     examples: Int[Tensor, " example"]
     """Their numbers, ascending."""
     tokens: Tokens
-    found: dict[Site, Tensor]
-    """Tensors of the base run at the sites that were asked for, in their own axes."""
+    found: dict[Site, Kept]
+    """Tensors of the base run at the sites that were asked for."""
     before: Sequence[KeysValues] | None
     """Every layer's keys and values; None for a model that takes no cache."""
-    _arguments: dict[int, Arguments] = field(default_factory=dict, repr=False)
+    _arguments: dict[range, Arguments] = field(default_factory=dict, repr=False)
 
     def has(self, examples: Int[Tensor, " row"]) -> Bool[Tensor, " row"]:
         """Which examples are among those of the shard."""
@@ -45,38 +42,41 @@ class Shard:
         """Where examples are in the shard's tensors."""
         return torch.searchsorted(self.examples, examples.contiguous())
 
-    def arguments(self, start: int) -> Arguments:
-        """What blocks are called with from column ``start`` on, for every example of the shard.
+    def base(self, site: Site, columns: range) -> Float[Tensor, "example column ..."]:
+        """The base run's tensor at some consecutive columns."""
+        return self.found[site].between(columns)
+
+    def arguments(self, columns: range) -> Arguments:
+        """What blocks are called with for some columns, for every example of the shard.
 
         Those that were asked for last are kept, as far as they take a small part of the memory that a sweep may take.
         """
-        newest = next(reversed(self._arguments), start)
-        if newest != start:
+        newest = next(reversed(self._arguments), columns)
+        if newest != columns:
             self._arguments[newest].taken.clear()  # a selection of rows serves one pass
-        found = self._arguments.pop(start, None)
+        found = self._arguments.pop(columns, None)
         if found is None:
             assert self.model.stack is not None
-            found = self.model.stack.arguments(self.tokens, start, self.before)
+            found = self.model.stack.arguments(self.tokens, columns, self.before)
             room = memory(self.model) // SHARE - found.bytes
             while len(self._arguments) > 1 and sum(kept.bytes for kept in self._arguments.values()) > room:
                 self._arguments.pop(next(iter(self._arguments)))
-        self._arguments[start] = found
+        self._arguments[columns] = found
         return found
 
 
-def bytes_an_example(model: Model, sites: Collection[Site], columns: int) -> int:
-    """What a shard keeps of one example, roughly."""
+def bytes_an_example(model: Model, sites: Collection[Site], columns: range) -> int:
+    """What a shard keeps of one example, roughly: some sites at some columns, keys and values from the first one on."""
     sizes = model.sizes
     d_model, d_head = sizes.get("d_model", 1024), sizes.get("d_head", 64)
     wide = {"mlp_post": sizes.get("unit", 4 * d_model), "z": sizes.get("head", 1) * d_head}
     kept = sum(wide.get(site.name, d_model) for site in sites)
-    return columns * model.dtype.itemsize * (kept + 2 * sizes.get("layer", 1) * sizes.get("kv_head", 1) * d_head)
+    keys = 2 * sizes.get("layer", 1) * sizes.get("kv_head", 1) * d_head
+    return model.dtype.itemsize * (len(columns) * kept + columns.stop * keys)
 
 
 def cat_keys_values(parts: Sequence[Sequence[KeysValues]]) -> list[KeysValues]:
     """Keys and values of several batches, one after the other."""
-    from interp.models.suffix import KeysValues
-
     return [
         KeysValues(torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers]))
         for layers in zip(*parts, strict=True)

@@ -18,6 +18,7 @@ from interp.engine.cells import Cell, Place
 from interp.engine.edits import Edits, Rows, by_cell, fitting, within
 from interp.engine.layout import LOGITS, canonical
 from interp.engine.lines import Lines
+from interp.engine.prompts import forward
 from interp.engine.readout import Reader
 from interp.models import Model, Tokens
 from interp.models.taps import Write
@@ -108,7 +109,11 @@ class Whole:
 
     def measure(self, part: slice) -> Measured:
         """Every metric of some of the rows, in one pass. Gradients flow where they are asked for."""
-        return self.work.forward(self.rows[part, 1], Edits(self.work.cells, self.rows[part]).writes())
+        work, examples = self.work, self.rows[part, 1]
+        edits = Edits(work.cells, self.rows[part])
+        ran = forward(work.model, work.base.take(examples), {}, work.reader, edits)
+        assert ran.logits is not None
+        return work.reader.measure(ran.logits, examples, work.reference)
 
 
 def batched(work: Work, rows: Rows, progress: Progress, limit: int) -> Measured:

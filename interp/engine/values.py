@@ -56,6 +56,8 @@ class Sources:
     def __init__(self, runs: Runs) -> None:
         self.runs = runs
         self._pooled: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
+        self._columns: dict[tuple[Positions, int], tuple[Places, Tensor]] = {}
+        """Columns by positions and the number of places, which are held so that it stays theirs."""
 
     def values(self, change: Change, columns: Int[Tensor, "example span"]) -> Values | None:
         """The values that a change writes, for its resolved positions; None if its edit reads no source.
@@ -75,42 +77,52 @@ class Sources:
         if isinstance(source, Noise):
             return self._noise(source, change.site, columns)
         assert isinstance(source, Activation)
-        tensor = self.runs.read(change, source)
         key, site = self.runs.key(source), source.site_for(change.site)
-        places = self._places(key, site)
-        axis = indexed_axis(site)
+        pooled = source.pool == "mean"
+        own = None if pooled else self._own_columns(source, change)
+        kept = self.runs.read(source, change.site, own)
+        tensor, axis = kept.tensor, indexed_axis(site)
         index = getattr(site, axis) if axis else None
         if index is not None and index >= tensor.shape[2]:
             raise HeadOutOfRangeError(
                 f"{axis} {index} of {site!r} does not exist: there are {tensor.shape[2]}, 0 to {tensor.shape[2] - 1}"
             )
-        if source.pool == "mean":
+        if own is None:
             return self._mean(source, key, change.site, site, columns, index)
         partner = everyone
         if source.pool == "resample":
             partner = _derangement(n, source.seed).to(device)
-        elif len(places) == 1 != n:
+        elif len(own) == 1 != n:
             partner = everyone * 0
         if {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes}:
             self._refuse_other_layout(key, partner, site)
-        own = self._own_columns(source, change, key, places)[partner]
-        return Values(tensor, partner, _matched(own, columns, change), index)
+        return Values(tensor, partner, kept.where(_matched(own[partner], columns, change)), index)
 
     def _places(self, key: tuple[Any, ...], site: Site, *, attended: bool = False) -> Places:
         """Positions of the prompts of a run at a site."""
         model, tokens = self.runs.prompts[key]
         return model.places(tokens, site, attended=attended)
 
-    def _own_columns(
-        self, source: Activation, change: Change, key: tuple[Any, ...], places: Places
-    ) -> Int[Tensor, "example span"]:
+    def want(self, change: Change) -> None:
+        """Announce what a change's source will be asked for."""
+        source = change.source
+        if isinstance(source, Activation) and change.edit.reads_source:
+            own = None if source.pool == "mean" else self._own_columns(source, change)
+            self.runs.want(source, change.site, own)
+
+    def _own_columns(self, source: Activation, change: Change) -> Int[Tensor, "example span"]:
         """The source's positions, which are the target's unless it has its own; raw indices need prompts of equal length."""
-        positions = source.own_positions or change.positions
+        key, site = self.runs.key(source), source.site_for(change.site)
+        self.runs.prompts[key][0].check(site)
+        positions, places = source.own_positions or change.positions, self._places(key, site)
         raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
         tokens = self.runs.prompts[key][1]
         if raw and source.own_positions is None and tokens is not self.runs.base and self._is_pair(tokens):
             self.runs.require_equal_lengths(f"{change.site!r}@{change.positions!r}", change.site)
-        return places.columns(positions, what=f"source position of {change.site!r}")
+        known = (positions, id(places))
+        if known not in self._columns:
+            self._columns[known] = places, places.columns(positions, what=f"source position of {change.site!r}")
+        return self._columns[known][1]
 
     def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
@@ -154,7 +166,7 @@ class Sources:
         groups = self._groups(source.by)
         pooled = (*key, site.tensor, source.over, source.by)
         if pooled not in self._pooled:
-            self._pooled[pooled] = _mean(self.runs.found[key][site.tensor], tokens, source.over, groups[: len(tokens)])
+            self._pooled[pooled] = _mean(self.runs.found[key][site.tensor].tensor, tokens, source.over, groups[: len(tokens)])
         tensor, count = self._pooled[pooled]
         names = sorted(set(groups))
         group = torch.tensor([names.index(name) for name in groups], device=tensor.device)
@@ -187,8 +199,8 @@ class Sources:
                 f"noise on {site!r} would not be a probability; use a site whose features are a fixed width"
             )
         axis = indexed_axis(site)
-        own_values = Activation("base")  # they say how wide the site is
-        widths = tuple(self.runs.read(Change(site, source=own_values), own_values).shape[2:])
+        one = base.first[:1, None]  # a base value says how wide the site is
+        widths = tuple(self.runs.read(Activation("base"), site, one).tensor.shape[2:])
         drawn = ("noise", source.std, source.seed, int(base.lengths.max()), *widths)
         if drawn not in self._pooled:
             dtype = torch.promote_types(self.runs.model.dtype, torch.float32)

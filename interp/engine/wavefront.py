@@ -14,6 +14,7 @@ from torch import Tensor
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.edits import Rows
+from interp.engine.joins import resumes
 from interp.engine.readout import Reader
 from interp.engine.shard import Shard
 from interp.engine.strategies import Measured, Progress, Work
@@ -42,8 +43,7 @@ def grouped(model: Model, first: Int[Tensor, " row"], read: Int[Tensor, " row"],
         read: first column that is read of a row.
         depths: where a row joins.
     """
-    causal = model.causal and model.stack is not None and model.stack.resumes
-    starts = torch.minimum(first, read) if causal else torch.zeros_like(read)
+    starts = torch.minimum(first, read) if resumes(model) else torch.zeros_like(read)
     overhead = _OVERHEAD.get(model.device.type, _OVERHEAD["cuda"])
     merged: list[tuple[int, int]] = []
     values, counts = starts.unique(return_counts=True)

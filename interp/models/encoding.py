@@ -79,12 +79,18 @@ class Tokens(Places):
         ids = torch.nn.functional.pad(self.ids, (more, 0) if left else (0, more), value=pad)
         return super()._padded(more, left, pad) | {"ids": ids}
 
-    def inputs(self) -> dict[str, Tensor]:
-        """Keyword arguments of the model's forward, those with the examples in front first."""
+    def inputs(self, columns: range | None = None) -> dict[str, Tensor]:
+        """Keyword arguments of the model's forward, those with the examples in front first.
+
+        Args:
+            columns: run these alone, behind those before them, which the mask holds too; None for all.
+        """
         found: dict[str, Tensor] = {}
+        columns = range(self.width) if columns is None else columns
+        part, seen = slice(columns.start, columns.stop), slice(columns.stop)
         if self.ids is not None:
-            found = {self.argument: self.ids, mask_of(self.argument): self.mask.long()}
-            found |= {position_ids_of(self.argument): self.position_ids} if self.numbered else {}
+            found = {self.argument: self.ids[:, part], mask_of(self.argument): self.mask[:, seen].long()}
+            found |= {position_ids_of(self.argument): self.position_ids[:, part]} if self.numbered else {}
         found |= {name: tensor for name, tensor in self.others.items() if name not in self.packed}
         return found | {name: self.others[name].flatten(0, 1) for name in self.others if name in self.packed}
 

@@ -1,7 +1,7 @@
 """A model block by block, through its own code: any block on any rows, from any position on.
 
     >>> stack = model.stack                                                                   # doctest: +SKIP
-    >>> call = stack.arguments(tokens, start=3, before=keys_values)                            # doctest: +SKIP
+    >>> call = stack.arguments(tokens, range(3, 9), before=keys_values)                         # doctest: +SKIP
     >>> hidden = stack.run(5, hidden, call, rows)                                             # doctest: +SKIP
     >>> logits = stack.logits(stack.run(6, hidden, call, rows))                               # doctest: +SKIP
 
@@ -28,20 +28,21 @@ from interp import kernels
 from interp.models.encoding import Tokens
 from interp.models.examples import text_config
 from interp.models.hooks import Forward, Hooks, Left, leave, standing_in
+from interp.models.keys_values import Carried, KeysValues
 from interp.models.maps import in_out
 from interp.models.taps import Flat, first_tensor, output_tensor, with_first
 from interp.models.trees import Batch, Tree, batch_of, leaves, mapped
 
 if TYPE_CHECKING:
     from interp.models.anatomy import Anatomy
-    from interp.models.suffix import KeysValues, Suffix
+    from interp.models.suffix import Suffix
 
 
 @dataclass(frozen=True, eq=False)
 class Arguments:
-    """What the blocks are called with, for every example of some tokens, from column ``start`` on."""
+    """What the blocks are called with at some columns of some tokens, for every example."""
 
-    start: int
+    columns: range
     calls: Sequence[tuple[tuple[Any, ...], dict[str, Any]]]
     """Positional and keyword arguments by layer, the hidden states among them."""
     hidden: Float[Tensor, "example position d_model"]
@@ -104,7 +105,7 @@ class Stack:
 
     def learn(self, two: Tokens, three: Tokens) -> None:
         """Find the batch dimensions from two and three prompts of one width, and what blocks, attention and MLPs return."""
-        a, b = self.arguments(two, 0, None), self.arguments(three, 0, None)
+        a, b = (self.arguments(tokens, range(tokens.width), None) for tokens in (two, three))
         self.dims = [mapped(batch_of, x, y) for x, y in zip(a.calls, b.calls, strict=True)]
         with ExitStack() as hooks:
             for module in (*self.blocks, *self.attention.values(), *self.mlp.values()):
@@ -117,22 +118,21 @@ class Stack:
 
     # running
 
-    def arguments(self, tokens: Tokens, start: int, before: Sequence[KeysValues] | None) -> Arguments:
-        """What the blocks are called with when positions from ``start`` on are run.
+    def arguments(self, tokens: Tokens, columns: range, before: Sequence[KeysValues] | None) -> Arguments:
+        """What the blocks are called with when some columns are run.
 
         Args:
-            before: the keys and values of the base run; None for the arguments alone, or where ``start`` is 0.
+            before: the keys and values of the base run; None for the arguments alone, or where no column comes before these.
         """
         cache = None
-        inputs: dict[str, Any] = tokens.inputs()
+        inputs: dict[str, Any] = tokens.inputs(columns)
         if self.resumes:
             from interp.models.suffix import Suffix
 
-            cache = Suffix(start, before, len(self))
+            cache = Suffix(columns.start, before, len(self))
             inputs |= {"past_key_values": cache}
-        elif start:
-            raise ValueError(f"{type(self.module).__name__} takes no cache, so no pass can start at position {start}")
-        inputs |= {name: inputs[name][:, start:] for name in ("input_ids", "position_ids") if name in inputs}
+        elif len(columns) < tokens.width:
+            raise ValueError(f"{type(self.module).__name__} takes no cache, so no pass can be of the columns {columns} alone")
         inputs |= {"use_cache": cache is not None, "logits_to_keep": 1}
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -145,7 +145,7 @@ class Stack:
 
         with standing_in(dict.fromkeys(self.blocks, stand)), suppress(Left):
             self._forward(inputs)
-        return Arguments(start, calls, first_tensor(*calls[0]), cache)
+        return Arguments(columns, calls, first_tensor(*calls[0]), cache)
 
     def _forward(self, inputs: Mapping[str, Any]) -> Any:
         return self.module(**{name: value for name, value in inputs.items() if name in self._accepted})
@@ -160,19 +160,21 @@ class Stack:
         attention: Float[Tensor, "row position d_model"] | None = None,
         mlp: Float[Tensor, "row position d_model"] | None = None,
         whole: KeysValues | None = None,
+        carried: Carried | None = None,
     ) -> Float[Tensor, "row position d_model"]:
-        """One block on some rows, positions ``call.start`` and later.
+        """One block on some rows, at the columns of ``call``.
 
         Args:
             rows: which example each row is.
             attention: what the attention module gives; it is then not run.
             mlp: what the MLP gives; it is then not run.
             whole: keys and values of all positions, from :meth:`keys_values`.
+            carried: those of earlier columns of the same rows, to which those of this call are added.
         """
         known = {self.attention[layer]: attention} if attention is not None else {}
         known |= {self.mlp[layer]: mlp} if mlp is not None else {}
         if call.cache is not None:
-            call.cache.serve(layer, rows, whole=whole)
+            call.cache.serve(layer, rows, whole=whole, carried=carried)
         args, kwargs = self._call(layer, hidden, call, rows)
         with standing_in({module: self._giving(module, tensor) for module, tensor in known.items()}):
             left = output_tensor(self.blocks[layer](*args, **kwargs))
@@ -181,11 +183,17 @@ class Stack:
         return left
 
     def keys_values(
-        self, layer: int, hidden: Float[Tensor, "row position d_model"], call: Arguments, rows: Int[Tensor, " row"]
+        self,
+        layer: int,
+        hidden: Float[Tensor, "row position d_model"],
+        call: Arguments,
+        rows: Int[Tensor, " row"],
+        *,
+        carried: Carried | None = None,
     ) -> KeysValues:
-        """Keys and values of a block for some rows, those before ``call.start`` in front; nothing else of the block is run."""
+        """Keys and values of a block for some rows, those of earlier columns in front; nothing else of the block is run."""
         assert call.cache is not None
-        call.cache.serve(layer, rows, capture=True)
+        call.cache.serve(layer, rows, capture=True, carried=carried)
         args, kwargs = self._call(layer, hidden, call, rows)
         with suppress(Left):
             self.blocks[layer](*args, **kwargs)

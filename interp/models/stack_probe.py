@@ -101,7 +101,7 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
         rows = torch.tensor([2, 0, 1, 2], device=tokens.mask.device)
         compare = _Compare(rounding(next(module.parameters()).dtype), tokens.mask[rows])
         for start in (0, _START) if stack.resumes else (0,):
-            call = stack.arguments(tokens, start, before)
+            call = stack.arguments(tokens, range(start, _LENGTH), before)
             for layer in layers:
                 hidden, after = stream[layer][rows, start:], stream[layer + 1][rows, start:]
                 compare(stack.run(layer, hidden, call, rows), after, f"block {layer} from position {start}")
@@ -112,9 +112,10 @@ def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
                     got = stack.run(layer, hidden, call, rows, attention=known, mlp=found[mlp[layer]][rows, start:])
                     compare(got, after, f"block {layer} with attention and MLP known")
         if stack.resumes:
-            stack.unfolded = _unfolded(stack, anatomy, stack.arguments(tokens, _START, before), stream, rows)
-            whole = stack.keys_values(len(stack) - 1, stream[-2][rows, _START:], stack.arguments(tokens, _START, before), rows)
-            tail = stack.arguments(tokens, _LENGTH - 1, before)
+            later = stack.arguments(tokens, range(_START, _LENGTH), before)
+            stack.unfolded = _unfolded(stack, anatomy, later, stream, rows)
+            whole = stack.keys_values(len(stack) - 1, stream[-2][rows, _START:], later, rows)
+            tail = stack.arguments(tokens, range(_LENGTH - 1, _LENGTH), before)
             last = stack.run(len(stack) - 1, stream[-2][rows, -1:], tail, rows, whole=whole)
             compare(last, stream[-1][rows, -1:], "the last block at the last position alone")
         compare(stack.logits(stream[-1][rows, -2:]), found[logits][rows, -2:], "logits of what leaves the last block")
@@ -140,8 +141,8 @@ def _unfolded(stack: Stack, anatomy: Anatomy, call: Arguments, stream: list[Tens
     for layer, block in enumerate(stream[:-1]):
         sites = [site for site in anatomy.taps if (site.stream, site.layer) == (MAIN, layer) and site.name in _INSIDE]
         with Hooks(stack.module, anatomy.taps, sites) as hooks:
-            stack.run(layer, block[rows, call.start :], call, rows)
-        found |= {site.name for site in sites if hooks.found[site].shape[1] != _LENGTH - call.start}
+            stack.run(layer, block[rows, call.columns.start :], call, rows)
+        found |= {site.name for site in sites if hooks.found[site].shape[1] != len(call.columns)}
     return frozenset(found)
 
 
@@ -172,7 +173,7 @@ def _is_local(stack: Stack, tokens: Tokens) -> bool:
     assert tokens.ids is not None
     ids, column = tokens.ids.clone(), _START
     ids[:, column] = (ids[:, column] + 1) % int(ids.max().clamp(min=1))
-    one, other = (stack.arguments(t, 0, None).hidden for t in (tokens, replace(tokens, ids=ids)))
+    one, other = (stack.arguments(t, range(_LENGTH), None).hidden for t in (tokens, replace(tokens, ids=ids)))
     moved = (one != other).any(-1)
     return bool(moved[:, column].any()) and not bool(moved[:, :column].any() or moved[:, column + 1 :].any())
 

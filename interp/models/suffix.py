@@ -8,49 +8,45 @@ for generation: nothing grows, rows may repeat prompts in any order, and every l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from interp.models.hooks import Left
-
-
-@dataclass(frozen=True, eq=False)
-class KeysValues:
-    """One layer's keys and values, as attention uses them (after rotary embedding and q/k norms)."""
-
-    keys: Float[Tensor, "example kv_head position d_head"]
-    values: Float[Tensor, "example kv_head position d_value"]
+from interp.models.keys_values import Carried, KeysValues
 
 
 class _Layer(DynamicLayer):
     """One layer: what comes before ``start``, for the rows that are being run."""
 
-    def __init__(self, start: int, before: KeysValues | None) -> None:
+    def __init__(self, number: int, start: int, before: KeysValues | None) -> None:
         super().__init__()
-        self.start, self.before = start, before
+        self.number, self.start, self.before = number, start, before
         self.rows: Tensor | None = None
         self.capture = False
         self.whole: KeysValues | None = None
+        self.carried: Carried | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if self.whole is not None:  # known already, from a pass over more positions than are run now
-            return self.whole.keys, self.whole.values
-        keys, values = self._after(key_states, "keys"), self._after(value_states, "values")
-        if self.capture:
-            self.whole = KeysValues(keys, values)
-            raise Left
-        return keys, values
+        if self.whole is None:
+            found = KeysValues(key_states, value_states)
+            begin = self.start
+            if self.carried is not None:
+                found, begin = self.carried.grown(self.number, found), self.carried.start
+            if begin:
+                found = self._base(begin).then(found)
+            if self.capture:
+                self.whole = found
+                raise Left
+            return found.keys, found.values
+        return self.whole.keys, self.whole.values  # known already, from a pass over more positions than are run now
 
-    def _after(self, new: Tensor, which: str) -> Tensor:
-        if self.start == 0:
-            return new
-        before: Tensor = getattr(self.before, which)[:, :, : self.start]
-        return torch.cat([before if self.rows is None else before[self.rows], new], dim=-2)
+    def _base(self, stop: int) -> KeysValues:
+        """The base run's before a column."""
+        assert self.before is not None
+        keys, values = self.before.keys[:, :, :stop], self.before.values[:, :, :stop]
+        return KeysValues(keys, values) if self.rows is None else KeysValues(keys[self.rows], values[self.rows])
 
     def get_seq_length(self) -> int:
         return self.start
@@ -60,7 +56,7 @@ class _Layer(DynamicLayer):
 
 
 class Suffix(Cache):
-    """A cache as it stands after ``start`` positions of the base run.
+    """A cache as it stands after ``start`` positions.
 
     Args:
         start: number of positions that are not run again.
@@ -69,10 +65,18 @@ class Suffix(Cache):
     """
 
     def __init__(self, start: int, before: Sequence[KeysValues] | None, layers: int) -> None:
-        self.served = [_Layer(start, before[i] if before is not None else None) for i in range(layers)]
+        self.served = [_Layer(i, start, before[i] if before is not None else None) for i in range(layers)]
         super().__init__(layers=list(self.served))
 
-    def serve(self, layer: int, rows: Tensor | None, *, capture: bool = False, whole: KeysValues | None = None) -> None:
+    def serve(
+        self,
+        layer: int,
+        rows: Tensor | None,
+        *,
+        capture: bool = False,
+        whole: KeysValues | None = None,
+        carried: Carried | None = None,
+    ) -> None:
         """Set up one layer for its next call.
 
         Args:
@@ -80,9 +84,10 @@ class Suffix(Cache):
             capture: leave the block once keys and values are known (:class:`interp.models.hooks.Left`); :meth:`captured` then
                 has them.
             whole: keys and values of all positions, known from such a call.
+            carried: those of the rows' own pass so far, which this call goes on with; the base run's come before them.
         """
         served = self.served[layer]
-        served.rows, served.capture, served.whole = rows, capture, whole
+        served.rows, served.capture, served.whole, served.carried = rows, capture, whole, carried
 
     def captured(self, layer: int) -> KeysValues:
         """Keys and values of the last call of a layer that was served with ``capture``; they are not kept."""

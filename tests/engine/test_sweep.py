@@ -262,17 +262,17 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(fits: int, pairs: Pair
     model = sweeps.model("gpt2")
     where = grid("z", layer=..., head=...)
     expected = patch(model, pairs, where, ["logit_diff", "kl"], rows=8)
-    forward, sizes, refused = strategies.Work.forward, [], 0
+    measure, sizes, refused = strategies.Whole.measure, [], 0
 
-    def limited(self: strategies.Work, examples: Tensor, writes: Any) -> Tensor:
+    def limited(self: strategies.Whole, part: slice) -> Tensor:
         nonlocal refused
-        if len(examples) > fits:
+        if part.stop - part.start > fits:
             refused += 1
             raise torch.OutOfMemoryError("injected")
-        sizes.append(len(examples))
-        return forward(self, examples, writes)
+        sizes.append(part.stop - part.start)
+        return measure(self, part)
 
-    monkeypatch.setattr(strategies.Work, "forward", limited)
+    monkeypatch.setattr(strategies.Whole, "measure", limited)
     found = patch(model, pairs, where, ["logit_diff", "kl"], rows=8, strategy="batched")
     np.testing.assert_allclose(found["value"], expected["value"], atol=2e-5)
     assert sum(sizes) == expected.attrs["rows"], "every row ran once"
@@ -282,10 +282,10 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(fits: int, pairs: Pair
 
 
 def test_out_of_memory_with_one_row_is_raised(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(self: strategies.Work, examples: Tensor, writes: Any) -> Tensor:
+    def never(self: strategies.Whole, part: slice) -> Tensor:
         raise torch.OutOfMemoryError("injected")
 
-    monkeypatch.setattr(strategies.Work, "forward", never)
+    monkeypatch.setattr(strategies.Whole, "measure", never)
     with pytest.raises(torch.OutOfMemoryError, match="injected"):
         patch(sweeps.model("gpt2"), pairs, grid("L1.z"), strategy="batched")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in sweeps.model("gpt2").module.modules())
@@ -293,13 +293,13 @@ def test_out_of_memory_with_one_row_is_raised(pairs: Pairs, monkeypatch: pytest.
 
 def test_the_memory_budget_sets_the_rows(pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
     model, sizes = sweeps.model("gpt2"), []
-    forward = strategies.Work.forward
+    measure = strategies.Whole.measure
 
-    def spy(self: strategies.Work, examples: Tensor, writes: Any) -> Tensor:
-        sizes.append(len(examples))
-        return forward(self, examples, writes)
+    def spy(self: strategies.Whole, part: slice) -> Tensor:
+        sizes.append(part.stop - part.start)
+        return measure(self, part)
 
-    monkeypatch.setattr(strategies.Work, "forward", spy)
+    monkeypatch.setattr(strategies.Whole, "measure", spy)
     monkeypatch.setenv("INTERP_MEMORY_BYTES", "1")
     patch(model, pairs, grid("L1.z"), strategy="batched")
     assert set(sizes) == {1}
