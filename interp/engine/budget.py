@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import torch
 
-from interp.engine.pieces import divided
+from interp.engine.pieces import divided, is_long, size
 from interp.engine.readout import Reader
 from interp.kernels.readout_torch import FEWEST, SHARE
 from interp.models import Model
@@ -79,7 +79,7 @@ class Budget:
         """
         fits = int(self.bytes / (self.seen * self.taken(columns)))
         if self.model.device.type == "cpu":
-            fits = min(fits, _CPU_TOKENS // self._at_once(columns))
+            fits = min(fits, (size(self.model) if is_long(self.model, self.columns) else _CPU_TOKENS) // columns)
         return max(1, self._limited(fits) // share)
 
     def taken(self, columns: int) -> int:

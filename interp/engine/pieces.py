@@ -50,15 +50,19 @@ def size(model: Model) -> int:
     return SIZE.get(model.device.type, SIZE["cuda"])
 
 
+def is_long(model: Model, columns: int) -> bool:
+    """Whether so many positions are run in pieces, where they can be."""
+    return columns > 2 * size(model)
+
+
 def divided(model: Model, columns: range, places: Iterable[Placed] = ()) -> tuple[range, ...]:
     """The pieces in which some columns are run; one of all of them where they are few, or cannot be run apart.
 
     Args:
         places: what is changed at them.
     """
-    few = len(columns) <= 2 * size(model) or torch.is_grad_enabled()
-    apart = resumes(model) and all(map(_is_apart, places))
-    return (columns,) if few or not apart else pieces(columns, size(model))
+    cut = is_long(model, len(columns)) and resumes(model) and not torch.is_grad_enabled()
+    return pieces(columns, size(model)) if cut and all(map(_is_apart, places)) else (columns,)
 
 
 def _is_apart(place: Placed) -> bool:

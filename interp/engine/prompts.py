@@ -7,7 +7,6 @@ torch.Size([64, 2, 12, 64])
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -141,53 +140,70 @@ def _in_pieces(
 
     cache = recording()
     read = None if reader is None else reader.positions_of(tokens)
-    wanted = [columns for site, columns in reads.items() if site == LOGITS] + ([] if read is None else [read.unique()])
-    of_logits = _union(wanted)
-    inside = {site: columns for site, columns in reads.items() if site != LOGITS}
+    columns = {**reads} | ({} if read is None else {LOGITS: _union(read.flatten(), reads.get(LOGITS, read[:0]))})
+    found = {site: _Filled(site, at, tokens.width) for site, at in columns.items()}
     changed = set(edits.sites()) if edits is not None else set()
-    found: dict[Site, list[Tensor]] = defaultdict(list)
     for part in parts:
-        here = {site: at for site, columns in inside.items() if (at := _within(columns, part)) is None or len(at)}
-        at = _within(of_logits, part)
-        reading = at is None or len(at) > 0
-        first = int(at[0]) if at is not None and reading and LOGITS not in changed else 0
-        inputs: dict[str, Any] = {**tokens.inputs(part), "logits_to_keep": len(part) - first if reading else 1}
-        inputs = {**model.accepted(inputs), "past_key_values": cache, "use_cache": True}
-        touched = {*inside, *changed, *({LOGITS} if reading else ())}
-        with model.leaving(touched, keeping=keeping or of_logits is None or len(of_logits) > 0):
+        here = {site: tensor.within(part) for site, tensor in found.items() if tensor.asked(part)}
+        of_logits = here.get(LOGITS)
+        last = len(part) if LOGITS in here else 1  # so many columns of logits are made
+        if of_logits is not None and LOGITS not in changed:
+            last -= int(of_logits[0])
+        inputs = model.accepted({**tokens.inputs(part), "logits_to_keep": last})
+        touched = {*columns, *changed} - ({LOGITS} if LOGITS not in here else set())
+        with model.leaving(touched, keeping=keeping or LOGITS in columns):
             writes = edits.writes(part) if edits is not None else {}
-            seen = model.backend.run(inputs, reads={**here, **({LOGITS: None} if reading else {})}, writes=writes)
-        if reading:
-            logits = seen.pop(LOGITS)
-            found[LOGITS].append(logits if at is None else logits[:, at - len(part)])
+            asked = {**here, **({LOGITS: None} if LOGITS in here else {})}
+            inputs |= {"past_key_values": cache, "use_cache": True}
+            seen = model.backend.run(inputs, reads=asked, writes=writes)
+        if of_logits is not None:
+            seen[LOGITS] = seen[LOGITS][:, of_logits - len(part)]
         for site, tensor in seen.items():
-            found[site].append(_widened(site, canonical(site, tensor), tokens.width))
-    whole = {site: torch.cat(tensors, dim=1) if len(tensors) > 1 else tensors[0] for site, tensors in found.items()}
+            found[site].add(canonical(site, tensor))
+    kept = {site: Kept(tensor.whole, columns[site]) for site, tensor in found.items()}
     picked = None
     if reader is not None and read is not None:
-        kept = Kept(whole[LOGITS], of_logits)
-        picked = kept.tensor[torch.arange(len(read), device=read.device)[:, None], kept.where(read)].to(reader.dtype)
-    return Ran(
-        {site: Kept(whole[site], of_logits if site == LOGITS else reads[site]) for site in reads},
-        picked,
-        recorded(cache) if keeping else None,
-    )
+        logits = kept[LOGITS]
+        picked = logits.tensor[torch.arange(len(read), device=read.device)[:, None], logits.where(read)].to(reader.dtype)
+    return Ran({site: kept[site] for site in reads}, picked, recorded(cache) if keeping else None)
 
 
-def _union(columns: Sequence[Columns]) -> Columns:
-    """All columns that somebody asked for; empty if nobody did."""
-    some = [one for one in columns if one is not None]
-    return None if len(some) < len(columns) else torch.cat(some).unique() if some else torch.empty(0)
+def _union(one: Tensor, other: Columns) -> Columns:
+    """Columns that one or the other asks for."""
+    return None if other is None else torch.cat([one, other.flatten()]).unique()
 
 
-def _within(columns: Columns, part: range) -> Columns:
-    """Those of some columns that a piece holds, counted from its first."""
-    return None if columns is None else columns[(columns >= part.start) & (columns < part.stop)] - part.start
+class _Filled:
+    """A site's tensor, filled piece by piece: in one stretch of memory, which a list of pieces would take twice."""
 
+    def __init__(self, site: Site, columns: Columns, width: int) -> None:
+        self.site, self.columns, self.width = site, columns, width
+        self._done = 0
+        self._tensor: Tensor | None = None
 
-def _widened(site: Site, tensor: Tensor, width: int) -> Tensor:
-    """Scores and patterns of a piece end where it does; behind that nothing is attended to."""
-    if not ({axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes}):
-        return tensor
-    nothing = 0.0 if site.name == "pattern" else torch.finfo(tensor.dtype).min
-    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[-1]), value=nothing)
+    def asked(self, part: range) -> bool:
+        """Whether something of it is in a piece; of a tensor without columns, which has features all the same, it always is."""
+        within = self.within(part)
+        return within is None or len(within) > 0 or (self.columns is not None and not len(self.columns))
+
+    def within(self, part: range) -> Columns:
+        """Those of its columns that a piece holds, counted from the piece's first."""
+        at = self.columns
+        return None if at is None else at[(at >= part.start) & (at < part.stop)] - part.start
+
+    def add(self, piece: Float[Tensor, "example column ..."]) -> None:
+        """Scores and patterns of a piece end where it does; behind that nothing is attended to."""
+        square = {axes.POSITION, axes.SOURCE_POSITION} <= {*self.site.axes}
+        if self._tensor is None:
+            many = self.width if self.columns is None else len(self.columns)
+            nothing = torch.finfo(piece.dtype).min if self.site.name == "scores" else 0.0
+            last = self.width if square else piece.shape[-1]
+            self._tensor = piece.new_full((len(piece), many, *piece.shape[2:-1], last), nothing)
+        stop = self._done + piece.shape[1]
+        self._tensor[:, self._done : stop, ..., : piece.shape[-1]] = piece
+        self._done = stop
+
+    @property
+    def whole(self) -> Tensor:
+        assert self._tensor is not None
+        return self._tensor

@@ -57,6 +57,8 @@ class Shard:
         found = self._arguments.pop(columns, None)
         if found is None:
             assert self.model.stack is not None
+            for piece in [kept for kept in self._arguments if kept.stop < self.tokens.width]:
+                self._arguments.pop(piece)  # its mask is large, and made again in less time than the piece is run
             found = self.model.stack.arguments(self.tokens, columns, self.before)
             room = memory(self.model) // SHARE - found.bytes
             while len(self._arguments) > 1 and sum(kept.bytes for kept in self._arguments.values()) > room:

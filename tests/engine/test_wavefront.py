@@ -19,7 +19,7 @@ from hypothesis import example, given, note, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interp.engine import patch
+from interp.engine import patch, pieces
 from interp.engine.wave import Pass
 from interp.interventions import Activation, Add, Change, Constant, Interpolate, Intervention, Replace, Scale, mean, resample
 from interp.metrics import FromLogits, Readout, Reads
@@ -118,6 +118,7 @@ MANY = st.lists(st.lists(changes(), min_size=1, max_size=3), min_size=1, max_siz
     before=[(162, 0, ..., "number", "replace")],
     rows=None,
     room=1 << 30,
+    piece=1,
     skip_inert=False,
 )
 @given(
@@ -131,6 +132,7 @@ MANY = st.lists(st.lists(changes(), min_size=1, max_size=3), min_size=1, max_siz
     before=st.lists(changes(), max_size=2),
     rows=st.sampled_from([None, 1, 2, 5]),
     room=st.sampled_from([1 << 30, 200_000, 20_000, 1]),
+    piece=st.sampled_from([512, 512, 1, 2, 3]),
     skip_inert=st.booleans(),
 )
 def test_given_changes_small_memory_and_lines_of_rows(
@@ -144,9 +146,10 @@ def test_given_changes_small_memory_and_lines_of_rows(
     before: list[Any],
     rows: int | None,
     room: int,
+    piece: int,
     skip_inert: bool,
 ) -> None:
-    """Sets of sites over layers, some of which begin alike, on a base that may be changed already, in shards or not."""
+    """Sets of sites over layers, some of which begin alike, on a base that may be changed already, in shards or pieces."""
     double = double and kind in ("gpt2", "zoo")  # the others take their softmax or norms in float32
     model = sweeps.model(kind, torch.float64 if double else torch.float32)
     pairs = sweeps.random_pairs(seed, lengths, early=bool(seed % 2))
@@ -161,6 +164,7 @@ def test_given_changes_small_memory_and_lines_of_rows(
     size = float(max(serial[name].sel(metric="peak").max() for name in ("clean", "corrupt", "value")))
     with pytest.MonkeyPatch.context() as limited:
         limited.setenv("INTERP_MEMORY_BYTES", str(room))
+        limited.setitem(pieces.SIZE, "cpu", piece)
         for strategy in ("batched", "wavefront"):
             found = patch(model, pairs, asked, metrics, strategy=strategy, rows=rows, **options)
             assert found.attrs["strategy"] == strategy
@@ -217,6 +221,9 @@ def test_metrics_that_read_elsewhere(kind: str, columns: Any, read: Any, seed: i
     serial = patch(model, pairs, asked, metric, strategy="serial")
     found = patch(model, pairs, asked, metric, strategy="wavefront")
     close(found, serial, 4 * top(model, pairs))
+    with pytest.MonkeyPatch.context() as short:
+        short.setitem(pieces.SIZE, "cpu", 2)
+        close(patch(model, pairs, asked, metric, strategy="wavefront"), serial, 4 * top(model, pairs))
     if read == 0:
         late = [i for i, one in enumerate(asked) if one.changes[0].positions == Positions.parse(-2)]
         np.testing.assert_allclose(found["value"][0, late], found["corrupt"].broadcast_like(found["value"])[0, late], atol=1e-4)
