@@ -16,6 +16,7 @@ from interp import kernels
 from interp.engine import gauge
 from interp.engine.costs import Costs, rate
 from interp.engine.joins import NEVER, Point, depth, inside
+from interp.engine.pieces import divided
 from interp.engine.prepared import Prepared
 from interp.engine.shard import bytes_an_example
 from interp.engine.wavefront import grouped
@@ -235,6 +236,8 @@ class _Planning:
         names = sorted({place.tensor.name for cell in self.p.cells for place in cell.places} & _INSIDE_ATTENTION)
         if names and any(isinstance(begin, int) for begin in self.p.begins):
             notes.append(f"rows that change {', '.join(names)} run the attention of that block again, for all of its heads")
+        if len(cut := divided(self.p.model, range(self.columns))) > 1:
+            notes.append(f"prompts of {self.columns:,} positions run in pieces of {len(cut[0]):,}, one after another")
         if self.p.model.dtype in (torch.bfloat16, torch.float16):
             notes.append("in half precision strategies agree within the spread of batch sizes, not exactly")
         flagged = gauge.flag(self.p.model, [*self.p.interventions, *([self.p.options.given] if self.p.options.given else [])])

@@ -5,15 +5,12 @@ That sweeps in pieces give the numbers of ``serial`` is drawn in test_wavefront.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import sweeps
 import torch
+from memory import taken
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from interp.engine import patch, pieces
@@ -146,15 +143,3 @@ def long_model() -> Model:
     sizes = {"hidden_size": 64, "intermediate_size": 172, "num_hidden_layers": 3, "vocab_size": 512}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
     return load(LlamaForCausalLM(LlamaConfig(**sizes, **heads, bos_token_id=0, eos_token_id=0)).eval())
-
-
-def taken(run: Callable[[], Any]) -> int:
-    """The most bytes of tensors that were alive at once."""
-    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
-        run()
-    events = [event for event in found.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
