@@ -67,6 +67,7 @@ class Plan:
     notes: tuple[str, ...]
 
     @classmethod
+    @torch.no_grad()  # rows without gradients are planned
     def of(cls, prepared: Prepared) -> Plan:
         """The plan of a sweep that was prepared. Runs nothing."""
         return _Planning(prepared).plan()

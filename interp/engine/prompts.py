@@ -28,6 +28,9 @@ from interp.sites import Site
 Columns = Int[Tensor, " column"] | None
 """Ascending columns of prompts; None for all of them."""
 
+Wanted = Int[Tensor, "..."] | None
+"""Columns of prompts in any order, −1 for none; None for all of them."""
+
 
 class Changing(Protocol):
     """What is asked of changes here (:class:`interp.engine.edits.Edits`)."""
@@ -46,8 +49,8 @@ class Kept:
     """``[example, column, …]``, in the engine's order of axes."""
     columns: Columns = None
 
-    def has(self, columns: Columns) -> bool:
-        """Whether it holds some columns (−1 is none), or all."""
+    def has(self, columns: Wanted) -> bool:
+        """Whether it holds some columns, or all."""
         if self.columns is None or columns is None:
             return self.columns is None
         return bool((torch.isin(columns, self.columns) | (columns < 0)).all())

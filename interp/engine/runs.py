@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
-from interp.engine.prompts import Changing, Columns, Kept, Ran, forward
+from interp.engine.prompts import Changing, Columns, Kept, Ran, Wanted, forward
 from interp.engine.readout import Reader
 from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
 from interp.interventions import Activation
@@ -48,7 +48,7 @@ class Runs:
             "clean": "clean",
             "corrupted": "corrupted",
         }
-        self._wanted: dict[tuple[Any, ...], dict[Site, list[Columns]]] = {}
+        self._wanted: dict[tuple[Any, ...], dict[Site, list[Wanted]]] = {}
         self.prompts: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
         self.found: dict[tuple[Any, ...], dict[Site, Kept]] = {}
         self._logits: dict[tuple[Any, ...], Tensor] = {}
@@ -78,12 +78,12 @@ class Runs:
 
     # planning: say what will be needed, then run once
 
-    def want(self, source: Activation, target: Site, columns: Columns = None) -> None:
+    def want(self, source: Activation, target: Site, columns: Wanted = None) -> None:
         """Announce what will be asked for, so that each run is done once, with all its reads together.
 
         Args:
             target: the site that is changed.
-            columns: of the source's prompts, in any order; −1 is none.
+            columns: of the source's prompts.
         """
         key, site = self.key(source), source.site_for(target)
         self.prompts[key][0].check(site)
@@ -114,7 +114,7 @@ class Runs:
                 self.prompts[key] = (model, model.encode([prompt], bos=self.encoded.asked))
         return key
 
-    def read(self, source: Activation, target: Site, columns: Columns = None) -> Kept:
+    def read(self, source: Activation, target: Site, columns: Wanted = None) -> Kept:
         """The tensor that a source reads, at least at some columns; its run is made if it was not yet."""
         self.want(source, target, columns)
         key = self.key(source)
@@ -122,7 +122,7 @@ class Runs:
             self._run(key, self._wanted.pop(key))
         return self.found[key][source.site_for(target).tensor]
 
-    def _run(self, key: tuple[Any, ...], wanted: Mapping[Site, list[Columns]]) -> None:
+    def _run(self, key: tuple[Any, ...], wanted: Mapping[Site, list[Wanted]]) -> None:
         """Run some prompts once, with their logits if somebody will read them."""
         tokens = self.prompts[key][1]
         reads = {site: _all_of(columns) for site, columns in wanted.items()}
@@ -216,7 +216,7 @@ class Runs:
         return Shard(self.model, examples, self.base.take(examples), part.found, part.before)
 
 
-def _all_of(columns: list[Columns]) -> Columns:
+def _all_of(columns: list[Wanted]) -> Columns:
     """Every column that somebody asked for, ascending."""
     some = [one.flatten() for one in columns if one is not None]
     if len(some) < len(columns):

@@ -5,6 +5,8 @@ That sweeps in pieces give the numbers of ``serial`` is drawn in test_wavefront.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import sweeps
@@ -13,7 +15,7 @@ from memory import taken
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from interp.engine import patch, pieces
+from interp.engine import explain, patch, pieces
 from interp.engine.prompts import forward
 from interp.engine.runs import Runs
 from interp.engine.wave import Pass
@@ -100,6 +102,12 @@ def test_a_forward_in_pieces_is_the_forward(kind: str, cuts: list[int], seed: in
         assert torch.allclose(got, expected, atol=2e-5), site
     assert found.before is not None
     assert [layer.keys.shape[2] for layer in found.before] == [tokens.width] * len(found.before)
+
+
+def test_explain_says_so(cuts: list[int], seed: int) -> None:
+    """As often as it is asked with gradients on, as users have them."""
+    plan = explain(sweeps.model("gpt2"), sweeps.random_pairs(seed, [9, 9]), grid("z", layer=...))
+    assert "note        prompts of 9 positions run in pieces of 2, one after another" in str(plan)
 
 
 # memory
