@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from interp.engine.lines import Lines
 from interp.engine.precision import Precision
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
-from interp.interventions import Activation, Change, Intervention, Replace
+from interp.interventions import Activation, Change, Intervention, Replace, Scale
 from interp.metrics import Metric
 from interp.models import Encoded, Model
 from interp.sites import Site
@@ -68,6 +69,22 @@ class Prepared:
     parents: Int[Tensor, " cell"]
     """The cell that each cell's rows leave there; −1 where they begin with the base run."""
     by_rule: Bool[Tensor, "cell example"]
+    eager: str
+    """Why attention is the model's eager one, which forms whole scores and patterns; empty if it is not."""
+
+    @property
+    def attention(self) -> str:
+        """How attention runs: as it is in the model, with changed rows computed beside it, or eager."""
+        if self.eager:
+            return f"eager, because {self.eager}"
+        changed = any(
+            place.change.square for cell in (*self.cells, *([self.given] if self.given else [])) for place in cell.places
+        )
+        return "as in the model, changed rows beside it" if changed else "as in the model"
+
+    def session(self) -> AbstractContextManager[None]:
+        """The model as the sweep needs it."""
+        return self.model.prepared(self.sites, beside=not self.eager)
 
     @property
     def rows(self) -> Rows:
@@ -125,6 +142,7 @@ def prepare(
     by_rule = torch.stack([cell.inert for cell in found.cells]) & options.skip_inert
     by_rule[[span[-1] for span in spans]] = False
     by_rule[len(interventions) :] = True  # what cells share is not read
+    known = place([given], runs) if given else []
     return Prepared(
         model,
         encoded,
@@ -137,10 +155,11 @@ def prepare(
         runs=runs,
         budget=budget,
         cells=found.cells,
-        given=place([given], runs)[0] if given else None,
+        given=known[0] if known else None,
         begins=found.begins,
         parents=torch.tensor(found.parents, device=by_rule.device),
         by_rule=by_rule,
+        eager=_eager(model, [*cells, *known], runs, options),
     )
 
 
@@ -204,6 +223,37 @@ def _whole(encoded: Encoded) -> str:
     return "" if encoded.clean.flush and encoded.corrupted.flush else "its prompts are padded on the right"
 
 
+def _eager(model: Model, cells: Sequence[Cell], runs: Runs, options: Options) -> str:
+    """Why a sweep forms whole scores and patterns; empty if it does not.
+
+    Rows of the queries that are changed are computed beside the model's attention where that is proven, where nothing reads
+    whole rows from another run, and where no change is made at more than half of a prompt's queries: then all rows cost as much.
+    """
+    places = [place for cell in cells for place in cell.places if place.change.square]
+    read = [
+        site
+        for cell in cells
+        for change in cell.intervention.changes
+        if isinstance(change.source, Activation) and change.edit.reads_source
+        for site in (change.source.site_for(change.site),)
+        if Change(site).square
+    ]
+    if not places and not read:
+        return ""
+    if options.strategy == "serial":
+        return "strategy='serial' changes whole tensors"
+    if read:
+        return f"values of {read[0].name} are read from runs, whole"
+    if model.beside_refused:
+        return model.beside_refused
+    spans = {id(place.columns): place for place in places}  # cells share them
+    for place in spans.values():
+        lengths = runs.places("base", place.tensor).lengths
+        if bool((2 * (place.columns >= 0).sum(-1) > lengths).any()):
+            return f"{place.change.site!r}@{place.change.positions!r} is more than half of a prompt's queries"
+    return ""
+
+
 def _sites(change: Change) -> list[Site]:
     return [change.site, *([change.source.site_for(change.site)] if isinstance(change.source, Activation) else [])]
 
@@ -211,5 +261,12 @@ def _sites(change: Change) -> list[Site]:
 def _self_patch(intervention: Intervention) -> Intervention:
     """The same places with the base's own values: what it moves is rounding, the noise floor of the sweep."""
     own = Activation("base")
-    changes = [Change(c.site, c.positions, own, Replace(), c.featurizer) for c in intervention.changes]
-    return replace(intervention, changes=tuple(changes), ordered=True)
+
+    def back(c: Change) -> Change:
+        if c.square and not (
+            isinstance(c.source, Activation) and c.edit.reads_source
+        ):  # nothing else reads attention from runs
+            return Change(c.site, c.positions, None, Scale(1.0), c.featurizer, attended=c.attended)
+        return Change(c.site, c.positions, own, Replace(), c.featurizer, attended=c.attended)
+
+    return replace(intervention, changes=tuple(map(back, intervention.changes)), ordered=True)
