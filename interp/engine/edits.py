@@ -245,8 +245,8 @@ def spanned(place: Place, old: Tensor, new: Tensor, attended: Tensor) -> Tensor:
         masked = torch.finfo(old.dtype).min / 2  # where a mask stands, or −∞
         if bool(((old > masked).any(-1) & ~(row > masked).any(-1)).any()):
             raise PositionError(
-                f"{place.change!r} leaves nothing to attend to: a row of −∞ has no softmax. Keep a token that is attended to, or "
-                "set probabilities to 0 instead: attention_knockout(…, renormalise=False)"
+                f"{place.change!r} leaves nothing to attend to: a row of −∞ has no softmax. Keep a token that is attended to, "
+                "or set probabilities to 0 instead: attention_knockout(…, renormalise=False)"
             )
     return row
 

@@ -227,9 +227,9 @@ def _eager(model: Model, cells: Sequence[Cell], runs: Runs, options: Options) ->
     """Why a sweep forms whole scores and patterns; empty if it does not.
 
     Rows of the queries that are changed are computed beside the model's attention where that is proven, where nothing reads
-    whole rows from another run, and where no change is made at more than half of a prompt's queries: then all rows cost as much.
+    them from another run, and where no change is made at more than half of a prompt's queries: all rows cost little more then.
     """
-    places = [place for cell in cells for place in cell.places if place.change.square]
+    places = [one for cell in cells for one in cell.places if one.change.square]
     read = [
         site
         for cell in cells
@@ -246,11 +246,10 @@ def _eager(model: Model, cells: Sequence[Cell], runs: Runs, options: Options) ->
         return f"values of {read[0].name} are read from runs, whole"
     if model.beside_refused:
         return model.beside_refused
-    spans = {id(place.columns): place for place in places}  # cells share them
-    for place in spans.values():
-        lengths = runs.places("base", place.tensor).lengths
-        if bool((2 * (place.columns >= 0).sum(-1) > lengths).any()):
-            return f"{place.change.site!r}@{place.change.positions!r} is more than half of a prompt's queries"
+    for one in {id(one.columns): one for one in places}.values():  # cells share their columns
+        lengths = runs.places("base", one.tensor).lengths
+        if bool((2 * (one.columns >= 0).sum(-1) > lengths).any()):
+            return f"{one.tensor!r} is changed at more than half of a prompt's queries ({one.change.positions!r})"
     return ""
 
 
@@ -263,9 +262,8 @@ def _self_patch(intervention: Intervention) -> Intervention:
     own = Activation("base")
 
     def back(c: Change) -> Change:
-        if c.square and not (
-            isinstance(c.source, Activation) and c.edit.reads_source
-        ):  # nothing else reads attention from runs
+        reads = isinstance(c.source, Activation) and c.edit.reads_source
+        if c.square and not reads:  # rows of attention are read from no run for its sake
             return Change(c.site, c.positions, None, Scale(1.0), c.featurizer, attended=c.attended)
         return Change(c.site, c.positions, own, Replace(), c.featurizer, attended=c.attended)
 

@@ -16,6 +16,6 @@ from interp.interventions.trained import Saved, learnable, once, parts, restore,
 __all__ = [
     "Activation", "Add", "Apply", "BoundlessMask", "Change", "Constant", "Cut", "Edit", "Featurizer", "Gate", "HardConcrete",
     "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "Replace", "Rotation", "Saved", "Scale", "Select",
-    "Source", "Subspace", "apply", "attention_knockout", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore", "revive",
-    "state", "zero",
+    "Source", "Subspace", "apply", "attention_knockout", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample",
+    "restore", "revive", "state", "zero",
 ]  # fmt: skip

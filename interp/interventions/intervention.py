@@ -179,7 +179,7 @@ class Intervention:
 
     @classmethod
     def of(cls, *changes: Change | str | Site, **options: Any) -> Intervention:
-        """From changes, or from targets written ``"L9H6.z@END"`` with one set of options (source, edit, featurizer, attended)."""
+        """From changes, or from targets written ``"L9H6.z@END"`` with one set of options (source, edit, …)."""
         return cls(tuple(c if isinstance(c, Change) else _change(c, options) for c in changes))
 
     def __and__(self, other: Intervention) -> Intervention:

@@ -1,11 +1,11 @@
 """Inside an attention module: its scores and its pattern, where the model forms them and where it does not.
 
 A model's eager attention calls one softmax, whose argument and result are the scores and the pattern of all queries. Fused
-attention, :func:`torch.nn.functional.scaled_dot_product_attention`, forms neither. It is called as it is, and beside it the rows
-of the queries that are read or written are computed from its arguments, as eager attention computes them: products in the
+attention, :func:`torch.nn.functional.scaled_dot_product_attention`, forms neither. It is called as it is, and beside it the
+rows of the queries that are read or written are computed from its arguments, as eager attention computes them: products in the
 model's dtype, the softmax in float32 at least. What is written moves the output at the queries that are written; elsewhere the
-output keeps its bits. So a knockout at one query of 8,000 costs a row a head, never 8,000 × 8,000, in the one module where it is
-made. :mod:`interp.models.beside` proves it when a model is loaded.
+output keeps its bits. So a knockout at one query of 8,000 costs a row a head, never 8,000 × 8,000, in the one module where it
+is made. :mod:`interp.models.beside` proves it when a model is loaded.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Fused:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
         given = dict(zip(names, args, strict=False)) | kwargs
         query, key, value, mask = (given.get(name) for name in ("query", "key", "value", "attn_mask"))
-        assert isinstance(query, Tensor) and isinstance(key, Tensor) and isinstance(value, Tensor)
+        if not isinstance(query, Tensor) or not isinstance(key, Tensor) or not isinstance(value, Tensor):
+            return None
         if query.ndim != 4 or not len(query) == len(key) == len(value):
             return None
         if positions == 1 != query.shape[2]:

@@ -365,9 +365,9 @@ class Model:
         refuse_compiled(self.module)
         rows = beside and not self.beside_refused
         whole = [s for s in sites if self.has(s) and self.taps(s.tensor).event in ("scores", "pattern")] if not rows else []
-        with self._busy, evaluating(self.module), fused_activations(self.module):
-            with eager_attention(self.module) if whole else nullcontext():
-                yield
+        attention = eager_attention(self.module) if whole else nullcontext()
+        with self._busy, evaluating(self.module), fused_activations(self.module), attention:
+            yield
 
     def leaving(self, sites: Collection[Site], *, keeping: bool) -> AbstractContextManager[None]:
         """Inside, forward passes are left once all of ``sites`` were seen, where the blocks are known to follow each other.
