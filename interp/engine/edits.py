@@ -143,7 +143,7 @@ class _Group:
             where: row and column of each change in ``seen``, if it does not hold all of them.
         """
         within(self.example_of, seen)
-        at = self.at if where is None else (*where, *self.at[2:])
+        at = tuple(index.to(seen.device) for index in (self.at if where is None else (*where, *self.at[2:])))
         old = seen[at]
         scalar = old.ndim == 1
         new = changed(self.example_of, old[:, None] if scalar else old, self.source, self.attended)

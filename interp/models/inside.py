@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -64,14 +64,9 @@ class Fused:
         scale = given.get("scale")
         return cls(query, key, value, mask, bool(given.get("is_causal")), query.shape[-1] ** -0.5 if scale is None else scale)
 
-    def taken(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of some rows, ascending."""
-        whole = len(rows) == len(self.key)
-        return (self.key, self.value) if whole else (self.key[rows], self.value[rows])
-
-    def scores(self, queries: Queries, key: Tensor) -> Float[Tensor, "n head slot source_position"]:
+    def scores(self, queries: Queries) -> Float[Tensor, "n head slot source_position"]:
         """Masked scores; what a mask leaves out is the dtype's least number, as eager masks write it."""
-        found = _by_group(queries.picked(self.query), key.transpose(2, 3)) * self.scale
+        found = _products(queries.picked(self.query), self.key.transpose(2, 3), queries.rows) * self.scale
         least = torch.finfo(found.dtype).min
         if self.causal:
             sources = torch.arange(found.shape[-1], device=found.device)
@@ -84,11 +79,23 @@ class Fused:
         return found
 
 
-def _by_group(rows: Float[Tensor, "n head slot a"], shared: Float[Tensor, "n kv_head a b"]) -> Float[Tensor, "n head slot b"]:
-    """Products of matrices, each of the second serving the heads of a group."""
-    group, slot = rows.shape[1] // shared.shape[1], rows.shape[2]
-    found = rearrange(rows, "n (kv group) slot a -> n kv (group slot) a", group=group) @ shared
-    return rearrange(found, "n kv (group slot) b -> n (kv group) slot b", slot=slot)
+_COPIED = 1 << 22
+"""Most numbers of keys or values that are copied at once."""
+
+
+def _products(
+    each: Float[Tensor, "n head slot a"], shared: Float[Tensor, "row kv_head a b"], rows: Int[Tensor, " n"]
+) -> Float[Tensor, "n head slot b"]:
+    """Products of matrices, the second ones those of some rows of the batch, each for the heads of a group."""
+    group = each.shape[1] // shared.shape[1]
+    grouped = rearrange(each, "n (kv group) slot a -> n kv (group slot) a", group=group)
+    if len(rows) == len(shared):
+        found = grouped @ shared
+    else:  # keys and values of many rows at 8,000 positions are larger than everything else here
+        few = max(1, _COPIED // shared[0].numel())
+        parts = [own @ shared[which] for own, which in zip(grouped.split(few), rows.split(few), strict=True)]
+        found = torch.cat(parts)
+    return rearrange(found, "n kv (group slot) b -> n (kv group) slot b", group=group)
 
 
 class InsideAttention(TorchFunctionMode):
@@ -152,11 +159,10 @@ class InsideAttention(TorchFunctionMode):
 
     def _rows(self, fused: Fused, queries: Queries) -> Float[Tensor, "n head slot d_value"]:
         """What some queries attend to, read and written on the way."""
-        key, value = fused.taken(queries.rows)
-        scores = self._visit("scores", fused.scores(queries, key), queries)
+        scores = self._visit("scores", fused.scores(queries), queries)
         pattern = nn.functional.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
         pattern = self._visit("pattern", pattern, queries)
-        return _by_group(pattern.to(value.dtype), value)
+        return _products(pattern.to(fused.value.dtype), fused.value, queries.rows)
 
     def _visit(self, event: str, part: Tensor, queries: Queries) -> Tensor:
         """Write, then read, the sites of one event."""
