@@ -70,12 +70,11 @@ class Fused:
         least = torch.finfo(found.dtype).min
         if self.causal:
             sources = torch.arange(found.shape[-1], device=found.device)
-            found = found + (sources > queries.columns[:, None, :, None]) * least
+            found = found + (sources > queries.columns[:, None, :, None]).to(found.dtype) * least
         if self.mask is not None:
             mask = self.mask.reshape(*(1 for _ in range(4 - self.mask.ndim)), *self.mask.shape)
-            mask = mask.expand(len(self.query), -1, self.query.shape[2], found.shape[-1])
-            picked = queries.picked(mask)
-            found = found + (~picked * least if picked.dtype == torch.bool else picked)
+            mask = queries.picked(mask.expand(len(self.query), -1, self.query.shape[2], found.shape[-1]))
+            found = found + ((~mask).to(found.dtype) * least if mask.dtype == torch.bool else mask.to(found.dtype))
         return found
 
 
