@@ -235,12 +235,12 @@ def changed(
 
 
 def spanned(place: Place, old: Tensor, new: Tensor, attended: Tensor) -> Tensor:
-    """Rows of attention that are new at some attended positions and old elsewhere.
+    """Rows of attention that are new at some attended positions and old elsewhere; what is made of −∞ is −∞, or a number.
 
     Raises:
         PositionError: they are scores of which −∞ leaves nothing to attend to, so that they have no softmax.
     """
-    row = torch.where(attended.to(new.device), new, old)
+    row = torch.where(attended.to(new.device) & ~(new.isnan() & old.isneginf()), new, old)
     if isinstance(place.change.edit, Cut):
         masked = torch.finfo(old.dtype).min / 2  # where a mask stands, or −∞
         if bool(((old > masked).any(-1) & ~(row > masked).any(-1)).any()):
