@@ -17,7 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 
@@ -53,7 +53,7 @@ class Queries:
         number = torch.searchsorted(self.rows, row.to(self.rows.device))
         return number, (self.columns[number] == column.to(self.rows.device)[:, None]).int().argmax(-1)
 
-    def picked(self, tensor: Float[Tensor, "example head position ..."]) -> Float[Tensor, "n head slot ..."]:
+    def picked(self, tensor: Shaped[Tensor, "example head position ..."]) -> Shaped[Tensor, "n head slot ..."]:
         """What a tensor has at these queries; anything at the padding."""
         return tensor.transpose(1, 2)[self.rows[:, None], self.columns.clamp(min=0)].transpose(1, 2)
 
