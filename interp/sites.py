@@ -476,6 +476,10 @@ def grid(
     else:
         positions = Positions.parse(position)
     ordered = tuple((axis, swept[axis]) for axis in axes.SWEPT if axis in swept)
+    if isinstance(attended, Iterable) and not isinstance(attended, str | Positions):
+        attended = tuple(attended)
+        if any(isinstance(p, str) for p in attended):
+            raise PositionError(f"attended={list(attended)} is not swept: give one role or indices, and a grid for each span")
     span = Positions.parse(attended)
     if not span.is_all and not {axes.POSITION, axes.SOURCE_POSITION} <= {*base.axes}:
         raise PositionError(f"attended={span!r} of {base!r}: only scores and patterns have rows of attended positions")

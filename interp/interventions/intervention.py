@@ -71,7 +71,8 @@ class Change:
                 f"{self.site.name} has the axes {', '.join(self.site.axes)}"
             )
         if isinstance(self.edit, Cut) and not (self.square and self.site.name.endswith("scores")):
-            raise UnknownSiteError("site for Cut()", self.site, [], why="−∞ is for scores; elsewhere, Scale(0.0) knocks out")
+            why = "−∞ is for scores; elsewhere Scale(0.0) knocks out"
+            raise UnknownSiteError("site for Cut()", self.site, ["scores", "cross_scores"], why=why)
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         """The changed value of ``h`` given the source value ``s``, both ``[..., width]``."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
+from operator import index
 from typing import SupportsIndex
 
 from interp.errors import HeadOutOfRangeError
@@ -36,8 +37,7 @@ def attention_knockout(
 
     Args:
         query: the tokens that no longer attend: a role, an index, several.
-        attended: the tokens that are no longer attended to, which may lie elsewhere in every prompt. A role without a token
-            in some prompt cuts nothing there.
+        attended: the tokens that are no longer attended to, which may lie elsewhere in every prompt.
         layers: one or several.
         heads: one or several, the same in every layer; None for all heads.
         renormalise: False multiplies probabilities by 0, and rows then sum to less than 1: what a value bias adds goes too (see
@@ -60,7 +60,13 @@ def attention_knockout(
 
 
 def _several(argument: str, given: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
-    numbers = Positions.parse(given).indices if isinstance(given, SupportsIndex) else tuple(n.__index__() for n in given)
+    try:
+        numbers = tuple(map(index, [given] if isinstance(given, SupportsIndex) else given))
+    except TypeError:  # a word, ...
+        numbers = ()
     if not numbers or len(set(numbers)) < len(numbers) or min(numbers) < 0:
-        raise HeadOutOfRangeError(f"{argument}={given!r}; expected a number from 0 on, or several different ones")
+        raise HeadOutOfRangeError(
+            f"{argument}={given!r}; expected a number from 0 on, or several different ones such as range(model.sizes["
+            f"'{argument.removesuffix('s')}'])"
+        )
     return numbers

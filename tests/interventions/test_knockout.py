@@ -56,12 +56,17 @@ def test_what_has_no_attended_positions_is_refused() -> None:
         Change("L3.pattern", attended=(1, 1))
 
 
+def test_spans_are_not_swept() -> None:
+    with pytest.raises(
+        PositionError, match=r"attended=\['IO', 'S1'\] is not swept: give one role or indices, and a grid for each"
+    ):
+        grid("pattern", layer=3, attended=["IO", "S1"])  # type: ignore[list-item]
+
+
 def test_minus_infinity_is_for_scores() -> None:
     assert torch.equal(Cut()(torch.ones(2), torch.ones(2)), torch.full((2,), -torch.inf))
     assert Cut().spec() == {"kind": "cut"}
-    with pytest.raises(
-        UnknownSiteError, match=r"unknown site for Cut\(\) L3\.pattern: −∞ is for scores; elsewhere, Scale\(0\.0\)"
-    ):
+    with pytest.raises(UnknownSiteError, match=r"site for Cut\(\) L3\.pattern: −∞ is for scores; elsewhere Scale\(0\.0\)"):
         Change("L3.pattern", edit=Cut())
     Change("L3.cross_scores", edit=Cut())
 
@@ -80,7 +85,17 @@ def test_the_two_knockouts_of_the_literature() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"layers": []}, {"layers": [1, 1]}, {"layers": -1}, {"layers": 1, "heads": ()}, {"layers": 1, "heads": [-2]}]
+    "wrong",
+    [
+        {"layers": []},
+        {"layers": [1, 1]},
+        {"layers": -1},
+        {"layers": 1, "heads": ()},
+        {"layers": 1, "heads": [-2]},
+        {"layers": ...},
+        {"layers": "3"},
+        {"layers": 1, "heads": "all"},
+    ],
 )
 def test_no_layers_or_heads_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(HeadOutOfRangeError, match="expected a number from 0 on, or several different ones"):
