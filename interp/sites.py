@@ -350,6 +350,8 @@ class Grid:
     positions: Positions
     swept: tuple[tuple[str, tuple[int | str, ...] | None], ...]
     """Swept axes in the order of ``axes.SWEPT``, each with its values; None stands for every value that exists."""
+    attended: Positions = ALL
+    """Of scores and patterns, the attended positions that every cell changes."""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -399,11 +401,13 @@ class Grid:
             "site": repr(self.site),
             "positions": repr(self.positions),
             "axes": {axis: "all" if given is None else list(given) for axis, given in self.swept},
+            **({} if self.attended.is_all else {"attended": repr(self.attended)}),
         }
 
     def __repr__(self) -> str:
         swept = [f"{axis}={'all' if given is None else list(given)}" for axis, given in self.swept]
         at = [] if self.positions.is_all or axes.POSITION in self.axes else [f"position={self.positions!r}"]
+        at += [] if self.attended.is_all else [f"attended={self.attended!r}"]
         return f"grid({', '.join([repr(self.site), *swept, *at])})"
 
 
@@ -422,6 +426,7 @@ def grid(
     call: SupportsIndex | Numbers | EllipsisType | None = None,
     half: SupportsIndex | Numbers | EllipsisType | None = None,
     position: PositionsLike | Iterable[SupportsIndex | str] = None,
+    attended: PositionsLike = None,
 ) -> Grid:
     """A grid of single-site interventions, one cell for every combination of the swept axes.
 
@@ -438,10 +443,12 @@ def grid(
             leaves the site's own.
         position: ``...`` sweeps every raw index; a list of indices or roles sweeps those; a single index or role (or several,
             as ``Positions``) fixes them; None means all positions together.
+        attended: of scores and patterns, the attended positions at which every cell is changed; None means whole rows.
 
     Raises:
         UnknownSiteError: no such component.
         HeadOutOfRangeError: the component has no such axis.
+        PositionError: ``attended`` of a component without attended positions, or positions that are none.
     """
     base = Site.parse(site)
     if base.path is None and layer is None and base.layer is None and base.component.per_layer:
@@ -469,7 +476,14 @@ def grid(
     else:
         positions = Positions.parse(position)
     ordered = tuple((axis, swept[axis]) for axis in axes.SWEPT if axis in swept)
-    return Grid(base, positions, ordered)
+    if isinstance(attended, Iterable) and not isinstance(attended, str | Positions):
+        attended = tuple(attended)
+        if any(isinstance(p, str) for p in attended):
+            raise PositionError(f"attended={list(attended)} is not swept: give one role or indices, and a grid for each span")
+    span = Positions.parse(attended)
+    if not span.is_all and not {axes.POSITION, axes.SOURCE_POSITION} <= {*base.axes}:
+        raise PositionError(f"attended={span!r} of {base!r}: only scores and patterns have rows of attended positions")
+    return Grid(base, positions, ordered, span)
 
 
 def _half(letter: str | None) -> int | None:

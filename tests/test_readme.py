@@ -19,6 +19,7 @@ def test_its_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     exec(compile(code, "README.md", "exec"), names)
     effect = names["effect"]
     assert effect["value"].dims == ("metric", "layer", "position", "example")  # type: ignore[index]
+    assert names["cut"].attrs["attention"] == "as in the model, changed rows beside it"  # type: ignore[attr-defined]
     assert list(interp.Store("runs").runs()["name"]) == ["heads"]
 
 

@@ -37,7 +37,8 @@ from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Prepared, start
 from interp.engine.slopes import Slopes, differentiable, examples_a_pass, slopes
-from interp.interventions import Edit, Featurizer, Source
+from interp.errors import GradientError
+from interp.interventions import Cut, Edit, Featurizer, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.pairs import Pair, Pairs
@@ -90,6 +91,12 @@ def attribute(
     options = Options(patching, "batched", given_changes(given), rows, skip_inert, progress, precision)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
+    changes = [change for family in families.values() for i in family.interventions for change in i.changes]
+    cut = next((change for change in changes if isinstance(change.edit, Cut)), None)
+    if cut is not None:
+        raise GradientError(
+            f"{cut!r}: −∞ has no first-order estimate; set probabilities to 0 (Scale(0.0) of a pattern), or patch"
+        )
     named = {name: replace(family, spec=family.spec | {"estimate": ESTIMATE}) for name, family in families.items()}
     found = [
         labelled(prepared, measured, family) for measured, family in zip(_estimated(prepared), named.values(), strict=True)

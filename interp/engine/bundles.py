@@ -139,6 +139,7 @@ def _shared(place: Place) -> Hashable:
         id(change) if change.joint > 1 else None,  # its rows must follow each other
         change.site.tensor,
         change.positions,
+        change.attended,
         place.index is None,
         _source_index(change) is None,
         same(change.source),

@@ -45,7 +45,7 @@ class Place:
     given: bool = False
     """Whether it is in force on the base already."""
     attended: Bool[Tensor, "example source_position"] | None = None
-    """Of attention scores and patterns, which tokens are real; what is at padding stays."""
+    """Of attention scores and patterns, the attended tokens at which it is made, all of them real; the others stay."""
 
     @property
     def tensor(self) -> Site:
@@ -114,6 +114,7 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
     columns: dict[tuple[Positions, int], Tensor] = {}
     firsts: dict[tuple[Positions, int, bool, bool, bool], Tensor] = {}  # cells differ in these alone
     sites: dict[Site, Places] = {}
+    spans: dict[tuple[Positions, Site], Tensor] = {}
 
     def resolved(change: Change, first: Tensor | None, of_given: bool) -> Place:
         tensor = change.site.tensor
@@ -128,9 +129,10 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
         key = (*here, _is_counterpart(change, runs), tensor in _EMBEDDED, of_given)
         if key not in firsts:
             firsts[key] = _first(change, where, runs, first)
-        square = {axes.POSITION, axes.SOURCE_POSITION} <= {*change.site.axes}
-        attended = runs.places("base", tensor, attended=True).mask if square else None
-        return Place(change, where, None, firsts[key], order=0, given=of_given, attended=attended)
+        span = (change.attended, tensor)
+        if change.square and span not in spans:
+            spans[span] = _span(change, runs.places("base", tensor, attended=True))
+        return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span))
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
     first = torch.stack([place.first for place in before]).amin(0) if before else None
@@ -149,10 +151,19 @@ def _ordered(new: Iterable[Place], before: list[Place], ordered: bool, runs: Run
         _refuse_aliases([*before, *places], found, runs)
         met = [earlier for earlier in places if _meet(earlier, found)]
         if not ordered:
-            _refuse_ambiguous(met, found)
+            _refuse_ambiguous([earlier for earlier in met if _meet(earlier, found, spans=True)], found)
         met += [earlier for earlier in before if _meet(earlier, found)]
         places.append(replace(found, order=1 + max((earlier.order for earlier in met), default=-1)))
     return places
+
+
+def _span(change: Change, attended: Places) -> Bool[Tensor, "example source_position"]:
+    """Where in the rows of scores or patterns a change is made."""
+    if change.attended.is_all:
+        return attended.mask
+    columns = attended.columns(change.attended, what=f"attended position of {change.site!r}")
+    spare = torch.zeros(len(attended), attended.width + 1, dtype=torch.bool, device=columns.device)
+    return spare.scatter(1, torch.where(columns >= 0, columns, attended.width), True)[:, :-1]
 
 
 def fill(cells: Sequence[Cell], runs: Runs, known: Sequence[Cell] = ()) -> list[Cell]:
@@ -242,11 +253,18 @@ def _refuse_aliases(places: list[Place], place: Place, runs: Runs) -> None:
             )
 
 
-def _meet(one: Place, other: Place) -> bool:
-    """Whether two changes share a coordinate in some example."""
+def _meet(one: Place, other: Place, *, spans: bool = False) -> bool:
+    """Whether two changes share a coordinate in some example, or a row of attention, which is changed by one after the other.
+
+    Args:
+        spans: rows of attention are shared where the attended positions are.
+    """
     if one.tensor != other.tensor or not (one.index is None or other.index is None or one.index == other.index):
         return False
-    return bool(((one.columns[:, :, None] == other.columns[:, None, :]) & (one.columns[:, :, None] >= 0)).any())
+    met = ((one.columns[:, :, None] == other.columns[:, None, :]) & (one.columns[:, :, None] >= 0)).any((1, 2))
+    if spans and one.attended is not None and other.attended is not None:
+        met = met & (one.attended & other.attended).any(-1)
+    return bool(met.any())
 
 
 def _refuse_ambiguous(met: list[Place], place: Place) -> None:

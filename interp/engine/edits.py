@@ -1,7 +1,8 @@
 """The changes of many rows at once: at each site, index arrays that say which row, column and head, and what is written there.
 
 A pass may hold back some columns (those before the first change) and some rows (those that join later), so the writes of a site
-are made for a range of rows and a first column.
+are made for a range of rows and a first column. A write knows which queries it changes, so that of attention no other rows need
+be formed (:mod:`interp.models.queries`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from interp.engine.cells import Cell, Place
 from interp.engine.layout import canonical, indexed_axis
-from interp.errors import HeadOutOfRangeError, ShapeMismatchError
-from interp.interventions import apply
+from interp.errors import HeadOutOfRangeError, PositionError, ShapeMismatchError
+from interp.interventions import Cut, apply
+from interp.models.queries import Queries
 from interp.models.taps import Write
 from interp.sites import Site
 
@@ -99,15 +101,7 @@ class Edits:
             if _within(part, first, stop, own):
                 groups[_key(part.place)].append(part)
         made = [_group(parts, first, column, until) for _, parts in sorted(groups.items(), key=lambda item: item[0][0])]
-
-        def write(h: Tensor) -> Tensor:
-            h = h.clone()
-            seen = canonical(site, h)
-            for group in made:
-                group(seen)
-            return h
-
-        return write
+        return _Write(site, made)
 
 
 def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
@@ -157,15 +151,48 @@ class _Group:
     """Row, column and, where one head or unit is changed, its index."""
     source: Tensor | None
     attended: Tensor | None = None
-    """Of attention scores and patterns, the real tokens ``[n, source_position]``."""
+    """Of attention scores and patterns, where in the row each change is made ``[n, source_position]``."""
 
-    def __call__(self, seen: Tensor) -> None:
-        """Change ``seen`` in place."""
+    def __call__(self, seen: Tensor, where: tuple[Tensor, Tensor] | None = None) -> None:
+        """Change ``seen`` in place.
+
+        Args:
+            where: row and column of each change in ``seen``, if it does not hold all of them.
+        """
         within(self.example_of, seen)
-        old = seen[self.at]
+        at = tuple(index.to(seen.device) for index in (self.at if where is None else (*where, *self.at[2:])))
+        old = seen[at]
         scalar = old.ndim == 1
         new = changed(self.example_of, old[:, None] if scalar else old, self.source, self.attended)
-        seen[self.at] = (new[:, 0] if scalar else new).to(seen.dtype)
+        seen[at] = (new[:, 0] if scalar else new).to(seen.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Write:
+    """All changes of one tensor, in their order; of attention, also of the changed rows alone."""
+
+    site: Site
+    groups: list[_Group]
+
+    def __call__(self, h: Tensor) -> Tensor:
+        h = h.clone()
+        seen = canonical(self.site, h)
+        for group in self.groups:
+            group(seen)
+        return h
+
+    def pairs(self, examples: int) -> tuple[Tensor, Tensor]:
+        """Row and column of every query that is changed."""
+        none = torch.zeros(0, dtype=torch.long)
+        row, column = ([group.at[i] for group in self.groups] or [none] for i in (0, 1))
+        return torch.cat(row), torch.cat(column)
+
+    def partly(self, part: Tensor, queries: Queries) -> Tensor:
+        """The same of some rows of attention ``[n, head, slot, source_position]``, changed in place."""
+        seen = canonical(self.site, part)
+        for group in self.groups:
+            group(seen, queries.find(group.at[0], group.at[1]))
+        return part
 
 
 def _group(parts: list[_Part], first: int, column: int, until: int | None) -> _Group:
@@ -207,10 +234,11 @@ def changed(
 
     Args:
         source: what it reads, features last; None if its edit reads nothing.
-        attended: of attention scores and patterns, the real tokens; what is at padding stays.
+        attended: of attention scores and patterns, where in the row the change is made; the rest stays.
 
     Raises:
         ShapeMismatchError: see :func:`fitting`, and what the edit returned.
+        PositionError: see :func:`spanned`.
     """
     s = old if source is None else source.to(old.device)
     fitting(place, old, s)
@@ -220,7 +248,24 @@ def changed(
     if attended is None:
         return new
     ones = (1 for _ in range(new.ndim - 2))
-    return torch.where(attended.to(new.device).reshape(len(new), *ones, attended.shape[-1]), new, old)
+    return spanned(place, old, new, attended.reshape(len(new), *ones, attended.shape[-1]))
+
+
+def spanned(place: Place, old: Tensor, new: Tensor, attended: Tensor) -> Tensor:
+    """Rows of attention that are new at some attended positions and old elsewhere; what is made of −∞ is −∞, or a number.
+
+    Raises:
+        PositionError: they are scores of which −∞ leaves nothing to attend to, so that they have no softmax.
+    """
+    row = torch.where(attended.to(new.device) & ~(new.isnan() & old.isneginf()), new, old)
+    if isinstance(place.change.edit, Cut):
+        masked = torch.finfo(old.dtype).min / 2  # where a mask stands, or −∞
+        if bool(((old > masked).any(-1) & ~(row > masked).any(-1)).any()):
+            raise PositionError(
+                f"{place.change!r} leaves nothing to attend to: a row of −∞ has no softmax. Keep a token that is attended to, "
+                "or set probabilities to 0 instead: attention_knockout(…, renormalise=False)"
+            )
+    return row
 
 
 def fitting(place: Place, old: Tensor, s: Tensor) -> None:

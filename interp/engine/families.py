@@ -71,7 +71,9 @@ def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any])
     cells = list(grid.cells(sizes))
     exists = np.array([model.has(cell.site) for cell in cells], dtype=bool)
     interventions = [
-        Intervention((Change(cell.site, cell.positions, **change),)) for cell, there in zip(cells, exists, strict=True) if there
+        Intervention((Change(cell.site, cell.positions, attended=grid.attended, **change),))
+        for cell, there in zip(cells, exists, strict=True)
+        if there
     ]
     if not interventions:
         raise UnknownSiteError("site", repr(grid.site), [], why=f"{model.name} has it in none of the layers that are asked for")
@@ -84,7 +86,10 @@ def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any])
         exists=exists,
         coords=provenance.token_coordinates(clean, corrupted, values.get(axes.POSITION)),
         attrs={"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)},
-        spec={"grid": grid.spec(), "change": {k: v for k, v in of_change.items() if k not in ("site", "positions")}},
+        spec={
+            "grid": grid.spec(),
+            "change": {k: v for k, v in of_change.items() if k not in ("site", "positions", "attended")},
+        },
     )
 
 

@@ -94,6 +94,7 @@ def _key(place: Place) -> Hashable:
     return (
         change.site,
         change.positions,
+        change.attended,
         same(change.source),
         same(change.edit),
         id(change.featurizer),

@@ -5,7 +5,8 @@
 
 Rows of a pattern sum to 1, so a head adds W_O b_V whatever it attends to, and its value bias may as well stand in the output
 bias: the function is the same (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"). Zero is then another
-point of ``v``, ``z`` and ``result``, and so is a multiple. Another run's value, or a mean, moves along and has the same effect.
+point of ``v``, ``z`` and ``result``, and so is a multiple; of a pattern whose rows no longer sum to 1 less of b_V is left.
+Another run's value, or a mean, moves along and has the same effect.
 :mod:`interp.doctor` tests both on any model.
 """
 
@@ -20,7 +21,7 @@ from interp.models import Model
 from interp.models.taps import Flat, Heads
 from interp.sites import Site
 
-_AT = {f"{prefix}{name}": prefix for prefix in ("", "cross_") for name in ("v", "z", "result")}
+_AT = {f"{prefix}{name}": prefix for prefix in ("", "cross_") for name in ("pattern", "v", "z", "result")}
 
 
 def flag(model: Model, interventions: Iterable[Intervention]) -> str:

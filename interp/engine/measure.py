@@ -60,7 +60,7 @@ def measure(prepared: Prepared) -> list[Measured]:
         *(prepared.model, prepared.encoded, prepared.runs, prepared.reader, prepared.metrics),
     )
     plan = Plan.of(prepared)
-    with torch.no_grad(), model.prepared(prepared.sites), float32(prepared.options.precision), halvings() as halved:
+    with torch.no_grad(), prepared.session(), float32(prepared.options.precision), halvings() as halved:
         runs.want_logits("clean", "corrupted", "base")
         cells = fill(prepared.cells, runs, start(prepared))
         reference = runs.reference
@@ -112,6 +112,7 @@ def _facts(prepared: Prepared, plan: Plan, family: range, value: Tensor, base: T
         "passes": plan.passes,
         "fraction_of_naive_flops": plan.fraction,
         "kernels": plan.kernels,
+        "attention": prepared.attention,
         "noise_floor": floor,
     }
 

@@ -231,7 +231,7 @@ class _Planning:
         return (p.reader.implementations if wave else {}) | used
 
     def _notes(self) -> tuple[str, ...]:
-        notes: list[str] = []
+        notes = [f"attention {self.p.attention}"] if self.p.attention != "as in the model" else []
         if not self.p.model.causal and any(isinstance(begin, int) for begin in self.p.begins):
             notes.append("the model is not causal: rows resume at their layer, at all positions")
         names = sorted({place.tensor.name for cell in self.p.cells for place in cell.places} & _INSIDE_ATTENTION)

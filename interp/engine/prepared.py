@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,7 +21,7 @@ from interp.engine.lines import Lines
 from interp.engine.precision import Precision
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
-from interp.interventions import Activation, Change, Intervention, Replace
+from interp.interventions import Activation, Change, Intervention, Replace, Scale
 from interp.metrics import Metric
 from interp.models import Encoded, Model
 from interp.sites import Site
@@ -68,6 +69,22 @@ class Prepared:
     parents: Int[Tensor, " cell"]
     """The cell that each cell's rows leave there; −1 where they begin with the base run."""
     by_rule: Bool[Tensor, "cell example"]
+    eager: str
+    """Why attention is the model's eager one, which forms whole scores and patterns; empty if it is not."""
+
+    @property
+    def attention(self) -> str:
+        """How attention runs: as it is in the model, with changed rows computed beside it, or eager."""
+        if self.eager:
+            return f"eager, because {self.eager}"
+        changed = any(
+            place.change.square for cell in (*self.cells, *([self.given] if self.given else [])) for place in cell.places
+        )
+        return "as in the model, changed rows beside it" if changed else "as in the model"
+
+    def session(self) -> AbstractContextManager[None]:
+        """The model as the sweep needs it."""
+        return self.model.prepared(self.sites, beside=not self.eager)
 
     @property
     def rows(self) -> Rows:
@@ -134,6 +151,7 @@ def prepare(
     by_rule = torch.stack([cell.inert for cell in found.cells]) & options.skip_inert
     by_rule[[span[-1] for span in spans]] = False
     by_rule[len(interventions) :] = True  # what cells share is not read
+    known = place([given], runs) if given else []
     return Prepared(
         model,
         encoded,
@@ -146,10 +164,11 @@ def prepare(
         runs=runs,
         budget=budget,
         cells=found.cells,
-        given=place([given], runs)[0] if given else None,
+        given=known[0] if known else None,
         begins=found.begins,
         parents=torch.tensor(found.parents, device=by_rule.device),
         by_rule=by_rule,
+        eager=_eager(model, [*cells, *known], runs, options),
     )
 
 
@@ -212,6 +231,36 @@ def _whole(encoded: Encoded) -> str:
     return "" if encoded.clean.flush and encoded.corrupted.flush else "its prompts are padded on the right"
 
 
+def _eager(model: Model, cells: Sequence[Cell], runs: Runs, options: Options) -> str:
+    """Why a sweep forms whole scores and patterns; empty if it does not.
+
+    Rows of the queries that are changed are computed beside the model's attention where that is proven, where nothing reads
+    them from another run, and where no change is made at more than half of a prompt's queries: all rows cost little more then.
+    """
+    places = [one for cell in cells for one in cell.places if one.change.square]
+    read = [
+        site
+        for cell in cells
+        for change in cell.intervention.changes
+        if isinstance(change.source, Activation) and change.edit.reads_source
+        for site in (change.source.site_for(change.site),)
+        if Change(site).square
+    ]
+    if not places and not read:
+        return ""
+    if options.strategy == "serial":
+        return "strategy='serial' changes whole tensors"
+    if read:
+        return f"values of {read[0].name} are read from runs, whole"
+    if model.beside_refused:
+        return model.beside_refused
+    for one in {id(one.columns): one for one in places}.values():  # cells share their columns
+        lengths = runs.places("base", one.tensor).lengths
+        if bool((2 * (one.columns >= 0).sum(-1) > lengths).any()):
+            return f"{one.tensor!r} is changed at more than half of a prompt's queries ({one.change.positions!r})"
+    return ""
+
+
 def _sites(change: Change) -> list[Site]:
     return [change.site, *([change.source.site_for(change.site)] if isinstance(change.source, Activation) else [])]
 
@@ -219,5 +268,11 @@ def _sites(change: Change) -> list[Site]:
 def _self_patch(intervention: Intervention) -> Intervention:
     """The same places with the base's own values: what it moves is rounding, the noise floor of the sweep."""
     own = Activation("base")
-    changes = [Change(c.site, c.positions, own, Replace(), c.featurizer) for c in intervention.changes]
-    return replace(intervention, changes=tuple(changes), ordered=True)
+
+    def back(c: Change) -> Change:
+        reads = isinstance(c.source, Activation) and c.edit.reads_source
+        if c.square and not reads:  # rows of attention are read from no run for its sake
+            return Change(c.site, c.positions, None, Scale(1.0), c.featurizer, attended=c.attended)
+        return Change(c.site, c.positions, own, Replace(), c.featurizer, attended=c.attended)
+
+    return replace(intervention, changes=tuple(map(back, intervention.changes)), ordered=True)

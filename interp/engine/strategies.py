@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.engine.batches import in_batches
 from interp.engine.cells import Cell, Place
-from interp.engine.edits import Edits, Rows, by_cell, fitting, within
+from interp.engine.edits import Edits, Rows, by_cell, fitting, spanned, within
 from interp.engine.layout import LOGITS, canonical
 from interp.engine.lines import Lines
 from interp.engine.prompts import forward
@@ -87,7 +87,7 @@ def _changed(place: Place, example: int, slots: list[int], values: list[Tensor])
         s = place.values.at(torch.full((len(slots),), example), torch.tensor(slots)).to(old.device)
     fitting(place, old, s)
     new = place.change(old, s)
-    return new if place.attended is None else torch.where(place.attended[example].to(new.device), new, old)
+    return new if place.attended is None else spanned(place, old, new, place.attended[example])
 
 
 def _put(values: Tensor, index: int, new: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -109,6 +110,24 @@ class Apply:
 
     def spec(self) -> dict[str, Any]:
         return {"kind": self.kind, "function": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """−∞ in place of attention scores: nothing is attended to there, and the softmax shares the row out among the rest.
+
+    A row of which nothing is left has no softmax; the engine refuses it. Reads no source.
+    """
+
+    kind = "cut"
+    commutes = True
+    reads_source = False
+
+    def __call__(self, h: Tensor, s: Tensor) -> Tensor:
+        return torch.full_like(h, -torch.inf)
+
+    def spec(self) -> dict[str, Any]:
+        return {"kind": self.kind}
 
 
 def knock_out() -> Scale:

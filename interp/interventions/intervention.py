@@ -8,6 +8,11 @@ A :class:`Change` is one such sentence; an :class:`Intervention` is an ordered l
     L9H6.z@END ← Activation(source)
     >>> Intervention.of("L9H6.z@END") & Intervention.of("L10H0.z@END")
     Intervention(L9H6.z@END ← Activation(source); L10H0.z@END ← Activation(source))
+
+A change of attention scores or patterns is made in whole rows, or at the attended positions that it names:
+
+    >>> Change("L9H6.pattern", "END", edit=Scale(0.0), attended="S2")
+    L9H6.pattern@END attended=S2 Scale(factor=0.0)
 """
 
 from __future__ import annotations
@@ -17,8 +22,9 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.errors import ShapeMismatchError
-from interp.interventions.edit import Edit, Replace
+from interp import axes
+from interp.errors import PositionError, ShapeMismatchError, UnknownSiteError
+from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
 from interp.interventions.source import Activation, Source
 from interp.sites import ALL, Positions, PositionsLike, Site
@@ -37,6 +43,9 @@ class Change:
     featurizer: Featurizer = IDENTITY
     keep_error: bool = True
     """Add back what a lossy featurizer does not encode; False drops it on purpose."""
+    attended: Positions = ALL
+    """Of attention scores and patterns, the positions that are attended to (``source_position``) at which it is made: those of
+    the stream that is attended to, the other one in cross-attention. The edit sees the whole row."""
 
     def __init__(
         self,
@@ -46,6 +55,7 @@ class Change:
         edit: Edit | None = None,
         featurizer: Featurizer = IDENTITY,
         keep_error: bool = True,
+        attended: PositionsLike = ALL,
     ) -> None:
         set_ = object.__setattr__
         set_(self, "site", Site.parse(site))
@@ -54,10 +64,24 @@ class Change:
         set_(self, "edit", Replace() if edit is None else edit)
         set_(self, "featurizer", featurizer)
         set_(self, "keep_error", keep_error)
+        set_(self, "attended", Positions.parse(attended))
+        if not self.attended.is_all and not self.square:
+            raise PositionError(
+                f"attended={self.attended!r} of {self.site!r}: only scores and patterns have rows of attended positions, "
+                f"{self.site.name} has the axes {', '.join(self.site.axes)}"
+            )
+        if isinstance(self.edit, Cut) and not (self.square and self.site.name.endswith("scores")):
+            why = "−∞ is for scores; elsewhere Scale(0.0) knocks out"
+            raise UnknownSiteError("site for Cut()", self.site, ["scores", "cross_scores"], why=why)
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         """The changed value of ``h`` given the source value ``s``, both ``[..., width]``."""
         return apply(self.edit, self.featurizer, h, s, keep_error=self.keep_error, where=repr(self.site))
+
+    @property
+    def square(self) -> bool:
+        """Whether it changes rows of attention: what has both positions and attended positions."""
+        return self.site.path is None and {axes.POSITION, axes.SOURCE_POSITION} <= {*self.site.axes}
 
     @property
     def joint(self) -> int:
@@ -80,10 +104,12 @@ class Change:
             "edit": self.edit.spec(),
             "featurizer": self.featurizer.spec(),
             "keep_error": self.keep_error,
+            **({} if self.attended.is_all else {"attended": repr(self.attended)}),
         }
 
     def __repr__(self) -> str:
         at = "" if self.positions.is_all else f"@{self.positions!r}"
+        at += "" if self.attended.is_all else f" attended={self.attended!r}"
         source = f" ← {self.source!r}" if self.edit.reads_source else ""
         edit = "" if isinstance(self.edit, Replace) else f" {self.edit!r}"
         basis = "" if isinstance(self.featurizer, Identity) else f" in {self.featurizer!r}"
@@ -154,7 +180,7 @@ class Intervention:
 
     @classmethod
     def of(cls, *changes: Change | str | Site, **options: Any) -> Intervention:
-        """From changes, or from targets written ``"L9H6.z@END"`` with one set of options (source, edit, featurizer)."""
+        """From changes, or from targets written ``"L9H6.z@END"`` with one set of options (source, edit, …)."""
         return cls(tuple(c if isinstance(c, Change) else _change(c, options) for c in changes))
 
     def __and__(self, other: Intervention) -> Intervention:

@@ -8,7 +8,7 @@ The context manager owns every hook and removes it, also when the pass raises; h
 ours. A site that was planned fires exactly once, or the run raises: an unpatched number is never returned.
 
 Attention scores and patterns are seen inside the model's own eager attention, around the one softmax that it calls, so masks,
-windows and soft-capping are the model's own.
+windows and soft-capping are the model's own; or, at chosen queries, beside fused attention (:mod:`interp.models.inside`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from interp.errors import ShapeMismatchError, SiteNotFiredError
+from interp.models.inside import InsideAttention
 from interp.models.taps import (
     Call,
     Flat,
@@ -57,9 +56,6 @@ def leave(*args: Any, **kwargs: Any) -> Any:
     raise Left
 
 
-SOFTMAX = frozenset({nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax})
-
-
 class Hooks:
     """Reads and writes of one forward pass.
 
@@ -68,7 +64,9 @@ class Hooks:
         taps: where each site is seen.
         reads: sites whose tensors are kept in :attr:`found`, as they are after the writes; in a mapping, those with positions
             at these alone (:func:`interp.models.taps.at_positions`).
-        writes: sites whose tensors are changed, each by a function of the whole tensor.
+        writes: sites whose tensors are changed, each by a function of the whole tensor. Beside fused attention scores and
+            patterns are read at given positions alone, and written by what knows its queries
+            (:class:`interp.models.queries.QueryWrite`).
     """
 
     def __init__(
@@ -82,9 +80,11 @@ class Hooks:
         self.reads: Mapping[Site, Tensor | None] = reads if isinstance(reads, Mapping) else dict.fromkeys(reads)
         self.found: dict[Site, Tensor] = {}
         self.fired: Counter[Site] = Counter()
+        self.beside: set[Site] = set()
+        """Scores and patterns that were seen beside fused attention."""
         self._written: dict[Site, Tensor] = {}
         self._handles: list[RemovableHandle] = []
-        self._softmax: _AroundSoftmax | None = None
+        self._inside: InsideAttention | None = None
         self._examples: dict[str, int] = {}
         self._calls: Counter[tuple[str, str]] = Counter()
         """How often each module has been seen at an event."""
@@ -99,16 +99,16 @@ class Hooks:
                 self._count(path)
             for (path, event), sites in at.items():
                 self._attach(self.module.get_submodule(path), event, sites)
-            if self._softmax is not None:
-                self._softmax.__enter__()
+            if self._inside is not None:
+                self._inside.__enter__()
         except BaseException:
             self._remove()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._softmax is not None:
-            self._softmax.__exit__(kind, error, trace)
+        if self._inside is not None:
+            self._inside.__exit__(kind, error, trace)
         self._remove()
         if error is None:
             self._check_fired()
@@ -131,9 +131,9 @@ class Hooks:
         elif event == "output":
             self._handles.append(module.register_forward_hook(partial(self._after, sites), with_kwargs=True))
         else:
-            self._softmax = self._softmax or _AroundSoftmax(self)
-            enter, leave = partial(self._enter, sites), partial(self._softmax.show, [])
-            self._handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+            self._inside = self._inside or InsideAttention(self)
+            self._handles.append(module.register_forward_pre_hook(partial(self._enter, sites), with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._inside.leave))
 
     def _before(
         self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -155,9 +155,9 @@ class Hooks:
         new = self._visit(self._now(sites), seen, Call(module, args, kwargs))
         return output if new is seen else with_output(output, new)
 
-    def _enter(self, sites: list[Site], module: nn.Module, args: tuple[Any, ...]) -> None:
-        assert self._softmax is not None
-        self._softmax.show(self._now(sites), module, args)
+    def _enter(self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert self._inside is not None
+        self._inside.enter(self._now(sites), Call(module, args, kwargs))
 
     def _now(self, sites: list[Site]) -> list[Site]:
         """Those of a module's sites that are meant by this call of it."""
@@ -215,29 +215,6 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-
-class _AroundSoftmax(TorchFunctionMode):
-    """Shows the argument and the result of the softmax called inside an attention module."""
-
-    def __init__(self, hooks: Hooks) -> None:
-        super().__init__()
-        self.hooks = hooks
-        self.sites: list[Site] = []
-
-    def show(self, sites: list[Site], *call: Any) -> None:
-        """From now on, of these sites; a hook on an attention module."""
-        self.sites = sites
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if not self.sites or func not in SOFTMAX:
-            return func(*args, **kwargs)
-        by_event = {event: [s for s in self.sites if self.hooks.taps[s].event == event] for event in ("scores", "pattern")}
-        scores = self.hooks._visit(by_event["scores"], args[0], None)
-        return self.hooks._visit(by_event["pattern"], func(scores, *args[1:], **kwargs), None)
 
 
 @contextmanager

@@ -154,6 +154,8 @@ class Model:
         """The blocks one by one, if the probe run found that they can be run so."""
         self.stack_refused = "it was loaded without its probe run"
         """Why there is no stack; empty if there is one."""
+        self.beside_refused = "it was loaded without its probe run"
+        """Why rows of attention cannot be computed beside fused attention; empty if they can (:mod:`interp.models.beside`)."""
 
     # what the model is
 
@@ -350,18 +352,22 @@ class Model:
         return frozenset(inspect.signature(self.called.forward).parameters)
 
     @contextmanager
-    def prepared(self, sites: Collection[Site] = ()) -> Iterator[None]:
+    def prepared(self, sites: Collection[Site] = (), *, beside: bool = False) -> Iterator[None]:
         """Inside: evaluation mode, activations in one piece, and eager attention if scores or patterns are among the sites.
 
         One sweep at a time.
+
+        Args:
+            beside: scores and patterns are read at given positions alone and written by what knows its queries
+                (:class:`interp.models.queries.QueryWrite`); where :attr:`beside_refused` is empty, attention then stays as it
+                is, and these rows are computed beside it.
         """
         refuse_compiled(self.module)
-        with self._busy, evaluating(self.module), fused_activations(self.module):
-            if any(self.has(site) and self.taps(site.tensor).event in ("scores", "pattern") for site in sites):
-                with eager_attention(self.module):
-                    yield
-            else:
-                yield
+        rows = beside and not self.beside_refused
+        whole = [s for s in sites if self.has(s) and self.taps(s.tensor).event in ("scores", "pattern")] if not rows else []
+        attention = eager_attention(self.module) if whole else nullcontext()
+        with self._busy, evaluating(self.module), fused_activations(self.module), attention:
+            yield
 
     def leaving(self, sites: Collection[Site], *, keeping: bool) -> AbstractContextManager[None]:
         """Inside, forward passes are left once all of ``sites`` were seen, where the blocks are known to follow each other.

@@ -12,6 +12,7 @@ from contextlib import suppress
 import torch
 
 from interp.errors import LoadError
+from interp.models import beside
 from interp.models.examples import BATCH
 from interp.models.hooks import eager_attention, evaluating
 from interp.models.model import Model, TorchHooks
@@ -31,6 +32,7 @@ def proved(model: Model, check: bool) -> Model:
     hooked = isinstance(model.backend, TorchHooks)
     if not hooked:
         model.stack_refused = f"its backend {type(model.backend).__name__} runs whole forward passes only"
+        model.beside_refused = f"its backend {type(model.backend).__name__} runs eager attention"
     if not check:
         return model
     if model.device.type == "meta":
@@ -46,6 +48,8 @@ def proved(model: Model, check: bool) -> Model:
         model.probe = settle(model)
         model.reading = padded(model)
         _apart(model)
+        if hooked:
+            model.beside_refused = beside.refused(model)
     if hooked and model.anatomy.main.blocks:
         with model.prepared():
             given = model.arguments - (set() if model.reading.numbered else {"position_ids"})

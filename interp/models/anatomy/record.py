@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from interp.models.hooks import SOFTMAX
+from interp.models.inside import SOFTMAX
 from interp.models.taps import first_tensor, output_tensor
 
 Shapes = dict[tuple[str, str], tuple[int, ...]]
