@@ -94,7 +94,7 @@ def configured(model: Model, *, max_new_tokens: int, use_cache: bool = True, **o
         )
     config.max_length = None
     config.disable_compile = True
-    if config.eos_token_id is None:
+    if config.eos_token_id is None and "eos_token_id" not in options:
         config.eos_token_id = getattr(model.tokenizer, "eos_token_id", None)
     if config.pad_token_id is None:
         config.pad_token_id = model.reading.pad
@@ -150,7 +150,7 @@ def continued(
         config = copy.copy(config)
         config.decoder_start_token_id = tokens.ids[:, 0].tolist()  # prompts begin as they are given: nothing is put in front
     given |= {"generation_config": config, "custom_generate": loop, "tokenizer": model.tokenizer}
-    with torch.no_grad(), model.prepared(sites), quiet(), stepping:
+    with torch.no_grad(), model.prepared(sites), quiet(), _asked_alone(module, config), stepping:
         text: Any = GenerationMixin.generate(module, **given)
     ids, logprobs = text[:, tokens.width :], torch.stack(choice.logprobs, dim=-1)[:, : text.shape[1] - tokens.width]
     behind = torch.arange(ids.shape[1], device=ids.device) >= choice.ended[:, None]
@@ -178,6 +178,9 @@ class _Choice:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         own = scores.log_softmax(-1)  # before processors, some of which write in place
+        if bool(own.isnan().any()):
+            row = int(own.isnan().any(-1).nonzero()[0])
+            raise GenerationError(f"the logits of row {row} for new token {len(self.logprobs)} are not numbers")
         scores = self.processors(input_ids, scores)
         if self.generators is not None:
             scores = scores + self._noise(scores)
@@ -219,6 +222,17 @@ def _reason(criterion: Any) -> str:
     """What a criterion for stopping is called here."""
     name = type(criterion).__name__.removesuffix("Criteria")
     return {"EosToken": "eos", "MaxLength": "length"}.get(name, name)
+
+
+@contextmanager
+def _asked_alone(module: Any, config: Any) -> Iterator[None]:
+    """The module's own config out of the way, from which transformers takes whatever was set to None."""
+    own = module.generation_config
+    module.generation_config = config
+    try:
+        yield
+    finally:
+        module.generation_config = own
 
 
 @contextmanager

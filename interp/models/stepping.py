@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -102,12 +101,14 @@ class Stepping(Hooks):
         if cache is None or kwargs.get("use_cache") is False:
             return 0
         carried = self.windows[-1].stop if self.windows else 0
-        with suppress(ValueError):  # of a recurrent model alone
+        try:
             held = int(cache.get_seq_length())
-            if held != carried:
-                raise GenerationError(
-                    f"the cache holds {held} positions, but {carried} were carried: absolute positions cannot be told"
-                )
+        except ValueError:  # a recurrent model's cache counts nothing
+            return carried
+        if held != carried:
+            raise GenerationError(
+                f"the cache holds {held} positions, but {carried} were carried: absolute positions cannot be told"
+            )
         return carried
 
     def _end(self, module: nn.Module, args: Any, output: Any) -> None:
