@@ -45,7 +45,18 @@ class Ahead(Runs):
                 f"prompts of unequal length are padded on the right in {model.name}, and text goes on behind their end; "
                 "generate from prompts of one length together"
             )
+        self._refuse_too_long()
         self._growing = self.base.growing(ahead, scope)
+
+    def _refuse_too_long(self) -> None:
+        """Learned positions are as many as were learned; rotary ones go on, though the model may not know them."""
+        most = getattr(getattr(self.model.module, "config", None), "max_position_embeddings", None)
+        longest = int(self.base.lengths.max()) + self.ahead
+        if isinstance(most, int) and longest > most and self.model.has(Site("pos_embed")):
+            raise PositionError(
+                f"a prompt of {longest - self.ahead} tokens with max_new_tokens={self.ahead + 1} takes {longest} positions, "
+                f"but {self.model.name} has learned {most}"
+            )
 
     def places(self, which: str, site: Site, *, attended: bool = False) -> Places:
         found = super().places(which, site, attended=attended)

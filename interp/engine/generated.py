@@ -103,14 +103,22 @@ class Generated:
         cells, rows, tokens = self.ids.shape
         head = f"Generated({cells} × {rows} rows, up to {tokens} tokens, scope {self.attrs['scope']!r})"
         shown = [
-            f"  {_name(intervention)}: {prompt!r} → {text!r}"
+            f"  {_name(intervention)}: {_short(prompt, end=True)!r} → {_short(text)!r}"
             for intervention, texts in zip(self.interventions, self.texts, strict=True)
             for prompt, text in zip(self.prompts, texts, strict=True)
         ]
         return "\n".join([head, *shown[:_SHOWN], *([f"  … {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else [])])
 
 
-_SHOWN = 12
+_SHOWN, _WIDTH = 12, 100
+"""Rows that are printed, and characters of a text."""
+
+
+def _short(text: str, *, end: bool = False) -> str:
+    """A long text's beginning, or its end, where what was written goes on."""
+    if len(text) <= _WIDTH:
+        return text
+    return "…" + text[-_WIDTH:] if end else text[:_WIDTH] + "…"
 
 
 def _name(intervention: Intervention | None) -> str:

@@ -137,8 +137,8 @@ def _check_arguments(scope: Any, patching: Any, new: Any, sequences: Any, rows: 
         raise PositionError("scope='new' with max_new_tokens=1: the one new token is never fed to the model; ask for more")
 
 
-def _interventions(given: Asked) -> list[Intervention | None]:
-    many: list[Any] = list(given) if isinstance(given, Sequence) else [given]
+def _interventions(given: Any) -> list[Intervention | None]:
+    many = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
     found = iter(listed([one for one in many if one is not None], "interventions") if many != [None] * len(many) else [])
     if not many:
         raise ValueError("interventions is an empty list; None is the model as it is")
@@ -150,6 +150,8 @@ def _encoded(model: Model, prompts: Any) -> tuple[Encoded, bool]:
     many = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
     if isinstance(many, Encoded | Pairs) or (isinstance(many, Sequence) and many and isinstance(many[0], Pair)):
         return encoded_pairs(model, many), True
+    if isinstance(many, Mapping) and isinstance(many.get("input_ids"), list) and isinstance(many["input_ids"][0], int):
+        many = [many["input_ids"]]  # what a tokenizer returns for one text
     if isinstance(many, Tensor | Mapping):
         many = unpadded(many)
     if isinstance(many, Tokens) or not isinstance(many, Sequence):

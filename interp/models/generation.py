@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +32,8 @@ from interp.sites import Site
 
 _OURS = ("max_new_tokens", "num_return_sequences", "use_cache")
 _NOT_OURS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states", "return_dict_in_generate")
-_NEITHER = ("greedy_search", "sample")
+_MODES = ("greedy_search", "sample")
+_OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +85,18 @@ def configured(model: Model, *, max_new_tokens: int, use_cache: bool = True, **o
                 "the log-probabilities are in the result, activations are asked for with capture=" if name in _NOT_OURS else ""
             )
             raise UnknownNameError("option of generation", name, known, why=why)
+    _check_options(model, options)
     with quiet():
         config.update(**options, max_new_tokens=max_new_tokens, use_cache=use_cache, num_return_sequences=1)
     mode = str(config.get_generation_mode().value)
-    if mode not in _NEITHER:
+    if mode not in _MODES:
         beams = "num_beams=1" if (config.num_beams or 1) > 1 else "other options"
         raise GenerationError(
             f"{mode} moves rows and passes about, so that no edit stays with its row; use greedy search or sampling: {beams}"
         )
+    drawn = [name for name in options if name in _OF_DRAWING]
+    if drawn and not config.do_sample:
+        raise GenerationError(f"{drawn[0]}={options[drawn[0]]!r} is for tokens that are drawn; pass do_sample=True")
     config.max_length = None
     config.disable_compile = True
     if config.eos_token_id is None and "eos_token_id" not in options:
@@ -99,6 +104,15 @@ def configured(model: Model, *, max_new_tokens: int, use_cache: bool = True, **o
     if config.pad_token_id is None:
         config.pad_token_id = model.reading.pad
     return config
+
+
+def _check_options(model: Model, options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        many = value if isinstance(value, (list, tuple)) else [value]
+        if name.endswith("_token_id") and not all(one is None or isinstance(one, int) for one in many):
+            raise GenerationError(f"{name}={value!r}; expected a token id, or several; a text that ends it is stop_strings=")
+    if options.get("stop_strings") is not None and model.tokenizer is None:
+        raise GenerationError(f"stop_strings={options['stop_strings']!r}, but {model.reading.lacking}; use eos_token_id=")
 
 
 def continued(
@@ -135,7 +149,6 @@ def continued(
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: Any,
-        tokenizer: Any = None,
         **rest: Any,
     ) -> Any:
         generation_config.do_sample = False  # the largest is taken: of noisy scores, where tokens are drawn
@@ -146,10 +159,10 @@ def continued(
     taps = {site: model.taps(site) for site in sites}
     plan: dict[str, Any] = {"reads": reads, "changed": changed, "writes": writes, "whole": whole}
     stepping = Stepping(module, taps, tokens.argument, **plan)
+    config = copy.copy(config)
     if tokens.ids is not None and tokens.argument == "decoder_input_ids":
-        config = copy.copy(config)
         config.decoder_start_token_id = tokens.ids[:, 0].tolist()  # prompts begin as they are given: nothing is put in front
-    given |= {"generation_config": config, "custom_generate": loop, "tokenizer": model.tokenizer}
+    given |= {"generation_config": config, "custom_generate": loop, "stopping_criteria": _strings(model, config)}
     with torch.no_grad(), model.prepared(sites), quiet(), _asked_alone(module, config), stepping:
         text: Any = GenerationMixin.generate(module, **given)
     ids, logprobs = text[:, tokens.width :], torch.stack(choice.logprobs, dim=-1)[:, : text.shape[1] - tokens.width]
@@ -161,6 +174,18 @@ def continued(
         stepping.found,
         tuple(stepping.windows),
     )
+
+
+def _strings(model: Model, config: Any) -> Any:
+    """The criterion of strings that end a text, which needs the tokenizer."""
+    from transformers import StoppingCriteriaList, StopStringCriteria
+
+    criteria = StoppingCriteriaList()
+    if config.stop_strings is not None:
+        tokenizer: Any = model.tokenizer
+        criteria.append(StopStringCriteria(tokenizer, config.stop_strings))
+        config.stop_strings = None  # transformers would make it again, and does not hand its own loop a tokenizer
+    return criteria
 
 
 class _Choice:

@@ -495,6 +495,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "not handed out": ({"output_scores": True}, UnknownNameError, "capture="),
     "beams": ({"num_beams": 2}, GenerationError, "beam_search .* num_beams=1"),
     "one text": ({"num_return_sequences": 2}, GenerationError, "do_sample=True"),
+    "drawing": ({"temperature": 0.5}, GenerationError, "temperature=0.5 .* do_sample=True"),
+    "an end": ({"eos_token_id": "."}, GenerationError, "stop_strings="),
+    "no tokenizer": ({"stop_strings": ["."]}, GenerationError, "model has no tokenizer"),
+    "too long": ({"max_new_tokens": 61}, PositionError, "5 tokens with max_new_tokens=61 takes 65 positions, .* learned 64"),
+    "a word": ({"interventions": "L1.z"}, ValueError, "interventions holds 'L1.z'"),
     "patching": ({"patching": "noisy"}, UnknownNameError, "unknown patching"),
     "beyond": (
         {"interventions": steered(1.0, positions=10)},
@@ -543,3 +548,8 @@ def test_smollm2_cached_is_uncached_under_steering(smollm2: Path) -> None:
     assert made[0].texts == made[1].texts
     assert made[0].texts[0] == made[0].texts[1] != made[0].texts[2]
     torch.testing.assert_close(made[0].logprobs, made[1].logprobs, rtol=0, atol=1e-3, equal_nan=True)
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    chat = tested.tokenizer.apply_chat_template(messages, add_generation_prompt=True)  # type: ignore[union-attr]
+    answer = generate(tested, chat, max_new_tokens=12, stop_strings=[" Paris"])
+    assert answer.texts[0][0].endswith(" Paris")
+    assert answer.stopped == (("StopString",),)
