@@ -87,7 +87,7 @@ class Stepping(Hooks):
             raise GenerationError(
                 f"{type(module).__name__} was called without {self._argument}: no telling what a pass carries"
             )
-        start = self._start(kwargs)
+        start = self._start(kwargs, ids.shape[1])
         window = Window(start, start + ids.shape[1])
         mask = kwargs.get(mask_of(self._argument))
         if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] != window.stop:
@@ -95,12 +95,14 @@ class Stepping(Hooks):
         self.windows.append(window)
         self.writes = {site: self._fitted(site, write, window) for site, write in self._plan(window).items()}
 
-    def _start(self, kwargs: Mapping[str, Any]) -> int:
+    def _start(self, kwargs: Mapping[str, Any], width: int) -> int:
         """The first column of a pass, from what is in the cache; a cache that does not count holds what was carried so far."""
         cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
-        if cache is None or kwargs.get("use_cache") is False:
-            return 0
         carried = self.windows[-1].stop if self.windows else 0
+        if cache is None or kwargs.get("use_cache") is False:
+            if width < carried:
+                raise GenerationError(f"a pass carries {width} positions after {carried}, without a cache: no telling which")
+            return 0
         try:
             held = int(cache.get_seq_length())
         except ValueError:  # a recurrent model's cache counts nothing

@@ -69,6 +69,10 @@ def test_what_does_not_add_up_is_not_returned() -> None:
             module(input_ids=ids, past_key_values=filled, use_cache=True)
         with pytest.raises(GenerationError, match="0 to 2, but its mask has 5"), Stepping(module, taps, "input_ids"):
             module(input_ids=ids, attention_mask=torch.ones(1, 5))
+        with Stepping(module, taps, "input_ids"):
+            module(input_ids=ids)
+            with pytest.raises(GenerationError, match="2 positions after 3, without"):
+                module(input_ids=ids[:, 1:])
         with pytest.raises(SiteNotFiredError, match="never called"), Stepping(module, taps, "input_ids", reads=[Z]):
             pass
         before = module.register_forward_pre_hook(lambda m, args, kwargs: m.model(ids) and None, with_kwargs=True)
