@@ -158,6 +158,7 @@ def generated(kind: str, seed: int, new: int = 12) -> tuple[float, int, int]:
             found = made.activation(site)[0, row, int(made.first[row]) :]
             for got, expected in ((made.logprobs[0, row], logprobs), (found, seen[-1][0])):
                 allowed = hand.share(kind, expected.dtype) * (1 + float(expected.abs().max()))
+                assert bool(got.isfinite().all()), kind
                 worst = max(worst, float((got - expected).abs().max()) / allowed)
     return worst, rows, left_out
 

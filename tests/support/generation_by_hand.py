@@ -18,7 +18,7 @@ from interp.doctor import architectures
 from interp.models import Model, load
 from interp.pairs import Prompt
 
-SINGLE = ("gemma2", "gemma3", "bloom", "mixtral", "qwen3-moe", "deepseek-v3", "mamba")
+SINGLE = ("gpt-neo", "gpt-j", "gemma2", "gemma3", "bloom", "mixtral", "qwen3-moe", "deepseek-v3", "mamba")
 """Those that compute parts in float32 whatever their weights are, or cannot do without."""
 
 Run = Callable[[dict[str, Tensor]], Tensor]
