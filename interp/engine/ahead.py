@@ -17,7 +17,7 @@ from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
-from interp.errors import GenerationError, InputError, PositionError
+from interp.errors import GenerationError, InputError, PositionError, ShapeMismatchError
 from interp.interventions import Activation, Change, Intervention
 from interp.models import Encoded, Model, Places
 from interp.models.places import Scope
@@ -86,14 +86,23 @@ def resolved(asked: Sequence[Intervention | None], runs: Ahead, paired: bool, *,
 
 def _refuse(change: Change, runs: Ahead, paired: bool) -> None:
     """What cannot be meant of a text that grows, or of prompts without another."""
-    of = change.source.prompt if isinstance(change.source, Activation) and change.edit.reads_source else None
+    source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
+    of = source.prompt if source is not None else None
     if not paired and isinstance(of, str) and of in ("source", "clean", "corrupted"):
         raise InputError(
             f"{change!r} takes its values from the {of} prompt, but these are no pairs: pass interp.Pair(clean, corrupted), "
             "or say whose values they are, as in Activation('another text'), Activation('base') or Constant(0.0)"
         )
-    if change.positions.is_all and runs.scope == "new" and not runs.grows(change.site):
-        raise PositionError(f"scope='new', but {change.site!r} has the positions of another stream, where nothing is new")
+    if not change.positions.is_all or runs.scope == "prompt":
+        return
+    if not runs.grows(change.site):
+        if runs.scope == "new":
+            raise PositionError(f"scope='new', but {change.site!r} has the positions of another stream, where nothing is new")
+    elif source is not None and source.pool != "mean" and source.own_positions is None and runs.ahead:
+        raise ShapeMismatchError(
+            f"{change!r} takes a value for every position, but other prompts have none at new tokens: pass scope='prompt', or "
+            "a source of one token, such as Activation(positions=-1)"
+        )
 
 
 def _widened(cell: Cell, runs: Ahead) -> Cell:

@@ -157,7 +157,7 @@ def continued(
         return type(owner)._sample(owner, input_ids, stopping_criteria=choice.watching(stopping_criteria), **rest)
 
     taps = {site: model.taps(site) for site in sites}
-    plan: dict[str, Any] = {"reads": reads, "changed": changed, "writes": writes, "whole": whole}
+    plan: dict[str, Any] = {"reads": reads, "changed": changed, "writes": writes, "whole": whole, "rows": len(tokens)}
     stepping = Stepping(module, taps, tokens.argument, **plan)
     config = copy.copy(config)
     if tokens.ids is not None and tokens.argument == "decoder_input_ids":

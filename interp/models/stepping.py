@@ -50,6 +50,7 @@ class Stepping(Hooks):
         changed: every site that ``writes`` ever names.
         writes: asked before the first pass, with an empty window, for the writes of what runs before it, and then once a pass.
         whole: those of the sites whose positions are not the main stream's.
+        rows: how many there are, for what runs before the module's own forward tells.
     """
 
     def __init__(
@@ -62,8 +63,10 @@ class Stepping(Hooks):
         changed: Collection[Site] = (),
         writes: Plan = lambda window: {},
         whole: Collection[Site] = (),
+        rows: int = 1,
     ) -> None:
         super().__init__(module, taps, reads, dict.fromkeys(changed, _unchanged))
+        self._examples = {taps[site].within or "": rows for site in (*reads, *changed)}
         self.windows: list[Window] = []
         """What each pass carried."""
         self._argument, self._plan, self._whole = argument, writes, frozenset(whole)
