@@ -23,6 +23,9 @@ from interp.models import Encoded, Model, Places
 from interp.models.places import Scope
 from interp.sites import LAST, Site
 
+_MOST = ("max_position_embeddings", "max_target_positions")
+"""What configs call the number of positions of a decoder."""
+
 
 class Ahead(Runs):
     """Runs whose base goes on behind its prompts.
@@ -50,7 +53,8 @@ class Ahead(Runs):
 
     def _refuse_too_long(self) -> None:
         """Learned positions are as many as were learned; rotary ones go on, though the model may not know them."""
-        most = getattr(getattr(self.model.module, "config", None), "max_position_embeddings", None)
+        config = getattr(self.model.module, "config", None)
+        most = next((m for name in _MOST if (m := getattr(config, name, None)) is not None), None)
         longest = int(self.base.lengths.max()) + self.ahead
         if isinstance(most, int) and longest > most and self.model.has(Site("pos_embed")):
             raise PositionError(

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.engine import provenance
+from interp.engine import gauge, provenance
 from interp.engine.ahead import Ahead, resolved
 from interp.engine.batches import in_batches
 from interp.engine.budget import check_rows
@@ -120,6 +120,7 @@ def generate(
         "options": {name: value for name, value in config.to_diff_dict().items() if name not in _SAID_ELSEWHERE},
         "versions": provenance.versions(),
     }
+    attrs |= gauge.attribute(model, [one for one in asked if one is not None])
     made = together(runs, asked, parts, examples, sites, attrs)
     unreached(cells, runs, made, examples)
     return made

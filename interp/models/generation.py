@@ -1,7 +1,7 @@
 """Text from a model's own generation loop, with writes and reads that follow it through all its forward passes.
 
     >>> ways = configured(model, max_new_tokens=20, do_sample=True, temperature=0.7)                    # doctest: +SKIP
-    >>> continued(model, tokens, ways, changed=[site], writes=plan, streams=[0, 1]).ids.shape             # doctest: +SKIP
+    >>> continued(model, tokens, ways, changed=[site], writes=plan, seeds=[0, 1]).ids.shape               # doctest: +SKIP
     torch.Size([2, 20])
 
 The loop is that of transformers (``GenerationMixin.generate``): its cache, its processors of logits, its criteria for stopping.
@@ -32,6 +32,7 @@ from interp.sites import Site
 
 _OURS = ("max_new_tokens", "num_return_sequences", "use_cache")
 _NOT_OURS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states", "return_dict_in_generate")
+_ELSEWHERE = "the log-probabilities are in the result, activations are asked for with capture="
 _MODES = ("greedy_search", "sample")
 _OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
 
@@ -77,14 +78,12 @@ def configured(model: Model, *, max_new_tokens: int, use_cache: bool = True, **o
         UnknownNameError: an option that transformers does not have.
         GenerationError: beams or another search, or tensors that are not handed out here.
     """
-    config = copy.deepcopy(getattr(model.module, "generation_config"))  # noqa: B009 - of a GenerationMixin
+    module: Any = model.module
+    config = copy.deepcopy(module.generation_config)
     known = [name for name in vars(config) if not name.startswith("_") and name not in (*_OURS, *_NOT_OURS)]
     for name in options:
         if name not in known:
-            why = (
-                "the log-probabilities are in the result, activations are asked for with capture=" if name in _NOT_OURS else ""
-            )
-            raise UnknownNameError("option of generation", name, known, why=why)
+            raise UnknownNameError("option of generation", name, known, why=_ELSEWHERE if name in _NOT_OURS else "")
     _check_options(model, options)
     with quiet():
         config.update(**options, max_new_tokens=max_new_tokens, use_cache=use_cache, num_return_sequences=1)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from interp import axes
@@ -157,10 +158,19 @@ class Stepping(Hooks):
 
         def fitted(h: Tensor) -> Tensor:
             _check_width(site, h, window)
-            new = write(_all_columns(site, h, window.stop))
-            return new[..., -h.shape[-1] :] if is_square(site) else new
+            if not is_square(site):
+                return write(h)
+            old = _all_columns(site, h, window.stop)
+            new = torch.where(self._unborn(window).to(h.device), old, write(old))
+            _refuse_dropped(site, new[..., : -h.shape[-1]])
+            return new[..., -h.shape[-1] :]
 
         return fitted
+
+    def _unborn(self, window: Window) -> Bool[Tensor, "position source_position"]:
+        """Columns that a row did not have when its position was carried first: an edit cannot let it attend to them later."""
+        position, column = torch.arange(window.start, window.stop), torch.arange(window.stop)
+        return column >= (position + 1).clamp(min=self.windows[0].stop)[:, None]
 
     def _check_fired(self) -> None:
         """At the end: put together what was kept."""
@@ -195,6 +205,15 @@ def _check_width(site: Site, tensor: Tensor, window: Window) -> None:
 def is_square(site: Site) -> bool:
     """Whether a site has attention's own two axes of positions."""
     return {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes} and not site.name.startswith("cross_")
+
+
+def _refuse_dropped(site: Site, new: Tensor) -> None:
+    """Raise if an edit attends to what a cache has dropped behind a window, whose keys and values are gone."""
+    nothing = torch.finfo(new.dtype).min / 2 if site.name == "scores" else 0.0
+    if bool((new > nothing).any()):
+        raise GenerationError(
+            f"the edit of {site!r} attends to positions behind the window, which the cache has dropped; pass use_cache=False"
+        )
 
 
 def _all_columns(site: Site, tensor: Tensor, stop: int, *, behind: bool = False) -> Tensor:

@@ -120,7 +120,7 @@ INSIDE = ("L1H2.z", "L1.mlp_post[3]", "L1.q", "L1.v", "L2.resid_pre", "L1H1.patt
 
 def tilted(h: Tensor, s: Tensor) -> Tensor:
     """Moves every value by an amount that depends on its column, so that a column out of place shows."""
-    return h * torch.linspace(1.5, 2.5, 40, dtype=h.dtype)[: h.shape[-1]]
+    return h * torch.linspace(1.5, 2.5, 40, dtype=h.dtype)[: h.shape[-1]] if h.shape[-1] > 1 else h + 5
 
 
 @pytest.mark.parametrize("kind", LONG)
@@ -164,6 +164,25 @@ def test_sites_inside_a_block(kind: str, name: str, seed: int) -> None:
     assert not torch.equal(made[0].logprobs, write(kind, [prompt], None).logprobs)
 
 
+def test_a_pattern_that_attends_to_all_there_is(seed: int) -> None:
+    """A constant in every column: to a token of the prompt new ones never come, with the cache or without. What a cache has
+    dropped behind a window cannot be attended to."""
+    (prompt,) = [Prompt(text) for text in ids(seed, 6)]
+    change = Change("L1H1.pattern", source=Constant(0.2))
+    made = [write("gpt2", [prompt], change, use_cache=kept, capture=["L1.pattern"]) for kept in (True, False)]
+    same(made[0], made[1], 0, 0)
+    for site in ("L1H1.pattern", "L1H1.scores"):
+        with pytest.raises(GenerationError, match="use_cache=False"):
+            write("mistral", [prompt], Change(site, source=Constant(0.2)))
+        write("mistral", [prompt], Change(site, source=Constant(0.2)), use_cache=False)
+        write("mistral", [prompt], Change(site, edit=Scale(0.5)))
+    for one in made:
+        found = one.activation("L1H1.pattern")[0, 0]
+        last = torch.arange(6 + NEW - 1).clamp(min=5)
+        allowed = torch.arange(6 + NEW - 1)[None] <= last[:, None]
+        torch.testing.assert_close(found, torch.where(allowed, 0.2, 0.0).to(found))
+
+
 def steered(strength: float, site: str = "L1.resid_post", positions: Any = None) -> Change:
     vector = torch.randn(tiny.WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     return Change(site, positions, Constant(vector), Add(strength))
@@ -189,6 +208,7 @@ def test_doses_in_one_batch_are_doses_one_at_a_time(kind: str, seed: int) -> Non
         for row, prompt in enumerate(given):
             same(together, write(kind, [prompt], steered(dose)), cell, row)
     site = "L1.pattern" if kind == "gpt2" else "L1.z"  # others' eager attention makes NaN of padding in float64
+    assert "gauge" in write("gpt2", given, Change("L1H2.z", source=Constant(0.0))).attrs
     few = write(kind, given, [None, *map(steered, doses)], rows=2, capture=[site])  # rows of one cell apart
     assert torch.equal(few.ids, together.ids)
     whole = write(kind, given, [None, *map(steered, doses)], capture=[site])

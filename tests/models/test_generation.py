@@ -81,12 +81,27 @@ def test_what_does_not_add_up_is_not_returned() -> None:
                 module(input_ids=ids)
         finally:
             before.remove()
+        with pytest.raises(SiteNotFiredError, match="fired 1 times outside a"):
+            encoded_first(tested, ids)
+        never = Site.parse("model.layers:output")
+        with (
+            pytest.raises(SiteNotFiredError, match="fired 0 times in"),
+            Stepping(module, {never: tested.taps(never)}, "input_ids", reads=[never], whole=[never]),
+        ):
+            module(input_ids=ids)
         logits = Site("logits")
         with (
             pytest.raises(ShapeMismatchError, match="holds 1 positions in a pass that carries 3"),
             Stepping(module, {logits: tested.taps(logits)}, "input_ids", reads=[logits]),
         ):
             module(input_ids=ids, logits_to_keep=1)
+
+
+def encoded_first(tested: Model, ids: torch.Tensor) -> None:
+    """A main stream that runs before the module's forward does."""
+    with Stepping(tested.module, {Z: tested.taps(Z)}, "input_ids", reads=[Z]):
+        tested.module.model(input_ids=ids)
+        tested.module(input_ids=ids)
 
 
 def test_positions_that_are_still_to_come() -> None:
