@@ -94,6 +94,10 @@ class SiteNotFiredError(UserError, RuntimeError):
     """A site fired another number of times than it declares, so its number would not have been patched."""
 
 
+class GenerationError(UserError, ValueError):
+    """A model that cannot generate text, or a way of generating it that does not go with interventions."""
+
+
 class RemoteError(UserError, RuntimeError):
     """A model runs on a service, and that could not be reached or refused the request."""
 

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from interp.engine.attribution import attribute
 from interp.engine.edge_patching import patch_edges
+from interp.engine.generated import Generated
+from interp.engine.generating import generate
 from interp.engine.graph import Edge, edges
 from interp.engine.plan import Plan
 from interp.engine.slopes import Gradients, gradients
 from interp.engine.sweep import explain, patch
 
-__all__ = ["Edge", "Gradients", "Plan", "attribute", "edges", "explain", "gradients", "patch", "patch_edges"]
+__all__ = [
+    "Edge",
+    "Generated",
+    "Gradients",
+    "Plan",
+    "attribute",
+    "edges",
+    "explain",
+    "generate",
+    "gradients",
+    "patch",
+    "patch_edges",
+]

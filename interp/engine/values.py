@@ -126,7 +126,7 @@ class Sources:
 
     def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
-        base, theirs = self.runs.places("base", site, attended=True), self._places(key, site, attended=True)
+        base, theirs = self.runs.places("base", site, attended=True).prompt, self._places(key, site, attended=True)
         alike = theirs.width == base.width and bool((theirs.lengths[partner] == base.lengths).all())
         if not alike and self._is_pair(self.runs.prompts[key][1]):
             self.runs.require_equal_lengths(f"{site.tensor!r}, along source_position,", site, attended=True)
@@ -155,7 +155,7 @@ class Sources:
                 raise ShapeMismatchError(
                     f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens"
                 )
-            attended = self._places(key, site, attended=True), self.runs.places("base", target, attended=True)
+            attended = self._places(key, site, attended=True), self.runs.places("base", target, attended=True).prompt
             lengths = torch.cat([places.lengths for places in attended])
             if not bool((lengths == lengths[0]).all()):
                 raise UnequalLengthsError(

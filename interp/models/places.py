@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,6 +20,9 @@ from torch import Tensor
 from interp.errors import PositionError, UnknownNameError
 from interp.pairs import Span
 from interp.sites import Positions
+
+Scope = Literal["all", "prompt", "new"]
+"""Where an edit of all positions acts when text is generated: everywhere, in the prompt, or from the prompt's end on."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,6 +37,10 @@ class Places:
     """What is at the real positions of every prompt, as text, where it is known."""
     lattice: Mapping[str, int] = field(default_factory=dict)
     """Axes that the positions run along, with their sizes, the last fastest: rows and columns of an image."""
+    ahead: int = 0
+    """Positions still to come behind every prompt, the last columns of the mask; neither roles nor −1 mean them."""
+    scope: Scope = "all"
+    """Which of them all positions are, where some are to come."""
 
     @classmethod
     def full(cls, examples: int, count: int, roles: Mapping[str, Span] | None = None, device: object = "cpu") -> Places:
@@ -54,6 +61,20 @@ class Places:
     def lengths(self) -> Int[Tensor, " example"]:
         """Number of real positions."""
         return self.mask.sum(-1)
+
+    def growing(self, ahead: int, scope: Scope = "all") -> Places:
+        """The same prompts with positions still to come behind them; every prompt must end in the last column.
+
+        >>> Places.full(1, 3).growing(2).columns(Positions.parse((-1, 4))).tolist()
+        [[2, 4]]
+        """
+        mask = torch.nn.functional.pad(self.mask, (0, ahead), value=True)
+        return Places(mask=mask, roles=self.roles, strings=self.strings, lattice=self.lattice, ahead=ahead, scope=scope)
+
+    @property
+    def prompt(self) -> Places:
+        """The same without what is still to come."""
+        return replace(self, mask=self.mask[:, : self.width - self.ahead], ahead=0, scope="all") if self.ahead else self
 
     @property
     def first(self) -> Int[Tensor, " example"]:
@@ -103,30 +124,44 @@ class Places:
             PositionError: an index past the end of some prompt, or an unknown role, naming the prompt.
         """
         if positions.is_all:
-            offsets = torch.arange(self.width, device=self.mask.device).expand_as(self.mask)
-            return torch.where(offsets < self.lengths[:, None], self.first[:, None] + offsets, -1)
+            return self._all()
         if positions.role is not None:
             return self._role(positions)
         assert positions.indices is not None
-        lengths, first = self.lengths, self.first
-        found = []
+        lengths, first = self.prompt.lengths, self.first
         for index in positions.indices:
-            outside = ((lengths <= index) | (lengths < -index)).nonzero().flatten()
+            outside = ((lengths + self.ahead <= index) | (lengths < -index)).nonzero().flatten()
             if len(outside):
-                example = int(outside[0])
-                n = int(lengths[example])
-                shown = f": {' '.join(repr(s) for s in self.strings[example])}" if self.strings else ""
-                raise PositionError(
-                    f"{what} {index} is past the end of example {example}, which has {n} tokens (0 to {n - 1}, or −{n} to −1)"
-                    + shown
-                )
-            found.append(first + index if index >= 0 else first + lengths + index)
+                raise PositionError(self._outside(what, index, int(outside[0])))
+        found = [first + index if index >= 0 else first + lengths + index for index in positions.indices]
         columns = torch.stack(found, dim=-1)
         ordered = columns.sort(dim=-1).values
         repeated = (ordered[:, 1:] == ordered[:, :-1]).any(-1).nonzero().flatten()
         if len(repeated):
             raise PositionError(f"{what} {positions!r} names one token twice in example {int(repeated[0])}")
         return columns
+
+    def _all(self) -> Int[Tensor, "example span"]:
+        """Every position that is meant by all of them."""
+        said = self.prompt.lengths
+        begins = self.first + said if self.scope == "new" else self.first
+        counts = {"all": self.lengths, "prompt": said, "new": torch.full_like(said, self.ahead)}[self.scope]
+        width = {"all": self.width, "prompt": self.width - self.ahead, "new": self.ahead}[self.scope]
+        offsets = torch.arange(width, device=self.mask.device).expand(len(self), -1)
+        return torch.where(offsets < counts[:, None], begins[:, None] + offsets, -1)
+
+    def _outside(self, what: str, index: int, example: int) -> str:
+        """What is said of an index past the end."""
+        n = int(self.prompt.lengths[example])
+        shown = f": {' '.join(repr(s) for s in self.strings[example])}" if self.strings else ""
+        if self.ahead:
+            return (
+                f"{what} {index} can never be reached in example {example}: its prompt has {n} tokens, and the last new token "
+                f"that the model is fed is at {n + self.ahead - 1} (0 to {n + self.ahead - 1}, or −{n} to −1)" + shown
+            )
+        return (
+            f"{what} {index} is past the end of example {example}, which has {n} tokens (0 to {n - 1}, or −{n} to −1)" + shown
+        )
 
     def _role(self, positions: Positions) -> Int[Tensor, "example span"]:
         assert positions.role is not None

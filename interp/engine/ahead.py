@@ -1,0 +1,123 @@
+"""Interventions on text that is still to be written: prompts with positions to come behind them, and edits that reach there.
+
+>>> runs = Ahead(model, encoded, "clean", ahead=19, scope="new", rows=None)              # doctest: +SKIP
+>>> cells = resolved([None, intervention], runs, paired=False)                           # doctest: +SKIP
+>>> cells[1].places[0].columns[0]             # of a prompt of five tokens, every column from 5 to 23   # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from interp import axes
+from interp.engine.budget import Budget
+from interp.engine.cells import Cell, check, fill, place
+from interp.engine.readout import Reader
+from interp.engine.runs import Runs
+from interp.errors import GenerationError, InputError, PositionError, ShapeMismatchError
+from interp.interventions import Activation, Change, Intervention
+from interp.models import Encoded, Model, Places
+from interp.models.places import Scope
+from interp.sites import LAST, Site
+
+_MOST = ("max_position_embeddings", "max_target_positions")
+"""What configs call the number of positions of a decoder."""
+
+
+class Ahead(Runs):
+    """Runs whose base goes on behind its prompts.
+
+    Args:
+        ahead: how many new tokens are fed to the model at most.
+        scope: what all positions mean.
+        rows: most rows in one batch, whatever the memory.
+    """
+
+    def __init__(self, model: Model, encoded: Encoded, base: str, ahead: int, scope: Scope, rows: int | None) -> None:
+        reader = Reader(model, encoded, (), LAST, whole=False, columns=None)
+        budget = Budget(model, reader, encoded.clean.width + ahead, rows)
+        kept = budget.whole + model.sizes.get(axes.LAYER, 1) * budget.row  # a row's pass, and its keys and values
+        super().__init__(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
+        self.rows = max(1, int(budget.bytes / kept)) if rows is None else rows
+        self.ahead, self.scope = ahead, scope
+        if not self.base.flush:
+            raise GenerationError(
+                f"prompts of unequal length are padded on the right in {model.name}, and text goes on behind their end; "
+                "generate from prompts of one length together"
+            )
+        self._refuse_too_long()
+        self._growing = self.base.growing(ahead, scope)
+
+    def _refuse_too_long(self) -> None:
+        """Learned positions are as many as were learned; rotary ones go on, though the model may not know them."""
+        config = getattr(self.model.module, "config", None)
+        most = next((m for name in _MOST if (m := getattr(config, name, None)) is not None), None)
+        longest = int(self.base.lengths.max()) + self.ahead
+        if isinstance(most, int) and longest > most and self.model.has(Site("pos_embed")):
+            raise PositionError(
+                f"a prompt of {longest - self.ahead} tokens with max_new_tokens={self.ahead + 1} takes {longest} positions, "
+                f"but {self.model.name} has learned {most}"
+            )
+
+    def places(self, which: str, site: Site, *, attended: bool = False) -> Places:
+        found = super().places(which, site, attended=attended)
+        return self._growing if which == "base" and found is self.base else found
+
+    def grows(self, site: Site) -> bool:
+        """Whether new tokens have a place at a site."""
+        return super().places("base", site) is self.base
+
+
+def resolved(asked: Sequence[Intervention | None], runs: Ahead, paired: bool, *, chunked: bool) -> list[Cell]:
+    """Interventions resolved, with what they write; the model as it is has no places."""
+    real = [one for one in asked if one is not None]
+    check(real, runs.model)
+    changes = [change for one in real for change in one.changes]
+    for change in changes:
+        _refuse(change, runs, paired)
+    placed = place(real, runs)
+    for cell in placed:
+        for where in cell.places:
+            split = chunked or int(where.columns.max()) >= runs.base.width
+            if where.change.joint > 1 and runs.grows(where.tensor) and split:
+                raise PositionError(f"{where.change!r} changes tokens as one that come in different passes; use the prompt's")
+    filled = iter([_widened(cell, runs) for cell in fill(placed, runs)])
+    return [Cell(Intervention(()), ()) if one is None else next(filled) for one in asked]
+
+
+def _refuse(change: Change, runs: Ahead, paired: bool) -> None:
+    """What cannot be meant of a text that grows, or of prompts without another."""
+    source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
+    of = source.prompt if source is not None else None
+    if not paired and isinstance(of, str) and of in ("source", "clean", "corrupted"):
+        raise InputError(
+            f"{change!r} takes its values from the {of} prompt, but these are no pairs: pass interp.Pair(clean, corrupted), "
+            "or say whose values they are, as in Activation('another text'), Activation('base') or Constant(0.0)"
+        )
+    if not change.positions.is_all or runs.scope == "prompt":
+        return
+    if not runs.grows(change.site):
+        if runs.scope == "new":
+            raise PositionError(f"scope='new', but {change.site!r} has the positions of another stream, where nothing is new")
+    elif source is not None and source.pool != "mean" and source.own_positions is None and runs.ahead:
+        raise ShapeMismatchError(
+            f"{change!r} takes a value for every position, but other prompts have none at new tokens: pass scope='prompt', or "
+            "a source of one token, such as Activation(positions=-1)"
+        )
+
+
+def _widened(cell: Cell, runs: Ahead) -> Cell:
+    """Scores and patterns of other runs, which attend to their prompts alone, with nothing at what is still to come."""
+    places = []
+    for where in cell.places:
+        values, site = where.values, where.tensor
+        square = {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes} and not site.name.startswith("cross_")
+        if values is not None and values.exact and square and runs.ahead:
+            filler = torch.finfo(values.tensor.dtype).min if site.name == "scores" else 0.0
+            tensor = torch.nn.functional.pad(values.tensor, (0, runs.ahead), value=filler)
+            where = replace(where, values=replace(values, tensor=tensor))
+        places.append(where)
+    return replace(cell, places=tuple(places))

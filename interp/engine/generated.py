@@ -1,0 +1,217 @@
+"""What a model wrote under interventions.
+
+>>> made = interp.generate(model, "The weather today is", [None, steered])              # doctest: +SKIP
+>>> made.texts[1][0], made.stopped[1][0]                                                # doctest: +SKIP
+(' wonderful, and the', 'length')
+>>> made.table()                                                                        # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import axes
+from interp.engine.ahead import Ahead
+from interp.engine.cells import Cell
+from interp.errors import UnknownSiteError
+from interp.interventions import Intervention
+from interp.models.generation import Continued
+from interp.models.stepping import is_square, position_axis
+from interp.pairs import Prompt
+from interp.sites import Site
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Generated:
+    """New text by intervention and prompt; a prompt that was continued n times has n rows, one after the other."""
+
+    interventions: tuple[Intervention | None, ...]
+    """One a cell; None is the model as it is."""
+    prompts: tuple[str, ...]
+    """The prompt of every row, as text."""
+    texts: tuple[tuple[str, ...], ...]
+    """``texts[cell][row]``: what was written, without the token that ended it."""
+    ids: Int[Tensor, "cell row token"]
+    """New tokens, the one that ended a row included; −1 behind it."""
+    logprobs: Float[Tensor, "cell row token"]
+    """Log-probability of each new token among the edited model's logits, whatever the temperature; NaN behind the end."""
+    stopped: tuple[tuple[str, ...], ...]
+    """``stopped[cell][row]``: ``"eos"``, ``"length"``, or the class of another criterion of transformers."""
+    activations: Mapping[Site, Tensor]
+    """Sites that were captured, ``[cell, row, *axes of the site but the example's]``. Positions are columns: padding on the
+    left, then the prompt, then every new token but the last, which the model was never fed; NaN where a row has none."""
+    first: Int[Tensor, " row"]
+    """The column of the first token of every row's prompt."""
+    attrs: Mapping[str, Any]
+    """Model, prompts, scope, seed and options, by which the same text is written again."""
+
+    @property
+    def lengths(self) -> Int[Tensor, "cell row"]:
+        """Number of new tokens."""
+        return (self.ids >= 0).sum(-1)
+
+    @property
+    def logprob(self) -> Float[Tensor, "cell row"]:
+        """Log-probability of every text under the model that wrote it: the sum over its tokens."""
+        return self.logprobs.nansum(-1)
+
+    def activation(self, site: str | Site) -> Tensor:
+        """What was captured at a site, of one head, unit or expert where the site names one.
+
+        Raises:
+            UnknownSiteError: it was not asked for.
+        """
+        asked = Site.parse(site)
+        if asked.tensor not in self.activations:
+            raise UnknownSiteError("captured site", asked, map(repr, self.activations), why="it was not named in capture=")
+        tensor = self.activations[asked.tensor]
+        for axis in axes.INDEXED:
+            if (index := getattr(asked, axis)) is not None:
+                tensor = tensor.select(asked.axes.index(axis) + 1, index)
+        return tensor
+
+    def table(self) -> pd.DataFrame:
+        """One line a row, as a pandas table."""
+        import pandas as pd
+
+        lines = [
+            {
+                "cell": cell,
+                "intervention": _name(intervention),
+                "prompt": self.prompts[row],
+                "text": text,
+                "logprob": float(self.logprob[cell, row]),
+                "tokens": int(self.lengths[cell, row]),
+                "stopped": self.stopped[cell][row],
+            }
+            for cell, intervention in enumerate(self.interventions)
+            for row, text in enumerate(self.texts[cell])
+        ]
+        return pd.DataFrame(lines)
+
+    def __repr__(self) -> str:
+        cells, rows, tokens = self.ids.shape
+        head = f"Generated({cells} × {rows} rows, up to {tokens} tokens, scope {self.attrs['scope']!r})"
+        shown = [
+            f"  {_name(intervention)}: {_short(prompt, end=True)!r} → {_short(text)!r}"
+            for intervention, texts in zip(self.interventions, self.texts, strict=True)
+            for prompt, text in zip(self.prompts, texts, strict=True)
+        ]
+        return "\n".join([head, *shown[:_SHOWN], *([f"  … {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else [])])
+
+
+_SHOWN, _WIDTH = 12, 100
+"""Rows that are printed, and characters of a text."""
+
+
+def _short(text: str, *, end: bool = False) -> str:
+    """A long text's beginning, or its end, where what was written goes on."""
+    if len(text) <= _WIDTH:
+        return text
+    return "…" + text[-_WIDTH:] if end else text[:_WIDTH] + "…"
+
+
+def _name(intervention: Intervention | None) -> str:
+    return "as it is" if intervention is None else repr(intervention)[len("Intervention(") : -1]
+
+
+def together(
+    runs: Ahead,
+    asked: Sequence[Intervention | None],
+    parts: Sequence[Continued],
+    examples: Int[Tensor, " row"],
+    capture: Sequence[Site],
+    attrs: Mapping[str, Any],
+) -> Generated:
+    """What all batches gave, by cell and row."""
+    cells, width = len(asked), max(part.ids.shape[1] for part in parts)
+    ids = torch.cat([_longer(part.ids, 1, width, -1) for part in parts])
+    logprobs = torch.cat([_longer(part.logprobs, 1, width, torch.nan) for part in parts])
+    stopped = [reason for part in parts for reason in part.stopped]
+    lengths = (ids >= 0).sum(-1)
+    said = [row[: int(n) - (why == "eos")].tolist() for row, n, why in zip(ids, lengths, stopped, strict=True)]
+    texts = [_text(runs, tokens) for tokens in said]
+    first = runs.base.first[examples.to(runs.base.first.device)]
+    found = {site: _captured(site, parts, runs, width, first.repeat(cells), lengths) for site in capture}
+    in_cells = range(0, len(texts), len(examples))
+    return Generated(
+        interventions=tuple(asked),
+        prompts=tuple(_prompt(runs, e) for e in examples.tolist()),
+        texts=tuple(tuple(texts[i : i + len(examples)]) for i in in_cells),
+        ids=ids.unflatten(0, (cells, -1)),
+        logprobs=logprobs.unflatten(0, (cells, -1)),
+        stopped=tuple(tuple(stopped[i : i + len(examples)]) for i in in_cells),
+        activations={site: tensor.unflatten(0, (cells, -1)) for site, tensor in found.items()},
+        first=first,
+        attrs=attrs,
+    )
+
+
+def unreached(cells: Sequence[Cell], runs: Ahead, made: Generated, examples: Int[Tensor, " row"]) -> None:
+    """Warn of edits of new tokens that some rows ended before."""
+    for number, cell in enumerate(cells):
+        fed = runs.base.width + made.lengths[number] - 1
+        for where in cell.places:
+            if not runs.grows(where.tensor):
+                continue
+            columns = where.columns[examples.to(where.columns.device)]
+            beyond = columns >= fed[:, None]
+            late = (beyond.all(-1) if where.change.positions.is_all else beyond.any(-1)) & (columns >= 0).any(-1)
+            if bool(late.any()):
+                warnings.warn(
+                    f"{where.change!r} was not reached in {int(late.sum())} of {len(late)} rows, which ended before: row "
+                    f"{int(late.nonzero()[0])} after {int(made.lengths[number][late][0])} new tokens, the last of which the "
+                    "model is never fed",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+
+
+def _captured(
+    site: Site, parts: Sequence[Continued], runs: Ahead, new: int, first: Int[Tensor, " row"], lengths: Int[Tensor, " row"]
+) -> Tensor:
+    """A site in the rows of all batches, NaN at padding and behind each row's end."""
+    if not runs.grows(site):
+        return torch.cat([part.found[site] for part in parts])
+    columns = runs.base.width + new - 1
+    tensors = []
+    for part in parts:
+        tensor = part.found[site]
+        tensor = _longer(tensor, position_axis(site, tensor), columns, torch.nan)
+        tensors.append(_longer(tensor, tensor.ndim - 1, columns, 0.0) if is_square(site) else tensor)
+    tensor = torch.cat(tensors)
+    at = torch.arange(columns, device=tensor.device)
+    ends = runs.base.width + lengths.to(tensor.device) - 1
+    real = (at >= first.to(tensor.device)[:, None]) & (at < ends[:, None])
+    axis = position_axis(site, tensor)
+    shape = [len(tensor) if i == 0 else columns if i == axis else 1 for i in range(tensor.ndim)]
+    return torch.where(real.reshape(shape), tensor, torch.nan)
+
+
+def _longer(tensor: Tensor, axis: int, length: int, filler: float) -> Tensor:
+    """The same with more behind it along an axis."""
+    missing = length - tensor.shape[axis]
+    return torch.nn.functional.pad(tensor, (0, 0) * (tensor.ndim - 1 - axis) + (0, missing), value=filler)
+
+
+def _text(runs: Ahead, ids: list[int]) -> str:
+    tokenizer = runs.model.tokenizer
+    return " ".join(map(str, ids)) if tokenizer is None else str(tokenizer.decode(ids))
+
+
+def _prompt(runs: Ahead, example: int) -> str:
+    """An example's prompt as text: what its tokens say, where they are known."""
+    prompt: Prompt = getattr(runs.encoded.pairs[example], runs.side["base"])
+    if isinstance(prompt.text, str):
+        return prompt.text
+    return _text(runs, list(prompt.text))
