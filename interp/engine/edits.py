@@ -101,7 +101,7 @@ class Edits:
             if _within(part, first, stop, own):
                 groups[_key(part.place)].append(part)
         made = [_group(parts, first, column, until) for _, parts in sorted(groups.items(), key=lambda item: item[0][0])]
-        return _Write(site, made)
+        return _Write(site, [group for group in made if len(group.at[0])])
 
 
 def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
