@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from interp.doctor import architectures
-from interp.engine import attribute, explain, patch
+from interp.engine import attribute, explain, patch, pieces
 from interp.errors import GradientError, OrderError, PositionError, UnknownNameError
 from interp.interventions import (
     Activation,
@@ -343,7 +343,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("renormalise", [False, True])
 @pytest.mark.parametrize("strategy", ["batched", "auto"])
 def test_nothing_is_as_large_as_all_scores_of_a_head(strategy: Any, renormalise: bool, seed: int) -> None:
-    """20 spans of 2,048 positions, one query each, in every layer; eager attention forms the scores of a piece of every head."""
+    """20 spans of 2,048 positions, one query each, in every layer; eager attention forms a piece of every head."""
     n, piece = 2048, pieces.SIZE["cpu"]
     model = load(tiny.llama(seed, max_position_embeddings=n, num_hidden_layers=2))
     ids = torch.randint(0, tiny.VOCAB, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
