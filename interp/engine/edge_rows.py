@@ -86,7 +86,7 @@ class EdgeRows:
         runs, n = self.runs, len(self.runs.base)
         columns = runs.base.width
         per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * columns * self.model.dtype.itemsize
-        runs.keep(self._sites(), range(columns), self.budget, besides=per_sender)
+        runs.keep(dict.fromkeys(self._sites()), self.budget, besides=per_sender)
         placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs)
         self.places = {cell.places[0].change: cell.places[0] for cell in placed}
         for change in self.places:

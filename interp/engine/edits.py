@@ -68,6 +68,17 @@ class Edits:
         """Every change of every row."""
         return [part.place for parts in self._parts.values() for part in parts]
 
+    def touched(self, sites: Sequence[Site], first: int, stop: int, columns: range) -> Int[Tensor, " column"]:
+        """Which of some columns rows ``first`` to ``stop`` change at some sites, ascending."""
+        found = [
+            part.place.columns[part.examples].flatten()
+            for site in sites
+            for part in self._parts.get(site, ())
+            if _within(part, first, stop, False)
+        ]
+        at = torch.cat(found).unique()
+        return at[(at >= columns.start) & (at < columns.stop)]
+
     def writes(self, columns: range | None = None) -> dict[Site, Write]:
         """The writes of all rows at all sites.
 
@@ -88,7 +99,7 @@ class Edits:
         *,
         until: int | None = None,
         own: bool = False,
-    ) -> Write:
+    ) -> SiteWrite:
         """The write at one site of a tensor that holds rows ``first`` to ``stop`` and columns ``column`` to ``until``.
 
         Other columns are left out: whoever holds them back knows that nothing happens there, or has them elsewhere.
@@ -101,7 +112,7 @@ class Edits:
             if _within(part, first, stop, own):
                 groups[_key(part.place)].append(part)
         made = [_group(parts, first, column, until) for _, parts in sorted(groups.items(), key=lambda item: item[0][0])]
-        return _Write(site, [group for group in made if len(group.at[0])])
+        return SiteWrite(site, [group for group in made if len(group.at[0])])
 
 
 def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
@@ -168,8 +179,8 @@ class _Group:
 
 
 @dataclass(frozen=True, eq=False)
-class _Write:
-    """All changes of one tensor, in their order; of attention, also of the changed rows alone."""
+class SiteWrite:
+    """All changes of one tensor, in their order; also of some of its columns, or of the changed rows of attention, alone."""
 
     site: Site
     groups: list[_Group]
@@ -180,6 +191,14 @@ class _Write:
         for group in self.groups:
             group(seen)
         return h
+
+    def at(self, part: Tensor, columns: Int[Tensor, " column"]) -> Tensor:
+        """The same of some columns, ascending, those that are changed among them."""
+        part = part.clone()
+        seen = canonical(self.site, part)
+        for group in self.groups:
+            group(seen, (group.at[0], torch.searchsorted(columns, group.at[1])))
+        return part
 
     def pairs(self, examples: int) -> tuple[Tensor, Tensor]:
         """Row and column of every query that is changed."""

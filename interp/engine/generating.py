@@ -175,7 +175,7 @@ def _batch(
     touched = {site: _touched(cells, rows, site) for site in sites if runs.grows(site)}
 
     def writes(window: Window) -> dict[Site, Write]:
-        found = {site: edits.write(site) for site in sites if site not in touched}
+        found: dict[Site, Write] = {site: edits.write(site) for site in sites if site not in touched}
         for site, columns in touched.items():
             if bool(((columns >= window.start) & (columns < window.stop)).any()):
                 found[site] = edits.write(site, column=window.start, until=window.stop)

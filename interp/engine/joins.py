@@ -7,7 +7,6 @@ Attention internals (q, k, v, scores, pattern) are recomputed with their block, 
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from enum import IntEnum
 
 from interp.interventions import Intervention
@@ -129,25 +128,24 @@ def inside(model: Model, site: Site, layer: int) -> bool:
     return site.layer == layer and site.name not in _STREAM
 
 
-def needed(model: Model, joins: Collection[tuple[int, Intervention]]) -> set[Site]:
-    """Tensors of the base run from which rows begin, given each intervention's depth."""
-    anatomy, sites = model.anatomy, set()
-    for start, intervention in joins:
-        layer, point = divmod(start, POINTS)
-        if start < 0:
-            sites.add(Site("resid_pre", layer=0))
-            continue
-        if layer == model.sizes["layer"]:
-            sites.add(Site("resid_post", layer=layer - 1))
-            continue
-        sites.add(Site("resid_pre", layer=layer))
-        if point >= Point.MID:
-            sites.add(Site("output", path=anatomy.attention[layer]))
-        if point == Point.POST and layer in anatomy.mlp:
-            sites.add(Site("output", path=anatomy.mlp[layer]))
-        for change in intervention.changes:
-            if point != Point.PRE and change.site.layer == layer:
-                name = "z" if change.site.name == "result" else change.site.name
-                if name in _OF_ATTENTION + _OF_MLP:
-                    sites.add(Site(name, layer=layer))
-    return sites
+def begun(model: Model, start: int) -> set[Site]:
+    """Tensors of the base run from which a row of some depth begins."""
+    layer, point = divmod(start, POINTS)
+    if start < 0:
+        return {Site("resid_pre", layer=0)}
+    if layer == model.sizes["layer"]:
+        return {Site("resid_post", layer=layer - 1)}
+    found, anatomy = {Site("resid_pre", layer=layer)}, model.anatomy
+    if point >= Point.MID:
+        found.add(Site("output", path=anatomy.attention[layer]))
+    if point == Point.POST and layer in anatomy.mlp:
+        found.add(Site("output", path=anatomy.mlp[layer]))
+    return found
+
+
+def moved(start: int, site: Site) -> Site | None:
+    """The tensor that a row moves inside the block in which it begins, at the columns of a change alone, if it does."""
+    layer, point = divmod(start, POINTS)
+    if start < 0 or point == Point.PRE or site.layer != layer or site.name not in _OF_ATTENTION + _OF_MLP:
+        return None
+    return Site("z" if site.name == "result" else site.name, layer=layer)

@@ -170,7 +170,7 @@ class _Planning:
         p, costs = self.p, self.costs
         rows, depths = self.rows[resumed], self.depths[resumed]
         first = torch.stack([cell.first for cell in p.cells])[rows[:, 0], rows[:, 1]]
-        per = bytes_an_example(p.model, p.resumed, p.carried)
+        per = bytes_an_example(p.model, p.kept, self.columns)
         size = p.budget.examples(per)
         self.shards = -(-len(p.encoded) // size)
         read = p.reader.positions_of(p.runs.base)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -16,9 +17,10 @@ from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
 from interp.engine.forks import Forks, forked
-from interp.engine.joins import NEVER, join, needed, refused, resumes
+from interp.engine.joins import NEVER, begun, join, moved, refused, resumes
 from interp.engine.lines import Lines
 from interp.engine.precision import Precision
+from interp.engine.prompts import Columns
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.interventions import Activation, Change, Intervention, Replace, Scale
@@ -112,12 +114,22 @@ class Prepared:
         return range(min(read, *(int(cell.first.min()) for cell in self.cells)), width)
 
     @property
-    def resumed(self) -> set[Site]:
-        """Tensors of the base run from which rows begin."""
-        joins = [
-            (start, cell.intervention) for start, cell in zip(self.begins, self.cells, strict=True) if isinstance(start, int)
-        ]
-        return needed(self.model, joins)
+    def kept(self) -> dict[Site, Columns]:
+        """Tensors of the base run from which rows begin: those that they carry on, and at their own columns those they move."""
+        device, carried = self.by_rule.device, self.carried
+        every = torch.arange(carried.start, carried.stop, device=device) if carried.start else None
+        found: dict[Site, Columns] = {}
+        some: dict[Site, dict[int, Tensor]] = defaultdict(dict)
+        for start, cell in zip(self.begins, self.cells, strict=True):
+            if isinstance(start, int):
+                found |= dict.fromkeys(begun(self.model, start), every)
+                for where in cell.places:
+                    if not where.given and (site := moved(start, where.tensor)) is not None:
+                        some[site][id(where.columns)] = where.columns.flatten()  # cells share theirs
+        for site, columns in some.items():
+            at = torch.cat([*columns.values()]).unique()
+            found.setdefault(site, at[at >= 0])
+        return found
 
 
 def prepare(
@@ -204,7 +216,7 @@ def start(prepared: Prepared) -> list[Cell]:
 
         runs.given = edits
     if bool((prepared.depths != NEVER).any()):
-        runs.keep(prepared.resumed, prepared.carried, prepared.budget)
+        runs.keep(prepared.kept, prepared.budget)
     return known
 
 

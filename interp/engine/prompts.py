@@ -61,6 +61,10 @@ class Kept:
             return columns
         return torch.where(columns >= 0, torch.searchsorted(self.columns, columns.contiguous()), -1)
 
+    def at(self, examples: Int[Tensor, " row"], columns: Int[Tensor, " column"]) -> Float[Tensor, "row column ..."]:
+        """Some columns of some examples."""
+        return self.tensor[examples[:, None], self.where(columns)]
+
     def between(self, columns: range) -> Tensor:
         """Some consecutive columns, all of which it holds."""
         first = columns.start if self.columns is None else int(torch.searchsorted(self.columns, columns.start))

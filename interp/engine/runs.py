@@ -9,7 +9,7 @@ The base run can be kept with its keys and values, so that rows resume from it (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -176,21 +176,19 @@ class Runs:
         """Logits of the clean prompts, where a metric compares with them."""
         return self.logits("clean") if self.reader.needs_reference else None
 
-    def keep(self, sites: Collection[Site], columns: range, budget: Budget, besides: int = 0) -> None:
-        """Keep the base run at some sites, with its keys and values, for rows that are resumed from it.
+    def keep(self, sites: Mapping[Site, Columns], budget: Budget, besides: int = 0) -> None:
+        """Keep the base run at some columns of some sites, with its keys and values, for rows that are resumed from it.
 
         Args:
-            columns: from the first at which a row begins to the last.
             budget: how many examples to keep at once; a longer base run is made again, a shard at a time.
             besides: bytes that the caller keeps of each example.
         """
-        kept = torch.arange(columns.start, columns.stop, device=self.model.device) if columns.start else None
-        self._resumed = dict.fromkeys(sites, kept)
-        self._shard = budget.examples(bytes_an_example(self.model, sites, columns) + besides)
+        self._resumed = sites
+        self._shard = budget.examples(bytes_an_example(self.model, sites, self.base.width) + besides)
         if self._shard >= len(self.encoded):
             self._keeping = self.model.stack is not None and self.model.stack.resumes
-            for site in sites:
-                self._wanted.setdefault(self._base_key, {}).setdefault(site, []).append(kept)
+            for site, columns in sites.items():
+                self._wanted.setdefault(self._base_key, {}).setdefault(site, []).append(columns)
 
     def shards(self) -> Iterator[Shard]:
         """The base run, as much of it at a time as was allowed to :meth:`keep`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine.budget import memory
-from interp.engine.prompts import Kept
+from interp.engine.prompts import Columns, Kept
 from interp.models import Model, Tokens
 from interp.models.keys_values import KeysValues
 from interp.models.stack import Arguments
@@ -67,14 +67,14 @@ class Shard:
         return found
 
 
-def bytes_an_example(model: Model, sites: Collection[Site], columns: range) -> int:
-    """What a shard keeps of one example, roughly: some sites at some columns, keys and values from the first one on."""
+def bytes_an_example(model: Model, sites: Mapping[Site, Columns], width: int) -> int:
+    """What a shard keeps of one example of so many positions, roughly: some columns of sites, all keys and values."""
     sizes = model.sizes
     d_model, d_head = sizes.get("d_model", 1024), sizes.get("d_head", 64)
     wide = {"mlp_post": sizes.get("unit", 4 * d_model), "z": sizes.get("head", 1) * d_head}
-    kept = sum(wide.get(site.name, d_model) for site in sites)
+    kept = sum(wide.get(site.name, d_model) * (width if at is None else len(at)) for site, at in sites.items())
     keys = 2 * sizes.get("layer", 1) * sizes.get("kv_head", 1) * d_head
-    return model.dtype.itemsize * (len(columns) * kept + columns.stop * keys)
+    return model.dtype.itemsize * (kept + width * keys)
 
 
 def cat_keys_values(parts: Sequence[Sequence[KeysValues]]) -> list[KeysValues]:

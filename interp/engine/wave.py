@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.cells import Cell
-from interp.engine.edits import Edits, Rows
+from interp.engine.edits import Edits, Rows, SiteWrite
 from interp.engine.joins import POINTS, Point, depth, inside
 from interp.engine.pieces import divided
 from interp.engine.shard import Shard
@@ -26,7 +26,6 @@ from interp.models.hooks import Hooks
 from interp.models.keys_values import Carried
 from interp.models.maps import applied, per_head
 from interp.models.stack import Stack
-from interp.models.taps import Write
 from interp.sites import Site
 
 
@@ -148,7 +147,7 @@ class Piece:
         """The base run's tensor for some rows."""
         return self.shard.base(site, columns)[self.of.examples[first:stop]]
 
-    def _write(self, site: Site, first: int, stop: int, columns: range, *, own: bool = False) -> Write:
+    def _write(self, site: Site, first: int, stop: int, columns: range, *, own: bool = False) -> SiteWrite:
         return self.edits.write(site, first, stop, columns.start, until=columns.stop, own=own)
 
     # through a block
@@ -192,29 +191,40 @@ class Piece:
     def _known(self, which: str, layer: int, first: int, stop: int, columns: range) -> Tensor:
         """What attention or the MLP gives some rows: what it gave the base run, moved by what is changed inside it.
 
-        What is changed before its output map moves the output by that map, which is linear.
+        What is changed before its output map moves the output by that map, which is linear; at other columns nothing moves.
         """
-        anatomy = self.model.anatomy
-        paths, linear = (anatomy.attention, anatomy.w_o) if which == "attention" else (anatomy.mlp, anatomy.w_out)
-        inner, outer = ("z", "attn_out") if which == "attention" else ("mlp_post", "mlp_out")
-        changed = self.edits.sites(first, stop)
-        moved: Tensor | None = None
-        site, result, out = (Site(name, layer=layer) for name in (inner, "result", outer))
-        if site in changed or (which == "attention" and result in changed):
-            output = self.model.module.get_submodule(linear[layer])
-            base = self._base(site, first, stop, columns)
-            new = self._write(site, first, stop, columns)(base) if site in changed else base
-            difference = new - base
-            moved = applied(output, difference.flatten(2) if difference.ndim > 3 else difference)
-            if which == "attention" and result in changed:
-                results = per_head(output, new)
-                moved = moved + (self._write(result, first, stop, columns)(results) - results).sum(2)
-        if out in changed and self._standing(out, [paths[layer]]):
-            base = self._base(out, first, stop, columns)
-            now = base if moved is None else base + moved
-            moved = self._write(out, first, stop, columns)(now) - base
+        anatomy, heads = self.model.anatomy, which == "attention"
+        paths, linear = (anatomy.attention, anatomy.w_o) if heads else (anatomy.mlp, anatomy.w_out)
+        names = ("z", "result", "attn_out") if heads else ("mlp_post", "result", "mlp_out")
+        inner, result, out = (Site(name, layer=layer) for name in names)
         given = self._base(Site("output", path=paths[layer]), first, stop, columns)
-        return given if moved is None else given + moved
+        changed = [site for site in self.edits.sites(first, stop) if site == inner or (heads and site == result)]
+        if out in self.edits.sites(first, stop) and self._standing(out, [paths[layer]]):
+            changed.append(out)
+        if not changed:
+            return given
+        touched = self.edits.touched(changed, first, stop, columns)
+        at, examples = touched - columns.start, self.of.examples[first:stop]
+
+        def base(site: Site) -> Tensor:
+            return self.shard.found[site].at(examples, touched)
+
+        def written(site: Site, h: Tensor) -> Tensor:
+            return self._write(site, first, stop, columns).at(h, at) if site in changed else h
+
+        moved = torch.zeros((), dtype=given.dtype, device=given.device)
+        if inner in changed or result in changed:
+            output, was = self.model.module.get_submodule(linear[layer]), base(inner)
+            new = written(inner, was)
+            difference = new - was
+            moved = applied(output, difference.flatten(2) if difference.ndim > 3 else difference)
+            if result in changed:
+                results = per_head(output, new)
+                moved = moved + (written(result, results) - results).sum(2)
+        if out in changed:
+            was = base(out)
+            moved = written(out, was + moved) - was
+        return given.index_add_(1, at, moved.to(given))
 
     def _inside(self, layer: int, first: int, stop: int) -> list[Site]:
         """Sites of a block, its input and output excepted, at which some rows are changed."""

@@ -114,7 +114,7 @@ def test_explain_says_so(cuts: list[int], seed: int) -> None:
 
 
 def test_a_source_keeps_the_columns_that_are_read(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tokens of a prompt of forty, and the base from the first of them on."""
+    """Two tokens of a prompt of forty; of the base what is moved there, and what rows carry on from the first of them."""
     model, pairs, made = sweeps.model("gpt2"), sweeps.random_pairs(seed, [40, 40], early=True), []
     start = Runs.__init__
 
@@ -125,12 +125,12 @@ def test_a_source_keeps_the_columns_that_are_read(seed: int, monkeypatch: pytest
     monkeypatch.setattr(Runs, "__init__", noted)
     patch(model, pairs, grid("z", layer=1, position=[30, 37]), skip_inert=False)
     kept = {(key[1], site): found for key, sites in made[0].found.items() for site, found in sites.items()}
-    source, base = (kept[side, Site("z", layer=1)] for side in ("clean", "corrupted"))
-    assert source.columns is not None
-    assert source.columns.tolist() == [30, 37]
-    assert base.columns is not None
-    assert base.columns.tolist() == [*range(30, 40)]
-    assert source.tensor.shape[1] == 2
+    z, stream = Site("z", layer=1), Site("resid_pre", layer=1)
+    for side, site, columns in (("clean", z, [30, 37]), ("corrupted", z, [30, 37]), ("corrupted", stream, [*range(30, 40)])):
+        found = kept[side, site]
+        assert found.columns is not None
+        assert found.columns.tolist() == columns
+        assert found.tensor.shape[1] == len(columns)
 
 
 @pytest.mark.parametrize("where", ["z", "resid_pre"])
