@@ -178,7 +178,7 @@ def test_generation(figures: dict[str, Any]) -> None:
         assert worst < 1, (kind, worst)
         assert rows > left_out, kind
         figures[kind] = f"{rows} rows, {left_out} decided by rounding; worst deviation {worst:.2g} of what is allowed"
-    require(figures, "tests/engine/test_generating.py", "tests/models/test_generation.py")
+    require(figures, "tests/engine/test_generating.py", "tests/engine/test_generated.py", "tests/models/test_generation.py")
 
 
 def generated(kind: str, seed: int, new: int = 12) -> tuple[float, int, int]:

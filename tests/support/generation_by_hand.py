@@ -14,12 +14,18 @@ import tiny
 import torch
 from torch import Tensor
 
+from interp import generate
 from interp.doctor import architectures
+from interp.engine import Generated
+from interp.interventions import Add, Change, Constant
 from interp.models import Model, load
 from interp.pairs import Prompt
 
 SINGLE = ("gpt-neo", "gpt-j", "gemma2", "gemma3", "bloom", "mixtral", "qwen3-moe", "deepseek-v3", "mamba")
 """Those that compute parts in float32 whatever their weights are, or cannot do without."""
+
+NEW = 6
+"""New tokens of a text."""
 
 Run = Callable[[dict[str, Tensor]], Tensor]
 """Arguments of one forward pass to its logits."""
@@ -115,3 +121,28 @@ def added(positions: Callable[[int], bool], vector: Tensor) -> Callable[[Tensor]
         return h + there[None, :, None] * vector
 
     return change
+
+
+def close(kind: str, got: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(got, expected, rtol=0, atol=share(kind, expected.dtype) * (1 + float(expected.abs().max())))
+
+
+def rows(made: Generated, cell: int) -> list[list[int]]:
+    return [row[row >= 0].tolist() for row in made.ids[cell]]
+
+
+def write(kind: str, given: Sequence[Prompt], interventions: Any, **options: Any) -> Generated:
+    options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "forced_eos_token_id": None} | options
+    return generate(model(kind), list(given), interventions, **options)
+
+
+def steered(strength: float, site: str = "L1.resid_post", positions: Any = None) -> Change:
+    vector = torch.randn(tiny.WIDTH, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return Change(site, positions, Constant(vector), Add(strength))
+
+
+def same(one: Generated, other: Generated, cell: int, row: int, other_cell: int = 0, other_row: int = 0) -> None:
+    """Two rows hold the same tokens with the same log-probabilities."""
+    assert torch.equal(one.ids[cell, row], other.ids[other_cell, other_row])
+    got, expected = one.logprobs[cell, row], other.logprobs[other_cell, other_row]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5, equal_nan=True)
