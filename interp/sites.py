@@ -426,7 +426,7 @@ def grid(
     call: SupportsIndex | Numbers | EllipsisType | None = None,
     half: SupportsIndex | Numbers | EllipsisType | None = None,
     position: PositionsLike | Iterable[SupportsIndex | str] = None,
-    attended: PositionsLike = None,
+    attended: PositionsLike | Iterable[str] = None,
 ) -> Grid:
     """A grid of single-site interventions, one cell for every combination of the swept axes.
 
@@ -476,11 +476,10 @@ def grid(
     else:
         positions = Positions.parse(position)
     ordered = tuple((axis, swept[axis]) for axis in axes.SWEPT if axis in swept)
-    if isinstance(attended, Iterable) and not isinstance(attended, str | Positions):
-        attended = tuple(attended)
-        if any(isinstance(p, str) for p in attended):
-            raise PositionError(f"attended={list(attended)} is not swept: give one role or indices, and a grid for each span")
-    span = Positions.parse(attended)
+    where: Any = attended
+    if isinstance(where, Sequence) and not isinstance(where, str) and any(isinstance(p, str) for p in where):
+        raise PositionError(f"attended={list(where)} is not swept: give one role or indices, and a grid for each span")
+    span = Positions.parse(where)
     if not span.is_all and not {axes.POSITION, axes.SOURCE_POSITION} <= {*base.axes}:
         raise PositionError(f"attended={span!r} of {base!r}: only scores and patterns have rows of attended positions")
     return Grid(base, positions, ordered, span)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import product
 from operator import index
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from interp.errors import HeadOutOfRangeError
 from interp.interventions.edit import Cut, Scale
@@ -59,7 +59,7 @@ def attention_knockout(
     return Intervention(tuple(Change(site, positions, edit=edit, attended=span) for site in sites))
 
 
-def _several(argument: str, given: SupportsIndex | Iterable[SupportsIndex]) -> tuple[int, ...]:
+def _several(argument: str, given: Any) -> tuple[int, ...]:
     try:
         numbers = tuple(map(index, [given] if isinstance(given, SupportsIndex) else given))
     except TypeError:  # a word, ...

@@ -171,7 +171,7 @@ class InsideAttention(TorchFunctionMode):
             hooks.beside.add(site)
             write = hooks.writes.get(site)
             if isinstance(write, QueryWrite):
-                part = write.partly(part, queries)
+                part = write.partly(part.clone() if part.requires_grad else part, queries)
         for site in self._of(event):
             positions = hooks.reads.get(site)
             if positions is not None:

@@ -39,6 +39,7 @@ def test_zero_ablation_of_heads_is_flagged_and_mean_ablation_is_not() -> None:
         (Change("L1.q", source=zero()), ""),
         (Change("L1.attn_out", source=zero()), ""),
         (Change("L1.pattern", source=mean()), ""),
+        (Change("L1.pattern", -1, edit=Scale(0.0), attended=0), "scaling of pattern"),
     ],
     ids=repr,
 )

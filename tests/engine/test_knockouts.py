@@ -254,6 +254,14 @@ def test_changes_of_one_row_meet_where_their_spans_do(seed: int) -> None:
         patch(model, pairs, Intervention((roles[0], Change("L1.pattern", "end", Constant(0.1), attended="subject[0]"))))
 
 
+def test_rows_that_differ_in_their_span_alone_do_not_share_their_beginning(seed: int) -> None:
+    model, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [6, 6])
+    later = [Intervention.of(Change("L2.z", -1, edit=Scale(factor))) for factor in (0.5, 1.0)]
+    first = [attention_knockout(-1, span, layers=0) for span in ((0, 1), (2, 3, 4))]
+    found = same(model, pairs, [one & other for one in first for other in later])
+    assert float(abs(found["value"][:, :2] - found["value"].values[:, 2:]).max()) > 1e-4
+
+
 def test_spans_that_no_prompt_has_are_refused(seed: int) -> None:
     model, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [6, 5])
     with pytest.raises(UnknownNameError, match=r"unknown role 'subjet'; did you mean 'subject'\?"):
@@ -297,6 +305,8 @@ def test_first_order_estimates_take_spans_and_refuse_minus_infinity(seed: int) -
     whole = attribute(model, pairs, grid("pattern", layer=..., head=..., position=-1), edit=Scale(0.0))
     total = sum(part["value"] - part["corrupt"] for part in parts)
     np.testing.assert_allclose(total, whole["value"] - whole["corrupt"], atol=1e-5)
+    listed = attribute(model, pairs, [Change("L1H2.pattern", -1, edit=Scale(0.0), attended=p) for p in range(6)])
+    np.testing.assert_allclose(listed["value"].squeeze(), [part["value"][0, 1, 2] for part in parts], atol=1e-5)
     with pytest.raises(GradientError, match="−∞ has no first-order estimate"):
         attribute(model, pairs, attention_knockout(-1, 0, layers=1, renormalise=True))
 

@@ -115,15 +115,20 @@ def test_rows_are_those_of_a_softmax_by_hand(mask: str, kv: int, seed: int) -> N
     assert bool((hooks.found[SCORES][:, :, 0][masked] < -1e30).all())
 
 
-def test_one_query_packed_with_its_group_is_one_query(seed: int) -> None:
+@pytest.mark.parametrize("by_head", [False, True])
+def test_one_query_packed_with_its_group_is_one_query(by_head: bool, seed: int) -> None:
     """transformers hands one query over as the queries of a group of heads, [row, kv_head, group, d_head]."""
     call = draw(seed, heads=4, kv=2, queries=1)
     packed = {**call, "query": call["query"].reshape(2, 2, 2, 8), "attn_mask": torch.ones(2, 1, 1, 7, dtype=torch.bool)}
     packed["attn_mask"][0, ..., :3] = False
+    mask = packed["attn_mask"].expand(-1, 4, -1, -1).clone()
+    mask[1, 2, 0, 4] = not by_head
+    if by_head:
+        packed["attn_mask"] = mask.reshape(2, 2, 2, 7)
     plain = fused(**packed)
     hooks, output = run(packed, {PATTERN: AtQueries(torch.tensor([0]), lambda rows: 3 * rows)}, [0])
     torch.testing.assert_close(output, 3 * plain, atol=1e-5, rtol=0)
-    added = torch.where(packed["attn_mask"], 0.0, -torch.inf)
+    added = torch.where(mask, 0.0, -torch.inf)
     torch.testing.assert_close(hooks.found[PATTERN], 3 * by_hand(call, added, 8**-0.5).float(), atol=1e-6, rtol=0)
 
 
@@ -188,12 +193,17 @@ def test_a_write_of_rows_serves_eager_attention_too(seed: int) -> None:
 
 def test_gradients_flow_through_rows_that_are_written(seed: int) -> None:
     """The output is not written in place where a graph needs it."""
-    call = draw(seed) | {"is_causal": True}
-    call["value"].requires_grad_()
-    _, output = run(call, {PATTERN: AtQueries(torch.tensor([4]), lambda rows: 2 * rows)}, [4])
-    (found,) = torch.autograd.grad(output[:, :, 4].sum(), call["value"])
-    pattern = by_hand(call, torch.full((5, 7), -torch.inf).triu(1), 8**-0.5)[:, :, 4]
-    torch.testing.assert_close(found, 2 * pattern.float().unsqueeze(-1).expand_as(found), atol=1e-5, rtol=0)
+    call = draw(seed, keys=5)
+    inputs = [call[name].requires_grad_() for name in ("query", "key", "value")]
+    module = nn.Sequential(Attention(call | {"is_causal": True}))
+    with Hooks(module, {PATTERN: Tap("0", "pattern")}, (), {PATTERN: AtQueries(torch.tensor([4]), lambda rows: 2 * rows)}):
+        output = module(torch.zeros(2, 5, 1))
+    found = torch.autograd.grad((output * output.detach()).sum(), inputs)
+    pattern = by_hand(call, torch.full((5, 5), -torch.inf).triu(1), 8**-0.5)
+    pattern = torch.cat([pattern[:, :, :4], 2 * pattern[:, :, 4:]], dim=2)
+    z = (pattern @ call["value"].double()).float()
+    for got, expected in zip(found, torch.autograd.grad((z * z.detach()).sum(), inputs), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_fused_attention_that_differs_is_refused(seed: int) -> None:
