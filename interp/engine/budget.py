@@ -20,6 +20,8 @@ from interp.models import Model
 _CPU_BYTES = 1 << 30
 _CPU_TOKENS = 1024
 """On a CPU larger passes stop paying: what a block leaves no longer fits in its caches."""
+_KEYS = 16
+"""Keys and values of so many positions, which every row has a copy of, take about what one carried position takes."""
 
 
 def memory(model: Model) -> int:
@@ -79,8 +81,14 @@ class Budget:
         """
         fits = int(self.bytes / (self.seen * self.taken(columns)))
         if self.model.device.type == "cpu":
-            fits = min(fits, (size(self.model) if is_long(self.model, self.columns) else _CPU_TOKENS) // columns)
+            fits = min(fits, self._cpu_rows(columns))
         return max(1, self._limited(fits) // share)
+
+    def _cpu_rows(self, columns: int) -> int:
+        """Rows beyond which a pass stops paying; of a long prompt, as many as are no larger than a piece of one row."""
+        if not is_long(self.model, self.columns):
+            return _CPU_TOKENS // columns
+        return size(self.model) // max(columns, self.columns // _KEYS)
 
     def taken(self, columns: int) -> int:
         """Bytes of a row that carries so many positions, in pieces where they are many."""

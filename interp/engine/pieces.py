@@ -78,7 +78,7 @@ def _is_apart(place: Placed) -> bool:
     if not isinstance(change.featurizer, Identity):
         return False
     own = change.edit.kind in ("replace", "interpolate", "add") and isinstance(change.source, Activation)
-    return own or change.edit.kind == "scale" or _is_before(place)
+    return own or change.edit.kind in ("scale", "cut") or _is_before(place)
 
 
 def _is_before(place: Placed) -> bool:

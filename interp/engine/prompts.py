@@ -147,7 +147,7 @@ def _in_pieces(
 
     cache = recording()
     read = None if reader is None else reader.positions_of(tokens)
-    columns = {**reads} | ({} if read is None else {LOGITS: _union(read.flatten(), reads.get(LOGITS, read[:0]))})
+    columns = {**reads} | ({} if read is None else {LOGITS: _union(read, reads.get(LOGITS, read[:0]))})
     found = {site: _Filled(site, at, tokens.width) for site, at in columns.items()}
     changed = set(edits.sites()) if edits is not None else set()
     for part in parts:
@@ -175,9 +175,9 @@ def _in_pieces(
     return Ran({site: kept[site] for site in reads}, picked, recorded(cache) if keeping else None)
 
 
-def _union(one: Tensor, other: Columns) -> Columns:
+def _union(one: Wanted, other: Wanted) -> Columns:
     """Columns that one or the other asks for."""
-    return None if other is None else torch.cat([one, other.flatten()]).unique()
+    return None if one is None or other is None else torch.cat([one.flatten(), other.flatten()]).unique()
 
 
 class _Filled:
