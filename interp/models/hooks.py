@@ -84,6 +84,8 @@ class Hooks:
         """Scores and patterns that were seen beside fused attention."""
         self._written: dict[Site, Tensor] = {}
         self._handles: list[RemovableHandle] = []
+        self._orders: list[tuple[nn.Module, list[int]]] = []
+        """In which order the hooks of modules ran, where that was changed."""
         self._inside: InsideAttention | None = None
         self._examples: dict[str, int] = {}
         self._calls: Counter[tuple[str, str]] = Counter()
@@ -130,10 +132,20 @@ class Hooks:
             self._handles.append(module.register_forward_pre_hook(partial(self._route, sites), with_kwargs=True))
         elif event == "output":
             self._handles.append(module.register_forward_hook(partial(self._after, sites), with_kwargs=True))
+            self._recorders_last(module)
         else:
             self._inside = self._inside or InsideAttention(self)
             self._handles.append(module.register_forward_pre_hook(partial(self._enter, sites), with_kwargs=True))
             self._handles.append(module.register_forward_hook(self._inside.leave))
+
+    def _recorders_last(self, module: nn.Module) -> None:
+        """What transformers notes of an output comes after our writes: LLaVA reads its pictures from what was noted."""
+        hooks: Any = module._forward_hooks  # an OrderedDict, annotated as a dict
+        recorders = [key for key, hook in hooks.items() if is_recorder(hook)]
+        if recorders:
+            self._orders.append((module, list(hooks)))
+            for key in recorders:
+                hooks.move_to_end(key)
 
     def _before(
         self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -215,6 +227,16 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for module, order in reversed(self._orders):
+            hooks: Any = module._forward_hooks
+            for key in [key for key in order if key in hooks]:
+                hooks.move_to_end(key)
+        self._orders.clear()
+
+
+def is_recorder(hook: Any) -> bool:
+    """Whether a hook is one with which transformers notes what modules give, for ``output_hidden_states``."""
+    return (getattr(hook, "__module__", "") or "").startswith("transformers.")
 
 
 @contextmanager

@@ -40,7 +40,9 @@ def at_positions(site: Site, tensor: Tensor, positions: Int[Tensor, " position"]
     """
     if positions is None:
         return tensor
-    axis = site.axes.index(axes.POSITION) if tensor.ndim == len(site.axes) else 1
+    # What cross-attention attends to has the positions of another stream, which are its own.
+    name = axes.POSITION if axes.POSITION in site.axes else axes.SOURCE_POSITION
+    axis = site.axes.index(name) if tensor.ndim == len(site.axes) else 1
     return tensor.index_select(axis, positions.to(tensor.device))
 
 

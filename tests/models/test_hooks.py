@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode
 from transformers import PreTrainedModel
 
+from interp.doctor import architectures
 from interp.errors import CompiledModelError, ShapeMismatchError, SiteNotFiredError, UnknownSiteError
 from interp.models import Model, load
 from interp.models.hooks import Hooks, eager_attention, evaluating
@@ -419,3 +420,25 @@ def test_fused_heads_change_only_their_slice() -> None:
     put = layout.put(fused, torch.zeros(1, 2, 2, 2), None)
     assert put[0, 1].tolist() == [12.0, 13.0, 14.0, 15.0, 0, 0, 0, 0, 20.0, 21.0, 22.0, 23.0]
     assert fused[0, 1, 4] == 16, "what was seen is not touched"
+
+
+# hooks of transformers' own
+
+
+@torch.no_grad()
+def test_a_write_is_in_what_transformers_notes_of_an_output() -> None:
+    """LLaVA's projector reads the vision tower's hidden states, which hooks note that were there before ours."""
+    model = architectures.loaded("llava")
+    feature, unread, end = (Site.parse(name) for name in ("vision:L1.resid_post", "vision:L2.resid_pre", "logits"))
+    base = model.backend.run(model.example, [end], {})[end]  # the first pass puts those hooks there
+    block = model.module.get_submodule(model.taps(feature).path)
+    mine = block.register_forward_hook(lambda m, args, output: None)
+    before = hooks_of(model.module)
+    moved = model.backend.run(model.example, [end], {feature: lambda h: 2 * h})[end]
+    assert hooks_of(model.module) == before, "in their order"
+    mine.remove()
+    assert not torch.allclose(moved, base)
+    assert torch.equal(model.backend.run(model.example, [end], {unread: lambda h: 2 * h})[end], base)
+    states = model.module.model.vision_tower(model.example["pixel_values"], output_hidden_states=True).hidden_states
+    twice = model.backend.run(model.example, [feature], {feature: lambda h: 2 * h})[feature]
+    torch.testing.assert_close(twice, 2 * states[-2])
