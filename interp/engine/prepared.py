@@ -110,8 +110,8 @@ class Prepared:
         width = self.encoded.clean.width
         if not resumes(self.model):
             return range(width)
-        read = int(self.reader.positions_of(self.runs.base).min())
-        return range(min(read, *(int(cell.first.min()) for cell in self.cells)), width)
+        first = torch.stack([cell.first for cell in self.cells]).min()
+        return range(int(torch.minimum(first, self.reader.positions_of(self.runs.base).min())), width)
 
     @property
     def kept(self) -> dict[Site, Columns]:

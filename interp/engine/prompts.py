@@ -18,7 +18,7 @@ from torch import Tensor
 from interp import axes
 from interp.engine.joins import refused
 from interp.engine.layout import LOGITS, canonical
-from interp.engine.pieces import Placed, divided
+from interp.engine.pieces import Placed, divided, is_long
 from interp.engine.readout import Reader
 from interp.models import Model, Tokens
 from interp.models.keys_values import KeysValues
@@ -100,8 +100,8 @@ def forward(
         keeping: keep every layer's keys and values.
     """
     columns = range(tokens.width)
-    cuttable = tokens.ids is not None and tokens.flush and not tokens.others and not refused(model)
-    parts = divided(model, columns, edits.places if edits is not None else ()) if cuttable else (columns,)
+    cut = is_long(model, tokens.width) and tokens.ids is not None and tokens.flush and not tokens.others and not refused(model)
+    parts = divided(model, columns, edits.places if edits is not None else ()) if cut else (columns,)
     return (_whole if len(parts) == 1 else _in_pieces)(model, tokens, reads, reader, edits, keeping, parts)
 
 
