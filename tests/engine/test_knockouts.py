@@ -36,7 +36,7 @@ from interp.interventions import (
     resample,
 )
 from interp.metrics import FromLogits
-from interp.models import Model, load
+from interp.models import Encoded, Model, Tokens, load
 from interp.models.queries import AtQueries
 from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import Site, grid
@@ -62,10 +62,18 @@ def rows_of(kind: str, layers: int = 3) -> list[Intervention]:
     return [*sets, two, Intervention((found[0], Change(found[0].site, "end", edit=Scale(2.0), attended=0)))]
 
 
+@torch.no_grad()
+def top(model: Model, tokens: Tokens) -> float:
+    """The largest logit of some prompts."""
+    logits = Site("logits")
+    return float(model.backend.run(model.inputs(tokens), [logits], {})[logits].abs().max())
+
+
 def same(model: Model, pairs: Any, where: Any, metric: Any = "logit_diff", atol: float | None = None, **options: Any) -> Any:
     """The numbers of ``serial``, which the other strategies give too."""
     serial = patch(model, pairs, where, metric, strategy="serial", **options)
-    atol = 1e-5 * (1 + float(abs(serial["value"]).max())) if atol is None else atol
+    encoded = pairs if isinstance(pairs, Encoded) else model.encode(pairs)
+    atol = 1e-5 * (1 + max(top(model, side) for side in (encoded.clean, encoded.corrupted))) if atol is None else atol
     assert serial.attrs["attention"].startswith("eager")
     for strategy in ("batched", "auto") if model.stack is not None else ("batched",):
         found = patch(model, pairs, where, metric, strategy=strategy, **options)
