@@ -112,7 +112,7 @@ class Edits:
             if _within(part, first, stop, own):
                 groups[_key(part.place)].append(part)
         made = [_group(parts, first, column, until) for _, parts in sorted(groups.items(), key=lambda item: item[0][0])]
-        return SiteWrite(site, [group for group in made if len(group.at[0])])
+        return SiteWrite(site, made)  # those that change nothing here as well: what is learned has a gradient of zero then
 
 
 def by_cell(rows: Rows) -> Iterator[tuple[int, Tensor]]:
@@ -210,7 +210,8 @@ class SiteWrite:
         """The same of some rows of attention ``[n, head, slot, source_position]``, changed in place."""
         seen = canonical(self.site, part)
         for group in self.groups:
-            group(seen, queries.find(group.at[0], group.at[1]))
+            if len(group.at[0]):  # else there may be no query to look for it among
+                group(seen, queries.find(group.at[0], group.at[1]))
         return part
 
 
