@@ -21,6 +21,7 @@ from interp.errors import GenerationError, InputError, PositionError, ShapeMisma
 from interp.interventions import Activation, Change, Intervention
 from interp.models import Encoded, Model, Places
 from interp.models.places import Scope
+from interp.models.stepping import is_square
 from interp.sites import LAST, Site
 
 _MOST = ("max_position_embeddings", "max_target_positions")
@@ -114,8 +115,7 @@ def _widened(cell: Cell, runs: Ahead) -> Cell:
     places = []
     for where in cell.places:
         values, site = where.values, where.tensor
-        square = {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes} and not site.name.startswith("cross_")
-        if values is not None and values.exact and square and runs.ahead:
+        if values is not None and values.exact and is_square(site) and runs.ahead:
             filler = torch.finfo(values.tensor.dtype).min if site.name == "scores" else 0.0
             tensor = torch.nn.functional.pad(values.tensor, (0, runs.ahead), value=filler)
             where = replace(where, values=replace(values, tensor=tensor))

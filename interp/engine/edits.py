@@ -68,7 +68,7 @@ class Edits:
         """Every change of every row."""
         return [part.place for parts in self._parts.values() for part in parts]
 
-    def touched(self, sites: Sequence[Site], first: int, stop: int, columns: range) -> Int[Tensor, " column"]:
+    def touched(self, sites: Sequence[Site], columns: range, first: int = 0, stop: int | None = None) -> Int[Tensor, " column"]:
         """Which of some columns rows ``first`` to ``stop`` change at some sites, ascending."""
         found = [
             part.place.columns[part.examples].flatten()
@@ -87,7 +87,7 @@ class Edits:
         """
         if columns is None:
             return {site: self.write(site) for site in self._parts}
-        sites = [site for site, parts in self._parts.items() if any(_meets(part, columns) for part in parts)]
+        sites = [site for site in self._parts if len(self.touched([site], columns))]
         return {site: self.write(site, column=columns.start, until=columns.stop) for site in sites}
 
     def write(
@@ -132,11 +132,6 @@ def same(part: object) -> Hashable:
 
 def _within(part: _Part, first: int, stop: int | None, own: bool) -> bool:
     return part.rows.start >= first and (stop is None or part.rows.stop <= stop) and not (own and part.place.given)
-
-
-def _meets(part: _Part, columns: range) -> bool:
-    at = part.place.columns[part.examples]
-    return bool(((at >= columns.start) & (at < columns.stop)).any())
 
 
 def _key(place: Place) -> _Key:

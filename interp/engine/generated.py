@@ -23,7 +23,8 @@ from interp.engine.cells import Cell
 from interp.errors import UnknownSiteError
 from interp.interventions import Intervention
 from interp.models.generation import Continued
-from interp.models.stepping import is_square, position_axis
+from interp.models.stepping import is_square
+from interp.models.taps import position_axis
 from interp.pairs import Prompt
 from interp.sites import Site
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from interp.engine import gauge, provenance
@@ -172,22 +171,15 @@ def _batch(
     """Some rows, in one call of the model's generation loop."""
     edits = Edits(cells, rows)
     sites = edits.sites()
-    touched = {site: _touched(cells, rows, site) for site in sites if runs.grows(site)}
+    columns = range(runs.base.width + runs.ahead)
+    touched = {site: edits.touched([site], columns) for site in sites if runs.grows(site)}
 
     def writes(window: Window) -> dict[Site, Write]:
         found: dict[Site, Write] = {site: edits.write(site) for site in sites if site not in touched}
-        for site, columns in touched.items():
-            if bool(((columns >= window.start) & (columns < window.stop)).any()):
+        for site, at in touched.items():
+            if bool(((at >= window.start) & (at < window.stop)).any()):
                 found[site] = edits.write(site, column=window.start, until=window.stop)
         return found
 
     tokens = runs.base.take(rows[:, 1])
     return continued(runs.model, tokens, config, reads=capture, changed=sites, writes=writes, seeds=seeds)
-
-
-def _touched(cells: Sequence[Cell], rows: Rows, site: Site) -> Int[Tensor, " column"]:
-    """Every column that some row changes at a site."""
-    found = [
-        where.columns[rows[rows[:, 0] == n, 1]] for n, cell in enumerate(cells) for where in cell.places if where.tensor == site
-    ]
-    return torch.cat([columns.flatten() for columns in found]).unique()

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -113,7 +114,7 @@ class Prepared:
         first = torch.stack([cell.first for cell in self.cells]).min()
         return range(int(torch.minimum(first, self.reader.positions_of(self.runs.base).min())), width)
 
-    @property
+    @cached_property  # planning asks, and so does the run
     def kept(self) -> dict[Site, Columns]:
         """Tensors of the base run from which rows begin: those that they carry on, and at their own columns those they move."""
         device, carried = self.by_rule.device, self.carried

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import axes
 from interp.engine.joins import refused
 from interp.engine.layout import LOGITS, canonical
 from interp.engine.pieces import Placed, divided, is_long
@@ -61,8 +60,8 @@ class Kept:
             return columns
         return torch.where(columns >= 0, torch.searchsorted(self.columns, columns.contiguous()), -1)
 
-    def at(self, examples: Int[Tensor, " row"], columns: Int[Tensor, " column"]) -> Float[Tensor, "row column ..."]:
-        """Some columns of some examples."""
+    def at(self, examples: Int[Tensor, " row"], columns: Int[Tensor, "... column"]) -> Float[Tensor, "row column ..."]:
+        """Some columns of some examples: the same of all, or each its own."""
         return self.tensor[examples[:, None], self.where(columns)]
 
     def between(self, columns: range) -> Tensor:
@@ -102,77 +101,74 @@ def forward(
     columns = range(tokens.width)
     cut = is_long(model, tokens.width) and tokens.ids is not None and tokens.flush and not tokens.others and not refused(model)
     parts = divided(model, columns, edits.places if edits is not None else ()) if cut else (columns,)
-    return (_whole if len(parts) == 1 else _in_pieces)(model, tokens, reads, reader, edits, keeping, parts)
+    run = _Forward(model, tokens, reads, reader, edits, keeping)
+    return run.whole() if len(parts) == 1 else run.in_pieces(parts)
 
 
-def _whole(
-    model: Model,
-    tokens: Tokens,
-    reads: Mapping[Site, Columns],
-    reader: Reader | None,
-    edits: Changing | None,
-    keeping: bool,
-    parts: Sequence[range],
-) -> Ran:
-    keep = None if LOGITS in reads else 1 if reader is None else reader.keep
-    inputs: dict[str, Any] = model.inputs(tokens, keep)
-    cache = None
-    if keeping:
+@dataclass(frozen=True, eq=False)
+class _Forward:
+    """The arguments of :func:`forward`, and the two ways in which it is done."""
+
+    model: Model
+    tokens: Tokens
+    reads: Mapping[Site, Columns]
+    reader: Reader | None
+    edits: Changing | None
+    keeping: bool
+
+    def whole(self) -> Ran:
+        keep = None if LOGITS in self.reads else 1 if self.reader is None else self.reader.keep
+        inputs: dict[str, Any] = self.model.inputs(self.tokens, keep)
+        cache = None
+        if self.keeping:
+            from interp.models.suffix import recorded, recording
+
+            cache = recording()
+            inputs |= {"past_key_values": cache, "use_cache": True}
+        writes = self.edits.writes() if self.edits is not None else {}
+        asked = dict(self.reads) | ({LOGITS: None} if self.reader is not None else {})
+        with self.model.leaving({*asked, *writes}, keeping=self.keeping):
+            found = self.model.backend.run(inputs, reads=asked, writes=writes)
+        logits = self.reader.logits(self.tokens, found[LOGITS]) if self.reader is not None else None
+        if LOGITS in self.reads and self.reader is not None:
+            found[LOGITS] = at_positions(LOGITS, found[LOGITS], self.reads[LOGITS])
+        kept = {site: Kept(canonical(site, found[site]), columns) for site, columns in self.reads.items()}
+        return Ran(kept, logits, recorded(cache) if cache is not None else None)
+
+    def in_pieces(self, parts: Sequence[range]) -> Ran:
+        """Piece by piece, each with the keys and values of those before it; logits are made where they are read alone."""
         from interp.models.suffix import recorded, recording
 
         cache = recording()
-        inputs |= {"past_key_values": cache, "use_cache": True}
-    writes = edits.writes() if edits is not None else {}
-    asked = dict(reads) | ({LOGITS: None} if reader is not None else {})
-    with model.leaving({*asked, *writes}, keeping=keeping):
-        found = model.backend.run(inputs, reads=asked, writes=writes)
-    logits = reader.logits(tokens, found[LOGITS]) if reader is not None else None
-    if LOGITS in reads and reader is not None:
-        found[LOGITS] = at_positions(LOGITS, found[LOGITS], reads[LOGITS])
-    kept = {site: Kept(canonical(site, found[site]), columns) for site, columns in reads.items()}
-    return Ran(kept, logits, recorded(cache) if cache is not None else None)
-
-
-def _in_pieces(
-    model: Model,
-    tokens: Tokens,
-    reads: Mapping[Site, Columns],
-    reader: Reader | None,
-    edits: Changing | None,
-    keeping: bool,
-    parts: Sequence[range],
-) -> Ran:
-    """Piece by piece, each with the keys and values of those before it; logits are made where they are read alone."""
-    from interp.models.suffix import recorded, recording
-
-    cache = recording()
-    read = None if reader is None else reader.positions_of(tokens)
-    columns = {**reads} | ({} if read is None else {LOGITS: _union(read, reads.get(LOGITS, read[:0]))})
-    found = {site: _Filled(site, at, tokens.width) for site, at in columns.items()}
-    changed = set(edits.sites()) if edits is not None else set()
-    for part in parts:
-        here = {site: tensor.within(part) for site, tensor in found.items() if tensor.asked(part)}
-        of_logits = here.get(LOGITS)
-        last = len(part) if LOGITS in here else 1  # so many columns of logits are made
-        if of_logits is not None and LOGITS not in changed:
-            last -= int(of_logits[0])
-        inputs = model.accepted({**tokens.inputs(part), "logits_to_keep": last})
-        touched = {*columns, *changed} - ({LOGITS} if LOGITS not in here else set())
-        with model.leaving(touched, keeping=keeping or LOGITS in columns):
-            writes = edits.writes(part) if edits is not None else {}
-            asked = {**here, **({LOGITS: None} if LOGITS in here else {})}
-            inputs |= {"past_key_values": cache, "use_cache": True}
-            seen = model.backend.run(inputs, reads=asked, writes=writes)
-        if of_logits is not None:
-            seen[LOGITS] = seen[LOGITS][:, of_logits - len(part)]
-        for site, tensor in seen.items():
-            found[site].add(canonical(site, tensor))
-    kept = {site: Kept(tensor.whole, columns[site]) for site, tensor in found.items()}
-    picked = None
-    if reader is not None and read is not None:
-        logits = kept[LOGITS]
-        picked = logits.tensor[torch.arange(len(read), device=read.device)[:, None], logits.where(read)].to(reader.dtype)
-    return Ran({site: kept[site] for site in reads}, picked, recorded(cache) if keeping else None)
+        read = None if self.reader is None else self.reader.positions_of(self.tokens)
+        columns = {**self.reads} | ({} if read is None else {LOGITS: _union(read, self.reads.get(LOGITS, read[:0]))})
+        found = {site: _Filled(site, at, self.tokens.width) for site, at in columns.items()}
+        changed = set(self.edits.sites()) if self.edits is not None else set()
+        for part in parts:
+            here = {site: tensor.within(part) for site, tensor in found.items() if tensor.asked(part)}
+            of_logits = here.get(LOGITS)
+            last = len(part) if LOGITS in here else 1  # so many columns of logits are made
+            if of_logits is not None and LOGITS not in changed:
+                last -= int(of_logits[0])
+            inputs = self.model.accepted({**self.tokens.inputs(part), "logits_to_keep": last})
+            touched = {*columns, *changed} - ({LOGITS} if LOGITS not in here else set())
+            with self.model.leaving(touched, keeping=self.keeping or LOGITS in columns):
+                writes = self.edits.writes(part) if self.edits is not None else {}
+                asked = {**here, **({LOGITS: None} if LOGITS in here else {})}
+                inputs |= {"past_key_values": cache, "use_cache": True}
+                seen = self.model.backend.run(inputs, reads=asked, writes=writes)
+            if of_logits is not None:
+                seen[LOGITS] = seen[LOGITS][:, of_logits - len(part)]
+            for site, tensor in seen.items():
+                found[site].add(canonical(site, tensor))
+        kept = {site: Kept(tensor.whole, columns[site]) for site, tensor in found.items()}
+        picked = None
+        if self.reader is not None and read is not None:
+            logits = kept[LOGITS]
+            picked = logits.tensor[torch.arange(len(read), device=read.device)[:, None], logits.where(read)].to(
+                self.reader.dtype
+            )
+        return Ran({site: kept[site] for site in self.reads}, picked, recorded(cache) if self.keeping else None)
 
 
 def _union(one: Wanted, other: Wanted) -> Columns:
@@ -200,11 +196,10 @@ class _Filled:
 
     def add(self, piece: Float[Tensor, "example column ..."]) -> None:
         """Scores and patterns of a piece end where it does; behind that nothing is attended to."""
-        square = {axes.POSITION, axes.SOURCE_POSITION} <= {*self.site.axes}
         if self._tensor is None:
             many = self.width if self.columns is None else len(self.columns)
             nothing = torch.finfo(piece.dtype).min if self.site.name == "scores" else 0.0
-            last = self.width if square else piece.shape[-1]
+            last = self.width if self.site.square else piece.shape[-1]
             self._tensor = piece.new_full((len(piece), many, *piece.shape[2:-1], last), nothing)
         stop = self._done + piece.shape[1]
         self._tensor[:, self._done : stop, ..., : piece.shape[-1]] = piece

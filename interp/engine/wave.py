@@ -203,7 +203,7 @@ class Piece:
             changed.append(out)
         if not changed:
             return given
-        touched = self.edits.touched(changed, first, stop, columns)
+        touched = self.edits.touched(changed, columns, first, stop)
         at, examples = touched - columns.start, self.of.examples[first:stop]
 
         def base(site: Site) -> Tensor:

@@ -20,11 +20,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from interp import axes
 from interp.errors import GenerationError, ShapeMismatchError, SiteNotFiredError
 from interp.models.encoding import mask_of
 from interp.models.hooks import Hooks
-from interp.models.taps import Tap, Write
+from interp.models.taps import Tap, Write, position_axis
 from interp.sites import Site
 
 
@@ -189,10 +188,6 @@ def _unchanged(h: Tensor) -> Tensor:
     return h
 
 
-def position_axis(site: Site, tensor: Tensor) -> int:
-    return site.axes.index(axes.POSITION) if tensor.ndim == len(site.axes) else 1
-
-
 def _check_width(site: Site, tensor: Tensor, window: Window) -> None:
     held = tensor.shape[position_axis(site, tensor)]
     if held != window.stop - window.start:
@@ -204,7 +199,7 @@ def _check_width(site: Site, tensor: Tensor, window: Window) -> None:
 
 def is_square(site: Site) -> bool:
     """Whether a site has attention's own two axes of positions."""
-    return {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes} and not site.name.startswith("cross_")
+    return site.square and not site.name.startswith("cross_")
 
 
 def _refuse_dropped(site: Site, new: Tensor) -> None:

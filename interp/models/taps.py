@@ -40,10 +40,13 @@ def at_positions(site: Site, tensor: Tensor, positions: Int[Tensor, " position"]
     """
     if positions is None:
         return tensor
-    # What cross-attention attends to has the positions of another stream, which are its own.
+    return tensor.index_select(position_axis(site, tensor), positions.to(tensor.device))
+
+
+def position_axis(site: Site, tensor: Tensor) -> int:
+    """Along which axis of a site's tensor its positions are; what cross-attention attends to has those of another stream."""
     name = axes.POSITION if axes.POSITION in site.axes else axes.SOURCE_POSITION
-    axis = site.axes.index(name) if tensor.ndim == len(site.axes) else 1
-    return tensor.index_select(axis, positions.to(tensor.device))
+    return site.axes.index(name) if tensor.ndim == len(site.axes) else 1
 
 
 class Call(NamedTuple):
