@@ -164,10 +164,7 @@ class _Forward:
         kept = {site: Kept(tensor.whole, columns[site]) for site, tensor in found.items()}
         picked = None
         if self.reader is not None and read is not None:
-            logits = kept[LOGITS]
-            picked = logits.tensor[torch.arange(len(read), device=read.device)[:, None], logits.where(read)].to(
-                self.reader.dtype
-            )
+            picked = kept[LOGITS].at(torch.arange(len(read), device=read.device), read).to(self.reader.dtype)
         return Ran({site: kept[site] for site in self.reads}, picked, recorded(cache) if self.keeping else None)
 
 
