@@ -176,6 +176,11 @@ class Site:
         return self.component.axes
 
     @property
+    def square(self) -> bool:
+        """Whether it has rows of attention: a position's, over all that it attends to."""
+        return {axes.POSITION, axes.SOURCE_POSITION} <= {*self.axes}
+
+    @property
     def tensor(self) -> Site:
         """The site of the whole tensor: this one without head, expert and unit."""
         return replace(self, head=None, expert=None, unit=None)
@@ -480,7 +485,7 @@ def grid(
     if isinstance(where, Sequence) and not isinstance(where, str) and any(isinstance(p, str) for p in where):
         raise PositionError(f"attended={list(where)} is not swept: give one role or indices, and a grid for each span")
     span = Positions.parse(where)
-    if not span.is_all and not {axes.POSITION, axes.SOURCE_POSITION} <= {*base.axes}:
+    if not span.is_all and not base.square:
         raise PositionError(f"attended={span!r} of {base!r}: only scores and patterns have rows of attended positions")
     return Grid(base, positions, ordered, span)
 

@@ -114,7 +114,7 @@ def _widened(cell: Cell, runs: Ahead) -> Cell:
     places = []
     for where in cell.places:
         values, site = where.values, where.tensor
-        square = {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes} and not site.name.startswith("cross_")
+        square = site.square and not site.name.startswith("cross_")
         if values is not None and values.exact and square and runs.ahead:
             filler = torch.finfo(values.tensor.dtype).min if site.name == "scores" else 0.0
             tensor = torch.nn.functional.pad(values.tensor, (0, runs.ahead), value=filler)

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import axes
 from interp.engine.joins import refused
 from interp.engine.layout import LOGITS, canonical
 from interp.engine.pieces import Placed, divided, is_long
@@ -200,11 +199,10 @@ class _Filled:
 
     def add(self, piece: Float[Tensor, "example column ..."]) -> None:
         """Scores and patterns of a piece end where it does; behind that nothing is attended to."""
-        square = {axes.POSITION, axes.SOURCE_POSITION} <= {*self.site.axes}
         if self._tensor is None:
             many = self.width if self.columns is None else len(self.columns)
             nothing = torch.finfo(piece.dtype).min if self.site.name == "scores" else 0.0
-            last = self.width if square else piece.shape[-1]
+            last = self.width if self.site.square else piece.shape[-1]
             self._tensor = piece.new_full((len(piece), many, *piece.shape[2:-1], last), nothing)
         stop = self._done + piece.shape[1]
         self._tensor[:, self._done : stop, ..., : piece.shape[-1]] = piece

@@ -94,7 +94,7 @@ class Sources:
             partner = _derangement(n, source.seed).to(device)
         elif len(own) == 1 != n:
             partner = everyone * 0
-        if {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes}:
+        if site.square:
             self._refuse_other_layout(key, partner, site)
         return Values(tensor, partner, kept.where(_matched(own[partner], columns, change)), index)
 
@@ -150,7 +150,7 @@ class Sources:
     ) -> Values:
         """Means over real tokens, positions counted from each prompt's first real token."""
         tokens, base = self._places(key, site), self.runs.places("base", target)
-        if {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes}:
+        if site.square:
             if axes.POSITION in source.over:
                 raise ShapeMismatchError(
                     f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens"
@@ -194,7 +194,7 @@ class Sources:
 
     def _noise(self, source: Noise, site: Site, columns: Int[Tensor, "example span"]) -> Values:
         base = self.runs.places("base", site)
-        if {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes}:
+        if site.square:
             raise ShapeMismatchError(
                 f"noise on {site!r} would not be a probability; use a site whose features are a fixed width"
             )

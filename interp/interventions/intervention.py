@@ -22,7 +22,6 @@ from typing import Any
 
 from torch import Tensor
 
-from interp import axes
 from interp.errors import PositionError, ShapeMismatchError, UnknownSiteError
 from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
@@ -81,7 +80,7 @@ class Change:
     @property
     def square(self) -> bool:
         """Whether it changes rows of attention: what has both positions and attended positions."""
-        return self.site.path is None and {axes.POSITION, axes.SOURCE_POSITION} <= {*self.site.axes}
+        return self.site.square
 
     @property
     def joint(self) -> int:

@@ -204,7 +204,7 @@ def _check_width(site: Site, tensor: Tensor, window: Window) -> None:
 
 def is_square(site: Site) -> bool:
     """Whether a site has attention's own two axes of positions."""
-    return {axes.POSITION, axes.SOURCE_POSITION} <= {*site.axes} and not site.name.startswith("cross_")
+    return site.square and not site.name.startswith("cross_")
 
 
 def _refuse_dropped(site: Site, new: Tensor) -> None:
