@@ -247,26 +247,19 @@ def _whole(encoded: Encoded) -> str:
 def _eager(model: Model, cells: Sequence[Cell], runs: Runs, options: Options) -> str:
     """Why a sweep forms whole scores and patterns; empty if it does not.
 
-    Rows of the queries that are changed are computed beside the model's attention where that is proven, where nothing reads
-    them from another run, and where no change is made at more than half of a prompt's queries: all rows cost little more then.
+    Rows of the queries that are changed, and of those that are read from other runs, are computed beside the model's attention
+    where that is proven, and where no change is made at more than half of a prompt's queries: all rows cost little more then.
     """
     places = [one for cell in cells for one in cell.places if one.change.square]
-    read = [
-        site
-        for cell in cells
-        for change in cell.intervention.changes
-        if isinstance(change.source, Activation) and change.edit.reads_source
-        for site in (change.source.site_for(change.site),)
-        if Change(site).square
-    ]
-    if not places and not read:
+    if not places:
         return ""
     if options.strategy == "serial":
         return "strategy='serial' changes whole tensors"
-    if read:
-        return f"values of {read[0].name} are read from runs, whole"
     if model.beside_refused:
         return model.beside_refused
+    for source in {id(one.change.source): one.change.source for one in places if one.change.edit.reads_source}.values():
+        if isinstance(source, Activation) and source.pool == "mean":
+            return f"{source!r} is of whole tensors"
     for one in {id(one.columns): one for one in places}.values():  # cells share their columns
         lengths = runs.places("base", one.tensor).lengths
         if bool((2 * (one.columns >= 0).sum(-1) > lengths).any()):

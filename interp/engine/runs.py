@@ -135,7 +135,8 @@ class Runs:
 
     def _batches(self, key: tuple[Any, ...], tokens: Tokens, reads: Mapping[Site, Columns], examples: Tensor) -> Ran:
         """Some prompts, as many at a time as memory allows."""
-        with self.prompts[key][0].prepared(reads):
+        rows = all(columns is not None for site, columns in reads.items() if site.square)
+        with self.prompts[key][0].prepared(reads, beside=rows):
             parts = in_batches(len(examples), self.batch, lambda part: self._batch(key, tokens, reads, examples[part]))
         if len(parts) == 1:
             return parts[0]

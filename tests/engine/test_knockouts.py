@@ -33,6 +33,7 @@ from interp.interventions import (
     Replace,
     Scale,
     attention_knockout,
+    mean,
     resample,
 )
 from interp.metrics import FromLogits
@@ -285,14 +286,19 @@ def test_explain_and_results_say_how_attention_ran(seed: int) -> None:
     cases: Sequence[tuple[Any, dict[str, Any], str]] = [
         (grid("pattern", layer=..., position=-1), {"edit": Scale(0.0)}, BESIDE),
         (grid("z", layer=..., position=-1), {}, "as in the model"),
-        (grid("pattern", layer=..., position=-1), {}, "eager, because values of pattern are read from runs, whole"),
+        (grid("pattern", layer=..., position=-1), {}, BESIDE),
         (
             grid("pattern", layer=...),
             {"edit": Scale(0.0)},
             "eager, because L1.pattern is changed at more than half of a prompt's queries (all)",
         ),
         (grid("z", layer=...), {"given": Change("L0.scores", -1, edit=Scale(0.5))}, BESIDE),
-        (grid("scores", layer=1, position=-1), {"source": resample()}, "eager, because values of scores are read from runs"),
+        (grid("scores", layer=1, position=-1), {"source": resample()}, BESIDE),
+        (
+            grid("pattern", layer=1, position=-1),
+            {"source": mean()},
+            "eager, because Activation(source, mean over example) is of",
+        ),
     ]
     for where, options, said in cases:
         found = patch(model, pairs, where, **options)
