@@ -11,24 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from interp import axes
 from interp.doctor.laws import LAWS, Law
 from interp.doctor.patient import RAISES, Patient
 from interp.doctor.verdict import Refused, Verdict
 from interp.models import Model
+from interp.models.listing import Listed
 from interp.sites import Site
-
-
-@dataclass(frozen=True)
-class Listed:
-    """The sites of one name in one stream."""
-
-    stream: str
-    name: str
-    layers: tuple[int, ...]
-    """Empty for what exists once."""
-    sizes: Mapping[str, int | None]
-    """Size of every named axis; None for what is the prompt's."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ def examine(model: Model, laws: Sequence[Law] = LAWS, *, progress: Callable[[str
         if progress is not None:
             progress(law.name)
         verdicts.append(_verdict(law, patient))
-    return Report(model.name, tuple(_listed(model)), _absent(model), tuple(verdicts))
+    return Report(model.name, model.sites().listed, _absent(model), tuple(verdicts))
 
 
 def _verdict(law: Law, patient: Patient) -> Verdict:
@@ -100,21 +88,6 @@ def _verdict(law: Law, patient: Patient) -> Verdict:
     except RAISES as error:
         reason = next(iter(str(error).strip().splitlines()), "")
         return Verdict(law.name, "failed", f"{type(error).__name__}: {reason}", float("inf"))
-
-
-def _listed(model: Model) -> list[Listed]:
-    names = dict.fromkeys((site.stream, site.name) for site in model.sites())
-    found = []
-    for stream, name in names:
-        sites = [site for site in model.sites() if (site.stream, site.name) == (stream, name)]
-        layers = tuple(site.layer for site in sites if site.layer is not None)
-        found.append(Listed(stream, name, layers, {axis: _size(model, sites[0], axis) for axis in sites[0].axes}))
-    return found
-
-
-def _size(model: Model, site: Site, axis: str) -> int | None:
-    of_prompt = (axes.EXAMPLE, axes.POSITION, axes.SOURCE_POSITION, axes.VOCAB)
-    return None if axis in of_prompt else model.anatomy.size(site, axis)
 
 
 def _absent(model: Model) -> dict[str, str]:

@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
-from interp.doctor.examine import Listed, Report
+from interp.doctor.examine import Report
 from interp.doctor.laws import LAWS, STATEMENTS
 from interp.doctor.verdict import Verdict
+from interp.models.listing import described
 
 NO_ROLE = "no module of this model plays that role"
 """Why a component is absent that nothing in a model suggests."""
@@ -20,9 +22,7 @@ _MARKS = {"passed": "✓", "failed": "✗", "refused": "–"}
 def text(report: Report) -> str:
     """One model: its sites, what it lacks and why, and every law."""
     lines = [report.architecture, "", "sites"]
-    for stream in dict.fromkeys(site.stream for site in report.sites):
-        lines.append(f"  {stream}")
-        lines += _aligned([_of_site(site) for site in report.sites if site.stream == stream], "    ")
+    lines += textwrap.indent(described(report.sites), "  ").splitlines()
     lines += _of_absent(report)
     lines += ["", "laws"]
     for verdict in report.verdicts:
@@ -68,27 +68,6 @@ def markdown(reports: Iterable[Report]) -> str:
             f"| {report.architecture} | {', '.join(streams) or '–'} | {count} | {len(report.passed)}{failed} | {refused} |"
         )
     return "\n".join(lines)
-
-
-def _of_site(site: Listed) -> tuple[str, str, str]:
-    sizes = ", ".join(axis if size is None else f"{axis} {size}" for axis, size in site.sizes.items())
-    return site.name, _ranges(site.layers), sizes
-
-
-def _ranges(layers: Sequence[int]) -> str:
-    """``L0–2, 5``."""
-    parts: list[list[int]] = []
-    for layer in layers:
-        if parts and parts[-1][-1] == layer - 1:
-            parts[-1].append(layer)
-        else:
-            parts.append([layer])
-    return ", ".join(f"L{p[0]}" if len(p) == 1 else f"L{p[0]}–{p[-1]}" for p in parts)
-
-
-def _aligned(rows: Sequence[tuple[str, ...]], indent: str) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [indent + "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _of_absent(report: Report) -> list[str]:

@@ -28,6 +28,7 @@ from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens
 from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
+from interp.models.listing import Sites
 from interp.models.placement import devices
 from interp.models.places import Places
 from interp.models.prompting import Placing, reading_of, refuse_strange
@@ -204,8 +205,8 @@ class Model:
         away = (0, 0)  # what accelerate brings in for a call is another parameter every time
         return hash(tuple((name, *(away if p.is_meta else (id(p), p._version))) for name, p in self.module.named_parameters()))
 
-    def sites(self) -> tuple[Site, ...]:
-        """Every site that this model has, by layer."""
+    def sites(self) -> Sites:
+        """Every site that this model has, by layer, with its axes and their sizes when printed."""
         streams, names = list(self.anatomy.streams), list(COMPONENTS)
 
         def place(site: Site) -> tuple[int, int, int]:
@@ -215,7 +216,7 @@ class Model:
                 names.index(site.name),
             )
 
-        return tuple(sorted(self.anatomy.taps, key=place))
+        return Sites.of(self.anatomy, sorted(self.anatomy.taps, key=place))
 
     def taps(self, site: Site) -> Tap:
         """Where the tensor of a site is seen."""
