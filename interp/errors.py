@@ -31,7 +31,7 @@ class UnknownNameError(UserError, KeyError):
         self.kind, self.name, self.known = kind, name, list(dict.fromkeys(known))
         near = nearest(name, [*self.known, *aliases])
         did = f"; did you mean {' or '.join(map(repr, near))}?" if near and not why else ""
-        listed = f" (known: {', '.join(self.known)})" if len(self.known) <= 40 else ""
+        listed = f" (known: {', '.join(self.known)})" if 0 < len(self.known) <= 40 else ""
         whose = f" {where}" if where else ""
         super().__init__(f"unknown {kind} {name!r}{whose}{': ' + why if why else ''}{did}{listed}")
 

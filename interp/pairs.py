@@ -15,19 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, overload
+from typing import Any, SupportsInt, overload
 
 import numpy as np
 
-from interp.errors import AnswerError, PositionError
+from interp.errors import AnswerError, InputError, PositionError
 
+Text = str | Iterable[SupportsInt]
+"""Words, or token ids: a list, an array or a tensor of one axis."""
+Answers = str | int | Iterable[str | int]
+"""Alternatives of equal standing, or the only one."""
 Span = tuple[int, int]
 """Start and stop (exclusive) of a role: in characters of a text, else in positions."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Prompt:
     """One prompt: a text, or token ids wherever a text is accepted, with the roles of its parts; and what else is shown.
 
@@ -37,18 +41,31 @@ class Prompt:
     >>> Prompt(inputs={"pixel_values": pixels}, roles={"beak": (30, 34)})                  # doctest: +SKIP
 
     A role in a stream of its own is written with the stream's name: ``{"vision:beak": (30, 34)}``.
+
+    Raises:
+        InputError: ``text`` is neither a text nor token ids along one axis.
+        PositionError: a role is not inside the text.
     """
 
-    text: str | tuple[int, ...] = ""
-    roles: Mapping[str, Span] = field(default_factory=dict)
-    target: str | tuple[int, ...] | Prompt | None = None
+    text: str | tuple[int, ...]
+    roles: Mapping[str, Span]
+    target: str | tuple[int, ...] | Prompt | None
     """What an encoder–decoder's decoder begins with; None for the token that it always begins with."""
-    images: tuple[Any, ...] = ()
+    images: tuple[Any, ...]
     """Pictures, which the model's own processor turns into numbers."""
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any]
     """Arguments of the model's forward as arrays of this one example: ``{"pixel_values": [channel, row, column]}``."""
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        text: Text = "",
+        roles: Mapping[str, Span] | None = None,
+        target: Text | Prompt | None = None,
+        images: Iterable[Any] = (),
+        inputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        said = target if target is None or isinstance(target, Prompt) else _said(target)
+        _set(self, text=_said(text), roles=roles or {}, target=said, images=tuple(images), inputs=inputs or {})
         for role, (start, stop) in self.roles.items():
             within = len(self.text) if self.text and ":" not in role else stop
             if not 0 <= start < stop <= within:
@@ -68,6 +85,23 @@ class Prompt:
         return found
 
 
+def _set(what: object, **fields: Any) -> None:
+    """Fill in a frozen dataclass, which accepts more than it holds."""
+    for name, value in fields.items():
+        object.__setattr__(what, name, value)
+
+
+def _said(given: Text) -> str | tuple[int, ...]:
+    """A text as it is; token ids from a list, an array or a tensor of one axis."""
+    if isinstance(given, str):
+        return given
+    shape = getattr(given, "shape", None)
+    if not isinstance(given, Iterable) or (shape is not None and len(shape) != 1):
+        what = f"a {type(given).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
+        raise InputError(f"the text of a prompt is {what}; expected a text, or the token ids of one prompt: [position]")
+    return tuple(int(token) for token in given)
+
+
 def _digest(array: Any) -> str:
     """sha256 of an array's shape, type and numbers, 16 hexadecimal digits."""
     numbers = np.ascontiguousarray(array)
@@ -75,28 +109,46 @@ def _digest(array: Any) -> str:
     return hashlib.sha256(head + numbers.tobytes()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Pair:
     """A clean prompt, its contrast, and what the model should say to each.
 
+    >>> Pair("The capital of France is", "The capital of Italy is", " Paris", " Rome").answers
+    (' Paris',)
+
     Answers are written exactly as they would follow the prompt, leading space included. Several answers are alternatives of
     equal standing (greater-than: every later year), not a sequence.
+
+    Args:
+        clean: a prompt, or a text or token ids in its place.
+        answers: one, or several.
+        wrong: as ``answers``.
     """
 
     clean: Prompt
     corrupted: Prompt
-    answers: tuple[str | int, ...] = ()
+    answers: tuple[str | int, ...]
     """Right for the clean prompt."""
-    wrong: tuple[str | int, ...] = ()
+    wrong: tuple[str | int, ...]
     """The contrast: usually right for the corrupted prompt."""
-    template: str = ""
+    template: str
     """Id of the template; intervals cluster by it and splits keep it whole."""
-    entities: tuple[str, ...] = ()
+    entities: tuple[str, ...]
     """Ids of what fills the template (names, nouns), for splits by entity."""
 
-    def __post_init__(self) -> None:
-        if set(self.answers) & set(self.wrong):
-            raise AnswerError(f"an answer is both right and wrong: {sorted(map(str, set(self.answers) & set(self.wrong)))}")
+    def __init__(
+        self,
+        clean: Prompt | Text,
+        corrupted: Prompt | Text,
+        answers: Answers = (),
+        wrong: Answers = (),
+        template: str = "",
+        entities: Iterable[str] = (),
+    ) -> None:
+        _set(self, clean=_prompt(clean), corrupted=_prompt(corrupted), answers=_several(answers), wrong=_several(wrong))
+        _set(self, template=template, entities=tuple(entities))
+        if both := set(self.answers) & set(self.wrong):
+            raise AnswerError(f"an answer is both right and wrong: {sorted(map(str, both))}")
 
     def swap(self) -> Pair:
         """The same pair seen from the other side: the corrupted prompt becomes the clean one."""
@@ -111,6 +163,14 @@ class Pair:
             "template": self.template,
             "entities": list(self.entities),
         }
+
+
+def _prompt(given: Prompt | Text) -> Prompt:
+    return given if isinstance(given, Prompt) else Prompt(given)
+
+
+def _several(answers: Answers) -> tuple[str | int, ...]:
+    return (answers,) if isinstance(answers, str | int) else tuple(answers)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

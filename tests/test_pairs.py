@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp.errors import AnswerError, PositionError
+from interp.errors import AnswerError, InputError, PositionError
 from interp.pairs import Pair, Pairs, Prompt
 
 CLEAN = Prompt("Mary and John", {"IO": (0, 4), "S": (9, 13)})
@@ -33,6 +37,26 @@ def test_a_prompt_of_ids_counts_roles_in_tokens() -> None:
 def test_an_answer_cannot_be_right_and_wrong() -> None:
     with pytest.raises(AnswerError, match=r"an answer is both right and wrong: \[' Mary'\]"):
         Pair(CLEAN, CORRUPTED, (" Mary", " Anne"), (" John", " Mary"))
+
+
+def test_a_text_stands_for_its_prompt_and_an_answer_for_the_only_one() -> None:
+    pair = Pair("Mary and John", "Mary and Anne", " Mary", " John")
+    assert pair == Pair(Prompt("Mary and John"), Prompt("Mary and Anne"), (" Mary",), (" John",))
+    assert Pair((1, 2), [1, 3], 5, [6, 7]) == Pair(Prompt((1, 2)), Prompt((1, 3)), (5,), (6, 7))
+    assert replace(pair, wrong=(" Anne",)).answers == (" Mary",)
+
+
+@pytest.mark.parametrize("ids", [[1, 2, 3], np.array([1, 2, 3]), torch.tensor([1, 2, 3]), range(1, 4)])
+def test_token_ids_of_any_kind_are_a_tuple(ids: Any) -> None:
+    prompt = Prompt(ids)
+    assert prompt == Prompt((1, 2, 3))
+    assert json.dumps(prompt.spec()) == '{"text": [1, 2, 3], "roles": {}}'
+
+
+def test_token_ids_of_several_prompts_are_no_prompt() -> None:
+    words = r"the text of a prompt is a Tensor of shape \(1, 3\); expected a text, or the token ids of one prompt"
+    with pytest.raises(InputError, match=words):
+        Prompt(torch.zeros(1, 3).long())
 
 
 def test_swapping_twice_changes_nothing() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from interp import axes, effects
 from interp.engine import gauge, provenance
@@ -147,8 +148,8 @@ def _pairs(pairs: Any) -> Pairs:
     many = list(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]
     if not many or not all(isinstance(pair, Pair) for pair in many):
         raise ValueError(
-            f"pairs is {type(pairs).__name__}; expected interp.Pairs from a task such as interp.tasks.ioi(64), a list of "
-            "interp.Pair(clean=interp.Prompt(…), corrupted=interp.Prompt(…), answers=(…,), wrong=(…,)), or model.encode(pairs)"
+            f"pairs is {type(pairs).__name__ if many else 'empty'}; expected interp.Pairs from a task such as "
+            "interp.tasks.ioi(64), interp.Pair(clean, corrupted, answers, wrong) or a list of them, or model.encode(pairs)"
         )
     return Pairs(tuple(many))
 
@@ -195,27 +196,40 @@ def _check_positions(model: Model, encoded: Encoded, grid: Grid) -> int | None:
     if axes.POSITION not in grid.axes:
         return None
     given = dict(grid.swept)[axes.POSITION]
-    of_sites = [
-        (model.places(encoded.clean, site), model.places(encoded.corrupted, site))
+    encodings = {
+        site: (model.places(encoded.clean, site), model.places(encoded.corrupted, site))
         for site in _tensors(model, grid)
         if model.has(site)
-    ]
-    if not of_sites:
+    }
+    if not encodings:
         return 0
-    sides = list({(id(clean), id(corrupted)): (clean, corrupted) for clean, corrupted in of_sites}.values())
-    for clean, corrupted in sides:
+    sides = {(id(clean), id(corrupted)): (clean, corrupted) for clean, corrupted in encodings.values()}
+    for clean, corrupted in sides.values():
         if given is None or any(isinstance(p, int) and p >= 0 for p in given):
             encoded.require_equal_lengths(repr(grid), clean, corrupted)
         for index in given or ():
             clean.columns(Positions.parse(index), what=f"position of {grid!r}")
-    lengths = torch.cat([places.lengths for both in sides for places in both])
-    if given is None and bool((lengths != lengths[0]).any()):
-        counts = ", ".join(f"{int((lengths == n).sum()) // len(sides)} of {int(n)} tokens" for n in lengths.unique())
+    lengths = {site: torch.cat([places.lengths for places in both]) for site, both in encodings.items()}
+    if given is None:
+        _require_one_length(grid, encoded, lengths)
+    return min(int(some.min()) for some in lengths.values())
+
+
+def _require_one_length(grid: Grid, encoded: Encoded, lengths: Mapping[Site, Tensor]) -> None:
+    """Raise if the raw positions of a sweep are not the same in all prompts, or not in all layers."""
+    roles = ", ".join(encoded.pairs.roles) or "none here"
+    for some in lengths.values():
+        if bool((some != some[0]).any()):
+            counts = ", ".join(f"{int((some == n).sum())} of {int(n)} tokens" for n in some.unique())
+            raise PositionError(
+                f"{grid!r} sweeps every raw position, but the prompts have different lengths ({counts}), so that "
+                f"one index would mean different things; sweep roles ({roles}), or negative indices"
+            )
+    if len({int(some[0]) for some in lengths.values()}) > 1:
+        counts = ", ".join(f"{int(some[0])} in {site!r}" for site, some in lengths.items())
         raise PositionError(
-            f"{grid!r} sweeps every raw position, but the prompts have different lengths ({counts}), so that one index would "
-            f"mean different things; sweep roles ({', '.join(encoded.pairs.roles) or 'none here'}), or negative indices"
+            f"{grid!r} sweeps every raw position, but layers differ in how many they have ({counts}); sweep those that agree"
         )
-    return int(lengths.min())
 
 
 def _tensors(model: Model, grid: Grid) -> list[Site]:

@@ -58,6 +58,24 @@ def example(module: nn.Module) -> Inputs:
     return {name: t.to(device, dtype if t.is_floating_point() else None) for name, t in found.items()}
 
 
+def given(example: Any) -> Inputs:
+    """What a user shows a forward pass by, as keyword arguments.
+
+    Raises:
+        LoadError: it is no mapping.
+    """
+    if not isinstance(example, Mapping):
+        raise LoadError(f"example is a {type(example).__name__}; expected the forward's arguments by name: {{'input': …}}")
+    return dict(example)
+
+
+def described(example: Inputs) -> str:
+    """The arguments with their shapes, as a mapping is written."""
+    shapes = {name: getattr(value, "shape", None) for name, value in example.items()}
+    said = [f"{name!r}: {type(example[name]).__name__ if shape is None else tuple(shape)}" for name, shape in shapes.items()]
+    return f"{{{', '.join(said)}}}"
+
+
 def batch_of(inputs: Mapping[str, Tensor]) -> int:
     """How many examples there are: what most arguments have first."""
     sizes = [len(tensor) for tensor in inputs.values() if tensor.ndim]

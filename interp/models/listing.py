@@ -62,7 +62,9 @@ class Sites(tuple[Site, ...]):
         return {axes.EXAMPLE: sizes.pop(axes.EXAMPLE), **repeated, **sizes}
 
     def __repr__(self) -> str:
-        return described(self.listed)
+        listed = described(self.listed)
+        by_path = "and any module by its path: 'PATH:output', 'PATH:input'"
+        return listed if any(one.layers for one in self.listed) else f"{listed}\n{by_path}"
 
 
 def described(listed: Sequence[Listed]) -> str:

@@ -131,8 +131,10 @@ class Model:
         self.unknown = ""
         """Why nothing is known of what its forward takes; empty if something is."""
         try:
-            self.example = examples.example(self.called) if example is None else dict(example)
+            self.example = examples.example(self.called) if example is None else examples.given(example)
         except LoadError as error:
+            if example is not None:
+                raise
             self.unknown = str(error)
         try:
             with evaluating(module), eager_attention(module):
@@ -141,6 +143,9 @@ class Model:
                 self.anatomy = anatomy or Anatomy.of(module, self.example or None)
         except _FAILS as error:
             reason = str(error).strip().split("\n")[0][:200]
+            if example is not None:
+                what = examples.described(self.example)
+                raise LoadError(f"a forward pass on example={what} failed ({type(error).__name__}: {reason})") from error
             self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, Anatomy.of(module, None)
         self.anatomy = self.anatomy.with_axes(axes or {})

@@ -166,7 +166,8 @@ class Places:
     def _role(self, positions: Positions) -> Int[Tensor, "example span"]:
         assert positions.role is not None
         if positions.role not in self.roles:
-            raise UnknownNameError("role", positions.role, self.roles, why="" if self.roles else "these prompts name no roles")
+            why = "" if self.roles else "these prompts name none; count from the end, as in -1, or write Prompt(…, roles={…})"
+            raise UnknownNameError("role", positions.role, self.roles, why=why)
         columns = self.roles[positions.role]
         if positions.pick is None:
             return columns

@@ -41,3 +41,9 @@ def test_they_are_a_tuple_of_sites() -> None:
     assert sites == tuple(sites)
     assert Site.parse("L2.z") in sites
     assert repr(sites[:2]) == "(embed, pos_embed)"
+
+
+def test_a_model_without_blocks_says_how_its_modules_are_named() -> None:
+    assert repr(loaded("dcgan").sites()) == (
+        "logits    example, position, vocab\nand any module by its path: 'PATH:output', 'PATH:input'"
+    )

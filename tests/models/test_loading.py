@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 
 from interp.doctor import architectures
 from interp.errors import AnswerError, LoadError, PositionError, UnknownNameError
-from interp.models import Model, load, zoo
+from interp.models import Model, examples, load, zoo
 from interp.pairs import Pair, Pairs, Prompt
 from interp.sites import Site
 
@@ -98,6 +98,23 @@ def test_any_module(seed: int) -> None:
     assert "forward needs input; show how it is called with load(module, example={...})" in model.unknown
     encoder = load(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, enable_nested_tensor=False))
     assert encoder.sites() == (Site("logits"),)
+
+
+@pytest.mark.parametrize(
+    ("example", "why"),
+    [
+        ({"x": torch.zeros(3, 4)}, r"\{'x': \(3, 4\)\} failed \(TypeError: .*keyword argument 'x'\)$"),
+        ({"input": torch.zeros(3, 5)}, r"\{'input': \(3, 5\)\} failed \(RuntimeError: mat1 and mat2"),
+    ],
+)
+def test_an_example_that_the_forward_does_not_take_is_refused_at_once(example: dict[str, torch.Tensor], why: str) -> None:
+    with pytest.raises(LoadError, match="^a forward pass on example=" + why):
+        load(nn.Linear(4, 3), example=example)
+
+
+def test_an_example_has_names() -> None:
+    with pytest.raises(LoadError, match=r"^example is a Tensor; expected the forward's arguments by name"):
+        examples.given(torch.zeros(3, 4))
 
 
 @pytest.mark.parametrize("architecture", SAVED)
