@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ACCEPTANCE = Path(__file__).parent / "acceptance"
+# Several processes (pytest -n) draw by the one seed of the first.
 RUN_SEED = int(os.environ.get("INTERP_TEST_SEED") or secrets.randbits(32))
+os.environ["INTERP_TEST_SEED"] = str(RUN_SEED)
 
 # No deadline: it would measure the neighbours on a shared machine.
 settings.register_profile("interp", deadline=None, print_blob=True, derandomize="CI" in os.environ)

@@ -303,8 +303,52 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
     "mamba": _causal(
         "MambaConfig", {"num_hidden_layers": LAYERS, "hidden_size": WIDTH, "vocab_size": VOCAB, "state_size": 4, **_NO_TOKENS}
     ),
+    "gpt-oss": _causal(
+        "GptOssConfig",
+        head_dim=12,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=4,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    ),
+    # hybrids
+    "jamba": _causal(
+        "JambaConfig",
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        num_experts=4,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+        mamba_d_state=4,
+        mamba_dt_rank=4,
+    ),
+    "qwen3-next": _causal(
+        "Qwen3NextConfig",
+        head_dim=12,
+        linear_num_key_heads=2,
+        linear_num_value_heads=4,
+        linear_key_head_dim=8,
+        linear_value_head_dim=6,
+        layer_types=["linear_attention", "full_attention", "linear_attention"],
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=24,
+        mlp_only_layers=[0],
+        **_MOE,
+    ),
     # encoders
     "bert": _of_class("BertForMaskedLM", "BertConfig", **_BERT),
+    "distilbert": _of_class(
+        "DistilBertForMaskedLM",
+        "DistilBertConfig",
+        dim=WIDTH,
+        n_layers=LAYERS,
+        n_heads=HEADS,
+        hidden_dim=MLP,
+        vocab_size=VOCAB,
+        max_position_embeddings=LENGTH,
+        **{**_NO_TOKENS, "pad_token_id": 0},
+    ),
     "roberta": _of_class("RobertaForMaskedLM", "RobertaConfig", **{**_BERT, "pad_token_id": 1}),
     "modernbert": _of_class(
         "ModernBertForMaskedLM", "ModernBertConfig", **_BERT, cls_token_id=0, sep_token_id=0, local_attention=4

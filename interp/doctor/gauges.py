@@ -24,7 +24,7 @@ from interp.doctor.readers import flow, owners
 from interp.doctor.verdict import Refused, kept
 from interp.models import Model
 from interp.models.model import TorchHooks
-from interp.models.taps import Flat, Heads, Layout
+from interp.models.taps import BesideSink, Flat, Heads, Layout
 from interp.sites import Site
 
 
@@ -164,6 +164,9 @@ def fold_value_biases(model: Model) -> Rewritten:
         v, z = made.taps(at("v")), made.taps(at("z"))
         values, linear = made.module.get_submodule(v.path), made.module.get_submodule(z.path)
         bias = getattr(values, "bias", None)
+        if isinstance(made.taps(at("pattern")).layout, BesideSink):
+            left[repr(at("v"))] = f"a sink takes a share of {at('pattern')!r}, so that b_V is not added at every position alike"
+            continue
         if not isinstance(bias, Tensor) or not bool(_heads(v.layout).read(bias[None, None], None).any()):
             left[repr(at("v"))] = f"{v.path} has no bias of its values"
             continue
@@ -222,13 +225,17 @@ def _reverse_outputs(made: Model, site: Site) -> None:
 
 
 def _reverse_what_belongs_to_heads(made: Model, at: Callable[[str], Site], attention: nn.Module, heads: int) -> None:
-    """Norms over all heads together, and tables of position biases, which have a column for every head."""
+    """Norms over all heads together, sinks, and tables of position biases, which have a column for every head."""
     for name in ("q", "k"):
         norm, site = getattr(attention, f"{name}_norm", None), at(name)
         width, many = made.anatomy.size(site, "d_head"), made.anatomy.size(site, "head")
         for parameter in norm.parameters() if isinstance(norm, nn.Module) else ():
             if parameter.shape == (many * width,) and many > 1:
                 parameter.copy_(parameter.unflatten(0, (many, width)).flip(0).flatten())
+    layout = made.taps(at("scores")).layout
+    if isinstance(layout, BesideSink) and layout.parameter is not None:
+        sinks = attention.get_parameter(layout.parameter)
+        sinks.copy_(sinks.flip(0))
     maps = {made.taps(at(name)).path for name in ("q", "k", "v", "z")}
     mapped = {id(parameter) for path in maps for parameter in made.module.get_submodule(path).parameters()}
     for parameter in attention.parameters():

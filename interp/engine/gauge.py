@@ -6,6 +6,7 @@
 Rows of a pattern sum to 1, so a head adds W_O b_V whatever it attends to, and its value bias may as well stand in the output
 bias: the function is the same (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"). Zero is then another
 point of ``v``, ``z`` and ``result``, and so is a multiple; of a pattern whose rows no longer sum to 1 less of b_V is left.
+Where a sink takes a share of every row that differs from row to row, b_V cannot be moved, and nothing is flagged.
 Another run's value, or a mean, moves along and has the same effect.
 :mod:`interp.doctor` tests both on any model.
 """
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from interp.interventions import Add, Change, Constant, Intervention
 from interp.models import Model
-from interp.models.taps import Flat, Heads
+from interp.models.taps import BesideSink, Flat, Heads
 from interp.sites import Site
 
 _AT = {f"{prefix}{name}": prefix for prefix in ("", "cross_") for name in ("pattern", "v", "z", "result")}
@@ -64,7 +65,9 @@ def _ablation(change: Change) -> str:
 
 def _biased(model: Model, site: Site) -> bool:
     """Whether a layer's values have a bias; where that cannot be told, they may."""
-    v = Site(f"{_AT[site.name]}v", layer=site.layer, stream=site.stream)
+    v, pattern = (Site(f"{_AT[site.name]}{name}", layer=site.layer, stream=site.stream) for name in ("v", "pattern"))
+    if model.has(pattern) and isinstance(model.taps(pattern).layout, BesideSink):
+        return False  # rows sum to less than 1, each to its own share: b_V has one place
     if not model.has(v):
         return True
     tap = model.taps(v)

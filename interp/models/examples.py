@@ -9,7 +9,7 @@ Three examples: the third is the first but for its last token, by which a model 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -120,7 +120,8 @@ def _ids(config: Any, generator: torch.Generator) -> Tensor | None:
     vocabulary = getattr(text_config(config), "vocab_size", None) or config.vocabulary
     if vocabulary is None:
         return None
-    special = {getattr(c, f"{name}_token_id", None) for c in (config, text_config(config)) for name in _SPECIAL}
+    named = [getattr(c, f"{name}_token_id", None) for c in (config, text_config(config)) for name in _SPECIAL]
+    special = {i for ids in named for i in (ids if isinstance(ids, Sequence) else [ids])}  # a model may end in several ways
     plain = torch.tensor([i for i in range(vocabulary) if i not in special])
     ids = plain[torch.randint(len(plain), (BATCH, LENGTH), generator=generator)]
     ids[2] = ids[0]
@@ -173,6 +174,17 @@ def _features(config: Any, generator: torch.Generator) -> Tensor | None:
     return None if bins is None or positions is None else _alike(torch.randn(BATCH, bins, 2 * positions, generator=generator))
 
 
+def _waveform(config: Any, generator: torch.Generator) -> Tensor | None:
+    """Sound of as many frames as a text here has tokens, by the convolutions that make frames of it."""
+    kernels, strides = getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+    if not isinstance(kernels, Sequence) or not isinstance(strides, Sequence):
+        return None
+    samples = LENGTH
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return _alike(torch.randn(BATCH, samples, generator=generator))
+
+
 def _latents(config: Any, generator: torch.Generator) -> Tensor | None:
     channels, size = getattr(config, "in_channels", None), getattr(config, "sample_size", None)
     if channels is None or size is None:
@@ -210,6 +222,7 @@ _MAKERS: Mapping[str, Callable[[Any, torch.Generator], Tensor | None]] = {
     "pixel_values": _pixels,
     "image_grid_thw": _grid,
     "input_features": _features,
+    "input_values": _waveform,
     "sample": _latents,
     "hidden_states": _latents,
     "timestep": _timestep,

@@ -119,8 +119,8 @@ class InsideAttention(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.sites and func in SOFTMAX:
-            scores = self.hooks._visit(self._of("scores"), args[0], None)
-            return self.hooks._visit(self._of("pattern"), func(scores, *args[1:], **kwargs), None)
+            scores = self.hooks._visit(self._of("scores"), args[0], self.call)
+            return self.hooks._visit(self._of("pattern"), func(scores, *args[1:], **kwargs), self.call)
         output = func(*args, **kwargs)
         return self._beside(args, kwargs, output) if self.sites and func is FUSED else output
 

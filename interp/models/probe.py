@@ -25,7 +25,7 @@ from interp.errors import ProbeError
 from interp.models.anatomy.choose import rounding
 from interp.models.examples import BATCH, last_token
 from interp.models.model import Model, Probe
-from interp.models.taps import Write
+from interp.models.taps import BesideSink, Write
 from interp.sites import COMPONENTS, MAIN, Site
 
 
@@ -241,7 +241,9 @@ class _Stream:
                 continue
             total, label = pattern.float().sum(-1), self._n(layer, f"{prefix}pattern")
             sites = self._at(layer, f"{prefix}pattern", f"{prefix}scores")
-            yield self.equal("pattern", total, torch.ones_like(total), f"rows of {label} sum to 1", sites)
+            sunk = isinstance(self.model.taps(sites[0]).layout, BesideSink)
+            whole, what = (total.clamp(0, 1), "at most 1, with a sink") if sunk else (torch.ones_like(total), "1")
+            yield self.equal("pattern", total, whole, f"rows of {label} sum to {what}", sites)
             if v is not None and z is not None:
                 shared = repeat(v, "e k kv d -> e k (kv group) d", group=z.shape[-2] // v.shape[-2])
                 mixed = einsum(pattern.to(v), shared, "e head q k, e k head d -> e q head d")

@@ -65,6 +65,8 @@ class Stack:
         module: a model whose forward takes ``input_ids`` and, for a causal suffix, ``past_key_values``.
         anatomy: its main stream's blocks and their parts.
         accepted: keyword arguments that the module's forward takes.
+        resumes: whether a pass may start behind positions whose keys and values are known; by default where there is a cache.
+            It may not where blocks hand on more than keys and values, as state spaces and linear attention do.
     """
 
     def __init__(
@@ -72,8 +74,12 @@ class Stack:
         module: nn.Module,
         anatomy: Anatomy,
         accepted: Collection[str],
+        *,
+        resumes: bool | None = None,
     ) -> None:
         self.module, self._accepted = module, frozenset(accepted)
+        self.resumes = "past_key_values" in self._accepted if resumes is None else resumes
+        """Whether a pass can start behind positions whose keys and values are known."""
         self.blocks = [module.get_submodule(path) for path in anatomy.main.blocks]
         self.attention = {layer: module.get_submodule(path) for layer, path in anatomy.attention.items()}
         self.mlp = {layer: module.get_submodule(path) for layer, path in anatomy.mlp.items()}
@@ -95,11 +101,6 @@ class Stack:
 
     def __len__(self) -> int:
         return len(self.blocks)
-
-    @property
-    def resumes(self) -> bool:
-        """Whether a pass can start behind positions whose keys and values are known."""
-        return "past_key_values" in self._accepted
 
     # what is learned when the model is loaded
 

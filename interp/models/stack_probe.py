@@ -53,7 +53,13 @@ def prove(module: nn.Module, anatomy: Anatomy, accepted: frozenset[str]) -> tupl
         return None, f"its blocks are on {len(used)} devices ({', '.join(map(str, used))})"
     if _unembedding(module) is None:
         return None, "it does not say which of its modules is the unembedding (get_output_embeddings)"
-    stack = Stack(module, anatomy, accepted)
+    stack, why = _proved(Stack(module, anatomy, accepted), anatomy, accepted)
+    if stack is None and "past_key_values" in accepted:  # state spaces and linear attention hand on more than keys and values
+        stack, _ = _proved(Stack(module, anatomy, accepted, resumes=False), anatomy, accepted)
+    return stack, "" if stack is not None else why
+
+
+def _proved(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> tuple[Stack | None, str]:
     try:
         with kernels.use("torch"):
             _check(stack, anatomy, accepted)

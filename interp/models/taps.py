@@ -179,6 +179,35 @@ class MergedHeads:
 
 
 @dataclass(frozen=True)
+class BesideSink:
+    """Scores or a pattern with a sink in the last column: a learned score of every head that takes its share of each row.
+
+    The sink has no values, so it is no position and is left out. Rows of the pattern then sum to less than 1.
+
+    >>> import torch
+    >>> BesideSink().read(torch.tensor([[[[0.5, 0.2, 0.3]]]]), None)
+    tensor([[[[0.5000, 0.2000]]]])
+    """
+
+    parameter: str | None = None
+    """Of scores, the attention module's parameter that holds the sinks, by which the constant is known that may have been taken
+    from all scores of a row before the softmax."""
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example head position source_position"]:
+        return seen[..., :-1] - self._constant(seen, call)
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        return torch.cat([new + self._constant(seen, call), seen[..., -1:]], dim=-1)
+
+    def _constant(self, seen: Tensor, call: Call | None) -> Tensor | float:
+        if self.parameter is None:
+            return 0.0
+        assert call is not None
+        sinks: Tensor = getattr(call.module, self.parameter)
+        return seen[..., -1:] - rearrange(sinks, "head -> head 1 1").to(seen)
+
+
+@dataclass(frozen=True)
 class Shared:
     """One tensor for all examples, as position embeddings are; each may be written a value of its own."""
 

@@ -125,7 +125,7 @@ class Anatomy:
             inputs: keyword arguments of its forward; None leaves all but the modules' paths unknown.
         """
         if inputs is None:
-            return cls({MAIN: _bare(module)}, {Site("logits"): Tap("", "output")})
+            return cls({MAIN: _bare(module, {}, {})}, {Site("logits"): Tap("", "output")})
         return _Dissection(module, inputs).anatomy()
 
     # the main stream
@@ -292,9 +292,16 @@ class Anatomy:
 _NO_STREAM = Stream(MAIN)
 
 
-def _bare(module: nn.Module) -> Stream:
-    why = f"{type(module).__name__} has no list of blocks with attention in it; name its modules by path"
-    return Stream(MAIN, absent={name: why for name in COMPONENTS if name != "logits"})
+def _bare(module: nn.Module, inputs: Mapping[str, Tensor], silent: Mapping[str, Stream]) -> Stream:
+    """What is said of a model without a stack of blocks, or with stacks that do not show their streams."""
+    reasons = [f"its block {stream.absent['resid_pre']}" for stream in silent.values()]
+    what = reasons[0] if reasons else f"{type(module).__name__} has no list of blocks with attention in it"
+    why = f"{what}; name its modules by path"
+    absent = {name: why for name in COMPONENTS if name != "logits"}
+    ids = inputs.get("input_ids")
+    if ids is None or ids.ndim != 2:
+        return Stream(MAIN, absent=absent)
+    return Stream(MAIN, absent=absent, reads="input_ids", positions=ids.shape[1])
 
 
 class _Dissection:
@@ -312,10 +319,14 @@ class _Dissection:
         found = stacks(self.module, seen.order)
         chooser = Chooser(self.module, seen, self.batch, rounding(next(self.module.parameters()).dtype))
         streams = {stack.name: self._stream(stack, [chooser.block(path) for path in stack.blocks]) for stack in found}
+        silent = {name: stream for name, stream in streams.items() if Site("resid_pre", layer=0, stream=name) not in self.taps}
+        self.taps = {site: tap for site, tap in self.taps.items() if site.stream not in silent}
+        found = tuple(stack for stack in found if stack.name not in silent)
+        streams = {name: stream for name, stream in streams.items() if name not in silent}
         streams = {name: self._entered(stream, seen) for name, stream in streams.items()}
         streams = {name: replace(stream, attends=self._attended(stream, streams, seen)) for name, stream in streams.items()}
         if not streams:
-            streams = {MAIN: _bare(self.module)}
+            streams = {MAIN: _bare(self.module, self.inputs, silent)}
         self._ends(streams, found, seen)
         copied = {(path, "output"): Tap(path, "output", copied=True) for path in seen.overwritten}
         tap = self.taps[Site("logits")]

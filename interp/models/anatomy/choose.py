@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from einops import einsum, repeat
@@ -22,7 +22,7 @@ from interp.models.anatomy import roles
 from interp.models.anatomy.record import Seen
 from interp.models.anatomy.stacks import child, has
 from interp.models.maps import is_map
-from interp.models.taps import IMAGE, Call, Experts, Flat, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
+from interp.models.taps import IMAGE, BesideSink, Call, Experts, Flat, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
 
 Order = str
 """How a block's parts follow each other: ``"sequential"``, ``"parallel"``, or ``"unknown"``."""
@@ -82,7 +82,9 @@ class Chooser:
         block = Block(path)
         pre, post = self.seen.input(path), self.seen.output(path)
         if pre is None or post is None:
-            block.absent = dict.fromkeys(("resid_pre", "resid_post"), f"{path} was not called once with a tensor")
+            calls = len(self.seen.inputs[path])
+            why = f"is called {calls} times in one pass" if calls > 1 else "is not called with a tensor, or gives none"
+            block.absent = dict.fromkeys(("resid_pre", "resid_post"), f"{path} {why}")
             return block
         block.within = path if len(pre) == self.batch else ""
         block.taps |= {"resid_pre": self._tap(path, "input", block), "resid_post": self._tap(path, "output", block)}
@@ -105,9 +107,10 @@ class Chooser:
         if name is None:
             return
         path = f"{block.path}.{name}"
-        pattern, layout = self._pattern(path)
+        pattern, layouts = self._pattern(path)
         if pattern is not None:
-            block.taps |= {f"{prefix}{event}": Tap(path, event, layout) for event in ("scores", "pattern")}
+            block.taps |= {f"{prefix}{event}": Tap(path, event, layout) for event, layout in layouts.items()}
+            block.sizes[f"{prefix}head"] = pattern.shape[1]
         else:
             why = self._no_pattern(path)
             block.absent |= {f"{prefix}scores": why, f"{prefix}pattern": why}
@@ -133,6 +136,11 @@ class Chooser:
         else:
             block.absent[f"{prefix}result"] = f"{w_o} is not a linear map"
         self._queries(block, path, prefix, heads, z, pattern)
+        if not prefix and pattern is not None and pattern.shape[-1] != pattern.shape[-2]:
+            why = f"{path} attends to {pattern.shape[-1]} places of its own making, not to the stream's {pattern.shape[-2]}"
+            for name in ("scores", "pattern", "k", "v"):
+                block.taps.pop(name, None)
+                block.absent[name] = why
 
     def _queries(self, block: Block, path: str, prefix: str, heads: int, z: Tensor, pattern: Tensor | None) -> None:
         """Queries, keys and values: the division of the projections by which ``pattern × v = z``."""
@@ -206,16 +214,25 @@ class Chooser:
                     for name, (n, start, stop) in ends.items()
                 }
 
-    def _pattern(self, path: str) -> tuple[Tensor | None, Layout]:
-        """The pattern of an attention module by example and head, and how it lies in what its softmax gives."""
+    def _pattern(self, path: str) -> tuple[Tensor | None, dict[Literal["scores", "pattern"], Layout]]:
+        """The pattern of an attention module by example and head, and how it and scores lie where they are seen."""
         softmax = self.seen.softmax(path)
         seen = softmax[1] if softmax is not None else None
         if seen is not None and seen.ndim == 4 and len(seen) == self.batch:
-            return seen, Whole()
+            sink = self._sink(path, seen)
+            if sink is not None:
+                return BesideSink().read(seen, None), {"scores": BesideSink(sink), "pattern": BesideSink()}
+            return seen, {"scores": Whole(), "pattern": Whole()}
         if seen is not None and seen.ndim == 3 and len(seen) % self.batch == 0:
             merged = MergedHeads(len(seen) // self.batch)
-            return merged.read(seen, None), merged
-        return None, Whole()
+            return merged.read(seen, None), {"scores": merged, "pattern": merged}
+        return None, {}
+
+    def _sink(self, path: str, pattern: Tensor) -> str | None:
+        """The parameter that stands in one more column than there are positions: a number for every head."""
+        own = self._part(path)._parameters.items()
+        sinks = [name for name, numbers in own if numbers is not None and numbers.shape == pattern.shape[1:2]]
+        return sinks[0] if len(sinks) == 1 and pattern.shape[-1] == pattern.shape[-2] + 1 else None
 
     def _no_pattern(self, path: str) -> str:
         calls = self.seen.softmaxes[path]

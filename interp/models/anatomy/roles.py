@@ -13,6 +13,8 @@ ATTENTION = (
     "attention.self",
     "self_attention",
     "layer.0.SelfAttention",
+    "layer.0.LocalSelfAttention",
+    "layer.0.TransientGlobalSelfAttention",
     "attention",
     "attn1",
 )
@@ -24,11 +26,11 @@ MIXER = ("mixer", "mamba", "linear_attn")
 SHORTCUT = ("shortcut", "downsample")
 """What a convolutional residual block puts beside its layers."""
 
-W_O = ("o_proj", "c_proj", "out_proj", "dense", "o", "Wo", "proj", "projection", "to_out.0", "../output.dense")
+W_O = ("o_proj", "c_proj", "out_proj", "dense", "o", "Wo", "proj", "projection", "to_out.0", "out_lin", "../output.dense")
 """From the heads' outputs to the stream; ``../`` is beside the attention module rather than in it."""
-QUERY = ("q_proj", "query", "q", "to_q", "q_b_proj")
-KEY = ("k_proj", "key", "k", "to_k")
-VALUE = ("v_proj", "value", "v", "to_v")
+QUERY = ("q_proj", "query", "q", "to_q", "q_lin", "q_b_proj")
+KEY = ("k_proj", "key", "k", "to_k", "k_lin")
+VALUE = ("v_proj", "value", "v", "to_v", "v_lin")
 FUSED = ("c_attn", "query_key_value", "qkv_proj", "qkv", "Wqkv")
 """Queries, keys and values in one map."""
 FUSED_KEY_VALUE = ("kv_b_proj",)
@@ -36,13 +38,13 @@ FUSED_KEY_VALUE = ("kv_b_proj",)
 LATENT = ("kv_a_proj_with_mqa",)
 """The latent from which they are unfolded, beside the part of the keys that all heads share."""
 
-MLP = ("mlp", "feed_forward", "ff", "block_sparse_moe", "layer.2.DenseReluDense", "layer.1.DenseReluDense")
-W_IN = ("c_fc", "dense_h_to_4h", "fc1", "fc_in", "wi", "intermediate.dense")
+MLP = ("mlp", "feed_forward", "ff", "ffn", "block_sparse_moe", "layer.2.DenseReluDense", "layer.1.DenseReluDense")
+W_IN = ("c_fc", "dense_h_to_4h", "fc1", "lin1", "fc_in", "wi", "intermediate.dense")
 GATE = ("gate_proj", "wi_0")
 UP = ("up_proj", "wi_1")
 GATE_AND_UP = ("gate_up_proj", "Wi", "net.0.proj")
 """Gate and linear branch in one map."""
-W_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "wo", "Wo", "net.2", "output.dense")
+W_OUT = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "lin2", "fc_out", "wo", "Wo", "net.2", "output.dense")
 EXPERTS, ROUTER = ("experts",), ("gate", "router")
 
 AFTER_ATTENTION = ("post_attention_layernorm", "post_self_attn_layernorm", "layer_scale1")
