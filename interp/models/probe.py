@@ -5,9 +5,10 @@
 
 Read: every site fires once and has its declared shape; the stream adds up (``resid_pre + attn_out = resid_mid``, ``resid_mid +
 mlp_out = resid_post``, in parallel blocks all at once, block after block; a norm may follow a sum); heads add up to what W_O
-gives, less its bias; pattern rows are probabilities, and pattern × v is z. Written, at the last layer of every stream, are
-another run's values: the stream at each of its joints must give the other run's end of the stream, q, k and v, or pattern and
-v, the other run's z; a head's query moves its own row of its own scores alone, a key its column in the heads that share it.
+gives, less its bias; pattern rows are probabilities, and pattern × v is z. Written are another run's values, at the last layer
+of every kind that a stream has: the stream at each of its joints must give the other run's end of the stream, q, k and v, or
+pattern and v, the other run's z; a head's query moves its own row of its own scores alone, a key its column in the heads that
+share it.
 
 The runs of one stream differ in the one argument that enters it, so that what other streams give is the same in all of them.
 """
@@ -151,6 +152,13 @@ class _Stream:
         self.stream = model.anatomy.streams[name]
         self.sites = [site for site in model.sites() if site.stream == name or site == Site("logits")]
         self.last = len(self.stream.blocks) - 1
+        present: dict[int, set[str]] = {layer: set() for layer in range(len(self.stream.blocks))}
+        for site in self.sites:
+            if site.layer is not None:
+                present[site.layer].add(site.name)
+        kinds = {frozenset(names): layer for layer, names in present.items()}
+        self.kinds = tuple(kinds.values())
+        """The last layer of every kind: in hybrids and mixtures of experts, layers differ in what they have."""
         self.tolerance = tolerance(model)
 
     def site(self, name: str, layer: int | None) -> Site:
@@ -171,9 +179,11 @@ class _Stream:
             for layer in layers:
                 yield from self._sums(layer)
                 yield from self._heads(layer)
-            yield from self._writes()
-            for name in ("q", "k"):
-                yield from self._own_scores(name)
+            for layer in self.kinds:
+                yield from self._writes(layer)
+                for name in ("q", "k"):
+                    yield from self._own_scores(name, layer)
+            yield from self._entrance()
 
     # what is read
 
@@ -251,12 +261,13 @@ class _Stream:
 
     # what is written
 
-    def _writes(self) -> Iterator[Outcome]:
-        last, end = self.last, self.site("resid_post", self.last)
+    def _writes(self, last: int) -> Iterator[Outcome]:
+        """Every part of one layer, ``last``."""
+        end = self.site("resid_post", last)
         for name in ("resid_pre", "resid_cross", "resid_mid"):
             yield from self._written([self.site(name, last)], end, "joints" if name == "resid_pre" else "write")
-        if self.name == MAIN and Site("logits") in self.found:
-            yield from self._written([self.site("resid_post", last)], Site("logits"), "trunk")
+        if self.name == MAIN and last == self.last and Site("logits") in self.found:
+            yield from self._written([end], Site("logits"), "trunk")
         for prefix in ("", "cross_"):
             z, result = self.site(f"{prefix}z", last), self.site(f"{prefix}result", last)
             shared = ("k_rotary",) if not prefix and self.site("k_rotary", last) in self.found else ()
@@ -270,26 +281,28 @@ class _Stream:
         halves = [site for site in (self.site("mlp_pre", last), self.site("mlp_up", last)) if site in self.found]
         yield from self._written(halves, post)
         yield from self._gate(post)
-        yield from self._experts()
+        yield from self._experts(last)
         yield from self._written([post], self.site("mlp_out", last))
         for step in self._steps(last):
-            yield from self._added(*step)
+            yield from self._added(last, *step)
+
+    def _entrance(self) -> Iterator[Outcome]:
         yield from self._written([self.site("embed", None)], self.site("resid_pre", 0))
         yield from self._numbered()
 
-    def _added(self, name: str, before: str, end: str) -> Iterator[Outcome]:
+    def _added(self, layer: int, name: str, before: str, end: str) -> Iterator[Outcome]:
         """Writing another run's value of what is added moves the stream behind it by the difference, or norms the new sum."""
-        site = self.site(name, self.last)
-        if self.stream.order.get(self.last) == "parallel":
+        site = self.site(name, layer)
+        if self.stream.order.get(layer) == "parallel":
             before, end = "resid_pre", "resid_post"
-        if any(self.site(n, self.last) not in self.found for n in (name, before, end)):
+        if any(self.site(n, layer) not in self.found for n in (name, before, end)):
             return
         if site not in self.stream.norms:
-            yield from self._changed(site, self.site(end, self.last))
+            yield from self._changed(site, self.site(end, layer))
             return
-        start, effect = self.found[self.site(before, self.last)], self.site(end, self.last)
+        start, effect = self.found[self.site(before, layer)], self.site(end, layer)
         found = self._run({site: _constant(self.others[site])}, effect)
-        expected = self._joined(name, self.last, start + self.others[site])
+        expected = self._joined(name, layer, start + self.others[site])
         yield self.equal("write", found, expected, f"writing another run's {site!r} moves {effect!r}", (site,))
 
     def _numbered(self) -> Iterator[Outcome]:
@@ -307,15 +320,15 @@ class _Stream:
 
     def _gate(self, post: Site) -> Iterator[Outcome]:
         """Of a gated MLP the linear branch is linear: twice of it is twice what W_out reads."""
-        up = self.site("mlp_up", self.last)
+        up = self.site("mlp_up", post.layer)
         if up in self.found and post in self.found:
             found = self._run({up: lambda h: 2 * h}, post)
-            halves = (up, self.site("mlp_pre", self.last))
+            halves = (up, self.site("mlp_pre", post.layer))
             yield self.equal("gate", found, 2 * self.found[post], f"twice {up!r} is twice {post!r}", halves)
 
-    def _experts(self) -> Iterator[Outcome]:
+    def _experts(self, layer: int) -> Iterator[Outcome]:
         """A mixture is linear in the weights of its experts, and what one of them gives is added."""
-        routing, out = self.site("routing", self.last), self.site("expert_out", self.last)
+        routing, out = self.site("routing", layer), self.site("expert_out", layer)
         if routing not in self.found or out not in self.found:
             return
         whole = Site("output", path=self.model.taps(out).path)
@@ -330,28 +343,28 @@ class _Stream:
         moved = self._run({out: lambda h: 2 * h}, whole)
         yield self.equal("experts", moved, 2 * mixed, f"twice {out!r} is twice the mixture", (out,))
 
-    def _own_scores(self, name: str) -> Iterator[Outcome]:
+    def _own_scores(self, name: str, layer: int) -> Iterator[Outcome]:
         """Writing some heads' queries (keys) at some positions leaves every other row (column) of the scores as it was."""
-        site, scores = self.site(name, self.last), self.site("scores", self.last)
+        site, scores = self.site(name, layer), self.site("scores", layer)
         if site not in self.found or scores not in self.found:
             return
         generator = torch.Generator().manual_seed(1)
         theirs = "e p kv -> e (kv group) p 1" if name == "q" else "e p kv -> e (kv group) 1 p"
         before, other = self.found[scores], self.others[site]
         chosen = (torch.rand(other.shape[:-1], generator=generator) < 0.5).to(other.device)
-        if self._norm_spans_heads(name):
+        if self._norm_spans_heads(name, layer):
             chosen = chosen[..., :1].expand_as(chosen)
         after = self._run({site: _partly(chosen.unsqueeze(-1), other)}, scores)
         touched = repeat(chosen, theirs, group=before.shape[1] // other.shape[2])
-        kept = (self.found[self.site("pattern", self.last)] > 0) & ~touched  # masked scores are any large negative number
+        kept = (self.found[self.site("pattern", layer)] > 0) & ~touched  # masked scores are any large negative number
         what = f"{site!r} of one head and position moves its own {scores!r}"
         yield self.equal("write", after.where(kept, 0), before.where(kept, 0), what, (site,))
 
-    def _norm_spans_heads(self, name: str) -> bool:
+    def _norm_spans_heads(self, name: str, layer: int) -> bool:
         """Whether queries (keys) are normalised over all heads together, as in OLMo-2, so that one head moves the others."""
-        attention = self.model.module.get_submodule(self.stream.attention[self.last])
+        attention = self.model.module.get_submodule(self.stream.attention[layer])
         norm = getattr(attention, f"{name}_norm", None)
-        width = self.model.anatomy.size(self.site("z", self.last), "d_head")
+        width = self.model.anatomy.size(self.site("z", layer), "d_head")
         return norm is not None and any(p.numel() > width for p in norm.parameters())
 
     def _written(self, sites: list[Site], effect: Site, law: str = "write") -> Iterator[Outcome]:

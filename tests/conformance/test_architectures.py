@@ -18,7 +18,8 @@ EXPERTS = SEQUENTIAL - {"mlp_pre", "mlp_post"} | MIXED
 MIXER = EVERYWHERE | {"mixer_out", "mixer_post"}
 
 EXPECTED: dict[str, dict[str, set[str]]] = {
-    **{name: {"main": SEQUENTIAL} for name in ("gpt2", "gpt-neo", "opt", "bloom", "bert", "roberta", "vit", "dinov2")},
+    **{name: {"main": SEQUENTIAL} for name in ("gpt2", "gpt-neo", "opt", "bloom", "bert", "distilbert", "roberta")},
+    **{name: {"main": SEQUENTIAL} for name in ("vit", "dinov2")},
     **{name: {"main": PARALLEL} for name in ("gpt-j", "gpt-neox", "phi", "falcon", "falcon-new")},
     **{name: {"main": GATED} for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3")},
     **{name: {"main": GATED} for name in ("olmo2", "stablelm", "smollm3", "modernbert")},
@@ -26,6 +27,9 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
     "qwen3-moe": {"main": GATED | MIXED},
     "deepseek-v3": {"main": GATED | MIXED | {"latent", "k_rotary"}},
     "mamba": {"main": MIXER},
+    "gpt-oss": {"main": EXPERTS},
+    "jamba": {"main": GATED | MIXER | MIXED},
+    "qwen3-next": {"main": (GATED | MIXER | MIXED) - {"q", "k", "v"}},  # a gate stands between pattern × v and what W_O reads
     "t5": {"main": GATED | CROSS, "encoder": GATED},
     "bart": {"main": SEQUENTIAL | CROSS, "encoder": SEQUENTIAL},
     "whisper": {"main": SEQUENTIAL | CROSS, "encoder": SEQUENTIAL},
@@ -40,12 +44,28 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
 """Components that some layer of each stream has, embeddings and logits left out."""
 
 VALUE_BIASES = {
-    *("gpt2", "gpt-neox", "opt", "bloom", "qwen2", "phi", "bert", "roberta", "bart", "whisper", "vit", "dinov2", "swin"),
+    *(
+        "gpt2",
+        "gpt-neox",
+        "opt",
+        "bloom",
+        "qwen2",
+        "phi",
+        "bert",
+        "distilbert",
+        "roberta",
+        "bart",
+        "whisper",
+        "vit",
+        "dinov2",
+        "swin",
+    ),
     *("clip", "siglip", "blip", "llava", "qwen2-vl", "dit"),
 }
 ROTATED = {
     *("gpt2", "gpt-neo", "gpt-j", "gpt-neox", "opt", "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3-moe", "gemma"),
-    *("phi", "phi3", "falcon", "falcon-new", "stablelm", "smollm3", "deepseek-v3", "mamba", "t5", "whisper", "clip", "siglip"),
+    *("phi", "phi3", "falcon", "falcon-new", "stablelm", "smollm3", "deepseek-v3", "mamba", "jamba", "qwen3-next", "t5"),
+    *("whisper", "clip", "siglip"),
 }
 """Norms stand before what reads them (their gains can be folded), and what enters the stream is known."""
 ALL = set(architectures.ARCHITECTURES)
@@ -54,39 +74,34 @@ UNTESTABLE: dict[str, set[str]] = {
     "stream": {"dcgan"},
     "writes": {"dcgan"},
     "heads": NO_ATTENTION,
-    "experts": ALL - {"mixtral", "qwen3-moe", "deepseek-v3"},
+    "experts": ALL - {"mixtral", "qwen3-moe", "deepseek-v3", "gpt-oss", "jamba", "qwen3-next"},
     "pattern": NO_ATTENTION,
     "head_gate": NO_ATTENTION,
     "other_run": {"dcgan", "unet"},
     "sweep": {"dcgan"},
     "fold_gains": {"bart", "resnet", "dit", "dcgan"},  # norms behind the sums, or without gains
     "fold_value_bias": ALL - VALUE_BIASES,
-    "permute_heads": NO_ATTENTION | {"bloom"},  # alibi gives every head a slope of its own
+    "permute_heads": NO_ATTENTION | {"bloom", "qwen3-next"},  # alibi gives every head a slope of its own
     "rotate": ALL - ROTATED,
 }
 """Which laws cannot be tested where."""
 
 
-def examined(architecture: str) -> Report:
-    """The one examination that all tests of this session look at."""
-    if architecture not in architectures.available():
-        pytest.skip(f"{architecture} needs {architectures.LIBRARIES[architecture]}")
-    return examine_architecture(architecture)
-
-
-@pytest.mark.parametrize("architecture", EXPECTED)
-def test_its_sites(architecture: str) -> None:
-    found: dict[str, set[str]] = {}
-    for site in examined(architecture).sites:
-        if site.layers:
-            found.setdefault(site.stream, set()).add(site.name)
-    assert found == EXPECTED[architecture]
+UNTESTED = {"qwen2-vl": {("pattern", "vision")}}
+"""Streams that a law does not reach although it passed: Qwen2-VL's vision tower calls one softmax an image."""
 
 
 @pytest.mark.parametrize("architecture", architectures.ARCHITECTURES)
-def test_its_laws(architecture: str) -> None:
-    """Every law holds; those that cannot be tested are these and no more, each with a reason."""
-    report = examined(architecture)
+def test_it_has_its_sites_and_keeps_its_laws(architecture: str) -> None:
+    """One examination and so one test, which several processes may share out.
+
+    Every law holds; those that cannot be tested are these and no more, each with a reason.
+    """
+    if architecture not in architectures.available():
+        pytest.skip(f"{architecture} needs {architectures.LIBRARIES[architecture]}")
+    report = examine_architecture(architecture)
+    if architecture in EXPECTED:
+        assert sites(report) == EXPECTED[architecture]
     assert [verdict.spec() for verdict in report.verdicts if verdict.status == "failed"] == []
     assert set(report.refused) == {law for law, where in UNTESTABLE.items() if architecture in where}
     assert len(report.verdicts) == len(LAWS)
@@ -94,18 +109,16 @@ def test_its_laws(architecture: str) -> None:
         assert verdict.what
         assert "\n" not in verdict.what
         assert (verdict.deviation is None) or verdict.deviation <= verdict.tolerance  # type: ignore[operator]
+    passed = [report[law] for law in ("heads", "pattern", "writes", "head_gate") if law in report.passed]
+    assert {(one.law, stream) for one in passed for stream in one.untested} == UNTESTED.get(architecture, set())
 
 
-def test_nothing_is_tested_less_than_it_looks() -> None:
-    """Streams that a law does not reach, of the laws that passed, are these and no more."""
-    found = {
-        (name, law, stream)
-        for name in architectures.available()
-        for law in ("heads", "pattern", "writes", "head_gate")
-        for stream in examine_architecture(name)[law].untested
-        if examine_architecture(name)[law].status == "passed"
-    }
-    assert found == {("qwen2-vl", "pattern", "vision")}, "Qwen2-VL's vision tower calls one softmax an image"
+def sites(report: Report) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for site in report.sites:
+        if site.layers:
+            found.setdefault(site.stream, set()).add(site.name)
+    return found
 
 
 def test_an_architecture_that_needs_a_library_says_so() -> None:
