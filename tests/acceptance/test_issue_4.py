@@ -25,6 +25,7 @@ NAMED = (
     *("gemma", "gemma2", "gemma3", "phi", "phi3", "olmo2", "falcon", "stablelm", "smollm3", "deepseek-v3", "mamba", "bert"),
     *("roberta", "modernbert", "t5", "bart", "whisper", "vit", "dinov2", "clip", "siglip", "blip", "llava", "qwen2-vl"),
     *("resnet", "swin", "dcgan"),
+    *("gpt-oss", "jamba", "qwen3-next", "distilbert"),  # beyond the issue's list
 )
 OF_DIFFUSERS = ("unet", "dit")
 
@@ -104,7 +105,7 @@ def test_knockouts_over_spans(figures: dict[str, Any]) -> None:
 GENERATING = (
     *("gpt2", "gpt-neo", "gpt-j", "gpt-neox", "opt", "bloom", "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3-moe"),
     *("gemma", "gemma2", "gemma3", "phi", "phi3", "olmo2", "falcon", "falcon-new", "stablelm", "smollm3", "deepseek-v3"),
-    "mamba",
+    *("mamba", "gpt-oss", "jamba", "qwen3-next"),
     *("t5", "bart", "whisper", "llava", "qwen2-vl"),
 )
 """Every architecture that writes text."""

@@ -37,6 +37,8 @@ BLOCKS = {
     "mixtral": "model.layers.1",
     "deepseek-v3": "model.layers.1",
     "mamba": "backbone.layers.1",
+    "gpt-oss": "model.layers.1",
+    "jamba": "model.layers.1",
     "t5": "decoder.block.1",
     "bart": "model.decoder.layers.1",
     "whisper": "model.decoder.layers.1",

@@ -21,7 +21,10 @@ from interp.interventions import Add, Change, Constant
 from interp.models import Model, load
 from interp.pairs import Prompt
 
-SINGLE = ("gpt-neo", "gpt-j", "gemma2", "gemma3", "bloom", "mixtral", "qwen3-moe", "deepseek-v3", "mamba")
+SINGLE = (
+    *("gpt-neo", "gpt-j", "gemma2", "gemma3", "bloom", "mixtral", "qwen3-moe", "deepseek-v3", "mamba", "gpt-oss", "jamba"),
+    "qwen3-next",
+)
 """Those that compute parts in float32 whatever their weights are, or cannot do without."""
 
 NEW = 6
@@ -39,9 +42,9 @@ def model(kind: str) -> Model:
 
 
 def share(kind: str, dtype: torch.dtype) -> float:
-    """Largest deviation that rounding explains, of the largest number: ten times that of float32 for Mamba's recurrence."""
+    """Largest deviation that rounding explains, of the largest number: ten times that of float32 for recurrences."""
     single = kind in SINGLE or dtype == torch.float32
-    return {"mamba": 1e-4}.get(kind, 1e-5 if single else 1e-10)
+    return {"mamba": 1e-4, "qwen3-next": 1e-4}.get(kind, 1e-5 if single else 1e-10)
 
 
 def ids(seed: int, *lengths: int) -> list[tuple[int, ...]]:
