@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -156,11 +156,15 @@ class Hooks:
     def _route(
         self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        call = Call(module, args, kwargs)
+        now = self._now(sites)
+        return self._reroute(now, Call(module, args, kwargs)) if now else None
+
+    def _reroute(self, sites: list[Site], call: Call) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """What the experts are called with instead; None if nothing is changed."""
         _, index, weights = routed(call)
         seen = dense(index, weights, _experts(self.taps[sites[0]]))
-        new = self._visit(self._now(sites), seen, call)
-        return None if new is seen else with_tensors(args, kwargs, (None, *chosen(new)))
+        new = self._visit(sites, seen, call)
+        return None if new is seen else with_tensors(call.args, call.kwargs, (None, *chosen(new)))
 
     def _after(self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         seen = output_tensor(output)
@@ -283,24 +287,39 @@ def frozen(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def eager_attention(module: nn.Module) -> Iterator[None]:
     """The model's own eager attention and mask inside, the previous implementation after."""
-    owned: list[Any] = [getattr(m, "config", None) for m in module.modules()]
-    configs = {id(config): config for config in owned if hasattr(config, "_attn_implementation")}
-    previous = [(config, config._attn_implementation) for config in configs.values()]
     parts: list[Any] = list(module.modules())
     fused = {m: m.processor for m in parts if hasattr(m, "get_attention_scores") and hasattr(m, "set_processor")}  # diffusers
+    with _configured(module, "_attn_implementation", "eager"):
+        try:
+            for attention in fused:
+                from diffusers.models.attention_processor import AttnProcessor
+
+                attention.set_processor(AttnProcessor())
+            yield
+        finally:
+            for attention, processor in fused.items():
+                attention.set_processor(processor)
+
+
+def shaped_experts(module: nn.Module) -> AbstractContextManager[None]:
+    """Mixtures of experts that run on the meta device inside: grouped products know no shapes there but those of bfloat16."""
+    meta = any(parameter.is_meta for parameter in module.parameters())
+    return _configured(module, "_experts_implementation", "batched_mm") if meta else nullcontext()
+
+
+@contextmanager
+def _configured(module: nn.Module, setting: str, value: str) -> Iterator[None]:
+    """A setting of every configuration in a model that has it, put back afterwards."""
+    owned: list[Any] = [getattr(m, "config", None) for m in module.modules()]
+    configs = {id(config): config for config in owned if hasattr(config, setting)}
+    previous = [(config, getattr(config, setting)) for config in configs.values()]
     try:
         for config, _ in previous:
-            config._attn_implementation = "eager"
-        for attention in fused:
-            from diffusers.models.attention_processor import AttnProcessor
-
-            attention.set_processor(AttnProcessor())
+            setattr(config, setting, value)
         yield
     finally:
-        for attention, processor in fused.items():
-            attention.set_processor(processor)
-        for config, implementation in previous:
-            config._attn_implementation = implementation
+        for config, before in previous:
+            setattr(config, setting, before)
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def load(
         _refuse_changes(dtype, device, allow_pickle, options)
         tokenizer = tokenizer or backends.tokenizer_of(model)
         module, shown["peer"] = backends.wrapped(backend, model, tokenizer, live=True)
-        return proved(Model(module, tokenizer, processor=processor, name=name, revision=revision, **shown), check)
+        return _shown(Model(module, tokenizer, processor=processor, name=name, revision=revision, **shown), example, check)
     if device is not None and options.get("device_map") is not None:
         raise LoadError(f"device={device!r} and device_map={options['device_map']!r} both say where the model goes; give one")
     dtype = named_dtype(dtype)
@@ -115,7 +115,14 @@ def load(
     module, shown["peer"] = backends.wrapped(backend, module, tokenizer, live=False)
     files = source.files if options.get("quantization_config") is None else None  # packed anew, the weights are others
     known: dict[str, Any] = {"name": name or source.name, "revision": source.commit or revision, "files": files}
-    return proved(Model(module, tokenizer, processor=processor, missing=missing, **known, **shown), check)
+    return _shown(Model(module, tokenizer, processor=processor, missing=missing, **known, **shown), example, check)
+
+
+def _shown(model: Model, example: Mapping[str, Tensor] | None, check: bool) -> Model:
+    """The model, proven; refused where its forward does not take what the user shows it by."""
+    if example is not None and model.unknown:
+        raise LoadError(model.unknown)
+    return proved(model, check)
 
 
 def _refuse_changes(

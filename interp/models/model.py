@@ -27,7 +27,7 @@ from interp.errors import CompiledModelError, HeadOutOfRangeError, LoadError, Un
 from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens
-from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, standing_in
+from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, shaped_experts, standing_in
 from interp.models.listing import Sites
 from interp.models.placement import devices
 from interp.models.places import Places
@@ -137,16 +137,14 @@ class Model:
                 raise
             self.unknown = str(error)
         try:
-            with evaluating(module), eager_attention(module):
+            with evaluating(module), eager_attention(module), shaped_experts(module):
                 if anatomy is None and self.peer.anatomy and self.example:
                     anatomy = self.peer.anatomy(self.example)
                 self.anatomy = anatomy or Anatomy.of(module, self.example or None)
         except _FAILS as error:
             reason = str(error).strip().split("\n")[0][:200]
-            if example is not None:
-                what = examples.described(self.example)
-                raise LoadError(f"a forward pass on example={what} failed ({type(error).__name__}: {reason})") from error
-            self.unknown = f"a forward pass on random inputs failed ({type(error).__name__}: {reason})"
+            what = "random inputs" if example is None else f"example={examples.described(self.example)}"
+            self.unknown = f"a forward pass on {what} failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, Anatomy.of(module, None)
         self.anatomy = self.anatomy.with_axes(axes or {})
         self.reading = reading_of(self)

@@ -14,7 +14,7 @@ import torch
 from interp.errors import LoadError
 from interp.models import beside
 from interp.models.examples import BATCH
-from interp.models.hooks import eager_attention, evaluating
+from interp.models.hooks import eager_attention, evaluating, shaped_experts
 from interp.models.model import Model, TorchHooks
 from interp.models.padding import padded
 from interp.models.probe import settle, tolerance
@@ -59,7 +59,7 @@ def proved(model: Model, check: bool) -> Model:
 
 def _prove_twin(model: Model) -> None:
     """Take the sites of a small twin; of a class that cannot be built smaller, structure proposes and nothing proves."""
-    with suppress(LoadError), evaluating(model.module), eager_attention(model.module):
+    with suppress(LoadError), evaluating(model.module), eager_attention(model.module), shaped_experts(model.module):
         model.anatomy = anatomy(model.module, twin(model.module), model.example)
 
 

@@ -57,6 +57,8 @@ class Call(NamedTuple):
     kwargs: Mapping[str, Any]
     examples: int = 0
     """How many there are, where the tap asks for it."""
+    forward: Callable[..., Any] | None = None
+    """What runs the module on its own, where its forward is not what it is called by; None for its forward."""
 
 
 class Layout(Protocol):
@@ -331,11 +333,12 @@ class Experts:
     def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position expert d_model"]:
         assert call is not None
         hidden, index, weights = routed(call)
+        forward = call.forward or call.module.forward
         found = hidden.new_zeros(len(hidden), self.experts, seen.shape[-1])
         for expert in index.unique().tolist():
             token, choice = (index == expert).nonzero(as_tuple=True)
             if expert < self.experts:  # implementations that split experts over devices send what is not theirs beyond the last
-                alone = call.module.forward(hidden[token], index[token, choice, None], weights[token, choice, None])
+                alone = forward(hidden[token], index[token, choice, None], weights[token, choice, None])
                 found[token, expert] = output_tensor(alone).to(found.dtype)
         return found.reshape(*seen.shape[:-1], self.experts, seen.shape[-1])
 

@@ -46,6 +46,8 @@ def twin(module: nn.Module) -> Model:
                 for parameter in small.parameters():  # fresh biases are zero and gains are one, which tell nothing apart
                     parameter.add_(0.2 * torch.randn_like(parameter))
             model = Model(small)
+            if not model.anatomy.main.blocks:
+                raise LoadError(model.unknown or "no blocks are found in it")
             model.probe = settle(model)
     except Exception as error:  # a configuration may object to other widths in any way
         reason = str(error).strip().split("\n")[0][:300]
@@ -64,6 +66,8 @@ def _narrowed(config: Any) -> Any:
     changes: dict[str, Any] = dict.fromkeys(_WIDTHS, width) | dict.fromkeys(_INNER, INNER)
     changes |= {"head_dim": D_HEAD, "rotary_dim": D_HEAD // 2, "vocab_size": min(VOCABULARY, text.vocab_size)}
     changes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
+    if hasattr(text, "qk_rope_head_dim"):  # of latent attention, whose heads have widths of their own
+        del changes["head_dim"]
     said = {*text.to_dict(), *text.attribute_map}
     for name, value in changes.items():
         if name in said and getattr(text, name) is not None:

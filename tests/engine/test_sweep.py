@@ -413,7 +413,7 @@ def test_cells_without_effect_are_zero_by_rule(seed: int) -> None:
         {"edit": Scale(0.5)},
         {"edit": Apply(lambda h, s: s)},
     ],
-    ids=repr,
+    ids=["zero", "mean", "resample", "noise", "layer", "clean", "add", "scale", "apply"],
 )
 def test_the_rule_is_for_the_counterfactual_run_alone(options: dict[str, Any], pairs: Pairs) -> None:
     ds = patch(sweeps.model("llama"), pairs, grid("resid_post", layer=[1], position=[0, 1]), **options)

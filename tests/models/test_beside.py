@@ -23,7 +23,7 @@ from interp.models.queries import AtQueries, Queries
 from interp.models.taps import Tap, Write
 from interp.sites import Site
 
-EAGER = {"gpt-neo", "gpt-j", "bloom", "gemma2", "blip"}
+EAGER = {"gpt-neo", "gpt-j", "bloom", "gemma2", "gpt-oss", "blip"}
 """Their classes have no fused attention, or transformers runs them without it."""
 NONE = {"mamba", "resnet"}
 """They have no attention."""

@@ -47,3 +47,7 @@ def test_a_model_without_blocks_says_how_its_modules_are_named() -> None:
     assert repr(loaded("dcgan").sites()) == (
         "logits    example, position, vocab\nand any module by its path: 'PATH:output', 'PATH:input'"
     )
+
+
+def test_what_a_model_of_two_streams_says_belongs_to_none() -> None:
+    assert loaded("clip").sizes_at(Site("logits")) == {"layer": 1}

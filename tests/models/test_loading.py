@@ -332,7 +332,10 @@ def test_a_folders_digest_is_of_its_weight_files(folder: Path, tmp_path: Path) -
     assert load(copy, check=False).digest != digest
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gpt-neox", "bloom", "bert", "gemma2"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["gpt2", "llama", "gpt-neox", "bloom", "bert", "gemma2", "mixtral", "gpt-oss", "jamba", "deepseek-v3"],
+)
 def test_sites_on_the_meta_device_are_where_they_are_with_weights(architecture: str) -> None:
     """Which of several tensors is what attention adds, and how a fused map is divided, only numbers say: a twin's."""
     with torch.device("meta"):
@@ -340,6 +343,7 @@ def test_sites_on_the_meta_device_are_where_they_are_with_weights(architecture: 
     real = load(architectures.build(architecture))
     assert bare.sites() == real.sites()
     assert {site: bare.taps(site) for site in bare.sites()} == {site: real.taps(site) for site in real.sites()}
+    assert {site: bare.sizes_at(site) for site in bare.sites()} == {site: real.sizes_at(site) for site in real.sites()}
 
 
 def test_a_model_on_the_meta_device_lists_its_sites_with_their_sizes() -> None:

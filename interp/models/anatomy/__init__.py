@@ -174,7 +174,7 @@ class Anatomy:
 
     def size(self, site: Site, axis: str) -> int:
         """How many heads, units, … a site has along an axis."""
-        stream = self.streams[site.stream]
+        stream = self.streams.get(site.stream, _NO_STREAM)  # a model's logits may be of none
         if axis == axes.LAYER:
             return len(stream.blocks)
         if axis == "d_model" and site.name in ("resid_pre", "embed", "pos_embed"):

@@ -84,10 +84,13 @@ def places(visits: Hooks, envoys: Callable[[str], Any]) -> list[Place]:
         tap = visits.taps[site]
         at[tap.path, "attention" if tap.event in ("scores", "pattern") else tap.event].append(site)
     found = []
-    for (path, event), sites in sorted(at.items(), key=lambda place: place[0][1]):  # attention, input, output
+    for (path, event), sites in sorted(at.items(), key=lambda place: _EVENTS.index(place[0][1])):
         within = {tap.within for tap in map(visits.taps.__getitem__, sites) if tap.within is not None}
         found.append(Place(envoys(path), event, sites, {path: envoys(path) for path in within}))
     return found
+
+
+_EVENTS = ("attention", "input", "routing", "output")
 
 
 def decoded(kept: Mapping[str, list[Any]], reads: Collection[Site]) -> dict[Site, Tensor]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 from nnsight import save
@@ -29,7 +30,7 @@ class Place:
     envoy: Any
     """nnsight's wrapper of the module."""
     event: str
-    """``"input"``, ``"output"`` or ``"attention"``: around the softmax that the module calls."""
+    """``"input"``, ``"output"``, ``"routing"`` or ``"attention"``: around the softmax that the module calls."""
     sites: list[Site]
     within: dict[str, Any]
     """Modules whose input has the examples in front, by path."""
@@ -63,10 +64,17 @@ def visit(place: Place, visits: Hooks, reached: list[str]) -> None:
         visits._examples[path] = len(first_tensor(*envoy.inputs))
     envoy = place.envoy
     if place.event == "attention":
-        _around(softmax(envoy), place.sites, visits, reached)
+        _around(softmax(envoy), Call(envoy._module, (), {}), place.sites, visits, reached)
         return
     args, kwargs = envoy.inputs
-    call = Call(envoy._module, args, kwargs)
+    # Its own forward is a handoff to the trace, which cannot be entered from inside one.
+    call = Call(envoy._module, args, kwargs, forward=MethodType(type(envoy._module).forward, envoy._module))
+    if place.event == "routing":
+        routed = visits._reroute(place.sites, call)
+        if routed is not None:
+            envoy.inputs = routed
+        reached.append(f"{envoy.path}.input")
+        return
     if place.event == "input":
         seen = first_tensor(args, kwargs)
         new = visits._visit(place.sites, seen, call)
@@ -81,16 +89,16 @@ def visit(place: Place, visits: Hooks, reached: list[str]) -> None:
     reached.append(f"{envoy.path}.{place.event}")
 
 
-def _around(operation: Any, sites: Sequence[Site], visits: Hooks, reached: list[str]) -> None:
+def _around(operation: Any, attention: Call, sites: Sequence[Site], visits: Hooks, reached: list[str]) -> None:
     """Scores are what the softmax takes, patterns what it gives."""
     by_event = {event: [s for s in sites if visits.taps[s].event == event] for event in ("scores", "pattern")}
     args, kwargs = operation.inputs
     scores = first_tensor(args, kwargs)
-    new = visits._visit(by_event["scores"], scores, None)
+    new = visits._visit(by_event["scores"], scores, attention)
     if new is not scores:
         operation.inputs = with_first(args, kwargs, new)
     pattern: Tensor = operation.output
-    new = visits._visit(by_event["pattern"], pattern, None)
+    new = visits._visit(by_event["pattern"], pattern, attention)
     if new is not pattern:
         operation.output = new
     reached.append(f"{operation.path}.output")

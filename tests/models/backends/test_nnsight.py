@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 
 FAMILIES = ("gpt2", "llama", "gpt-neox", "mistral", "gemma2", "bloom")
-THERE = tuple(family for family in FAMILIES if family != "mistral")
+MIXTURES = ("mixtral", "gpt-oss")
+"""Of experts, whose own contributions are computed by calling them inside a pass."""
+THERE = (*(family for family in FAMILIES if family != "mistral"), "mixtral")
 LACKING = {"falcon": {"scores", "pattern"}, "dit": {"scores", "pattern"}}
 """Components that torch hooks reach and nnsight does not: it looks for one softmax in the source of attention."""
 
@@ -60,7 +62,7 @@ def drawn() -> int:
     return 20261121
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, "t5", "falcon", "dit"])
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES, "t5", "falcon", "dit"])
 def test_sites(family: str, ask: Ask, drawn: int) -> None:
     answer = ask("sites", family=family, seed=drawn)
     assert answer["probe"]
@@ -69,7 +71,7 @@ def test_sites(family: str, ask: Ask, drawn: int) -> None:
         assert "softmaxes are called in the source of" in reason
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
 @pytest.mark.parametrize("check", ["writes", "own_values", "sweeps", "gradients"])
 def test_as_torch_hooks(check: str, family: str, ask: Ask, drawn: int) -> None:
     ask(check, family=family, seed=drawn)
