@@ -65,13 +65,20 @@ def build(architecture: str, seed: int = 0) -> nn.Module:
 
 def loaded(architecture: str, seed: int = 0) -> Model:
     """The same, with its sites found and proven."""
+    if architecture in PIPELINES:
+        return load(PIPELINES[architecture](seed), steps=2, guidance=2.0, name=architecture)
     example = EXAMPLES.get(architecture)
     return load(build(architecture, seed), name=architecture, example=example() if example is not None else None)
 
 
 def available() -> list[str]:
-    """Those whose library is installed, by name."""
+    """Modules whose library is installed, by name."""
     return [name for name in ARCHITECTURES if find_spec(LIBRARIES.get(name, "transformers")) is not None]
+
+
+def examinable() -> list[str]:
+    """The same, and pipelines."""
+    return [*available(), *(name for name in PIPELINES if find_spec(LIBRARIES[name]) is not None)]
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:
@@ -417,7 +424,7 @@ ARCHITECTURES: Mapping[str, Callable[[], nn.Module]] = {
 }
 """How each is made."""
 
-LIBRARIES: Mapping[str, str] = {"unet": "diffusers", "dit": "diffusers"}
+LIBRARIES: Mapping[str, str] = {"unet": "diffusers", "dit": "diffusers", "stable-diffusion": "diffusers"}
 """Optional libraries that some need."""
 
 
@@ -458,3 +465,9 @@ def stable_diffusion(seed: int = 0) -> Any:
             feature_extractor=None,
             requires_safety_checker=False,
         )
+
+
+PIPELINES: Mapping[str, Callable[[int], Any]] = {"stable-diffusion": stable_diffusion}
+"""Those that call several networks, by a seed."""
+NAMES = (*ARCHITECTURES, *PIPELINES)
+"""Everything that :func:`loaded` makes."""

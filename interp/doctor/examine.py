@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from interp.doctor.generation import OF_THE_WHOLE, of_parts
 from interp.doctor.laws import LAWS, Law
 from interp.doctor.patient import RAISES, Patient
 from interp.doctor.verdict import Refused, Verdict
@@ -72,12 +73,21 @@ def examine(model: Model, laws: Sequence[Law] = LAWS, *, progress: Callable[[str
         progress: called with the name of each law before it is tested.
     """
     patient = Patient(model)
+    parts = {path: Patient(part) for path, part in model.parts.items() if part.anatomy.main.blocks}
     verdicts = []
     for law in laws:
         if progress is not None:
             progress(law.name)
-        verdicts.append(_verdict(law, patient))
+        verdicts.append(_of_pipeline(law, patient, parts) if parts else _verdict(law, patient))
     return Report(model.name, model.sites().listed, _absent(model), tuple(verdicts))
+
+
+def _of_pipeline(law: Law, whole: Patient, parts: Mapping[str, Patient]) -> Verdict:
+    if law.name == "untouched":
+        return _verdict(law, whole)
+    if law.name in OF_THE_WHOLE:
+        return _verdict(replace(law, check=OF_THE_WHOLE[law.name]), whole)
+    return of_parts(law.name, {path: _verdict(law, part) for path, part in parts.items()})
 
 
 def _verdict(law: Law, patient: Patient) -> Verdict:

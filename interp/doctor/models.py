@@ -33,8 +33,8 @@ def examine_named(model: str) -> Report:
 
 def examine_all() -> list[Report]:
     """Every architecture whose library is installed."""
-    names = architectures.available()
-    for name in set(architectures.ARCHITECTURES) - set(names):
+    names = architectures.examinable()
+    for name in set(architectures.NAMES) - set(names):
         warnings.warn(f"{name} is left out: {architectures.LIBRARIES[name]} is not installed", RuntimeWarning, stacklevel=2)
     return [examine_architecture(name) for name in tqdm(names, disable=None)]
 

@@ -29,14 +29,12 @@ FIRST = FromLogits(lambda logits: logits[..., 0], name="first output")
 
 
 def same_numbers(patient: Patient) -> Verdict:
-    """Every component of every stream, in the last two layers that have it: rows that are resumed between blocks where the
-    model allows it, whole passes of many rows elsewhere, against one intervention a pass.
+    """Every component of every stream, in the last two layers that have it, of a pipeline at its last call: rows that are
+    resumed between blocks where the model allows it, whole passes of many rows elsewhere, against one intervention a pass.
     """
     model = patient.model
     if not model.example:
         raise Refused(f"nothing is known of its prompts: {model.unknown}")
-    if model.anatomy.repeated:
-        raise Refused("its example is a whole generation; its parts are examined by themselves")
     text = set(model.example) <= TEXT
     pairs = _texts(model.example["input_ids"]) if text else _pairs(model)
     where = _everywhere(patient, [-3] if text else [0, -1])
@@ -61,9 +59,14 @@ def _everywhere(patient: Patient, places: list[int]) -> dict[str, Grid]:
     for stream, name in dict.fromkeys((site.stream, site.name) for site in sites):
         alike = [site for site in sites if (site.stream, site.name) == (stream, name)]
         layers = [site.layer for site in alike if site.layer is not None][-2:]
-        positions = {"position": places} if "position" in alike[0].axes else {}
-        whole = alike[0].at(layer=None)
-        found[repr(whole)] = grid(whole, layer=layers, **positions) if layers else grid(whole, **positions)
+        swept: dict[str, Any] = {"layer": layers} if layers else {}
+        whole, times = alike[0].at(layer=None), patient.model.anatomy.repeats(alike[0])
+        if patient.model.anatomy.repeated:  # a pass is a whole generation: at its last call, everywhere
+            swept |= {"call": [times.calls - 1]} if times.calls > 1 else {}
+            swept |= {"half": [times.halves - 1]} if times.halves > 1 else {}
+        elif "position" in alike[0].axes:
+            swept |= {"position": places}
+        found[repr(whole)] = grid(whole, **swept)
     return found
 
 

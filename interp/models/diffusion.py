@@ -21,9 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.errors import LoadError
+from interp.models import examples
 from interp.models.anatomy import Anatomy, Repeated
 from interp.models.anatomy.parts import composed
 from interp.models.taps import first_tensor
+from interp.sites import MAIN
 
 DENOISERS = ("unet", "transformer")
 STREAMS = {"unet": "main", "transformer": "main", "text_encoder": "text", "vae": "vae"}
@@ -128,6 +130,15 @@ class Generation(nn.Module):
         return torch.tensor(ids).expand(examples, -1)
 
 
+def called_with(part: nn.Module) -> dict[str, Tensor] | None:
+    """Arguments of one forward pass of a part, as a pipeline calls it: positions are numbered by the part itself."""
+    try:
+        found = examples.example(part)
+    except LoadError:
+        return None
+    return {name: tensor for name, tensor in found.items() if name != "position_ids"}
+
+
 def example(generation: Generation, parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Arguments of one generation of three examples, from those of its parts."""
     denoised = parts[generation.denoiser or ""]
@@ -148,7 +159,10 @@ def anatomy(generation: Generation, parts: Mapping[str, Anatomy], inputs: Mappin
     repeated, shape = counted(generation, list(parts), {name: tensor[:1] for name, tensor in inputs.items()})
     found = composed(parts, names, repeated)
     made = {("", "output"): (found.batch, *shape[1:])}
-    return replace(found, outputs=shape[1], shapes={**found.shapes, **made})
+    streams = dict(found.streams)
+    if MAIN in streams and streams[MAIN].cross and "text" in streams:  # as many positions as the prompt has tokens
+        streams[MAIN] = replace(streams[MAIN], attends="text")
+    return replace(found, streams=streams, outputs=shape[1], shapes={**found.shapes, **made})
 
 
 def counted(

@@ -139,7 +139,7 @@ def _refuse_changes(
 def _pipeline(pipeline: Any, settings: diffusion.Settings, name: str | None, bos: Bos, check: bool) -> Model:
     """A diffusion pipeline: each part proves its sites by itself, the whole how often it calls them."""
     generation = diffusion.Generation(pipeline, settings)
-    found = {path: Model(part, name=path) for path, part in generation.named_children()}
+    found = {path: Model(part, name=path, example=diffusion.called_with(part)) for path, part in generation.named_children()}
     parts = {path: part for path, part in found.items() if part.example}
     for part in parts.values():
         proved(part, check)
@@ -148,6 +148,7 @@ def _pipeline(pipeline: Any, settings: diffusion.Settings, name: str | None, bos
     tokenizer = getattr(pipeline, "tokenizer", None)
     known: dict[str, Any] = {"name": name or type(pipeline).__name__, "bos": bos, "example": inputs, "anatomy": anatomy}
     model = Model(generation, tokenizer, **known)
+    model.parts = parts
     model.stack_refused = "one pass calls its blocks once a step"
     longest = getattr(tokenizer, "model_max_length", None)  # pipelines fill every text up, and attend to what they fill it with
     model.reading = replace(model.reading, fill=longest, sides=dict.fromkeys(model.reading.arguments))

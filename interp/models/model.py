@@ -152,6 +152,8 @@ class Model:
         self._placing = Placing(self)
         self._busy = threading.RLock()
         self.backend: Backend = self.peer.backend(self)
+        self.parts: Mapping[str, Model] = {}
+        """Of a diffusion pipeline the models that one pass calls, by path; empty where the model is one."""
         self.probe: Probe | None = None
         """What the probe run found; None if it was not made."""
         self.stack: Stack | None = None

@@ -27,7 +27,7 @@ NAMED = (
     *("resnet", "swin", "dcgan"),
     *("gpt-oss", "jamba", "qwen3-next", "distilbert"),  # beyond the list
 )
-OF_DIFFUSERS = ("unet", "dit")
+OF_DIFFUSERS = ("unet", "dit", "stable-diffusion")
 
 
 def doctor(*arguments: str) -> tuple[list[dict[str, Any]], int]:

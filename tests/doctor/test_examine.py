@@ -24,10 +24,10 @@ def test_the_readme_holds_the_table_that_doctor_prints() -> None:
     """``python -m interp.doctor.readme`` writes it. Rows of libraries that are not installed are taken on trust."""
     from interp.doctor import readme
 
-    names = architectures.available()
+    names = architectures.examinable()
     reports = [examine_architecture(name) for name in names]
     shown = readme.written(README.read_text(encoding="utf-8"))
-    missing = [f"| {name} |" for name in architectures.ARCHITECTURES if name not in names]
+    missing = [f"| {name} |" for name in architectures.NAMES if name not in names]
     kept = [line for line in shown.splitlines() if not line.startswith(tuple(missing) or ("\0",))]
     assert "\n".join(kept) == readme.table(reports)
 

@@ -163,3 +163,22 @@ def test_a_pipeline_that_cannot_be_given_its_noise_is_refused() -> None:
 )
 def test_words(words: str) -> None:
     assert repr(Site.parse(words)) == words
+
+
+def test_cross_attention_attends_to_the_prompt(seed: int) -> None:
+    """Its rows are as long as the prompt, whose roles it knows; not as long as what the U-Net was first seen with."""
+    assert pipeline().anatomy.main.attends == "text"
+    found = sweep(["input_ids"], seed, grid("cross_pattern", layer=[3], call=[STEPS - 1], half=[1]))
+    assert float(abs(found.value - found.corrupt).max()) > 0
+
+
+def test_positions_that_the_text_encoder_numbers_itself_are_every_examples() -> None:
+    site = Site("pos_embed", stream="text", call=0)
+    model = pipeline()
+    with torch.no_grad(), model.prepared():
+        seen = model.backend.run(model.example, [site], {})[site]
+        base = model.backend.run(model.example, [Site("logits")], {})[Site("logits")]
+        moved = model.backend.run(model.example, [Site("logits")], {site: lambda h: h + torch.arange(3.0)[:, None, None]})
+    assert seen.shape[0] == 3
+    apart = (moved[Site("logits")] - base).abs().flatten(1).amax(1)
+    assert float(apart[0]) < 1e-5 < float(apart[1:].min()), "the first example was moved by nothing"
