@@ -109,8 +109,8 @@ def test_doctor_as_json_and_its_exit_status(capsys: pytest.CaptureFixture[str], 
 def test_doctor_of_every_architecture(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from interp.doctor import architectures
 
-    monkeypatch.setattr(architectures, "available", lambda: ["gpt2", "mamba"])
-    monkeypatch.setattr(architectures, "ARCHITECTURES", {name: architectures.ARCHITECTURES[name] for name in ("gpt2", "mamba")})
+    monkeypatch.setattr(architectures, "examinable", lambda: ["gpt2", "mamba"])
+    monkeypatch.setattr(architectures, "NAMES", ("gpt2", "mamba"))
     assert main(["doctor", "--all"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"^gpt2 +✓( ✓){4} –( ✓){10}$", printed, flags=re.MULTILINE)
