@@ -83,10 +83,8 @@ def examine(model: Model, laws: Sequence[Law] = LAWS, *, progress: Callable[[str
 
 
 def _of_pipeline(law: Law, whole: Patient, parts: Mapping[str, Patient]) -> Verdict:
-    if law.name == "untouched":
-        return _verdict(law, whole)
     if law.name in OF_THE_WHOLE:
-        return _verdict(replace(law, check=OF_THE_WHOLE[law.name]), whole)
+        return _verdict(replace(law, check=OF_THE_WHOLE[law.name] or law.check), whole)
     return of_parts(law.name, {path: _verdict(law, part) for path, part in parts.items()})
 
 

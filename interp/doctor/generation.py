@@ -13,50 +13,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 
-from torch import Tensor
-
+from interp import axes
 from interp.doctor.patient import LOGITS, Patient, constant, read
-from interp.doctor.sweeps import same_numbers
 from interp.doctor.verdict import Case, Verdict, deviation, judged, passed
-from interp.models import Model
+from interp.models.listing import OF_A_PROMPT
 from interp.sites import Site
-
-
-def moments(model: Model) -> list[Site]:
-    """Every site at every call, and in every half, of the part that it is in."""
-    found = []
-    for site in model.sites():
-        times = model.anatomy.repeats(site)
-        calls = range(times.calls) if times.calls > 1 else (None,)
-        halves = range(times.halves) if times.halves > 1 else (None,)
-        found += [site.at(call=call, half=half) for call in calls for half in halves]
-    return found
-
-
-def _seen(patient: Patient) -> dict[Site, Tensor]:
-    return read(patient.model, patient.model.example, moments(patient.model))
 
 
 def _sites(patient: Patient) -> Verdict:
     """Reading raises if a call sees a site more or less than once."""
-    found, anatomy = _seen(patient), patient.model.anatomy
+    found, anatomy = patient.found, patient.model.anatomy
     examples = len(found[LOGITS])
     for site, tensor in found.items():
-        free = ("example", "position", "source_position", "vocab")
-        sizes = [examples if axis == "example" else None if axis in free else anatomy.size(site, axis) for axis in site.axes]
+        known = {axis: anatomy.size(site, axis) for axis in site.axes if axis not in OF_A_PROMPT}
+        sizes = [examples if axis == axes.EXAMPLE else known.get(axis) for axis in site.axes]
         if len(sizes) != tensor.ndim or any(size not in (None, n) for size, n in zip(sizes, tensor.shape, strict=True)):
             return Verdict("sites", "failed", f"{site!r} ({', '.join(site.axes)}) has the shape {tuple(tensor.shape)}")
     return passed("sites", f"{len(patient.model.sites())} sites, {len(found)} with every call and half")
 
 
-def _repeat(patient: Patient) -> Verdict:
-    first, again = _seen(patient), _seen(patient)
-    return judged("repeat", [Case(repr(site), deviation(again[site], first[site])) for site in first], 0.0)
-
-
 def _own_value(patient: Patient) -> Verdict:
     """All sites of one call and half in one pass; if that goes wrong one by one, to know which of them it is."""
-    model, found = patient.model, _seen(patient)
+    model, found = patient.model, patient.found
     own = sorted((site for site in found if site != LOGITS), key=_when)
 
     def case(sites: list[Site], what: str) -> Case:
@@ -77,13 +55,14 @@ def _when(site: Site) -> tuple[str, int, int]:
     return site.stream, -1 if site.call is None else site.call, -1 if site.half is None else site.half
 
 
-OF_THE_WHOLE: Mapping[str, Callable[[Patient], Verdict]] = {
+OF_THE_WHOLE: Mapping[str, Callable[[Patient], Verdict] | None] = {
     "sites": _sites,
-    "repeat": _repeat,
+    "repeat": None,
     "own_value": _own_value,
-    "sweep": same_numbers,
+    "sweep": None,
+    "untouched": None,
 }
-"""How a pipeline is held to those laws that speak of whole passes, by the name of the law."""
+"""Laws that are asked of whole generations, by name, and how; None where it is as of any model."""
 
 
 def of_parts(law: str, found: Mapping[str, Verdict]) -> Verdict:

@@ -63,7 +63,7 @@ def _probed(name: str, kinds: tuple[str, ...], components: tuple[str, ...]) -> C
 
 def _repeat(patient: Patient) -> Verdict:
     first = patient.found
-    again = read(patient.model, patient.model.example)
+    again = read(patient.model, patient.model.example, list(first))
     cases = [
         Case(repr(site), 0.0 if torch.equal(first[site], again[site]) else _apart(first[site], again[site])) for site in first
     ]

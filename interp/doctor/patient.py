@@ -42,6 +42,17 @@ Changes = Mapping[Site, Write]
 """What is written in one run; a write sees the examples of that run alone."""
 
 
+def moments(model: Model) -> list[Site]:
+    """Every site at every call, and in every half, of the part that it is in."""
+    found = []
+    for site in model.sites():
+        times = model.anatomy.repeats(site)
+        calls = range(times.calls) if times.calls > 1 else (None,)
+        halves = range(times.halves) if times.halves > 1 else (None,)
+        found += [site.at(call=call, half=half) for call in calls for half in halves]
+    return found
+
+
 class Patient:
     """A model with what its laws share."""
 
@@ -59,14 +70,14 @@ class Patient:
 
     @cached_property
     def found(self) -> dict[Site, Tensor]:
-        """Every site in a run of the model's own example.
+        """Every site in a run of the model's own example, of a pipeline at every call and in every half.
 
         Raises:
             Refused: nothing is known of what its forward takes.
         """
         if not self.model.example:
             raise Refused(self.model.unknown or "no run of it is known")
-        return read(self.model, self.model.example)
+        return read(self.model, self.model.example, moments(self.model))
 
     @cached_property
     def probed(self) -> tuple[list[Outcome], Exception | None]:

@@ -74,9 +74,9 @@ def _writers_and_readers(
         path = model.taps(site).path if model.has(site) else ""
         if entry == "embed" and not isinstance(module.get_submodule(path), nn.Embedding):
             raise Refused(f"what enters its first block comes from no embedding table ({path or 'none is known'})")
-        if model.has(site) and "weight" not in module.get_submodule(path)._parameters:
-            raise Refused(f"{path} computes the positions that it adds, and has no table of them")
         if model.has(site):
+            if "weight" not in module.get_submodule(path)._parameters:
+                raise Refused(f"{path} computes the positions that it adds, and has no table of them")
             found[f"{path}.weight", -1] = "embeds"
     return found | _written_in_blocks(model, name, width), norms
 

@@ -10,8 +10,9 @@ import torch
 
 from interp.doctor import architectures
 from interp.doctor.examine import examine
-from interp.doctor.generation import moments, of_parts
+from interp.doctor.generation import of_parts
 from interp.doctor.laws import LAWS
+from interp.doctor.patient import moments
 from interp.doctor.verdict import Verdict, passed
 from interp.models import Model
 from interp.models.taps import Tap
