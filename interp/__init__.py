@@ -4,7 +4,7 @@
     >>> model = interp.load("zoo/language-4l")
     >>> pairs = interp.tasks.ioi(64, seed=0, tokenizer=model.tokenizer)
     >>> where = interp.grid("resid_pre", layer=..., position=["IO", "S1", "S2", "END"])
-    >>> effects = interp.patch(model, pairs, where, metric="logit_diff")
+    >>> effects = interp.patch(model, prompts, where, metric="logit_diff")
     >>> interp.views.heatmap(effects)
 
 Names are imported when they are first used, so that ``import interp`` is quick and a process that only reads results never
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         Subspace,
     )
     from interp.models import Model, load
-    from interp.pairs import Pair, Pairs, Prompt
+    from interp.prompts import Pair, Pairs, Prompt
     from interp.sites import Positions, Site, grid, hook_name
     from interp.store import Store
 
@@ -59,7 +59,7 @@ _NAMES = {
         *("Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Noise", "Replace", "Scale", "Subspace"),
     ),
     "interp.models": ("Model", "load"),
-    "interp.pairs": ("Pair", "Pairs", "Prompt"),
+    "interp.prompts": ("Pair", "Pairs", "Prompt"),
     "interp.sites": ("Positions", "Site", "grid", "hook_name"),
     "interp.store": ("Store",),
 }

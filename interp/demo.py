@@ -20,7 +20,7 @@ import xarray as xr
 from interp import effects, report, tasks, views
 from interp.engine import patch
 from interp.models import Model, load
-from interp.pairs import Pairs
+from interp.prompts import Pairs
 from interp.sites import grid
 from interp.store import Store
 

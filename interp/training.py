@@ -43,7 +43,7 @@ from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
 from interp.models.hooks import frozen
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 
 Penalty = Callable[[Intervention], Tensor]
 """A number that is added to an intervention's loss: its sparsity, for instance."""

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp import tasks
 from interp.models.zoo import ZooForCausalLM
-from interp.pairs import Pair, Prompt
+from interp.prompts import Pair, Prompt
 from interp.tasks import lexicon
 
 

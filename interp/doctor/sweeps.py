@@ -18,7 +18,7 @@ from interp.engine import patch
 from interp.metrics import FromLogits
 from interp.models import Model
 from interp.models.examples import BATCH
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Grid, grid
 
 TEXT = {"input_ids", "attention_mask", "position_ids"}

@@ -41,7 +41,7 @@ from interp.errors import GradientError
 from interp.interventions import Cut, Edit, Featurizer, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 
 ESTIMATE = "first order"
 

@@ -36,7 +36,7 @@ from interp.interventions import Activation, Change, Intervention, Source
 from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 from interp.sites import Site
 
 

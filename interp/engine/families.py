@@ -23,7 +23,7 @@ from interp.errors import PositionError, UnknownNameError, UnknownSiteError
 from interp.interventions import Change, Identity, Intervention
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 from interp.sites import Grid, Positions, Site
 
 STRATEGIES = ("auto", "wavefront", "batched", "serial")

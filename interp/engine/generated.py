@@ -25,7 +25,7 @@ from interp.interventions import Intervention
 from interp.models.generation import Continued
 from interp.models.stepping import is_square
 from interp.models.taps import position_axis
-from interp.pairs import Prompt
+from interp.prompts import Prompt
 from interp.sites import Site
 
 if TYPE_CHECKING:

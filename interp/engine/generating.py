@@ -34,7 +34,7 @@ from interp.models.places import Scope
 from interp.models.stepping import Window
 from interp.models.taps import Write
 from interp.models.unpadded import unpadded
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site
 
 _SAID_ELSEWHERE = ("max_new_tokens", "num_return_sequences", "use_cache", "disable_compile", "_from_model_config")

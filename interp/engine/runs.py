@@ -24,7 +24,7 @@ from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
 from interp.interventions import Activation
 from interp.models import Encoded, Model, Places, Tokens
 from interp.models.keys_values import KeysValues
-from interp.pairs import Prompt
+from interp.prompts import Prompt
 from interp.sites import Site
 
 Given = Callable[[Tensor], Changing]

@@ -22,7 +22,7 @@ from interp.engine.prepared import Options, Patching, Strategy
 from interp.interventions import Edit, Featurizer, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 
 
 def patch(

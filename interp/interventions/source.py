@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from interp import axes
-from interp.pairs import Prompt
+from interp.prompts import Prompt
 from interp.sites import Positions, PositionsLike, Site
 
 Runs = Literal["source", "base", "clean", "corrupted"]
@@ -43,7 +43,7 @@ class Activation:
 
     Args:
         prompt: which run: ``"source"`` (the other prompt of the pair than the base), ``"base"``, ``"clean"``, ``"corrupted"``,
-            or any prompt (text, token ids or :class:`interp.pairs.Prompt`), whose one run then serves every example.
+            or any prompt (text, token ids or :class:`interp.prompts.Prompt`), whose one run then serves every example.
         model: another model than the target's, with the same width at the site.
         site: another site; a component name keeps the target's layer and head.
         layer: another layer.

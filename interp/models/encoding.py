@@ -20,7 +20,7 @@ from torch import Tensor
 
 from interp.errors import PositionError, UnequalLengthsError
 from interp.models.places import Places
-from interp.pairs import Pairs, Prompt
+from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
 
 Bos = Literal["model"] | bool
@@ -177,7 +177,7 @@ def encode(
     """Encode prompts.
 
     Args:
-        prompts: texts, token ids or :class:`interp.pairs.Prompt`, mixed freely.
+        prompts: texts, token ids or :class:`interp.prompts.Prompt`, mixed freely.
         tokenizer: may be None if every prompt is given as ids.
         bos: see :data:`Bos`; ids are taken as they are.
         begin: a token in front of every text, which then gets no other special tokens.

@@ -35,7 +35,7 @@ from interp.models.prompting import Placing, reading_of, refuse_strange
 from interp.models.stack import Stack
 from interp.models.taps import Reads, Tap, Write
 from interp.models.unpadded import unpadded
-from interp.pairs import Pairs, Prompt
+from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.sites import COMPONENTS, MAIN, Site
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from interp.errors import InputError, PositionError
-from interp.pairs import Prompt, Span
+from interp.prompts import Prompt, Span
 from interp.protocols import Tokenizer
 
 _OF_TOKENS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")

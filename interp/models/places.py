@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import PositionError, UnknownNameError
-from interp.pairs import Span
+from interp.prompts import Span
 from interp.sites import Positions
 
 Scope = Literal["all", "prompt", "new"]

@@ -33,7 +33,7 @@ from interp.models.encoding import (
 from interp.models.examples import batch_of
 from interp.models.pictures import pictured
 from interp.models.places import Places
-from interp.pairs import Pairs, Prompt
+from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.sites import MAIN
 

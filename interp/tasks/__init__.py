@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from interp.errors import UnknownNameError
-from interp.pairs import Pairs
+from interp.prompts import Pairs
 from interp.protocols import Tokenizer
 from interp.tasks import lexicon
 from interp.tasks.indirect_object import IOI_TEMPLATES, ioi, render_ioi

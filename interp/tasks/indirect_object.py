@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 
 from interp.errors import UnknownNameError
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.tasks import lexicon
 from interp.tasks.draw import Draw, balanced

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interp.errors import PositionError
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.tasks import lexicon
 from interp.tasks.draw import Draw

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from interp.errors import UnequalLengthsError, UnknownNameError
-from interp.pairs import Pair, Prompt, Span
+from interp.prompts import Pair, Prompt, Span
 from interp.protocols import Tokenizer, spelled
 
 

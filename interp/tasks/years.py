@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from interp.errors import AnswerError, UnknownNameError
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.protocols import Tokenizer, spelled
 from interp.tasks import lexicon
 from interp.tasks.draw import Draw, balanced

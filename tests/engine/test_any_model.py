@@ -16,7 +16,7 @@ from interp.errors import PositionError, UnequalLengthsError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Rotation
 from interp.metrics import FromLogits, Reads
 from interp.models import Model, load
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import ALL, Positions, Site, grid
 from interp.training import fit
 

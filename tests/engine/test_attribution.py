@@ -39,7 +39,7 @@ from interp.interventions import (
     zero,
 )
 from interp.models import Model, load
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Grid, Site, grid
 from interp.store.identity import run_id
 

@@ -26,7 +26,7 @@ from interp.errors import (
 )
 from interp.interventions import Add, Apply, Change, Constant, Scale
 from interp.models import load
-from interp.pairs import Prompt
+from interp.prompts import Prompt
 
 
 def test_draws(seed: int) -> None:

@@ -25,7 +25,7 @@ from interp.errors import (
     ShapeMismatchError,
 )
 from interp.interventions import Activation, Add, Apply, Change, Constant, Noise, Scale, mean
-from interp.pairs import Pair, Prompt
+from interp.prompts import Pair, Prompt
 from interp.sites import Site
 
 BLOCKS = {

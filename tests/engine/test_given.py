@@ -16,7 +16,7 @@ from interp import effects
 from interp.engine import patch
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Scale
 from interp.models.model import TorchHooks
-from interp.pairs import Pairs, Prompt
+from interp.prompts import Pairs, Prompt
 from interp.sites import Site, grid
 
 ATOL = 1e-5 * 11  # these models' logits are below 10

@@ -39,7 +39,7 @@ from interp.interventions import (
 from interp.metrics import FromLogits
 from interp.models import Encoded, Model, Tokens, load
 from interp.models.queries import AtQueries
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site, grid
 
 ATOL = 1e-5 * 11  # these models' logits are below 10

@@ -22,7 +22,7 @@ from interp.engine.wave import Pass
 from interp.interventions import Activation, Add, Change, Constant, Edit, Intervention, Scale, Source
 from interp.models import Model, load
 from interp.models.hooks import Hooks
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site, grid
 
 

@@ -28,7 +28,7 @@ from interp.errors import KernelError, MetricError
 from interp.interventions import Change, Gate, Intervention, Rotation, Scale, Subspace
 from interp.metrics import KL, LogProb, Readout, Reads, resolve
 from interp.models import Model, load
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 from interp.sites import Positions, grid
 from interp.training import fit
 

@@ -50,7 +50,7 @@ from interp.interventions import (
 from interp.interventions.edit import Apply
 from interp.metrics import FromLogits, LogitDiff, Reads
 from interp.models import load
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Positions, Site, grid
 
 

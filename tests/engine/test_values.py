@@ -20,7 +20,7 @@ from interp.engine.values import _derangement
 from interp.errors import ShapeMismatchError, UnequalLengthsError, UserError
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Noise, Source, mean, resample, zero
 from interp.models import load
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Positions, grid
 
 BLOCK = "transformer.h.1"

@@ -25,7 +25,7 @@ from interp.interventions import Activation, Add, Change, Constant, Interpolate,
 from interp.metrics import FromLogits, Readout, Reads
 from interp.models import Model, load
 from interp.models.model import TorchHooks
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Positions, grid
 
 RESIDUAL, HEADS = grid("resid_pre", layer=..., position=...), grid("z", layer=..., head=...)

@@ -21,7 +21,7 @@ from interp import effects
 from interp.engine import patch
 from interp.interventions import Activation, Change, Constant, Intervention, Scale, Subspace, mean, zero
 from interp.models import Model, load
-from interp.pairs import Pairs
+from interp.prompts import Pairs
 from interp.sites import Site, grid
 
 METRICS = ["logit_diff", "kl", "logprob"]

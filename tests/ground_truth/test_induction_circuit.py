@@ -16,7 +16,7 @@ from interp.engine import patch
 from interp.interventions import Change, Intervention, zero
 from interp.models import Model, load
 from interp.models.zoo import INDUCTION_HEADS, induction_construction
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import grid
 
 LENGTH, TOKENS = 12, 5

@@ -11,7 +11,7 @@ from interp.engine import attribute, patch
 from interp.errors import HeadOutOfRangeError, OrderError, PositionError, ShapeMismatchError
 from interp.interventions import Change, Intervention, Joint, Mask, Rotation, learnable, restore, state
 from interp.models import Model, load
-from interp.pairs import Pairs
+from interp.prompts import Pairs
 
 WIDTH, HEADS, VOCAB = 32, 4, 97
 

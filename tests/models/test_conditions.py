@@ -28,7 +28,7 @@ from interp.interventions import Constant, Intervention
 from interp.models import Encoded, Model, load
 from interp.models.encoding import encode
 from interp.models.placement import devices
-from interp.pairs import Pairs
+from interp.prompts import Pairs
 from interp.sites import Site, grid
 
 LENGTHS = [8, 6, 4, 7]

@@ -17,7 +17,7 @@ from interp.errors import HeadOutOfRangeError, LoadError, SiteNotFiredError, Une
 from interp.interventions import Activation, Change, Intervention
 from interp.metrics import FromLogits
 from interp.models import Model, load
-from interp.pairs import Prompt
+from interp.prompts import Prompt
 from interp.sites import Site, grid
 
 pytest.importorskip("diffusers")

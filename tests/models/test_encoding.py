@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from interp.errors import AnswerError, PositionError, UnequalLengthsError, UnknownNameError
 from interp.models.encoding import Tokens, encode
 from interp.models.reading import encode_pairs
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import ALL, Positions
 
 WORDS = ["<s>", "<unk>", "When", "Mary", "and", "John", "went", "home", ",", "gave", "a", "book", "to", "Anne"]

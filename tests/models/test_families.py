@@ -23,7 +23,7 @@ from interp.errors import ProbeError, SiteNotFiredError, UnknownSiteError
 from interp.models import Model, load
 from interp.models.probe import probe
 from interp.models.taps import Heads, Tap
-from interp.pairs import Prompt
+from interp.prompts import Prompt
 from interp.sites import Site, grid
 
 FAMILIES = ("neox", "neox-sequential", "gemma2", "qwen3", "bloom")

@@ -20,7 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 from interp.doctor import architectures
 from interp.errors import AnswerError, LoadError, PositionError, UnknownNameError
 from interp.models import Model, examples, load, zoo
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site
 
 IDS = torch.tensor([[1, 5, 9, 2]])

@@ -16,7 +16,7 @@ from interp.interventions import Change, Intervention
 from interp.metrics import FromLogits
 from interp.models import Model, load
 from interp.models.taps import Named
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site, grid
 
 FIRST = FromLogits(lambda logits: logits[..., 0], "first")

@@ -17,7 +17,7 @@ from interp.doctor import architectures
 from interp.errors import InputError, PositionError
 from interp.models import Model
 from interp.models.reading import Reading
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Positions, Site
 
 SIDE = architectures.IMAGE

@@ -20,7 +20,7 @@ from interp.errors import UserError
 from interp.interventions import Constant, Intervention, attention_knockout
 from interp.models import Model
 from interp.models.taps import BesideSink
-from interp.pairs import Pair
+from interp.prompts import Pair
 from interp.sites import Site, grid
 
 PAIR = [Pair((1, 2, 3, 4, 5, 6), (7, 8, 9, 10, 11, 12), 5, 6)]

@@ -15,7 +15,7 @@ import transformers
 from interp.engine import patch
 from interp.errors import SiteNotFiredError, UnknownSiteError
 from interp.models import Model, load
-from interp.pairs import Pair
+from interp.prompts import Pair
 from interp.sites import Site, grid
 
 TEXT: dict[str, Any] = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}

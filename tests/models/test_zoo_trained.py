@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from interp import tasks
 from interp.models import zoo
-from interp.pairs import Pair, Prompt
+from interp.prompts import Pair, Prompt
 from interp.tasks import lexicon
 
 N = 150

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 
 HERE = Path(__file__).parent
 LENGTH, SHARED = 6, 2

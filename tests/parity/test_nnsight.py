@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from interp.engine import patch
 from interp.models import load
-from interp.pairs import Pairs
+from interp.prompts import Pairs
 from interp.sites import grid
 
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from interp.engine import patch
 from interp.interventions import Subspace
 from interp.models import load
-from interp.pairs import Pairs
+from interp.prompts import Pairs
 from interp.sites import grid
 
 POSITIONS = (0, 3, 5)

@@ -36,7 +36,7 @@ from interp.engine import patch
 from interp.interventions import Change, Constant, Intervention, zero
 from interp.models import load
 from interp.models.encoding import Encoded
-from interp.pairs import Pairs
+from interp.prompts import Pairs
 from interp.sites import COMPONENTS, Site, grid
 
 STREAM = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")

@@ -20,7 +20,7 @@ from interp.engine import patch
 from interp.models import load
 from interp.models.encoding import Tokens
 from interp.models.model import Model
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site, grid
 
 LENGTHS = (3, 11, 6, 9)

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.doctor import architectures
 from interp.doctor.sweeps import DERIVED, prompt_of
 from interp.models import Model, load
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 
 OTHERS = ("t5", "bart", "whisper", "vit", "dinov2", "resnet", "swin", "clip", "siglip", "blip", "llava", "qwen2-vl")
 """Architectures that read more than one text, or none."""

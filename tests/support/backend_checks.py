@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from interp.doctor import architectures
 from interp.engine import attribute, patch
 from interp.models import Model, load
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site, grid
 
 FAMILIES = ("gpt2", "llama", "gpt-neox", "mistral", "gemma2", "bloom")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import interp
 from interp.metrics import Reads
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 
 
 @dataclass(frozen=True, eq=False)

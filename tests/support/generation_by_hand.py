@@ -19,7 +19,7 @@ from interp.doctor import architectures
 from interp.engine import Generated
 from interp.interventions import Add, Change, Constant
 from interp.models import Model, load
-from interp.pairs import Prompt
+from interp.prompts import Prompt
 
 SINGLE = (
     *("gpt-neo", "gpt-j", "gemma2", "gemma3", "bloom", "mixtral", "qwen3-moe", "deepseek-v3", "mamba", "gpt-oss", "jamba"),

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from interp.models import Model, load
 from interp.models.stack import Stack
 from interp.models.zoo import ZooConfig
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 
 
 def zoo(seed: int, **changes: object) -> PreTrainedModel:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.interventions import Change, Gate, Intervention, Mask, Rotation, learnable
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 
 PATHS = {
     "gpt2": ("transformer.h.{}", "attn.c_proj"),

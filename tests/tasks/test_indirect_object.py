@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UnequalLengthsError, UnknownNameError
-from interp.pairs import Pair, Prompt
+from interp.prompts import Pair, Prompt
 from interp.tasks import IOI_TEMPLATES, Template, ioi, lexicon, render_ioi
 from interp.tasks.indirect_object import CORRUPTIONS, ORDERS
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from interp.errors import UnequalLengthsError, UnknownNameError
-from interp.pairs import Pair, Prompt
+from interp.prompts import Pair, Prompt
 from interp.tasks.template import Template, check_lengths, last_word, word_after
 
 

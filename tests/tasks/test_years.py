@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import AnswerError, UnequalLengthsError, UnknownNameError
-from interp.pairs import Prompt
+from interp.prompts import Prompt
 from interp.tasks import GREATER_THAN_TEMPLATES, greater_than, lexicon, render_greater_than
 from interp.tasks.years import CENTURIES, YEARS, usable_years
 

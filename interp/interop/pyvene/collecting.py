@@ -27,7 +27,7 @@ from interp.interop.pyvene.changes import Read
 from interp.interop.pyvene.reading import Imported
 from interp.metrics import resolve
 from interp.models import Encoded, Model, Tokens
-from interp.pairs import Pair, Pairs
+from interp.prompts import Pair, Pairs
 
 
 def collect(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import AnswerError, InputError, PositionError
-from interp.pairs import Pair, Pairs, Prompt
+from interp.prompts import Pair, Pairs, Prompt
 
 CLEAN = Prompt("Mary and John", {"IO": (0, 4), "S": (9, 13)})
 CORRUPTED = Prompt("Mary and Anne", {"S": (9, 13), "IO": (0, 4), "extra": (5, 8)})
