@@ -4,7 +4,7 @@
     >>> model = interp.load("zoo/language-4l")
     >>> pairs = interp.tasks.ioi(64, seed=0, tokenizer=model.tokenizer)
     >>> where = interp.grid("resid_pre", layer=..., position=["IO", "S1", "S2", "END"])
-    >>> effects = interp.patch(model, prompts, where, metric="logit_diff")
+    >>> effects = interp.patch(model, pairs, where, metric="logit_diff")
     >>> interp.views.heatmap(effects)
 
 Names are imported when they are first used, so that ``import interp`` is quick and a process that only reads results never

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from interp.engine.attribution import attribute
 from interp.engine.edge_patching import patch_edges
-from interp.engine.generated import Generated
-from interp.engine.generating import generate
 from interp.engine.graph import Edge, edges
 from interp.engine.plan import Plan
 from interp.engine.slopes import Gradients, gradients
 from interp.engine.sweep import explain, patch
+from interp.engine.texts.generated import Generated
+from interp.engine.texts.generating import generate
 
 __all__ = [
     "Edge",

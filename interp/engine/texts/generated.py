@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import axes
-from interp.engine.ahead import Ahead
 from interp.engine.cells import Cell
+from interp.engine.texts.ahead import Ahead
 from interp.errors import UnknownSiteError
 from interp.interventions import Intervention
 from interp.models.generation import Continued

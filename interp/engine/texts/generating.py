@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from interp.engine import gauge, provenance
-from interp.engine.ahead import Ahead, resolved
 from interp.engine.batches import in_batches
 from interp.engine.budget import check_rows
 from interp.engine.cells import Cell
 from interp.engine.edits import Edits, Rows
 from interp.engine.families import check_words, encoded_pairs, listed
-from interp.engine.generated import Generated, together, unreached
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching
+from interp.engine.texts.ahead import Ahead, resolved
+from interp.engine.texts.generated import Generated, together, unreached
 from interp.errors import GenerationError, InputError, PositionError, UnknownNameError
 from interp.interventions import Change, Intervention
 from interp.models import Encoded, Model, Tokens

@@ -1,0 +1,1 @@
+"""Text written under interventions: what is asked, how it runs, what comes of it."""
