@@ -87,7 +87,8 @@ class Bundle:
         """What each cell sees of a tensor; where all heads or units are changed together, each cell sees all of them."""
         row, column = (index.to(tensor.device) for index in at)
         if self.indices is None:
-            return tensor[row, column][:, None].expand(-1, len(self.numbers), *tensor.shape[2:])
+            found = tensor[row, column].reshape(len(row), 1, *(tensor.shape[2:] or (1,)))
+            return found.expand(-1, len(self.numbers), *found.shape[2:])
         found = tensor[row[:, None], column[:, None], self.indices.to(tensor.device)[None]]
         return found if found.ndim > 2 else found[..., None]
 
@@ -103,7 +104,7 @@ class Bundle:
         assert values is not None
         row, column = values.example[examples], values.columns[examples, slots]
         if values.index is None:
-            found = values.tensor[row, column]
+            found = values.at(examples, slots)
             return found[:, None].expand(-1, len(self.numbers), *found.shape[1:])
         assert self.sources is not None
         found = values.tensor[row[:, None], column[:, None], self.sources.to(values.tensor.device)[None]]

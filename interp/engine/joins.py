@@ -31,7 +31,9 @@ _EARLY = ("embed", "pos_embed")
 _STREAM = (*_EARLY, "resid_pre", "resid_post")
 _OF_ATTENTION = ("attn_out", "z", "result")
 _OF_MLP = ("mlp_out", "mlp_post")
-_INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up", "routing", "expert_out")
+_INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up", "routing", "expert_out", "ln2_scale", "ln2_post_scale")
+_BEHIND_ATTENTION = ("ln1_post_scale",)
+"""What still runs where a row joins when its attention is known."""
 
 
 def depth(layer: int, point: Point) -> int:
@@ -103,18 +105,18 @@ def begin(model: Model, site: Site) -> int | str:
         return f"{site!r} is outside the main stream, which reads it"
     if site.name in _EARLY:
         return -1
-    if site.name == "logits":
-        return "logits are changed after the last block"
+    if site.name in ("logits", "ln_final_scale"):
+        return f"{site.name} {'are' if site.name == 'logits' else 'is'} changed after the last block"
     assert site.layer is not None
     if site.name == "resid_post":
         return depth(site.layer + 1, Point.PRE)
     if model.stack is not None and site.name in model.stack.unfolded:
         return f"{site.name} is unfolded from cached latents, at all positions of a row"
-    if site.name in _OF_ATTENTION and model.anatomy.main.order.get(site.layer) == "unknown":
+    if site.name in _OF_ATTENTION + _BEHIND_ATTENTION and model.anatomy.main.order.get(site.layer) == "unknown":
         return depth(site.layer, Point.PRE)
     if site.name in _OF_MLP or (site.name in _OF_ATTENTION and parallel(model, site.layer)):
         return depth(site.layer, Point.POST)
-    return depth(site.layer, Point.MID if site.name in _OF_ATTENTION + _INSIDE_MLP else Point.PRE)
+    return depth(site.layer, Point.MID if site.name in _OF_ATTENTION + _BEHIND_ATTENTION + _INSIDE_MLP else Point.PRE)
 
 
 def parallel(model: Model, layer: int) -> bool:

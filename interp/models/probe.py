@@ -26,7 +26,8 @@ from interp.errors import ProbeError
 from interp.models.anatomy.choose import rounding
 from interp.models.examples import BATCH, last_token
 from interp.models.model import Model, Probe
-from interp.models.taps import BesideSink, Write
+from interp.models.norms import Scale
+from interp.models.taps import BesideSink, Flat, Write
 from interp.sites import COMPONENTS, MAIN, Site
 
 
@@ -285,10 +286,13 @@ class _Stream:
         yield from self._written([post], self.site("mlp_out", last))
         for step in self._steps(last):
             yield from self._added(last, *step)
+        for name in ("ln1_scale", "ln1_post_scale", "ln2_scale", "ln2_post_scale"):
+            yield from self._scaled(self.site(name, last))
 
     def _entrance(self) -> Iterator[Outcome]:
         yield from self._written([self.site("embed", None)], self.site("resid_pre", 0))
         yield from self._numbered()
+        yield from self._scaled(self.site("ln_final_scale", None))
 
     def _added(self, layer: int, name: str, before: str, end: str) -> Iterator[Outcome]:
         """Writing another run's value of what is added moves the stream behind it by the difference, or norms the new sum."""
@@ -317,6 +321,20 @@ class _Stream:
             alike.append(self._run({self.site("embed", None): lambda h: h + moved.to(h)}, first))
         what = f"what is added to {positions!r} is added to the stream that enters the first block"
         yield min((self.equal("write", found, other, what, (positions,)) for other in alike), key=lambda o: o.deviation)
+
+    def _scaled(self, site: Site) -> Iterator[Outcome]:
+        """With another run's scale, a norm gives what its form makes of its input and that scale."""
+        if site not in self.found:
+            return
+        tap = self.model.taps(site)
+        layout = tap.layout.layout if isinstance(tap.layout, Flat) else tap.layout
+        assert isinstance(layout, Scale)
+        x, out = (Site(side, path=tap.path) for side in ("input", "output"))
+        found = self.model.backend.run(self.inputs, reads=[x, out], writes={site: _constant(self.others[site])})
+        norm = self.model.module.get_submodule(tap.path)
+        expected = layout.norm.apply(norm, found[x].reshape(found[out].shape), self.others[site]).to(found[out].dtype)
+        what = f"writing another run's {site!r} gives gain · x / it + bias"
+        yield self.equal("write", found[out], expected, what, (site,))
 
     def _gate(self, post: Site) -> Iterator[Outcome]:
         """Of a gated MLP the linear branch is linear: twice of it is twice what W_out reads."""
