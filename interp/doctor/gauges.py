@@ -91,7 +91,6 @@ def folded_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], 
     for path, reading in seen.readings.items():
         shared = [parameter for parameter in reading.weights if parameter in elsewhere or len(readers[parameter]) > 1]
         norm = made.module.get_submodule(path)
-        form = Norm.alone(norm)
         bias = getattr(norm, "bias", None)
         homeless = [p for p in reading.weights if isinstance(bias, Tensor) and "bias" not in held_with(made.module, places[p])]
         if path in in_stream:
@@ -102,10 +101,10 @@ def folded_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], 
             left[path] = "no linear map reads it"
         elif shared:
             left[path] = f"{shared[0]} also reads something else"
-        elif isinstance(form, str):
-            left[path] = form
         elif homeless:
             left[path] = f"its bias has no place in {homeless[0]}"
+        elif isinstance(form := Norm.alone(norm), str):
+            left[path] = form
         else:
             with torch.no_grad():
                 _fold(made.module, norm, form, {places[parameter]: axis for parameter, axis in reading.weights.items()})

@@ -45,12 +45,19 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
 }
 """Components that some layer of each stream has, embeddings, logits and the scales of norms left out."""
 
+BEHIND_SUMS: set[str] = set()
 SCALES: dict[str, set[str]] = {
-    **dict.fromkeys(("gpt-j", "phi", "falcon"), {"ln1_scale"}),  # attention and MLP read one norm
-    **dict.fromkeys(
-        ("bert", "distilbert", "roberta", "bart", "resnet", "blip"), set()
-    ),  # norms behind the sums, or of channels
-    **dict.fromkeys(("gemma2", "gemma3"), BEFORE | BEHIND),
+    "gpt-j": {"ln1_scale"},  # attention and MLP read one norm
+    "phi": {"ln1_scale"},
+    "falcon": {"ln1_scale"},
+    "bert": BEHIND_SUMS,
+    "distilbert": BEHIND_SUMS,
+    "roberta": BEHIND_SUMS,
+    "bart": BEHIND_SUMS,
+    "blip": BEHIND_SUMS,
+    "resnet": set(),  # its norms are of channels
+    "gemma2": BEFORE | BEHIND,
+    "gemma3": BEFORE | BEHIND,
     "olmo2": BEHIND,
     "mamba": {"ln1_scale"},
 }
