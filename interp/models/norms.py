@@ -19,13 +19,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.models.taps import Call, first_tensor
+from interp.models.taps import Call, Flat, first_tensor
+from interp.sites import Site
+
+if TYPE_CHECKING:
+    from interp.models.model import Model
 
 EXACT = 1e-4
 """By how much a norm's form may miss its output, relative to the largest number, in at least float32."""
@@ -60,7 +64,7 @@ class Norm:
             return f"it takes {tuple(x.shape)} and gives {tuple(out.shape)}"
         if x.is_meta:
             return "what it gives is not known on the meta device"
-        if getattr(module, "weight", x).shape[-1:] != x.shape[-1:]:
+        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.shape != x.shape[-1:]:
             return f"its gain has not the width of what it takes, {x.shape[-1]}"
         size = max(1e-6, float(out.abs().max()))
         missed = {form: float((form.apply(module, x).double() - out.double()).abs().max()) / size for form in _forms(module)}
@@ -93,11 +97,24 @@ class Norm:
         weight: Tensor = module.weight.to(torch.promote_types(module.weight.dtype, torch.float32))
         return weight + (1 - self.unit)
 
+    def back(self, module: nn.Module, direction: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
+        """The direction d' for which ⟨d', x⟩ / σ is ⟨d, what the norm gives less its bias⟩."""
+        turned = direction * self.gain(module)
+        return turned - turned.mean(-1, keepdim=True) if self.centred else turned
+
     def apply(
         self, module: nn.Module, x: Float[Tensor, "*axes d_model"], scale: Tensor | None = None
     ) -> Float[Tensor, "*axes d_model"]:
         """What the norm makes of ``x``, in at least float32; with another σ, if one is given."""
         return self.centre(x) / (self.scale(x) if scale is None else scale)[..., None] * self.gain(module) + bias_of(module)
+
+
+def form_of(model: Model, site: Site) -> tuple[Norm, nn.Module]:
+    """The form of the norm whose scale a site of a model is, and the norm."""
+    tap = model.taps(site)
+    layout = tap.layout.layout if isinstance(tap.layout, Flat) else tap.layout
+    assert isinstance(layout, Scale)
+    return layout.norm, model.module.get_submodule(tap.path)
 
 
 def bias_of(module: nn.Module) -> Tensor | float:

@@ -325,7 +325,7 @@ class _Stream:
         yield min((self.equal("write", found, other, what, (positions,)) for other in alike), key=lambda o: o.deviation)
 
     def _scaled(self, site: Site) -> Iterator[Outcome]:
-        """A norm takes and gives what it should; with another run's scale it gives what its form makes of its input and that."""
+        """A norm takes and gives what it should, and with another run's scale what its form makes of its input and that."""
         if site not in self.found:
             return
         x, out = (Site(side, path=_norm_path(self.model, site)) for side in ("input", "output"))
