@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -46,6 +47,10 @@ class Place:
     """Whether it is in force on the base already."""
     attended: Bool[Tensor, "example source_position"] | None = None
     """Of attention scores and patterns, the attended tokens at which it is made, all of them real; the others stay."""
+    prompts: Places | None = None
+    """Where the positions of the base's prompts are at the site."""
+    ids: Int[Tensor, "example position"] | None = None
+    """Token ids at these positions, where tokens enter."""
 
     @property
     def tensor(self) -> Site:
@@ -78,7 +83,7 @@ class Cell:
         other, so what is changed there matters from the first of them on.
         """
         own = torch.stack([place.first for place in self.places if not place.given]).amin(0)
-        ahead = [p.first for p in self.places if p.given and (p.attended is not None or p.change.joint > 1)]
+        ahead = [p.first for p in self.places if p.given and (p.attended is not None or p.change.together)]
         return torch.where(own == NOWHERE, own, torch.stack([own, *ahead]).amin(0)) if ahead else own
 
     @property
@@ -132,7 +137,8 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
         span = (change.attended, tensor)
         if change.square and span not in spans:
             spans[span] = _span(change, runs.places("base", tensor, attended=True))
-        return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span))
+        told: dict[str, Any] = {"prompts": sites[tensor], "ids": runs.ids(sites[tensor])}
+        return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span), **told)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
     first = torch.stack([place.first for place in before]).amin(0) if before else None

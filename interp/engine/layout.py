@@ -27,6 +27,11 @@ def _order(site: Site) -> list[int]:
     return [site.axes.index(axis) for axis in (*first, *(a for a in site.axes if a not in first))]
 
 
+def canonical_axes(site: Site) -> tuple[str, ...]:
+    """A site's axes in the engine's order."""
+    return tuple(site.axes[i] for i in _order(site))
+
+
 def canonical(site: Site, tensor: Tensor) -> Tensor:
     """A view of a site's tensor in the engine's order."""
     return tensor.permute(_order(site)) if tensor.ndim == len(site.axes) else tensor

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from interp import axes
 from interp.engine.budget import Budget
@@ -66,6 +68,9 @@ class Ahead(Runs):
     def places(self, which: str, site: Site, *, attended: bool = False) -> Places:
         found = super().places(which, site, attended=attended)
         return self._growing if which == "base" and found is self.base else found
+
+    def ids(self, places: Places) -> Int[Tensor, "example position"] | None:
+        return self.base.ids if places is self._growing else super().ids(places)
 
     def grows(self, site: Site) -> bool:
         """Whether new tokens have a place at a site."""
