@@ -19,7 +19,7 @@ from interp.engine.measure import measure
 from interp.engine.plan import Plan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Strategy
-from interp.interventions import Edit, Featurizer, Source
+from interp.interventions import EditLike, Featurizer, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
@@ -33,7 +33,7 @@ def patch(
     *,
     patching: Patching = "denoising",
     source: Source | None = None,
-    edit: Edit | None = None,
+    edit: EditLike | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     given: Given = None,
@@ -54,7 +54,7 @@ def patch(
         patching: ``"denoising"`` runs on the corrupted prompt and takes values from the clean one; ``"noising"`` the reverse.
         source: what is written; by default the other prompt's activation at the same place. Zero ablation of ``z`` depends on
             where value biases stand (see :func:`interp.interventions.zero`); results then have the attribute ``gauge``.
-        edit: what is done with it; by default it replaces the value.
+        edit: what is done with it, or any function ``(h, ctx) -> h``; by default it replaces the value.
         featurizer: the basis in which it is done; by default the site's own.
         keep_error: add back what a lossy featurizer does not encode.
         given: interventions in force on the base of every cell. The base that effects are counted from is then the changed one,
@@ -93,7 +93,7 @@ def explain(
     *,
     patching: Patching = "denoising",
     source: Source | None = None,
-    edit: Edit | None = None,
+    edit: EditLike | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     given: Given = None,

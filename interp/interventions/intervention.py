@@ -33,6 +33,8 @@ from interp.interventions.source import Activation, Source
 from interp.sites import ALL, Positions, PositionsLike, Site
 
 IDENTITY = Identity()
+EditLike = Edit | Function
+"""An edit, or a function ``(h, ctx) -> h`` in its place."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,7 +57,7 @@ class Change:
         site: str | Site,
         positions: PositionsLike = ALL,
         source: Source | None = None,
-        edit: Edit | Function | None = None,
+        edit: EditLike | None = None,
         featurizer: Featurizer = IDENTITY,
         keep_error: bool = True,
         attended: PositionsLike = ALL,
@@ -124,7 +126,7 @@ class Change:
         return f"{self.site!r}{at}{source}{edit}{basis}"
 
 
-def _edit(edit: Edit | Function | None, source: Source | None) -> Edit:
+def _edit(edit: EditLike | None, source: Source | None) -> Edit:
     """Any function stands for the edit that it makes."""
     if edit is None:
         return Replace()
