@@ -38,7 +38,7 @@ from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Prepared, start
 from interp.engine.slopes import Slopes, differentiable, examples_a_pass, slopes
 from interp.errors import GradientError
-from interp.interventions import Cut, Featurizer, Source
+from interp.interventions import Cut, EditLike, Featurizer, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs

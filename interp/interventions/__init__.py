@@ -16,7 +16,7 @@ from interp.interventions.trained import Saved, learnable, once, parts, restore,
 
 __all__ = [
     "Activation", "Add", "Apply", "BoundlessMask", "Change", "Constant", "Context", "Cut", "Edit", "EditLike", "Featurizer",
-    "Free", "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "Replace", "Rotation", "Saved",
-    "Scale", "Select", "Source", "Subspace", "apply", "attention_knockout", "freely", "knock_out", "learnable", "mean",
-    "noise", "once", "parts", "resample", "restore", "revive", "state", "zero",
+    "Free", "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "Replace",
+    "Rotation", "Saved", "Scale", "Select", "Source", "Subspace", "apply", "attention_knockout", "freely", "knock_out",
+    "learnable", "mean", "noise", "once", "parts", "resample", "restore", "revive", "state", "zero",
 ]  # fmt: skip

@@ -126,7 +126,7 @@ class Change:
         return f"{self.site!r}{at}{source}{edit}{basis}"
 
 
-def _edit(edit: EditLike | None, source: Source | None) -> Edit:
+def _edit(edit: Any, source: Source | None) -> Edit:
     """Any function stands for the edit that it makes."""
     if edit is None:
         return Replace()
