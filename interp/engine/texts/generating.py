@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from interp.engine import gauge, provenance
+from interp.engine.asked import encoded_pairs, listed
 from interp.engine.batches import in_batches
 from interp.engine.budget import check_rows
 from interp.engine.cells import Cell
 from interp.engine.edits import Edits, Rows
-from interp.engine.families import check_words, encoded_pairs, listed
+from interp.engine.families import check_words
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching
 from interp.engine.texts.ahead import Ahead, resolved
