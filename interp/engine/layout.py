@@ -35,3 +35,11 @@ def canonical_axes(site: Site) -> tuple[str, ...]:
 def canonical(site: Site, tensor: Tensor) -> Tensor:
     """A view of a site's tensor in the engine's order."""
     return tensor.permute(_order(site)) if tensor.ndim == len(site.axes) else tensor
+
+
+def declared(site: Site, tensor: Tensor) -> Tensor:
+    """A view of a tensor in the engine's order in the axes that the site declares."""
+    if tensor.ndim != len(site.axes):
+        return tensor
+    order = _order(site)
+    return tensor.permute([order.index(i) for i in range(len(order))])

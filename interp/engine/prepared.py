@@ -157,7 +157,7 @@ def prepare(
         own = [expanded(intervention, model) for intervention in family]
         interventions += [*own, _self_patch(own[len(own) // 2])]
     sites = frozenset(
-        site for i in (*interventions, *([beside] if beside else [])) for change in i.changes for site in _sites(change)
+        site for i in (*interventions, *([beside] if beside else [])) for change in i.changes for site in change.sites
     )
     reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
     budget = Budget(model, reader, encoded.clean.width, options.rows)
@@ -277,10 +277,6 @@ def _eager(model: Model, cells: Sequence[Cell], runs: Runs, options: Options) ->
         if bool((2 * (one.columns >= 0).sum(-1) > lengths).any()):
             return f"{one.tensor!r} is changed at more than half of a prompt's queries ({one.change.positions!r})"
     return ""
-
-
-def _sites(change: Change) -> list[Site]:
-    return [change.site, *([change.source.site_for(change.site)] if isinstance(change.source, Activation) else [])]
 
 
 def _self_patch(intervention: Intervention) -> Intervention:

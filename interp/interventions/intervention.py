@@ -94,6 +94,11 @@ class Change:
         return getattr(self.featurizer, "tokens", 1)
 
     @property
+    def sites(self) -> list[Site]:
+        """What it changes, and what it reads of another run."""
+        return [self.site, *([self.source.site_for(self.site)] if isinstance(self.source, Activation) else [])]
+
+    @property
     def together(self) -> bool:
         """Whether the new value of a token may depend on others of the change: a free function sees all of a row's."""
         return self.joint > 1 or isinstance(self.edit, Free)
