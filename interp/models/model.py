@@ -152,6 +152,8 @@ class Model:
         self._placing = Placing(self)
         self._busy = threading.RLock()
         self.backend: Backend = self.peer.backend(self)
+        self.background: Any = None
+        """Interventions that :meth:`edited` has put in force."""
         self.parts: Mapping[str, Model] = {}
         """Of a diffusion pipeline the models that one pass calls, by path; empty where the model is one."""
         self.probe: Probe | None = None

@@ -9,32 +9,29 @@ indices and roles are the prompt's. The last new token is never fed to the model
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
 
 from interp.engine import gauge, provenance
+from interp.engine.asked import asked_prompts, listed
 from interp.engine.batches import in_batches
 from interp.engine.budget import check_rows
 from interp.engine.cells import Cell
 from interp.engine.edits import Edits, Rows
-from interp.engine.families import check_words, encoded_pairs, listed
+from interp.engine.families import check_words
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching
 from interp.engine.texts.ahead import Ahead, resolved
 from interp.engine.texts.generated import Generated, together, unreached
-from interp.errors import GenerationError, InputError, PositionError, UnknownNameError
+from interp.errors import GenerationError, PositionError, UnknownNameError
 from interp.interventions import Change, Intervention
-from interp.models import Encoded, Model, Tokens
-from interp.models.encoding import as_prompt
+from interp.models import Model
 from interp.models.generation import Continued, configured, continued, refused
 from interp.models.places import Scope
 from interp.models.stepping import Window
 from interp.models.taps import Write
-from interp.models.unpadded import unpadded
-from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site
 
 _SAID_ELSEWHERE = ("max_new_tokens", "num_return_sequences", "use_cache", "disable_compile", "_from_model_config")
@@ -93,7 +90,7 @@ def generate(
     for site in sites:
         model.check(site)
     asked = _interventions(interventions)
-    encoded, paired = _encoded(model, prompts)
+    encoded, paired = asked_prompts(model, prompts)
     runs = Ahead(model, encoded, "corrupted" if patching == "denoising" else "clean", max_new_tokens - 1, scope, rows)
     with float32(), torch.no_grad():
         cells = resolved(asked, runs, paired, chunked=config.prefill_chunk_size is not None)
@@ -143,26 +140,6 @@ def _interventions(given: Any) -> list[Intervention | None]:
     if not many:
         raise ValueError("interventions is an empty list; None is the model as it is")
     return [None if one is None else next(found) for one in many]
-
-
-def _encoded(model: Model, prompts: Any) -> tuple[Encoded, bool]:
-    """Prompts or pairs as pairs, and whether they are pairs."""
-    many = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
-    if isinstance(many, Encoded | Pairs) or (isinstance(many, Sequence) and many and isinstance(many[0], Pair)):
-        return encoded_pairs(model, many), True
-    if isinstance(many, Mapping) and isinstance(many.get("input_ids"), list) and isinstance(many["input_ids"][0], int):
-        many = [many["input_ids"]]  # what a tokenizer returns for one text
-    if isinstance(many, Tensor | Mapping):
-        many = unpadded(many)
-    if isinstance(many, Tokens) or not isinstance(many, Sequence):
-        raise InputError(f"prompts is {type(prompts).__name__}; expected texts, token ids, interp.Prompt or interp.Pair")
-    if any(isinstance(prompt, Mapping) for prompt in many):
-        raise InputError(
-            "prompts are chat messages; make a prompt of them first, with "
-            "model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
-        )
-    alone = tuple(Pair(prompt, prompt) for prompt in map(as_prompt, many))
-    return encoded_pairs(model, Pairs(alone, "prompts")), False
 
 
 def _batch(
