@@ -56,7 +56,7 @@ class Value(NamedTuple):
 class Split:
     """A part of the stream, divided."""
 
-    parts: Float[Tensor, "example *axes"]
+    parts: Float[Tensor, "example ..."]
     rest: list[Value]
     """What is not divided: biases."""
 

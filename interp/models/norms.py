@@ -150,5 +150,5 @@ class Scale:
 
     def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
         assert call is not None
-        bias = bias_of(call.module)
-        return (seen - bias) * (self.read(seen, call) / new)[..., None] + bias
+        ratio = self.read(seen, call) / new  # 1, to the bit, where its own value is written
+        return seen + (seen - bias_of(call.module)) * (ratio - 1)[..., None]

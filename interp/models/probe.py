@@ -333,6 +333,8 @@ class _Stream:
         taken = self.found[x].reshape(given.shape)
         norm = self.model.module.get_submodule(out.path or "")
         norm = getattr(norm, "original_component", norm)  # of a bridge
+        if any(parameter.is_meta for parameter in norm.parameters()):  # its weights are elsewhere
+            return
         form = Norm.of(norm, taken, given, self.tolerance)
         if isinstance(form, str):
             yield Outcome("write", f"{site!r} is of a norm of a known form ({form})", (site,), float("inf"), self.tolerance)
