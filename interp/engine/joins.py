@@ -117,8 +117,10 @@ def begin(model: Model, site: Site) -> int | str:
         return f"{site!r} is outside the main stream, which reads it"
     if site.name in _EARLY:
         return -1
-    if site.name in ("logits", "ln_final_scale"):
-        return f"{site.name} {'are' if site.name == 'logits' else 'is'} changed after the last block"
+    if site.name == "logits":
+        return "logits are changed after the last block"
+    if site.name == "ln_final_scale":
+        return depth(model.sizes["layer"], Point.PRE)
     assert site.layer is not None
     if site.name == "resid_post":
         return depth(site.layer + 1, Point.PRE)

@@ -129,7 +129,7 @@ def test_with_another_scale_the_norm_divides_by_that(architecture: str) -> None:
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "falcon"])
 def test_with_its_scale_held_a_norm_is_affine(architecture: str, seed: int) -> None:
-    """Logits of a mixture of two streams, before a soft cap, are the mixture of their logits; with its own scale they are not."""
+    """Logits of a mixture of two streams, before a soft cap, are the mixture of their logits; with its own scale not."""
     tested = model(architecture)
     end, scale = Site("resid_post", layer=2), Site("ln_final_scale")
     head: Any = tested.module.get_output_embeddings()  # type: ignore[attr-defined]
@@ -257,11 +257,24 @@ def test_strategies_give_the_same_numbers(kind: str, seed: int) -> None:
             same(tested, pairs, grid(name, position=-1, **swept), **change)
 
 
-def test_rows_join_before_what_reads_the_norm() -> None:
-    tested, pairs = sweeps.model("gemma2"), sweeps.random_pairs(0, [6, 6])
-    for name in ("ln1_scale", "ln1_post_scale", "ln2_scale", "ln2_post_scale"):
-        effect = patch(tested, pairs, grid(name, layer=..., position=-1), strategy="wavefront")
-        assert effect.attrs["strategy"] == "wavefront"
+@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "bloom"])
+def test_the_wave_meets_the_last_norm_where_it_reads(kind: str, seed: int) -> None:
+    """Prompts of unequal length, rows that leave others, positions that are read and that are not, and norms that are held."""
+    tested, pairs, of = sweeps.model(kind), sweeps.random_pairs(seed, [6, 5, 7]), Intervention.of
+    final = of("ln_final_scale@-1")
+    several = [of("L1.resid_post@-1") & final, final, of("L2.z@-2") & of("ln_final_scale"), of("L1.resid_post@-1")]
+    asked: list[dict[str, Any]] = [
+        {"where": several, "metric": ["kl", "logprob"]},
+        {"where": several, "rows": 2},
+        {"where": grid("resid_post", layer=..., position=-1), "given": of("ln_final_scale@-1", source=Constant(2.0))},
+        {"where": grid("z", layer=..., head=[0, 3], position=-1), "hold": "ln_scale"},
+        {"where": grid("ln_final_scale", position="subject[-1]")},
+    ]
+    for options in asked:
+        found = patch(tested, pairs, strategy="wavefront", **options)
+        slow = patch(tested, pairs, strategy="serial", **options)
+        atol = 2e-5 * (1 + float(abs(slow["clean"]).max()))
+        np.testing.assert_allclose(found["value"], slow["value"], rtol=0, atol=atol, err_msg=str(options))
 
 
 def test_long_prompts_in_pieces(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
