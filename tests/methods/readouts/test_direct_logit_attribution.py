@@ -8,6 +8,7 @@ weights, and patches with everything else held. Tolerance: 1e-5 × (1 + max |log
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,12 @@ def unembedded(model: Model, ids: list[int], position: int = -1) -> Tensor:
     logits = module(input_ids=torch.tensor([ids]), use_cache=False).logits
     handle.remove()
     return (seen[0] if capped else logits)[0, position].double()
+
+
+def pairs_of(seed: int) -> Pairs:
+    """Pairs of unequal length with one answer each."""
+    pairs = sweeps.random_pairs(seed, [6, 5, 6])
+    return replace(pairs, items=tuple(replace(pair, answers=pair.answers[:1], wrong=pair.wrong[:1]) for pair in pairs))
 
 
 def within(got: Any, expected: Any, scale: Any) -> None:
@@ -173,9 +180,9 @@ def test_with_everything_else_held_removing_a_head_takes_away_its_contribution(k
     """Gemma-2 norms what attention gives: a head's part is what it adds at that norm's held scale. Sweeps decide."""
     maker: Callable[..., Any] = {"llama": tiny.llama, "gpt2": tiny.gpt2, "gemma2": tiny.gemma2}[kind]
     tested = load(tiny.gemma2(seed, final_logit_softcapping=None) if kind == "gemma2" else maker(seed))
-    pairs = sweeps.random_pairs(seed, [6, 6])
+    pairs = pairs_of(seed)
     contribution = dla(tested, pairs)["contribution"]
-    gone = [Change(f"L{layer}H{head}.z@-1", source=Constant(0.0)) for layer in range(3) for head in range(4)]
+    gone = [Change(f"L{layer}H{head}.z", -1, source=Constant(0.0)) for layer in range(3) for head in range(4)]
     every = [site for site in tested.sites() if site.name.endswith("_scale")]
     for change in gone:
         layer = change.site.layer or 0
@@ -219,7 +226,7 @@ def test_prompts_of_unequal_length_are_those_one_by_one(seed: int) -> None:
         for by in ("head", "source"):
             together = dla(tested, texts, A, B, by=by)
             for i, ids in enumerate(texts):
-                alone = dla(tested, ids, A, B, by=by)["contribution"].isel(example=0).values
+                alone = dla(tested, [ids], A, B, by=by)["contribution"].isel(example=0).values
                 got = together["contribution"].isel(example=i).values
                 if by == "source":
                     assert np.isnan(got[:, len(ids) :]).all()
@@ -244,7 +251,7 @@ def test_pairs_bring_their_answers(seed: int) -> None:
     tested, texts = model("llama"), prompts(seed)
     pairs = Pairs(tuple(Pair(ids, ids[::-1], A + i, B + i) for i, ids in enumerate(texts)))
     found = dla(tested, pairs)
-    one_by_one = [dla(tested, ids, A + i, B + i)["contribution"].isel(example=0) for i, ids in enumerate(texts)]
+    one_by_one = [dla(tested, [ids], A + i, B + i)["contribution"].isel(example=0) for i, ids in enumerate(texts)]
     within(found["contribution"], np.stack(one_by_one), found["logit_diff"])
     assert found["answer"].values.tolist() == ["3", "4", "5"]
     assert (found.attrs["wrong"], found.attrs["position"], found.attrs["given"]) == ("one token", "-1", None)
@@ -284,8 +291,8 @@ def test_layers_that_are_not_asked_for_stay_whole(seed: int) -> None:
 )
 def test_on_a_changed_base(given: Intervention, rest: list[str], seed: int) -> None:
     """The logit difference under an intervention is that of a sweep; what is changed shows in the terms."""
-    tested, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [6, 6, 6])
-    expected = patch(tested, pairs, given, patching="noising", strategy="serial", edit=None)["value"].isel(metric=0)
+    tested, pairs = sweeps.model("llama"), pairs_of(seed)
+    expected = patch(tested, pairs, given, patching="noising", strategy="serial")["value"].isel(metric=0)
     found = dla(tested, pairs, given=given)
     within(found["logit_diff"], expected.squeeze(drop=True), expected)
     within(everything(found), expected.squeeze(drop=True), expected)
@@ -315,19 +322,24 @@ def test_a_model_whose_logits_are_no_sum_is_refused(architecture: str, why: str)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "why"),
     [
-        (([1, 2, 3],), {}, AnswerError, "prompt 0 has no answer; one is attributed: pass answer="),
+        (([[1, 2, 3]],), {}, AnswerError, "prompt 0 has no answer; one is attributed: pass answer="),
         (([[1, 2, 3]], [A, B]), {}, AnswerError, "answer holds 2 tokens for 1 prompts"),
         ((Pair([1, 2], [2, 1], (3, 4), 5),), {}, AnswerError, "prompt 0 has 2 tokens to be answer: 3, 4"),
         ((Pairs((Pair([1], [2], 3), Pair([1], [2], 3, 4))),), {}, AnswerError, "some pairs have a wrong answer"),
-        (([1, 2, 3], A, A), {}, AnswerError, "both right and wrong"),
-        (([1, 2, 3], 10_000), {}, AnswerError, "10000"),
-        (([1, 2, 3], A), {"by": "heads"}, UnknownNameError, "did you mean 'head'"),
-        (([1, 2, 3], A), {"layers": [7]}, HeadOutOfRangeError, "layer 7 does not exist; .* has 3 layers, 0 to 2"),
-        (([1, 2, 3], A), {"layers": []}, HeadOutOfRangeError, "layers is empty"),
-        (([1, 2, 3], A), {"position": 5}, PositionError, "position 5 is past the end of example 0"),
-        (([1, 2, 3], A), {"given": Intervention.of("L1.z")}, InputError, "takes its values from the source prompt"),
-        (([1, 2, 3], A), {"given": Intervention.of("logits", source=Constant(0.0))}, InputError, "no part of what is written"),
-        (([1, 2, 3], A), {"given": Intervention.of("L9.z", source=Activation("base"))}, HeadOutOfRangeError, "layer 9"),
+        (([[1, 2, 3]], A, A), {}, AnswerError, "both right and wrong"),
+        (([[1, 2, 3]], 10_000), {}, AnswerError, "10000"),
+        (([[1, 2, 3]], A), {"by": "heads"}, UnknownNameError, "did you mean 'head'"),
+        (([[1, 2, 3]], A), {"layers": [7]}, HeadOutOfRangeError, "layer 7 does not exist; .* has 3 layers, 0 to 2"),
+        (([[1, 2, 3]], A), {"layers": []}, HeadOutOfRangeError, "layers is empty"),
+        (([[1, 2, 3]], A), {"position": 5}, PositionError, "position 5 is past the end of example 0"),
+        (([[1, 2, 3]], A), {"given": Intervention.of("L1.z")}, InputError, "takes its values from the source prompt"),
+        (
+            ([[1, 2, 3]], A),
+            {"given": Intervention.of("logits", source=Constant(0.0))},
+            InputError,
+            "no part of what is",
+        ),
+        (([[1, 2, 3]], A), {"given": Intervention.of("L9.z", source=Activation("base"))}, HeadOutOfRangeError, "layer 9"),
     ],
 )
 def test_mistakes(arguments: Any, options: dict[str, Any], error: type[Exception], why: str) -> None:
