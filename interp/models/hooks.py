@@ -343,8 +343,8 @@ def _is_gelu_chain(kind: type[nn.Module]) -> bool:
 
 
 _NETWORK = (
-    *("q", "k", "v", "scores", "pattern", "z", "result", "attn_out", "mlp_pre", "mlp_up", "mlp_post"),
-    *("routing", "expert_out", "mlp_out"),
+    *("ln1_scale", "q", "k", "v", "scores", "pattern", "z", "result", "ln1_post_scale", "attn_out"),
+    *("ln2_scale", "mlp_pre", "mlp_up", "mlp_post", "routing", "expert_out", "ln2_post_scale", "mlp_out"),
 )
 
 

@@ -147,6 +147,15 @@ def test_with_its_scale_held_a_norm_is_affine(architecture: str, seed: int) -> N
     assert float(free.abs().max()) > 1e-2
 
 
+def test_what_a_norm_gives_is_written_after_its_scale() -> None:
+    """Both are seen in one tensor; what attention adds, written, is what enters the stream, whatever its norm divides by."""
+    tested = model("gemma2")
+    added, scale, after = Site("attn_out", layer=1), Site("ln1_post_scale", layer=1), Site("resid_mid", layer=1)
+    found = run(tested, [added, after, Site("resid_pre", layer=1)])
+    new = {added: lambda h: torch.ones_like(h), scale: lambda s: 2 * s}
+    close(run(tested, [after], new)[after], found[Site("resid_pre", layer=1)] + 1)
+
+
 # which norm is which, and which there is none
 
 
