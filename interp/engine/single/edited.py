@@ -110,6 +110,13 @@ class _Standing(Stepping):
         if self.outer is not None:
             self.outer.use()
 
+    def _make(self, number: int) -> None:
+        """Note that a change was made, here and in the contexts around that have it: theirs are the first ones."""
+        self._made.add(number)
+        self._ran = True
+        if self.outer is not None and number < len(self.outer._changes):
+            self.outer._make(number)
+
     def require_made(self) -> None:
         """Raise if one of the context's own changes was made nowhere."""
         first = len(self._changes) - self.added
@@ -212,7 +219,7 @@ class _Standing(Stepping):
             columns = where.columns[where.columns >= 0]
             here = (columns >= window.start) & (columns < window.stop) if grows else columns >= 0
             if bool(here.any()):
-                self._made.add(number)
+                self._make(number)
                 found[site] = edits.write(site, column=window.start, until=window.stop) if grows else edits.write(site)
         return found
 
