@@ -29,8 +29,8 @@ LOOK = (
     "(1e-5 relative); lens at the last layer equals the logits; caching ten sites keeps ten sites' memory."
 )
 EDIT = (
-    "A free-function edit equals a raw torch hook to rounding; a wrong shape names the site and both shapes; an edit that never "
-    "fired raises."
+    "A free-function edit equals a raw torch hook to rounding; a wrong shape names the site and both shapes; an edit that "
+    "never fired raises."
 )
 ASK = (
     'Unequal pair ("Paris" / "New York City") traces by span on SmolLM2; a two-token answer task and a chat task run end to '
