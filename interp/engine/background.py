@@ -28,7 +28,10 @@ NORMS = "ln_scale"
 
 def given_changes(model: Model, given: Any) -> Intervention | None:
     """Several given interventions as one, in their order, behind what :meth:`interp.Model.edited` has put in force."""
-    standing = [model.background] if model.background is not None else []
+    standing = []
+    if model.background is not None:
+        standing = [model.background]
+        model.standing.use()
     many = [*standing, *([] if given is None or (isinstance(given, Sequence) and not given) else listed(given, "given"))]
     if not many:
         return None
