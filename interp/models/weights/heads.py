@@ -76,7 +76,7 @@ def ov(model: Model, where: Where = None, *, fold_norm: bool = True) -> Factored
         WeightsError: values that are no map of the stream (multi-head latent attention, adaptive norms).
     """
     chosen = choose(model, where)
-    return _stacked(chosen, [_ov(model, chosen, layer, fold_norm) for layer in chosen.layers])
+    return _stacked(chosen, ov_by_layer(model, chosen, fold_norm=fold_norm))
 
 
 def qk(
@@ -105,8 +105,7 @@ def qk(
         WeightsError: scores that are no form of the stream, or a distance that cannot be had.
     """
     chosen = choose(model, where)
-    forms = _forms(model, chosen, distance or 0, fold_norm)
-    return _stacked(chosen, [_qk(model, chosen, layer, forms[layer], scaled, fold_norm) for layer in chosen.layers])
+    return _stacked(chosen, qk_by_layer(model, chosen, scaled=scaled, distance=distance, fold_norm=fold_norm))
 
 
 def ov_bias(model: Model, where: Where = None, *, fold_norm: bool = True) -> Float[Tensor, "*batch d_model"]:
@@ -201,6 +200,19 @@ def _stacked(chosen: Chosen, found: Sequence[Factored]) -> Factored:
 
 
 # the matrices
+
+
+def ov_by_layer(model: Model, chosen: Chosen, *, fold_norm: bool = True) -> list[Factored]:
+    """:func:`ov` of each chosen layer; layers may differ in their heads."""
+    return [_ov(model, chosen, layer, fold_norm) for layer in chosen.layers]
+
+
+def qk_by_layer(
+    model: Model, chosen: Chosen, *, scaled: bool = False, distance: int | None = None, fold_norm: bool = True
+) -> list[Factored]:
+    """:func:`qk` of each chosen layer, the scores of all of them measured in one forward pass."""
+    forms = _forms(model, chosen, distance or 0, fold_norm)
+    return [_qk(model, chosen, layer, forms[layer], scaled, fold_norm) for layer in chosen.layers]
 
 
 def _values(model: Model, chosen: Chosen, layer: int, fold_norm: bool) -> tuple[Projection, OutputMap, Norm | None, Behind]:

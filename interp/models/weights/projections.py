@@ -45,8 +45,8 @@ def projection(model: Model, site: Site) -> Projection:
         UnknownSiteError: the model has no such site.
         WeightsError: its weights are not there to be read, or its heads lie in it in a way of their own.
     """
-    linear, layout = _map(model, site)
-    weight, bias = _matrix(model, linear, site), _bias(linear)
+    linear, layout = head_map(model, site)
+    weight, bias = kept_matrix(model, model.taps(site.tensor).path), _bias(linear)
     return Projection(
         rearrange(layout.read(weight.unsqueeze(0), None)[0], "d_in head d_head -> head d_in d_head").contiguous(),
         None if bias is None else layout.read(bias[None, None], None)[0, 0].clone(),
@@ -60,8 +60,8 @@ def output_map(model: Model, site: Site) -> OutputMap:
         UnknownSiteError: the model has no such site.
         WeightsError: its weights are not there to be read, or it is no linear map.
     """
-    linear, layout = _map(model, site)
-    weight = _matrix(model, linear, site)
+    linear, layout = head_map(model, site)
+    weight = kept_matrix(model, model.taps(site.tensor).path)
     return OutputMap(rearrange(weight, "(head d_head) d_out -> head d_head d_out", head=layout.heads), _bias(linear))
 
 
@@ -70,7 +70,7 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True)
 
 
-def _map(model: Model, site: Site) -> tuple[nn.Module, Heads]:
+def head_map(model: Model, site: Site) -> tuple[nn.Module, Heads]:
     """The linear map at a site, and how heads lie in its features, however the examples lie."""
     model.check(site)
     tap = model.taps(site.tensor)
@@ -83,8 +83,13 @@ def _map(model: Model, site: Site) -> tuple[nn.Module, Heads]:
     return linear, layout
 
 
-def _matrix(model: Model, linear: Any, site: Site) -> Float[Tensor, "d_in d_out"]:
-    path = model.taps(site.tensor).path
+def kept_matrix(model: Model, path: str) -> Float[Tensor, "d_in d_out"]:
+    """The weight of a linear map by its path, inputs as rows.
+
+    Raises:
+        WeightsError: it is not there to be read.
+    """
+    linear: Any = model.module.get_submodule(path)
     shape = model.anatomy.shapes.get((path, "input"))
     width = shape[-1] if shape else getattr(linear, "in_features", 0)
     weight = matrix(linear, width, model)

@@ -33,7 +33,7 @@ from interp.models.weights.projections import wide
 from interp.sites import MAIN, Site
 
 _LARGE = 2.0**10
-"""Of queries that are normed: the norm's epsilon is nothing beside it."""
+"""Of queries and keys that are normed: the norm's epsilon is nothing beside it."""
 
 
 class ScoreForm(NamedTuple):
@@ -118,20 +118,20 @@ class _Trial:
         if missing:
             self.layers = missing
             start = self.q[1] * _LARGE
-            found |= self._normed(start, *self._run(start))
+            found |= self._normed(start, *self._run(start, _LARGE))
         return found
 
-    def _run(self, start: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    def _run(self, start: Tensor, size: float = 1.0) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Scores of each layer ``[row, head]``, and their derivative with respect to the query ``[row, head, d_q]``.
 
         Row 0 has no query and no key; in the next ``d_k`` rows the query is ``start`` and the keys of all heads are one unit
-        vector after another; in the last row both are random.
+        vector after another, ``size`` times; in the last row both are random.
         """
         rows = self.d_k + 2
         query = torch.zeros(rows, *start.shape, dtype=start.dtype, device=start.device)
         query[1:-1], query[-1] = start, self.q[0]
         key = torch.zeros(rows, self.kv_heads, self.d_k, dtype=start.dtype, device=start.device)
-        key[1:-1] = repeat(torch.eye(self.d_k).to(key), "row d -> row kv d", kv=self.kv_heads)
+        key[1:-1] = repeat(size * torch.eye(self.d_k).to(key), "row d -> row kv d", kv=self.kv_heads)
         key[-1] = self.k
         sites = {layer: Site("scores", layer=layer, stream=self.stream) for layer in self.layers}
         queries = {layer: query.clone().requires_grad_() for layer in self.layers}
