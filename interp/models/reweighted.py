@@ -17,19 +17,18 @@ place, it is exchanged in all of them, so that tied weights stay tied.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from interp.errors import ShapeMismatchError, UnknownNameError, WeightsError
+from interp.errors import UnknownNameError, WeightsError
 from interp.models.model import Model, refuse_compiled
-from interp.models.weights.by_head import HEADS_OF, head_change
-
-Weight = Tensor | Callable[[Tensor], Tensor]
-"""The weight itself, or what makes it of a copy of the old one."""
+from interp.models.weights.by_head import HEADS_OF, Weight, fitting, head_change
+from interp.sites import Site
 
 
 class _Place(NamedTuple):
@@ -80,6 +79,19 @@ class _Exchange(NamedTuple):
     new: nn.Parameter
 
 
+@dataclass
+class _Wanted:
+    """The changes of one parameter."""
+
+    name: str
+    parameter: nn.Parameter
+    by: list[str]
+    """The keys that name it."""
+    changes: list[Weight]
+    parts: list[Site]
+    """The heads that are changed; none where the whole parameter is."""
+
+
 def _put(places: list[_Place], parameter: nn.Parameter) -> None:
     for module, name in places:
         setattr(module, name, parameter)  # a recurrent layer keeps a list of its own, which this keeps right
@@ -87,6 +99,8 @@ def _put(places: list[_Place], parameter: nn.Parameter) -> None:
 
 def _exchanged(model: Model, changes: Mapping[str, Weight]) -> list[_Exchange]:
     """What comes in whose place, checked before anything is touched."""
+    if not isinstance(changes, Mapping):
+        raise WeightsError(f"changes={changes!r} is no mapping from names of parameters to weights")
     places: dict[int, list[_Place]] = {}
     known: dict[str, nn.Parameter] = {}
     for path, module in model.module.named_modules():
@@ -95,70 +109,55 @@ def _exchanged(model: Model, changes: Mapping[str, Weight]) -> list[_Exchange]:
                 places.setdefault(id(parameter), []).append(_Place(module, name))
                 known[f"{path}.{name}" if path else name] = parameter
     wanted = _wanted(model, changes, known)
-    return [_Exchange(places[id(old)], old, _made(name, old, value)) for name, old, value in wanted]
+    return [_Exchange(places[id(one.parameter)], one.parameter, _made(one)) for one in wanted]
 
 
-def _wanted(
-    model: Model, changes: Mapping[str, Weight], known: Mapping[str, nn.Parameter]
-) -> list[tuple[str, nn.Parameter, Weight]]:
-    """Each parameter once, with what to put there and the name by which it was called."""
-    if not isinstance(changes, Mapping):
-        raise WeightsError(f"changes={changes!r} is no mapping from names of parameters to weights")
-    found: dict[int, tuple[str, nn.Parameter, Weight]] = {}
-    heads: dict[int, tuple[str, nn.Parameter, Weight]] = {}
+def _wanted(model: Model, changes: Mapping[str, Weight], known: Mapping[str, nn.Parameter]) -> list[_Wanted]:
+    """Every parameter that changes, once."""
+    found: dict[int, _Wanted] = {}
     for key, value in changes.items():
-        if HEADS_OF.match(key):
-            name, changed, change = head_change(model, key, value)
-            parameter = known[name]
-            before = heads.get(id(parameter))
-            heads[id(parameter)] = (
-                f"{before[0]}, {key}" if before else key,
-                parameter,
-                _then(before[2] if before else None, change),
-            )
-            del changed
-            continue
-        names = fnmatch.filter(known, key) if any(c in key for c in "*?[") and key not in known else [key]
-        if not names or names[0] not in known:
-            what = "parameter that fits the pattern" if not names else "parameter"
-            raise UnknownNameError(what, key, known, f"of {model.name}")
-        for name in names:
-            parameter = known[name]
-            before = found.get(id(parameter))
-            if before is not None and before[0].partition(" = ")[0] != key:
+        for name, change, part in _named(model, key, value, known):
+            parameter, parts = known[name], [] if part is None else [part]
+            one = found.setdefault(id(parameter), _Wanted(name, parameter, [key], [change], parts))
+            if key in one.by:
+                continue  # one pattern finds tied weights in each of their places
+            if part is None or not one.parts or any(_overlap(part, other) for other in one.parts):
                 raise WeightsError(
-                    f"{before[0]!r} and {key!r} name one parameter, {name} of {model.name} (tied weights are one parameter); "
-                    "give one change of it"
+                    f"{one.by[-1]!r} and {key!r} name one parameter, {name} of {model.name} (tied weights are one parameter), or "
+                    "one part of it; give one change of it"
                 )
-            found[id(parameter)] = (key if key == name else f"{key} = {name}", parameter, value)
-    both = [number for number in heads if number in found]
-    if both:
-        raise WeightsError(
-            f"{found[both[0]][0]!r} and {heads[both[0]][0]!r} change one parameter of {model.name}; give one change of it"
-        )
-    return [*found.values(), *heads.values()]
+            one.by.append(key)
+            one.changes.append(change)
+            one.parts.append(part)
+    return list(found.values())
 
 
-def _then(first: Weight | None, change: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """One head's change after another's, in one fused parameter."""
-    if first is None:
-        return change
-    assert callable(first) and not isinstance(first, Tensor)
-    return lambda old: change(first(old))
+def _named(
+    model: Model, key: str, value: Weight, known: Mapping[str, nn.Parameter]
+) -> Iterator[tuple[str, Weight, Site | None]]:
+    """The parameters that a key names, with the change of each, and the heads if it is of some alone."""
+    if HEADS_OF.match(key):
+        yield head_change(model, key, value)
+        return
+    pattern = key not in known and any(mark in key for mark in "*?[")
+    names = fnmatch.filter(known, key) if pattern else [name for name in known if name == key]
+    if not names:
+        raise UnknownNameError("pattern of parameters" if pattern else "parameter", key, known, f"of {model.name}")
+    yield from ((name, value, None) for name in names)
 
 
-def _made(name: str, old: nn.Parameter, value: Any) -> nn.Parameter:
+def _overlap(one: Site, other: Site) -> bool:
+    return one.tensor == other.tensor and (one.head == other.head or None in (one.head, other.head))
+
+
+def _made(wanted: _Wanted) -> nn.Parameter:
+    old = wanted.parameter
     if old.is_meta:
-        raise WeightsError(f"{name} is not in memory (it is on the meta device, or put away by accelerate): it cannot be changed")
-    with torch.no_grad():
-        new = value(old.detach().clone()) if callable(value) and not isinstance(value, Tensor) else value
-    if not isinstance(new, Tensor):
-        given = "the function for " if callable(value) else ""
-        raise WeightsError(f"{given}{name} gave {type(new).__name__} {str(new)[:60]!r}; a tensor is expected")
-    one, other = ((tuple(t.shape), t.dtype, t.device) for t in (new, old))
-    if one != other:
-        raise ShapeMismatchError(
-            f"{name} has shape {other[0]}, {other[1]} on {other[2]}; the weight to put there has shape {one[0]}, {one[1]} on "
-            f"{one[2]}"
+        raise WeightsError(
+            f"{wanted.name} is not in memory (it is on the meta device, or put away by accelerate): it cannot be exchanged"
         )
-    return nn.Parameter(new.detach().clone(), requires_grad=old.requires_grad)
+    new = old.detach()
+    with torch.no_grad():
+        for change in wanted.changes:
+            new = fitting(" = ".join(dict.fromkeys((*wanted.by, wanted.name))), change, new)
+    return nn.Parameter(new.clone(), requires_grad=old.requires_grad)

@@ -17,17 +17,41 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
-from interp.errors import HeadOutOfRangeError, ShapeMismatchError, WeightsError
+from interp.errors import ShapeMismatchError, WeightsError
 from interp.models.maps import in_out
 from interp.models.model import Model
+from interp.models.taps import Heads
 from interp.models.weights.projections import head_map
 from interp.sites import MAIN, Site
 
 HEADS_OF = re.compile(r"(?:(?P<stream>[a-z_]\w*):)?L(?P<layer>\d+)(?:H(?P<head>\d+))?\.W_(?P<which>[QKVO])\Z")
 
 
-def head_change(model: Model, key: str, value: Any) -> tuple[str, Site, Callable[[Tensor], Tensor]]:
-    """The name of the parameter, the site of the heads, and what makes the whole new parameter of the old one.
+Weight = Tensor | Callable[[Tensor], Tensor]
+"""The weight itself, or what makes it of a copy of the old one."""
+
+
+def fitting(name: str, value: Weight, old: Tensor) -> Tensor:
+    """The weight that comes in the place of another.
+
+    Raises:
+        ShapeMismatchError: it has another shape, dtype or device.
+        WeightsError: it is no tensor.
+    """
+    new: Any = value if isinstance(value, Tensor) or not callable(value) else value(old.clone())
+    if not isinstance(new, Tensor):
+        what = "the function that was given" if callable(value) else "what was given"
+        raise WeightsError(f"{name}: {what} makes {type(new).__name__} {str(new)[:60]!r}; a tensor is expected")
+    (shape, dtype, device), was = ((tuple(t.shape), t.dtype, t.device) for t in (new, old))
+    if (shape, dtype, device) != was:
+        raise ShapeMismatchError(
+            f"{name} has shape {was[0]}, {was[1]} on {was[2]}; the weight to put there has shape {shape}, {dtype} on {device}"
+        )
+    return new.detach()
+
+
+def head_change(model: Model, key: str, value: Weight) -> tuple[str, Weight, Site]:
+    """The name of the parameter, what makes the whole new one of the old one, and the heads that it changes.
 
     Raises:
         UnknownSiteError: no such layer or projection.
@@ -36,44 +60,38 @@ def head_change(model: Model, key: str, value: Any) -> tuple[str, Site, Callable
     """
     found = HEADS_OF.match(key)
     assert found is not None
-    which = found["which"]
-    site = Site("z" if which == "O" else which.lower(), layer=int(found["layer"]), stream=found["stream"] or MAIN)
-    head = None if found["head"] is None else int(found["head"])
+    which, head = found["which"], None if found["head"] is None else int(found["head"])
+    name = "z" if which == "O" else which.lower()
+    site = Site(name, layer=int(found["layer"]), head=head, stream=found["stream"] or MAIN)
     linear, layout = head_map(model, site)
-    if head is not None and head >= layout.heads:
-        kind = "key/value heads" if which in "KV" else "heads"
-        raise HeadOutOfRangeError(f"head {head} of {key!r} does not exist: {model.name} has {layout.heads} {kind} there")
-    weight: Any = in_out(linear)
-    path = model.taps(site).path
+    path, weight = model.taps(site.tensor).path, in_out(linear)
     if weight is None:
         raise WeightsError(f"{key!r}: the weights of {path} are not kept as a matrix that can be written")
-    turned = weight.shape != linear.weight.shape or weight.stride() != linear.weight.stride()
+    own: Any = linear
+    turned = weight.stride() != own.weight.stride()
 
     def change(old: Tensor) -> Tensor:
         rows = old.mT if turned else old  # inputs as rows
-        if which == "O":
-            each = rearrange(rows, "(head d_head) d_model -> head d_head d_model", head=layout.heads)
-        else:
-            each = rearrange(layout.read(rows.unsqueeze(0), None)[0], "d_model head d_head -> head d_model d_head")
-        each = each.clone()
-        part = each if head is None else each[head]
-        new = value(part.clone()) if callable(value) and not isinstance(value, Tensor) else value
-        if not isinstance(new, Tensor):
-            raise WeightsError(f"{key} gave {type(new).__name__} {str(new)[:60]!r}; a tensor is expected")
-        one, other = ((tuple(t.shape), t.dtype, t.device) for t in (new, part))
-        if one != other:
-            raise ShapeMismatchError(
-                f"{key} has shape {other[0]}, {other[1]} on {other[2]}; the weight to put there has shape {one[0]}, {one[1]} on "
-                f"{one[2]}"
-            )
+        heads = _by_head(rows, layout, which)
         if head is None:
-            each = new
+            heads = fitting(key, value, heads)
         else:
-            each[head] = new
-        if which == "O":
-            whole = rearrange(each, "head d_head d_model -> (head d_head) d_model")
-        else:
-            whole = layout.put(rows.unsqueeze(0), rearrange(each, "head d_model d_head -> d_model head d_head")[None], None)[0]
-        return (whole.mT if turned else whole).contiguous()
+            heads[head] = fitting(key, value, heads[head])
+        whole = _together(rows, heads, layout, which)
+        return whole.mT if turned else whole
 
-    return f"{path}.weight", site, change
+    return f"{path}.weight", change, site
+
+
+def _by_head(rows: Tensor, layout: Heads, which: str) -> Tensor:
+    """A copy of the heads of a matrix with inputs as rows."""
+    if which == "O":
+        return rearrange(rows, "(head d_head) d_model -> head d_head d_model", head=layout.heads).clone()
+    return rearrange(layout.read(rows.unsqueeze(0), None)[0], "d_model head d_head -> head d_model d_head").clone()
+
+
+def _together(rows: Tensor, heads: Tensor, layout: Heads, which: str) -> Tensor:
+    """The matrix with other heads."""
+    if which == "O":
+        return rearrange(heads, "head d_head d_model -> (head d_head) d_model")
+    return layout.put(rows.unsqueeze(0), rearrange(heads, "head d_model d_head -> d_model head d_head").unsqueeze(0), None)[0]

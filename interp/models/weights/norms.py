@@ -136,7 +136,8 @@ def _same(one: Tensor | None, other: Tensor | None) -> bool:
     """Whether two tensors hold the same numbers in the same order, however examples and positions are laid out."""
     if one is None or other is None or one.numel() != other.numel():
         return False
-    return one.shape[-1] == other.shape[-1] and torch.equal(one.reshape(-1), other.reshape(-1))
+    # Zeros are like zeros wherever they come from, and what is found here is kept.
+    return one.shape[-1] == other.shape[-1] and torch.equal(one.reshape(-1), other.reshape(-1)) and bool(one.any())
 
 
 def _within(module: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
