@@ -123,8 +123,8 @@ def _wanted(model: Model, changes: Mapping[str, Weight], known: Mapping[str, nn.
                 continue  # one pattern finds tied weights in each of their places
             if part is None or not one.parts or any(_overlap(part, other) for other in one.parts):
                 raise WeightsError(
-                    f"{one.by[-1]!r} and {key!r} name one parameter, {name} of {model.name} (tied weights are one parameter), or "
-                    "one part of it; give one change of it"
+                    f"{one.by[-1]!r} and {key!r} name one parameter, {name} of {model.name} (tied weights are one parameter), "
+                    "or one part of it; give one change of it"
                 )
             one.by.append(key)
             one.changes.append(change)

@@ -187,8 +187,9 @@ def test_tied_weights_stay_tied(seed: int) -> None:
             assert network.lm_head.weight is network.transformer.wte.weight
             torch.testing.assert_close(network.lm_head.weight, 2 * snapshot.found["lm_head.weight"][-1], check_stride=False)
         snapshot.check(network)
-    with pytest.raises(WeightsError, match="tied weights are one parameter"), reweighted(
-        model, {"lm_head.weight": torch.zeros_like, "transformer.wte.weight": torch.zeros_like}
+    with (
+        pytest.raises(WeightsError, match="tied weights are one parameter"),
+        reweighted(model, {"lm_head.weight": torch.zeros_like, "transformer.wte.weight": torch.zeros_like}),
     ):
         pass
     snapshot.check(network)
@@ -197,9 +198,11 @@ def test_tied_weights_stay_tied(seed: int) -> None:
 def test_patterns(seed: int) -> None:
     network = tiny.llama(seed)
     model, snapshot = load(network), Snapshot(network)
-    with reweighted(model, {"model.layers.*.mlp.*.weight": torch.zeros_like, "model.layers.[01].input_layernorm.weight": lambda w: -w}):
+    changes = {"model.layers.*.mlp.*.weight": torch.zeros_like, "model.layers.[01].input_layernorm.weight": lambda w: -w}
+    with reweighted(model, changes):
         moved = {name for name, p in network.named_parameters() if p is not snapshot.found[name][0]}
-    expected = {f"model.layers.{i}.mlp.{part}.weight" for i in range(tiny.LAYERS) for part in ("gate_proj", "up_proj", "down_proj")}
+    parts = ("gate_proj", "up_proj", "down_proj")
+    expected = {f"model.layers.{i}.mlp.{part}.weight" for i in range(tiny.LAYERS) for part in parts}
     assert moved == expected | {f"model.layers.{i}.input_layernorm.weight" for i in (0, 1)}
     snapshot.check(network)
 
@@ -279,8 +282,9 @@ def test_mistakes_are_told_before_anything_is_touched(seed: int) -> None:
 
     good = {"model.norm.weight": lambda w: 2 * w}
     told(UnknownNameError, r"did you mean 'model\.norm\.weight'", {**good, "model.norm.wieght": torch.zeros(1)})
-    told(UnknownNameError, r"unknown pattern of parameters 'model\.layer\.\*\.weight'", {**good, "model.layer.*.weight": torch.zeros(1)})
-    wrong = r"lm_head\.weight has shape \(97, 32\), torch\.float32 on cpu; the weight to put there has shape \(32, 97\), torch\.float32"
+    unknown = r"unknown pattern of parameters 'model\.layer\.\*\.weight'"
+    told(UnknownNameError, unknown, {**good, "model.layer.*.weight": torch.zeros(1)})
+    wrong = r"lm_head\.weight has shape \(97, 32\), torch\.float32 on cpu; the weight to put there has shape \(32, 97\), torch"
     told(ShapeMismatchError, wrong, {**good, "lm_head.weight": lambda w: w.T})
     told(ShapeMismatchError, r"torch\.float64 on cpu", {"lm_head.weight": lambda w: w.double()})
     told(WeightsError, "makes float '0.0'; a tensor is expected", {**good, "lm_head.weight": 0.0})

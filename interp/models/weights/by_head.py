@@ -3,9 +3,9 @@
 >>> HEADS_OF.match("encoder:L3H2.W_Q").groupdict()
 {'stream': 'encoder', 'layer': '3', 'head': '2', 'which': 'Q'}
 
-Of a layer, ``L3.W_Q`` is ``[head, d_model, d_head]``, one head's ``[d_model, d_head]``; W_O is ``[head, d_head, d_model]``. W_K and
-W_V have the key/value heads. However the heads lie in the model's own parameter, fused or interleaved, they are put where they
-belong.
+Of a layer, ``L3.W_Q`` is ``[head, d_model, d_head]``, one head's ``[d_model, d_head]``; W_O is ``[head, d_head, d_model]``. W_K
+and W_V have the key/value heads. However the heads lie in the model's own parameter, fused or interleaved, they are put where
+they belong.
 """
 
 from __future__ import annotations

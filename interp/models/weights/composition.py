@@ -52,8 +52,8 @@ def composition(model: Model, kind: Kind = "v", *, stream: str = MAIN, fold_norm
     Args:
         kind: whether the sender's output is read as query (``"q"``), key or value.
         stream: of which stack of blocks.
-        fold_norm: whether the gains and the centring of the norms are in it (:mod:`interp.models.weights.heads`). Positions that
-            turn queries and keys are left out: it is the score of a query and a key at one position.
+        fold_norm: whether the gains and the centring of the norms are in it (:mod:`interp.models.weights.heads`). What
+            turns queries and keys by their positions is left out: scores are those of a query and a key at one position.
 
     Returns:
         ``[sender, receiver]``, heads by their names, with ``sender_layer``, ``sender_head`` and the like as coordinates; NaN

@@ -15,8 +15,8 @@ matrices ``[a, r]``, ``[r, b]`` and ``[r, r]`` cost; only :meth:`Factored.matrix
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from einops import einsum
@@ -103,10 +103,10 @@ class Factored:
     def __len__(self) -> int:
         return len(self.left)
 
-    def __iter__(self) -> Iterator[Factored]:
+    def __iter__(self) -> Iterator[Self]:
         return (self[i] for i in range(len(self)))
 
-    def __getitem__(self, index: Any) -> Factored:
+    def __getitem__(self, index: Any) -> Self:
         """Of the batch axes alone.
 
         Raises:
@@ -118,10 +118,10 @@ class Factored:
             raise ShapeMismatchError(
                 f"index {index!r} of a {self!r}: it has {batch} batch axes to index; of one product, rows(…) forms some rows"
             )
-        return Factored(self.left[index], self.right[index])
+        return replace(self, left=self.left[index], right=self.right[index])
 
     def __repr__(self) -> str:
-        return f"Factored({' × '.join(map(str, self.shape))}, rank {self.rank})"
+        return f"{type(self).__name__}({' × '.join(map(str, self.shape))}, rank {self.rank})"
 
     def to(self, *where: Any, **named: Any) -> Factored:
         """In another dtype or on another device, as ``Tensor.to``."""
@@ -141,14 +141,14 @@ class Factored:
     # products
 
     @property
-    def mT(self) -> Factored:
+    def mT(self) -> Factored:  # noqa: N802 - torch's name
         """Transposed."""
         return Factored(self.right.mT, self.left.mT)
 
     T = mT
 
     def __matmul__(self, other: Any) -> Any:
-        """With a tensor a tensor, with another product a product of the smaller rank of the two; batch axes as torch has them."""
+        """With a tensor a tensor, with another product one of the smaller rank of the two; batch axes broadcast as torch's."""
         if isinstance(other, Factored):
             return self._chained(other)
         if not isinstance(other, Tensor):

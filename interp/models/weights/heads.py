@@ -9,10 +9,10 @@ Vectors are rows. ``x @ ov`` is what the head adds to the stream when all of its
 is the score with which it attends (Elhage et al., "A Mathematical Framework for Transformer Circuits", 2021, where vectors are
 columns and both matrices transposed).
 
-``x`` is the stream at the block's input, and the norm by which attention reads it is folded in: its gain, and its centring where
-it is a LayerNorm. Left out is its scale, one positive number a token, which only data know; so ``x`` is to be divided by the
-norm's root mean square (or standard deviation) where sizes matter. A norm between attention and the stream (Gemma 2) is folded
-in on the other side in the same way. Biases are no part of the matrices; :func:`ov_bias` and :func:`qk_bias` have them.
+``x`` is the stream at the block's input, and the norm by which attention reads it is folded in: its gain, and its centring
+where it is a LayerNorm. Left out is its scale, one positive number a token, which only data know; so ``x`` is to be divided by
+its root mean square (or standard deviation) where sizes matter. A norm between attention and the stream (Gemma 2) is folded in
+on the other side in the same way. Biases are no part of the matrices; :func:`ov_bias` and :func:`qk_bias` have them.
 """
 
 from __future__ import annotations
@@ -237,8 +237,8 @@ def _forms(model: Model, chosen: Chosen, distance: int, fold_norm: bool) -> dict
     normed = [layer for layer, form in forms.items() if form.normed]
     if normed and not fold_norm:
         raise WeightsError(
-            f"layer {normed[0]} of {model.name} norms its queries and keys over {forms[normed[0]].normed}: its scores are a form "
-            "of normed queries and keys alone, which fold_norm=True gives"
+            f"layer {normed[0]} of {model.name} norms its queries and keys over {forms[normed[0]].normed}: its scores are a "
+            "form of normed queries and keys alone, which fold_norm=True gives"
         )
     return forms
 

@@ -5,8 +5,8 @@
 ('transformer.h.0.ln_1', True)
 
 A norm gives ``scale(x) · (x − mean) ⊙ gain + bias``, an RMSNorm without the mean. The gain and the centring are linear and can
-be folded into the weights behind it; the scale, one positive number a token, depends on the data and cannot. Nothing is known by
-name: the norm is the module that takes the stream and gives what the weights take, and its parts are found by calling it.
+be folded into the weights behind it; the scale, one positive number a token, depends on the data and cannot. Nothing is known
+by name: the norm is the module that takes the stream and gives what the weights take, and its parts are found by calling it.
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def _between(model: Model, maps: dict[str, str]) -> dict[str, str]:
 
 def _recorded(model: Model, paths: list[str]) -> Any:
     if not model.example:
-        raise WeightsError(f"which norms {model.name} has is found in a forward pass, and nothing is known of what its forward takes")
+        raise WeightsError(
+            f"which norms {model.name} has is found in a forward pass, and nothing is known of what its forward takes"
+        )
     with model.prepared():
         return record(model.module, paths, (), lambda: model.module(**model.example))
 
@@ -154,8 +156,8 @@ def _leaf(part: nn.Module) -> bool:
 def _norm(model: Model, paths: dict[str, str], path: str, what: str) -> Norm | None:
     if path not in paths:
         raise WeightsError(
-            f"what {path} takes is not the residual stream of {model.name}, nor one norm of it, so that {what} is no map of the "
-            "stream; fold_norm=False reads the weights alone"
+            f"what {path} takes is not the residual stream of {model.name}, nor one norm of it, so that {what} is no map of "
+            "the stream; fold_norm=False reads the weights alone"
         )
     norm = paths[path]
     return dissected(norm, model.module.get_submodule(norm)) if norm else None

@@ -94,7 +94,7 @@ def kept_matrix(model: Model, path: str) -> Float[Tensor, "d_in d_out"]:
     width = shape[-1] if shape else getattr(linear, "in_features", 0)
     weight = matrix(linear, width, model)
     if weight.is_meta:
-        raise WeightsError(f"the weights of {path} are not here: {model.name} runs on a service, or was built on the meta device")
+        raise WeightsError(f"the weights of {path} are not here: {model.name} runs on a service, or is on the meta device")
     return wide(weight)
 
 

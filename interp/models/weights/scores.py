@@ -9,8 +9,8 @@ Of most models ``scores = q F kᵀ + c``, where ``c`` (a mask, an alibi, a learn
 written anew for every architecture: queries and keys are written into the model (unit vectors as keys, one a row), and F is the
 derivative of the scores that come out. Then other queries and keys are written, and the form must predict their scores.
 
-Where queries and keys are normed head by head, or all heads together (Qwen3, Gemma 3, OLMo 2), the form is of ``q / rms(q)`` and
-``k / rms(k)``, with the norms' gains in it. A cap on the scores (Gemma 2) is monotone, and the form is of what it caps.
+Where queries and keys are normed head by head, or all heads together (Qwen3, Gemma 3, OLMo 2), the form is of ``q / rms(q)``
+and ``k / rms(k)``, with the norms' gains in it. A cap on the scores (Gemma 2) is monotone, and the form is of what it caps.
 """
 
 from __future__ import annotations
@@ -100,16 +100,13 @@ def _inputs(model: Model, stream: str, distance: int) -> tuple[Mapping[str, Tens
 class _Trial:
     """One forward pass with queries and keys of our own in some layers of one kind."""
 
-    def __init__(
-        self, model: Model, layers: list[int], stream: str, sizes: tuple[int, ...], distance: int
-    ) -> None:
+    def __init__(self, model: Model, layers: list[int], stream: str, sizes: tuple[int, ...], distance: int) -> None:
         self.model, self.layers, self.stream, self.distance = model, layers, stream, distance
         self.inputs, (self.i, self.j) = _inputs(model, stream, distance)
         self.heads, self.d_q, self.kv_heads, self.d_k = sizes
         draw = torch.Generator().manual_seed(0)
-        like = {"dtype": model.dtype, "device": model.device}
-        self.q = torch.randn(2, self.heads, self.d_q, generator=draw).to(**like)
-        self.k = torch.randn(self.kv_heads, self.d_k, generator=draw).to(**like)
+        self.q = torch.randn(2, self.heads, self.d_q, generator=draw).to(model.device, model.dtype)
+        self.k = torch.randn(self.kv_heads, self.d_k, generator=draw).to(model.device, model.dtype)
 
     def forms(self) -> dict[int, ScoreForm]:
         zero = torch.zeros_like(self.q[0])
@@ -140,7 +137,8 @@ class _Trial:
             writes |= {site.at(name="q"): partial(_everywhere, queries[layer]), site.at(name="k"): partial(_everywhere, key)}
         inputs = {name: torch.cat([tensor] * rows) for name, tensor in self.inputs.items()}
         with torch.enable_grad(), self.model.prepared(sites.values()):
-            hooks = Hooks(self.model.module, {s: self.model.taps(s) for s in (*sites.values(), *writes)}, sites.values(), writes)
+            taps = {site: self.model.taps(site) for site in (*sites.values(), *writes)}
+            hooks = Hooks(self.model.module, taps, sites.values(), writes)
             try:
                 with hooks:
                     self.model.module(**self.model.accepted({**inputs, "logits_to_keep": 1}))
@@ -216,8 +214,8 @@ class _Trial:
         norms = [name for name, part in inside if name and "norm" in type(part).__name__.lower()]
         why = f"; {' and '.join(norms)} of {path} stand between" if norms else ""
         raise WeightsError(
-            f"the scores of layer {layer} of {self.model.name} are no form of queries and keys, normed or not{why}: they have no "
-            "QK circuit in the weights alone"
+            f"the scores of layer {layer} of {self.model.name} are no form of queries and keys, normed or not{why}: they have "
+            "no QK circuit in the weights alone"
         )
 
 

@@ -20,7 +20,7 @@ import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import UnknownSiteError, WeightsError
+from interp.errors import WeightsError
 from interp.models.model import Model
 from interp.models.weights.factored import Factored
 from interp.models.weights.heads import Where, choose, labels, ov, qk
@@ -49,8 +49,7 @@ class TokenCircuit(Factored):
         """
         ids = self.ids(rows)
         found = self.top(k, ids, largest=largest)
-        batch = [f"batch_{i}" for i in range(self.ndim - 2)] if self.ndim > 3 else ["head"][: self.ndim - 2]
-        dims = (*batch, "row", "rank")
+        dims = (*(("head",) if self.ndim == 3 else ()), "row", "rank")
         columns = found.columns.cpu().numpy()
         table = xr.Dataset(
             {"value": (dims, found.values.cpu().numpy()), "id": (dims, columns)},
@@ -150,14 +149,14 @@ def embedding_matrix(model: Model) -> Float[Tensor, "vocab d_model"]:
 
     Raises:
         UnknownSiteError: no embedding of tokens enters the stream.
-        WeightsError: it gives something narrower than the stream.
+        WeightsError: it is no table of tokens, or gives something narrower than the stream.
     """
     site = Site("embed")
     model.check(site)
     part: Any = model.module.get_submodule(model.taps(site).path)
     weight = getattr(part, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim != 2 or not isinstance(part, torch.nn.Embedding):
-        raise UnknownSiteError("embedding", repr(site), [], why=f"{model.taps(site).path} is no table of tokens")
+        raise WeightsError(f"{model.name} embeds no tokens: {model.taps(site).path} is no table of them")
     width = model.anatomy.size(Site("resid_pre", layer=0), "d_model")
     with torch.no_grad():  # called, since some multiply what they look up
         found = wide(part.forward(torch.arange(len(weight), device=weight.device)))

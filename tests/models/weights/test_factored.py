@@ -25,7 +25,14 @@ def close(got: Tensor, expected: Tensor) -> None:
     assert float((got - expected).abs().max()) <= 1e-10 * (1 + float(expected.abs().max()))
 
 
-SHAPES = [((7, 3), (3, 9)), ((2, 7, 3), (2, 3, 9)), ((2, 4, 7, 3), (2, 4, 3, 9)), ((2, 5), (5, 9)), ((7, 5), (5, 2)), ((4, 1), (1, 4))]
+SHAPES = [
+    ((7, 3), (3, 9)),
+    ((2, 7, 3), (2, 3, 9)),
+    ((2, 4, 7, 3), (2, 4, 3, 9)),
+    ((2, 5), (5, 9)),
+    ((7, 5), (5, 2)),
+    ((4, 1), (1, 4)),
+]
 """Without and with batch axes; rank above rows or columns; rank one."""
 
 
@@ -74,11 +81,9 @@ def test_square_readings(square: Factored) -> None:
     every = torch.view_as_real(torch.linalg.eigvals(whole))
     kept = min(square.rank, square.shape[-1])
     order, biggest = (t.square().sum(-1).argsort(-1, descending=True)[..., :kept] for t in (found, every))
-    moduli, expected = (
-        t.square().sum(-1).gather(-1, index) for t, index in ((found, order), (every, biggest))
-    )
+    moduli, expected = (t.square().sum(-1).gather(-1, index) for t, index in ((found, order), (every, biggest)))
     close(moduli, expected)
-    close(found.sum((-2)), every.sum(-2))
+    close(found.sum(-2), every.sum(-2))
 
 
 def test_products(product: Factored, seed: int) -> None:

@@ -146,9 +146,7 @@ def test_without_folding_the_weights_are_read_alone(seed: int) -> None:
     width = tiny.WIDTH // tiny.HEADS
     q, k, v = attention.c_attn.weight.detach().split(tiny.WIDTH, dim=1)
     own = slice(2 * width, 3 * width)
-    torch.testing.assert_close(
-        ov(model, "L1H2", fold_norm=False).matrix(), v[:, own] @ attention.c_proj.weight.detach()[own]
-    )
+    torch.testing.assert_close(ov(model, "L1H2", fold_norm=False).matrix(), v[:, own] @ attention.c_proj.weight.detach()[own])
     torch.testing.assert_close(qk(model, "L1H2", fold_norm=False).matrix(), q[:, own] @ k[:, own].T)
     torch.testing.assert_close(qk(model, "L1H2", fold_norm=False, scaled=True).matrix(), q[:, own] @ k[:, own].T / width**0.5)
 
