@@ -232,6 +232,20 @@ def effect(ds: xr.Dataset) -> xr.DataArray:
     return _named(ds["value"] - base(ds), ds, "effect")
 
 
+def value_of(ds: xr.Dataset, quantity: str) -> xr.DataArray:
+    """A quantity by its name, over all examples: ratios of means for recovery and damage, means for effect and value.
+
+    Raises:
+        UnknownNameError: no such quantity.
+    """
+    if quantity not in QUANTITIES:
+        raise UnknownNameError("quantity", quantity, QUANTITIES)
+    if quantity in ("recovery", "damage"):
+        return _normalised(ds, quantity, "ratio", None)
+    found = effect(ds) if quantity == "effect" else ds["value"]
+    return _named(found.mean(names.EXAMPLE, skipna=False), ds, quantity)
+
+
 def recovery(ds: xr.Dataset, aggregate: str | None = "ratio", *, floor: float | None = None) -> xr.DataArray:
     """How much of the behaviour is back: (value − corrupt) / (clean − corrupt); 0 = corrupted, 1 = clean.
 
