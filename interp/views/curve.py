@@ -68,7 +68,7 @@ def curve(
         x: the axis from left to right.
         quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`.
         metric: of effects, by default the first.
-        log: logarithm of 1 + x, so that checkpoint 0 has a place.
+        log: logarithm of 1 + x / the smallest x above 0, so that checkpoint 0 has a place.
         title: in place of the one made from provenance.
         width: in pixels.
         template: a plotly template.
@@ -158,7 +158,7 @@ def _draw(
 ) -> go.Figure:
     values = at.values.tolist() if x in at.coords else list(range(at.size))
     places = _places(values, x, log)
-    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.12 / max(1, len(panels) - 1) ** 0.5)
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=min(0.07, 0.5 / len(panels)))
     named: set[str] = set()
     for row, panel in enumerate(panels, 1):
         for number, line in enumerate(panel.lines):
@@ -201,7 +201,12 @@ def _places(values: Sequence[Any], x: str, log: bool) -> list[float]:
         raise ShapeMismatchError(f"log=True needs numbers from 0 on along {x!r}, got {values[0]!r} and others")
     if not numeric:
         return [float(i) for i in range(len(values))]
-    return [float(np.log10(1 + value)) if log else float(value) for value in values]
+    least = _least(values)
+    return [float(np.log10(1 + value / least)) if log else float(value) for value in values]
+
+
+def _least(values: Sequence[Any]) -> Any:
+    return min((value for value in values if value > 0), default=1)
 
 
 def _dressed(
@@ -248,7 +253,8 @@ def _dressed(
     chosen = _ticks(places, [str(v) for v in values], width - left - right, glyph)
     marks = {"tickvals": [places[i] for i in chosen], "ticktext": [labels.escape(labels.short(str(values[i]))) for i in chosen]}
     figure.update_xaxes(tickmode="array", tickangle=0, zeroline=False, **marks)
-    figure.update_xaxes(title={"text": f"{x} (log of 1 + {x})" if log else x}, row=panels, col=1)
+    scale = f" (log scale, linear below {_least(values):g})" if log else ""
+    figure.update_xaxes(title={"text": f"{x}{scale}"}, row=panels, col=1)
     figure.update_yaxes(zeroline=True, zerolinecolor="#bbbbbb")
     return figure
 
