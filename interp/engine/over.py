@@ -73,6 +73,8 @@ def over(
         ShapeMismatchError: results that differ along a dim whose values do not say what belongs together.
         Any error of ``call`` or of loading, with a note that names the model.
     """
+    if not callable(call):
+        raise OverError(f"call is {call!r} of type {type(call).__name__}; expected a function of a model")
     items, named = _labelled(models, axis, load)
     order = [named.index(a) for a in names.SWEPT if a in named]
     axes = tuple(named[i] for i in order)
@@ -142,7 +144,8 @@ def _label(item: Any) -> str:
     if isinstance(item, nn.Module):
         return type(item).__name__
     if isinstance(item, str | os.PathLike):
-        return os.fspath(item).rstrip("/") if isinstance(item, str) else os.path.basename(os.fspath(item))
+        text = os.fspath(item).rstrip(os.sep)
+        return os.path.basename(text) if os.path.isabs(text) or not isinstance(item, str) else text
     raise OverError(f"models holds {item!r} of type {type(item).__name__}; expected a name, a folder or a model, or give load=")
 
 

@@ -177,13 +177,9 @@ def _line(panel: _Panel, number: int, values: Sequence[Any], places: Sequence[fl
     group = {"legendgroup": name}
     traces = []
     if panel.band and np.isfinite(low).any():
-        there = np.isfinite(low) & np.isfinite(high)
-        outline = [np.where(there, edge, np.where(np.isfinite(mean), mean, np.nan)) for edge in (low, high)]
-        keep = np.isfinite(outline[0])
-        ends = np.asarray(places, float)[keep]
         fill = {"fill": "toself", "fillcolor": colour, "opacity": 0.18, "line": {"width": 0}, "mode": "lines"}
-        both = {"x": np.concatenate([ends, ends[::-1]]), "y": np.concatenate([outline[1][keep], outline[0][keep][::-1]])}
-        traces.append(go.Scatter(**both, **fill, **group, hoverinfo="skip", showlegend=False))
+        outline = _outline(np.asarray(places, float), low, high)
+        traces.append(go.Scatter(x=outline[0], y=outline[1], **fill, **group, hoverinfo="skip", showlegend=False))
     hover = [
         f"<b>{labels.escape(f'{name} ' if name else '')}{x} {labels.escape(value)}</b><br>{labels.escape(panel.name)} {m:.3g}"
         + (f" ({a:.3g} to {b:.3g})" if panel.band and np.isfinite(a) else "")
@@ -193,6 +189,22 @@ def _line(panel: _Panel, number: int, values: Sequence[Any], places: Sequence[fl
     text = {"name": labels.escape(name), "showlegend": shown, "text": hover, "hoverinfo": "text"}
     traces.append(go.Scatter(x=list(places), y=mean, **drawn, **text, **group))
     return traces
+
+
+def _outline(
+    places: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Along the upper edge and back along the lower one, a polygon for every stretch without a gap, NaN between them."""
+    there = np.isfinite(low) & np.isfinite(high)
+    stretches = np.split(np.arange(len(places)), np.flatnonzero(np.diff(there.astype(int))) + 1)
+    xs: list[NDArray[np.float64]] = []
+    ys: list[NDArray[np.float64]] = []
+    gap = np.array([np.nan])
+    for stretch in stretches:
+        if there[stretch[0]]:
+            xs += [places[stretch], places[stretch][::-1], gap]
+            ys += [high[stretch], low[stretch][::-1], gap]
+    return np.concatenate(xs)[:-1], np.concatenate(ys)[:-1]
 
 
 def _places(values: Sequence[Any], x: str, log: bool) -> list[float]:

@@ -198,6 +198,11 @@ def test_an_error_names_its_model(table: pd.DataFrame) -> None:
     assert unknown.value.__notes__ == ["in model bad, 2 of 2 given to over"]
 
 
+def test_folders_are_called_by_their_own_name(table: pd.DataFrame) -> None:
+    folders = [Path(table["path"].iloc[0]), str(table["path"].iloc[1])]
+    assert over(folders, lambda model: 1.0)["model"].values.tolist() == ["step0000", "step0400"]
+
+
 def test_results_without_names_are_refused() -> None:
     for wrong, words in ((torch.zeros(2, 3), r"Tensor of shape \(2, 3\)"), ("a", "str"), (None, "NoneType"), ([1.0], "list")):
         with pytest.raises(OverError, match=words):
