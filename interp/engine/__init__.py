@@ -10,6 +10,7 @@ from interp.engine.slopes import Gradients, gradients
 from interp.engine.sweep import explain, patch
 from interp.engine.texts.generated import Generated
 from interp.engine.texts.generating import generate
+from interp.engine.texts.scoring import score
 
 __all__ = [
     "Edge",
@@ -23,4 +24,5 @@ __all__ = [
     "gradients",
     "patch",
     "patch_edges",
+    "score",
 ]

@@ -113,16 +113,17 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
     """
     columns: dict[tuple[Positions, int], Tensor] = {}
     firsts: dict[tuple[Positions, int, bool, bool, bool], Tensor] = {}  # cells differ in these alone
-    sites: dict[Site, Places] = {}
+    sites: dict[tuple[Site, bool], Places] = {}
     spans: dict[tuple[Positions, Site], Tensor] = {}
 
     def resolved(change: Change, first: Tensor | None, of_given: bool) -> Place:
         tensor = change.site.tensor
-        if tensor not in sites:
-            sites[tensor] = runs.places("base", tensor)
-        here = (change.positions, id(sites[tensor]))
+        if (tensor, of_given) not in sites:
+            sites[tensor, of_given] = runs.changed_places(tensor, given=of_given)
+        places = sites[tensor, of_given]
+        here = (change.positions, id(places))
         if here not in columns:
-            columns[here] = sites[tensor].columns(change.positions, what=f"position of {change.site!r}")
+            columns[here] = places.columns(change.positions, what=f"position of {change.site!r}")
         where = columns[here]
         if change.joint > 1:
             _refuse_other_spans(change, where)

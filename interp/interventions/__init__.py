@@ -15,8 +15,8 @@ from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoef
 from interp.interventions.trained import Saved, learnable, once, parts, restore, revive, state
 
 __all__ = [
-    "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "Cut", "Edit", "Featurizer", "Gate",
-    "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace", "Rotation",
-    "Saved", "Scale", "Select", "SetCoefficient", "Source", "Subspace", "apply", "attention_knockout", "doses", "knock_out",
-    "learnable", "mean", "noise", "once", "parts", "resample", "restore", "revive", "state", "strength_of", "zero",
+    "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "Cut", "Edit", "Featurizer",
+    "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace",
+    "Rotation", "Saved", "Scale", "Select", "SetCoefficient", "Source", "Subspace", "apply", "attention_knockout", "doses",
+    "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore", "revive", "state", "strength_of", "zero",
 ]  # fmt: skip

@@ -129,7 +129,8 @@ def _dosed(intervention: Dosed, strength: float) -> Dosed:
             f"{intervention!r} has no strength ({edits}); give its edit one: Add, AddPreservingNorm, Scale, Interpolate, "
             "SetCoefficient, as in Change(site, source=Constant(v), edit=Add())"
         )
-    return dosed[0] if isinstance(intervention, Change) else replace(intervention, changes=dosed)
+    found: Any = dosed[0] if isinstance(intervention, Change) else replace(intervention, changes=dosed)
+    return found
 
 
 def _with_strength(change: Change, strength: float) -> Change:
