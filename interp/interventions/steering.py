@@ -15,6 +15,7 @@ keeps the norm, and directional ablation (Arditi et al., arXiv 2406.11717).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -103,7 +104,7 @@ def _precise(h: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     return h.to(dtype), s.to(dtype)
 
 
-def doses(intervention: Dosed, strengths: Iterable[float]) -> list[Dosed]:
+def doses(intervention: Dosed, strengths: Iterable[float] | Tensor) -> list[Dosed]:
     """The same at several strengths, for a dose–response in one call.
 
     The strength of an edit is the scale of ``Add`` and ``AddPreservingNorm``, the factor of ``Scale``, the weight of
@@ -111,12 +112,16 @@ def doses(intervention: Dosed, strengths: Iterable[float]) -> list[Dosed]:
     changes, every edit that has one gets it.
 
     Raises:
-        InputError: no edit has a strength, or one of them is not a finite number.
+        InputError: no edit has a strength, or one of the strengths is not a finite number.
     """
-    many = [strengths] if isinstance(strengths, int | float) else list(strengths)
-    if not many or any(isinstance(one, bool | str) or not torch.as_tensor(one).isfinite().all() for one in many):
-        raise InputError(f"strengths={many!r}; expected finite numbers, such as [0, 2, 4, 8]")
-    numbers = [one.item() if isinstance(one, Tensor) else one for one in many]
+    if not isinstance(intervention, Change | Intervention):
+        raise InputError(
+            f"doses are of one Change or Intervention, got {intervention!r} of type {type(intervention).__name__}; "
+            "several at one strength are one intervention: Intervention.of(change, change)"
+        )
+    numbers = [one.item() if hasattr(one, "item") else one for one in strengths]
+    if not numbers or not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
+        raise InputError(f"strengths={numbers!r}; expected finite numbers, such as [0, 2, 4, 8]")
     return [_dosed(intervention, number) for number in numbers]
 
 

@@ -27,7 +27,7 @@ class Divergences(NamedTuple):
 
 
 def divergences(one: Float[Tensor, "row vocab"], other: Float[Tensor, "row vocab"]) -> Divergences:
-    """Of the distributions that logits give, row by row, in float32.
+    """Of the distributions that logits give, row by row, in their dtype, float32 at least.
 
     Each term is p · (d − 1 + e⁻ᵈ) with d = log p − log q, which sums to the same, because both add up to 1, and is never
     negative: the errors of the two normalisers, which leave the plain sum off by as much as they are, enter it squared.
@@ -40,11 +40,12 @@ def divergences(one: Float[Tensor, "row vocab"], other: Float[Tensor, "row vocab
 def _some(one: Tensor, other: Tensor) -> Divergences:
     precise = torch.float32 if one.device.type == "mps" else torch.float64  # which that device does not have
     p, q = (logits.to(precise).log_softmax(-1) for logits in (one, other))
-    return Divergences(_directed(p, q), _directed(q, p))
+    dtype = torch.promote_types(one.dtype, torch.float32)
+    return Divergences(_directed(p, q).to(dtype), _directed(q, p).to(dtype))
 
 
 def _directed(p: Tensor, q: Tensor) -> Tensor:
     """D(p ‖ q) of log-probabilities; a token that p rules out adds its share of q, one that q alone rules out is infinite."""
     d = p - q
     terms = torch.where(p.isneginf(), q.exp(), p.exp() * (d + torch.expm1(-d)))
-    return terms.sum(-1).float()
+    return terms.sum(-1)
