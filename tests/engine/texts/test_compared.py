@@ -12,7 +12,7 @@ from generation_by_hand import NEW, ids, model, prompts, said, share, steered, w
 from texts_by_hand import BLOCKS, kl, logprobs, says, steered_run
 
 from interp.engine import Generated
-from interp.errors import GenerationError, OrderError, PositionError, ShapeMismatchError
+from interp.errors import GenerationError, HeadOutOfRangeError, OrderError, PositionError, ShapeMismatchError
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Scale, doses
 from interp.models.generation import configured, continued
 from interp.prompts import Prompt
@@ -86,6 +86,19 @@ def test_batches_chunks_and_no_cache_give_the_same(seed: int) -> None:
         assert torch.equal(other.ids, whole.ids)
         for name in ("logprobs", "unedited_logprobs", "kl", "reverse_kl"):
             torch.testing.assert_close(getattr(other, name), getattr(whole, name), rtol=0, atol=1e-5)
+
+
+def test_only_what_is_changed_is_run_twice(seed: int) -> None:
+    """Three interventions on two prompts: of the six rows, the four that are changed by more than what is given."""
+    sizes: list[int] = []
+    handle = model("gpt2").module.register_forward_pre_hook(
+        lambda owner, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    try:
+        write("gpt2", prompts("gpt2", seed), [None, steered(1.0), steered(2.0)], compare=True, given=steered(3.0))
+    finally:
+        handle.remove()
+    assert sizes == [6 + 4] * NEW
 
 
 def test_drawn_texts_that_end(seed: int) -> None:
@@ -207,7 +220,7 @@ def test_what_is_given_is_everywhere_whatever_the_scope(scope: Any, seed: int) -
 def test_the_base_of_a_source_has_what_is_given(seed: int) -> None:
     """Replacing a value by the base's own is nothing, with what is given in force there too."""
     (prompt,) = [Prompt(text) for text in ids(seed, 6)]
-    own = Change("L2.resid_post", 3, Activation("base"))
+    own = Change("L2.resid_post", -1, Activation("base"))  # what the first new token is said from
     made = write("gpt2", [prompt], [None, own], given=steered(5.0), compare=True)
     assert torch.equal(made.ids[0], made.ids[1])
     assert float(made.kl[1].max()) < 1e-9
@@ -221,6 +234,8 @@ def test_mistakes_in_what_is_given(seed: int) -> None:
         write("gpt2", given, None, given=Change(SITE, source=Activation("base")), scope="prompt")
     with pytest.raises(PositionError, match="can never be reached"):
         write("gpt2", given, None, given=steered(1.0, positions=40))
+    with pytest.raises(HeadOutOfRangeError, match="layer 7"):
+        write("gpt2", given, steered(1.0), given=Change("L7.z", edit=Scale(0.0)))
     with pytest.raises(ValueError, match=r"given holds 'L1\.z' of type str"):
         write("gpt2", given, None, given="L1.z")
     assert write("gpt2", given, None, given=[]).attrs["given"] is None
