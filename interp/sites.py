@@ -298,6 +298,11 @@ class Positions:
     def is_all(self) -> bool:
         return self.indices is None and self.role is None
 
+    @property
+    def is_one(self) -> bool:
+        """Whether they are one token of every prompt, as far as they say; a role may span several."""
+        return self.pick is not None or (self.indices is not None and len(self.indices) == 1)
+
     @classmethod
     def parse(cls, positions: PositionsLike) -> Positions:
         """From ``...`` or ``"all"``, ``"last"``, an index, several of them, or a role: ``"subject"``, ``"subject[-1]"``."""

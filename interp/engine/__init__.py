@@ -6,6 +6,9 @@ from interp.engine.attribution import attribute
 from interp.engine.edge_patching import patch_edges
 from interp.engine.graph import Edge, edges
 from interp.engine.plan import Plan
+from interp.engine.single.edited import edited
+from interp.engine.single.ran import Run
+from interp.engine.single.run import run
 from interp.engine.slopes import Gradients, gradients
 from interp.engine.sweep import explain, patch
 from interp.engine.texts.generated import Generated
@@ -17,12 +20,15 @@ __all__ = [
     "Generated",
     "Gradients",
     "Plan",
+    "Run",
     "attribute",
     "edges",
+    "edited",
     "explain",
     "generate",
     "gradients",
     "patch",
     "patch_edges",
+    "run",
     "score",
 ]

@@ -79,6 +79,10 @@ class Runs:
         """
         return self.places("base", site)
 
+    def ids(self, places: Places) -> Int[Tensor, "example position"] | None:
+        """Token ids at some positions of the base; None where no tokens enter."""
+        return self.base.ids if places is self.base else None
+
     def require_equal_lengths(self, why: str, site: Site, *, attended: bool = False) -> None:
         """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site."""
         clean, corrupted = (self.places(side, site, attended=attended) for side in ("clean", "corrupted"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from interp.interventions.edit import Add, Apply, Cut, Edit, Interpolate, Replace, Scale, knock_out
 from interp.interventions.featurizer import Featurizer, Identity, Subspace
-from interp.interventions.intervention import Change, Intervention, apply
+from interp.interventions.free import Context, Free
+from interp.interventions.intervention import Change, EditLike, Intervention, apply, freely
 from interp.interventions.joint import Joint
 from interp.interventions.knockout import attention_knockout
 from interp.interventions.learned import Gate, Select
@@ -15,8 +16,9 @@ from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoef
 from interp.interventions.trained import Saved, learnable, once, parts, restore, revive, state
 
 __all__ = [
-    "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "Cut", "Edit", "Featurizer",
-    "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace",
-    "Rotation", "Saved", "Scale", "Select", "SetCoefficient", "Source", "Subspace", "apply", "attention_knockout", "doses",
-    "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore", "revive", "state", "strength_of", "zero",
+    "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "Context", "Cut", "Edit",
+    "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask",
+    "Noise", "ProjectOut", "Replace", "Rotation", "Saved", "Scale", "Select", "SetCoefficient", "Source", "Subspace", "apply",
+    "attention_knockout", "doses", "freely", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore",
+    "revive", "state", "strength_of", "zero",
 ]  # fmt: skip

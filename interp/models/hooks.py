@@ -243,6 +243,11 @@ def is_recorder(hook: Any) -> bool:
     return (getattr(hook, "__module__", "") or "").startswith("transformers.")
 
 
+def is_own(hook: Any) -> bool:
+    """Whether a hook is one of ours."""
+    return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), Hooks | InsideAttention)
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, each submodule's own mode restored after."""

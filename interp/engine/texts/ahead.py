@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from interp import axes
+from interp.engine.asked import refuse_other_side
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
-from interp.errors import GenerationError, InputError, PositionError, ShapeMismatchError
+from interp.errors import GenerationError, PositionError, ShapeMismatchError
 from interp.interventions import Activation, Change, Intervention
 from interp.models import Encoded, Model, Places
 from interp.models.places import Scope
@@ -94,6 +96,9 @@ class Ahead(Runs):
         found = self.places("base", site)
         return self._given if given and found is self._growing else found
 
+    def ids(self, places: Places) -> Int[Tensor, "example position"] | None:
+        return self.base.ids if places in (self._growing, self._given) else super().ids(places)
+
     def grows(self, site: Site) -> bool:
         """Whether new tokens have a place at a site."""
         return super().places("base", site) is self.base
@@ -146,13 +151,8 @@ def resolved(
 
 def _refuse(change: Change, runs: Ahead, paired: bool, *, given: bool) -> None:
     """What cannot be meant of a text that grows, or of prompts without another."""
+    refuse_other_side(change, paired)
     source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
-    of = source.prompt if source is not None else None
-    if not paired and isinstance(of, str) and of in ("source", "clean", "corrupted"):
-        raise InputError(
-            f"{change!r} takes its values from the {of} prompt, but these are no pairs: pass interp.Pair(clean, corrupted), "
-            "or say whose values they are, as in Activation('another text'), Activation('base') or Constant(0.0)"
-        )
     scope = "all" if given else runs.scope
     if not change.positions.is_all or scope == "prompt":
         return

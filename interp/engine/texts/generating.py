@@ -16,6 +16,8 @@ from typing import Any, get_args
 import torch
 
 from interp.engine import gauge, provenance
+from interp.engine.asked import asked_prompts
+from interp.engine.background import Given
 from interp.engine.batches import in_batches
 from interp.engine.budget import check_rows
 from interp.engine.cells import Cell
@@ -24,7 +26,7 @@ from interp.engine.families import check_words
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching
 from interp.engine.texts.ahead import Ahead, resolved
-from interp.engine.texts.asked import Asked, InForce, as_pairs, in_force, several
+from interp.engine.texts.asked import Asked, in_force, several
 from interp.engine.texts.generated import Generated, together, unreached
 from interp.errors import GenerationError, PositionError, UnknownNameError
 from interp.models import Model
@@ -42,7 +44,7 @@ def generate(
     prompts: Any,
     interventions: Asked = None,
     *,
-    given: InForce = None,
+    given: Given = None,
     compare: bool = False,
     scope: Scope = "all",
     max_new_tokens: int = 20,
@@ -95,8 +97,8 @@ def generate(
     sites = [Site.parse(site).tensor for site in capture]
     for site in sites:
         model.check(site)
-    asked, force = several(interventions), in_force(given)
-    encoded, paired = as_pairs(model, prompts)
+    asked, force = several(interventions), in_force(model, given)
+    encoded, paired = asked_prompts(model, prompts)
     runs = Ahead(model, encoded, "corrupted" if patching == "denoising" else "clean", max_new_tokens - 1, scope, rows)
     runs.refuse_padding_behind()
     runs.refuse_too_long(f"prompt of {{}} tokens with max_new_tokens={max_new_tokens}")
@@ -123,7 +125,7 @@ def generate(
         "seed": seed if config.do_sample else None,
         "use_cache": use_cache,
         "patching": patching if paired else None,
-        "given": None if force is None else force.spec(),
+        "given": None if force is None else repr(force),
         "options": {name: value for name, value in config.to_diff_dict().items() if name not in _SAID_ELSEWHERE},
         "versions": provenance.versions(),
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from interp.errors import UnknownNameError
+from interp.models.zoo.backup import BACKUP, PRIMARY, backup_construction, backup_prompts
 from interp.models.zoo.handmade import (
     INDUCTION_HEADS,
     EqualityRows,
@@ -25,11 +26,15 @@ from interp.models.zoo.handmade import (
 from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM, register
 
 __all__ = [
+    "BACKUP",
     "INDUCTION_HEADS",
+    "PRIMARY",
     "EqualityRows",
     "HierarchicalEquality",
     "ZooConfig",
     "ZooForCausalLM",
+    "backup_construction",
+    "backup_prompts",
     "hierarchical_equality",
     "induction_construction",
     "induction_sequences",

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import xarray as xr
 from generation_by_hand import NEW, ids, model, prompts, said, share, steered, write
 from texts_by_hand import BLOCKS, kl, logprobs, says, steered_run
 
-from interp.engine import Generated
+from interp.engine import Generated, score
 from interp.errors import GenerationError, HeadOutOfRangeError, OrderError, PositionError, ShapeMismatchError
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Scale, doses
 from interp.models.generation import configured, continued
@@ -165,7 +166,7 @@ def test_what_is_given_comes_first(seed: int) -> None:
         one, other = as_listed(seed, given, asked)
         assert torch.equal(one.ids, other.ids)
         torch.testing.assert_close(one.logprobs, other.logprobs, rtol=0, atol=1e-6)
-        assert one.attrs["given"]["changes"][0] == given.spec()
+        assert one.attrs["given"] == f"Intervention({given!r})"
     swapped = write("gpt2", prompts("gpt2", seed), half, given=steered(5.0))
     assert not torch.equal(swapped.logprobs[0], write("gpt2", prompts("gpt2", seed), steered(5.0), given=half).logprobs[0])
     with pytest.raises(OrderError, match="do not commute"):
@@ -226,6 +227,20 @@ def test_the_base_of_a_source_has_what_is_given(seed: int) -> None:
     assert float(made.kl[1].max()) < 1e-9
     of_prompt = Change(SITE, (1, 2), Activation("base", positions=0))  # its source is the base as it was
     write("gpt2", [prompt], own, given=of_prompt)
+
+
+def test_inside_of_an_edited_model(seed: int) -> None:
+    """What is in force there is given, in front of what is given besides; and it is no difference that is compared."""
+    knocked, given, tested = Change("L1H2.z", edit=Scale(0.0)), prompts("gpt2", seed), model("gpt2")
+    expected = write("gpt2", given, [None, steered(4.0)], given=[knocked, steered(2.0)], compare=True, scope="new")
+    with tested.edited(knocked):
+        found = write("gpt2", given, [None, steered(4.0)], given=steered(2.0), compare=True, scope="new")
+        scored = score(tested, given, steered(4.0), compare=True)
+    assert torch.equal(found.ids, expected.ids)
+    assert torch.equal(found.logprobs, expected.logprobs)
+    assert torch.equal(found.kl, expected.kl)
+    assert found.attrs["given"] == expected.attrs["given"]
+    xr.testing.assert_identical(scored, score(tested, given, steered(4.0), given=knocked, compare=True))
 
 
 def test_mistakes_in_what_is_given(seed: int) -> None:
