@@ -20,7 +20,7 @@ LINE = (
     "Generation: strength 0 gives identical tokens; cached equals uncached greedy text under an edit; the three scopes fire as "
     "predicted; ragged batch equals one at a time."
 )
-SITE, LAYER = "L14.resid_post", 14
+SITE = "L14.resid_post"
 GLAD = ("I love this, it is wonderful and I am so happy.", "What a great and beautiful day, everything is perfect.")
 SAD = ("I hate this, it is terrible and I am so sad.", "What an awful and ugly day, everything is ruined.")
 PROMPTS = ("The weather today is", "My favourite thing about the city where I was born is", "I think that the movie was")
@@ -36,10 +36,8 @@ def model(smollm2: Path) -> Model:
 @pytest.fixture(scope="module")
 def steer(model: Model) -> Change:
     """From sad to glad: the difference of the means over all tokens."""
-    glad, sad = (
-        generate(model, list(texts), max_new_tokens=1, capture=[SITE]).activation(SITE)[0].nanmean((0, 1))
-        for texts in (GLAD, SAD)
-    )
+    read = [generate(model, list(texts), max_new_tokens=1, capture=[SITE]) for texts in (GLAD, SAD)]
+    glad, sad = (made.activation(SITE)[0].nanmean((0, 1)) for made in read)
     return Change(SITE, source=Constant(glad - sad), edit=Add())
 
 
@@ -79,7 +77,7 @@ def test_cached_equals_uncached_greedy_text_under_an_edit(figures: dict[str, Any
 
 @pytest.mark.done_when(5, LINE)
 def test_the_three_scopes_fire_as_predicted(figures: dict[str, Any], model: Model, steer: Change) -> None:
-    """How many tokens each pass changes, from the lengths of the prompts alone; and that each scope writes what it alone does."""
+    """How many tokens each pass changes, from the lengths of the prompts; a spy that adds writes what an addition does."""
     lengths = [int(n) for n in model.encode(list(PROMPTS)).lengths]
     said, passes = sum(lengths), [len(PROMPTS)] * (NEW - 1)
     predicted = {"prompt": [said], "new": passes, "all": [said, *passes]}
