@@ -13,6 +13,7 @@ from interp.engine.slopes import Gradients, gradients
 from interp.engine.sweep import explain, patch
 from interp.engine.texts.generated import Generated
 from interp.engine.texts.generating import generate
+from interp.engine.texts.scoring import score
 
 __all__ = [
     "Edge",
@@ -29,4 +30,5 @@ __all__ = [
     "patch",
     "patch_edges",
     "run",
+    "score",
 ]

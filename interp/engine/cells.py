@@ -124,16 +124,17 @@ def place(
     """
     columns: dict[tuple[Positions, int], Tensor] = {}
     firsts: dict[tuple[Positions, int, bool, bool, bool], Tensor] = {}  # cells differ in these alone
-    sites: dict[Site, Places] = {}
+    sites: dict[tuple[Site, bool], Places] = {}
     spans: dict[tuple[Positions, Site], Tensor] = {}
 
     def resolved(change: Change, first: Tensor | None, of_given: bool) -> Place:
         tensor = change.site.tensor
-        if tensor not in sites:
-            sites[tensor] = runs.places("base", tensor)
-        here = (change.positions, id(sites[tensor]))
+        if (tensor, of_given) not in sites:
+            sites[tensor, of_given] = runs.changed_places(tensor, given=of_given)
+        places = sites[tensor, of_given]
+        here = (change.positions, id(places))
         if here not in columns:
-            columns[here] = sites[tensor].columns(change.positions, what=f"position of {change.site!r}")
+            columns[here] = places.columns(change.positions, what=f"position of {change.site!r}")
         where = columns[here]
         if change.joint > 1:
             _refuse_other_spans(change, where)
@@ -143,7 +144,7 @@ def place(
         span = (change.attended, tensor)
         if change.square and span not in spans:
             spans[span] = _span(change, runs.places("base", tensor, attended=True))
-        told: dict[str, Any] = {"prompts": sites[tensor], "ids": runs.ids(sites[tensor])}
+        told: dict[str, Any] = {"prompts": places, "ids": runs.ids(places)}
         return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span), **told)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
