@@ -64,11 +64,13 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
         hoverlabel={"align": "left", "font": {"family": FONT}},
     )
     bar = {"thickness": 12, "len": 1, "ypad": 0, "x": 1.02, "outlinewidth": 0, "nticks": 5, "exponentformat": "e"}
-    for trace in figure.data[:1]:
+    coloured = [trace for trace in figure.data if "colorbar" in trace]
+    for trace in coloured[:1]:
         name = trace.colorbar.title.text or ""
         if glyph * len(name) > height:  # the title has the rest
             trace.colorbar.title.text = name.split(" ")[0]
-    figure.update_traces(colorbar=bar | {"tickfont": {"size": size}})
+    for trace in coloured:
+        trace.update(colorbar=bar | {"tickfont": {"size": size}})
     shared = {"showgrid": False, "zeroline": False, "ticks": "", "tickmode": "array", "automargin": False}
     angle = -90 if upright else 0
     standoff = int(0.6 * size)
@@ -76,4 +78,16 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
         tickvals=places, ticktext=text, tickangle=angle, title={"text": columns.title, "standoff": standoff}, **shared
     )
     figure.update_yaxes(tickvals=row_places, ticktext=row_text, title={"text": rows.title, "standoff": standoff}, **shared)
+    return figure
+
+
+def make_room(figure: go.Figure, *, above: int = 0, below: int = 0) -> go.Figure:
+    """The same map with free space between title and map, and under it, for what selects; the title stays where it is."""
+    old, margin = figure.layout.height, figure.layout.margin
+    new = old + above + below
+    figure.update_layout(
+        height=new,
+        margin={"t": margin.t + above, "b": margin.b + below},
+        title={"y": 1 - (1 - figure.layout.title.y) * old / new},
+    )
     return figure

@@ -75,11 +75,13 @@ class Asked:
 
     def attrs(self) -> dict[str, Any]:
         """Where numbers of this run come from."""
+        with float32():
+            precision = computed()
         return provenance.identity(self.model, self.encoded) | {
             "side": self.side if self.paired else None,
             "given": None if self.given is None else repr(self.given),
             "device": str(self.model.device),
-            "float32_precision": computed(),
+            "float32_precision": precision,
             "versions": provenance.versions(),
         }
 
@@ -87,7 +89,7 @@ class Asked:
         if isinstance(prompt.text, str):
             return prompt.text
         words = self.model.tokenizer
-        return " ".join(map(str, prompt.text)) if words is None else str(words.decode(list(prompt.text)))  # type: ignore[attr-defined]
+        return " ".join(map(str, prompt.text)) if words is None else str(words.decode(list(prompt.text)))
 
 
 def ask(
@@ -138,7 +140,7 @@ def ask(
 
 def _pairs(prompts: Any) -> tuple[Pairs | Encoded, bool]:
     """Prompts as pairs, and whether they came as pairs."""
-    many = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
+    many: Any = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
     if isinstance(many, Encoded | Pairs):
         return many, True
     if isinstance(many, Mapping) and isinstance(many.get("input_ids"), list) and isinstance(many["input_ids"][0], int):

@@ -61,7 +61,7 @@ def cache(
 
 
 def ask_checked(model: Model, prompts: Any, sites: Any, **options: Any) -> Asked:
-    """As :func:`interp.engine.single.asked.ask`, once the sites are known to exist: a wrong name is told before anything runs."""
+    """As :func:`interp.engine.single.asked.ask`, but a wrong site is told before anything runs."""
     variables(model, sites)
     return ask(model, prompts, **options)
 
@@ -86,8 +86,7 @@ class _Named:
     def labelled(self, array: Filled) -> tuple[tuple[str, ...], np.ndarray[Any, Any], dict[str, Any]]:
         """Axes, numbers and attributes of a variable."""
         variable, site = array.variable, array.site
-        assert array.array is not None
-        numbers = own_order(site, array.array, single=variable.single)
+        numbers = own_order(site, array.whole, single=variable.single)
         if variable.layers is None:
             numbers = numbers[:, 0]
         own = list(site.axes[1:])

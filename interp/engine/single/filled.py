@@ -50,12 +50,18 @@ class Filled:
         self._dtype = np.float64 if double else np.float32
 
     @property
+    def whole(self) -> np.ndarray[Any, Any]:
+        """The array, once everything ran."""
+        assert self.array is not None
+        return self.array
+
+    @property
     def ragged(self) -> bool:
         """Whether prompts differ in length."""
         each = [places.lengths for places in (self.places, self.attended) if places is not None]
         return any(bool((lengths != lengths[0]).any()) for lengths in each)
 
-    def add(self, number: int, tensor: Shaped[Tensor, "example *axes"], examples: range, columns: range) -> None:
+    def add(self, number: int, tensor: Shaped[Tensor, "example ..."], examples: range, columns: range) -> None:
         """Copy what one layer gives for some prompts at some columns.
 
         Args:
@@ -82,7 +88,7 @@ class Filled:
         if not self.positional:
             array[examples.start : examples.stop].copy_(tensor)
             return
-        for chosen, first, length, *source in self._alike(examples):
+        for (first, length, *source), chosen in self._alike(examples).items():
             start, stop = max(first, columns.start), min(first + length, columns.stop)
             if start >= stop:
                 continue
@@ -125,13 +131,13 @@ class Filled:
         layered = (self.examples, len(self.variable.sites), *shape[1:])
         self.array = np.full(layered, np.nan, self._dtype) if self.ragged else np.empty(layered, self._dtype)
 
-    def _alike(self, examples: range) -> list[tuple[list[int], *tuple[int, ...]]]:
-        """Prompts that begin and end in the same columns, with these."""
+    def _alike(self, examples: range) -> dict[tuple[int, ...], list[int]]:
+        """Prompts by the first column and the number of their real positions, and of those that are attended to."""
         groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
         bounds = [t.tolist() for p in (self.places, self.attended) if p is not None for t in (p.first, p.lengths)]
         for example in examples:
             groups[tuple(each[example] for each in bounds)].append(example)
-        return [(chosen, *where) for where, chosen in groups.items()]
+        return groups
 
 
 def _places(asked: Asked, site: Site, *, attended: bool) -> Places | None:
@@ -150,7 +156,9 @@ class _Watched:
     A site is watched by a write that returns what it is given, which leaves the pass as it is.
     """
 
-    def __init__(self, edits: Edits | None, looks: Mapping[Site, list[tuple[Filled, int]]], examples: range, width: int) -> None:
+    def __init__(
+        self, edits: Edits | None, looks: Mapping[Site, list[tuple[Filled, int]]], examples: range, width: int
+    ) -> None:
         self.edits, self.looks, self.examples, self.width = edits, looks, examples, width
 
     @property

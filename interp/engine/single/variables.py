@@ -47,8 +47,8 @@ def variables(model: Model, sites: Any) -> list[Variable]:
     many = [sites] if isinstance(sites, str | Site) else list(sites or ()) if isinstance(sites, Iterable) else []
     if not many:
         raise ValueError(
-            f"sites={sites!r} names nothing to keep; expected a name such as 'resid_post', 'L3.z', 'L2H1.z', or a list of them; "
-            f"model.sites() lists those of {model.name}"
+            f"sites={sites!r} names nothing to keep; expected a name such as 'resid_post', 'L3.z', 'L2H1.z', or a list of "
+            f"them; model.sites() lists those of {model.name}"
         )
     asked: dict[str, list[Site]] = {}
     for site in dict.fromkeys(map(Site.parse, many)):

@@ -4,10 +4,10 @@
     >>> ds.token.sel(layer=20, position=-1 + ds.sizes["position"], rank=1).item()            # doctest: +SKIP
     >>> interp.views.lens(ds)                                                               # doctest: +SKIP
 
-nostalgebraist 2020, "interpreting GPT: the logit lens": a state z is decoded as W_U · norm_f(z), with the norm of its own scale,
-and the model's own unembedding, multipliers and soft cap after it: the model's own forward from its last block on. With
-``translators`` it is the tuned lens (Belrose et al. 2023, "Eliciting Latent Predictions from Transformers with the Tuned Lens",
-arXiv 2303.08112): z ← A z + b first, A being the whole map and not what is added to the identity.
+nostalgebraist 2020, "interpreting GPT: the logit lens": a state z is decoded as W_U · norm_f(z), with the norm of its own
+scale, and with multipliers and soft cap: by the model's own forward from its last block on. With ``translators`` it is the
+tuned lens (Belrose et al. 2023, "Eliciting Latent Predictions from Transformers with the Tuned Lens", arXiv 2303.08112):
+z ← A z + b first, A being the whole map and not what is added to the identity.
 
 Logits are made for a few layers and positions at a time; what is kept of them are the highest and five numbers.
 """
@@ -87,7 +87,9 @@ def lens(
         ShapeMismatchError: translators that do not fit the stream.
     """
     if model.stack is None:
-        raise InputError(f"lens decodes by what {model.name} does after its last block, which is unknown: {model.stack_refused}")
+        raise InputError(
+            f"lens decodes by what {model.name} does after its last block, which is unknown: {model.stack_refused}"
+        )
     component = _component(model, sites)
     if not isinstance(top, int) or top < 1:
         raise ValueError(f"top={top!r}; expected how many tokens to keep, 1 at least")
@@ -98,7 +100,9 @@ def lens(
     layers, hidden, last = _hidden(asked, component)
     maps = _translated(model, translators or {}, layers)
     places = _Places.of(asked, tokens)
-    found = _Found.empty(len(asked.tokens), len(layers), places.width, min(top, model.anatomy.outputs or top), wanted is not None)
+    found = _Found.empty(
+        len(asked.tokens), len(layers), places.width, min(top, model.anatomy.outputs or top), wanted is not None
+    )
     with float32(), torch.no_grad(), model.prepared():
         for rows in places.rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
             _read(model.stack, rows, hidden, last, maps, wanted, found)
@@ -122,7 +126,9 @@ def _refuse_behind(asked: Asked) -> None:
     """What is changed behind the last block would be missing in every layer's logits."""
     for change in asked.given.changes if asked.given is not None else ():
         if asked.model.anatomy.layer_of(change.site) is None:
-            raise InputError(f"given: {change!r} acts behind the last block or beside them, where the lens does not run the model")
+            raise InputError(
+                f"given: {change!r} acts behind the last block or beside them, where the lens does not run the model"
+            )
 
 
 def _answered(asked: Asked) -> bool:
@@ -135,12 +141,11 @@ def _hidden(asked: Asked, component: Site) -> tuple[list[int], list[np.ndarray[A
     whole = component.name == last.name
     names = [component.name, "L0.resid_pre"] if whole else [component.name, repr(last)]
     first, second = filled(asked, variables(asked.model, names))
-    assert first.array is not None and second.array is not None
     layers = list(first.variable.layers or ())
-    each = [first.array[:, i] for i in range(len(layers))]
+    each = [first.whole[:, i] for i in range(len(layers))]
     if whole:
-        return [EMBED, *layers], [second.array[:, 0], *each], each[-1]
-    return layers, each, second.array[:, 0]
+        return [EMBED, *layers], [second.whole[:, 0], *each], each[-1]
+    return layers, each, second.whole[:, 0]
 
 
 def _translated(model: Model, translators: Translators, layers: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
@@ -184,7 +189,9 @@ class _Places:
         if not len(example):
             raise PositionError(f"tokens={positions!r} names no position")
         rows = torch.stack([example, at[example, slot], slot], dim=-1)
-        words = [[row[p] if p >= 0 else "" for p in where] for row, where in zip(asked.tokens.strings, at.tolist(), strict=False)]
+        words = [
+            [row[p] if p >= 0 else "" for p in where] for row, where in zip(asked.tokens.strings, at.tolist(), strict=False)
+        ]
         if positions.is_all:
             return cls(rows, list(range(at.shape[1])), words)
         if positions.indices is not None:
