@@ -23,7 +23,7 @@ _MOST = 4_000_000
 """Numbers in one figure: about 20 MB of HTML."""
 _WORDS = 160
 """Tokens up to which the hover of every cell has both of them."""
-_MENU, _SLIDER = 34, 74
+_MENU, _SLIDER = 34, 82
 """Pixels that they take."""
 
 
@@ -85,15 +85,8 @@ def attention(
     )
     layers, heads = (table[axis].values.tolist() for axis in (names.LAYER, names.HEAD))
     alone = f" of L{layers[0]}H{heads[0]}" if len(layers) == len(heads) == 1 else ""
-    dress(
-        figure,
-        title or f"attention pattern{alone}",
-        of.under(ds, of.said(table)),
-        columns,
-        rows,
-        width=width,
-        template=template,
-    )
+    named = title or f"attention pattern{alone}"
+    dress(figure, named, of.under(ds, of.said(table)), columns, rows, width=width, template=template, square=True)
     figure.update_yaxes(autorange="reversed")
     return _selecting(figure, z, layers, heads, template)
 

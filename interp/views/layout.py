@@ -16,7 +16,17 @@ _CELL, _SMALLEST, _LARGEST = 24, 120, 560
 _MOST_COLUMNS, _MOST_ROWS = 60, 40
 
 
-def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ticks, *, width: int, template: str) -> go.Figure:
+def dress(
+    figure: go.Figure,
+    title: str,
+    subtitle: str,
+    columns: Ticks,
+    rows: Ticks,
+    *,
+    width: int,
+    template: str,
+    square: bool = False,
+) -> go.Figure:
     """Lay out a map so that nothing overlaps at this width.
 
     Args:
@@ -27,6 +37,7 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
         rows: labels from bottom to top.
         width: in pixels.
         template: name of a plotly template.
+        square: no taller than wide.
     """
     size = 12 if width >= 480 else 9
     glyph = 0.62 * size  # mean width of a character
@@ -37,7 +48,7 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
     upright = columns.longest > 4 and across * len(columns.full) > inner
     places, text = columns.thinned(min(_MOST_COLUMNS, max(1, int(inner / (1.25 * size if upright else across)))))
     below = int(size * 2.8 + (0.92 * glyph * min(columns.longest, 20) if upright else size))
-    height = min(_LARGEST, max(_SMALLEST, _CELL * len(rows.full)))
+    height = min(_LARGEST, max(_SMALLEST, _CELL * len(rows.full)), *([inner] if square else []))
     head = wrap(title, int((width - 24) / (glyph * 1.25)))
     under = wrap(subtitle, int((width - 24) / glyph))
     above = int(18 + 1.35 * size * 1.25 * len(head) + 1.6 * size * len(under))

@@ -86,7 +86,7 @@ class _Named:
     def labelled(self, array: Filled) -> tuple[tuple[str, ...], np.ndarray[Any, Any], dict[str, Any]]:
         """Axes, numbers and attributes of a variable."""
         variable, site = array.variable, array.site
-        numbers = own_order(site, array.whole, single=variable.single)
+        numbers = own_order(site, array.whole)
         if variable.layers is None:
             numbers = numbers[:, 0]
         own = list(site.axes[1:])

@@ -41,6 +41,8 @@ class Filled:
         self.variable, self.site = variable, variable.sites[0]
         self.examples = len(asked.tokens)
         self.places = _places(asked, self.site, attended=False)
+        self.main = self.places is asked.tokens
+        """Whether the positions are those of the main stream, which may come in pieces."""
         self.attended = _places(asked, self.site, attended=True) if self.site.square else None
         self.array: np.ndarray[Any, Any] | None = None
         """None until the first tensor is seen."""
@@ -70,6 +72,8 @@ class Filled:
         Raises:
             ShapeMismatchError: layers differ in shape, or the first axis is not that of the examples.
         """
+        if self.places is not None and not self.main:
+            columns = range(self.places.width)  # those of another stream
         if self.variable.indices is not None:
             index = torch.tensor(self.variable.indices, device=tensor.device)
             tensor = tensor.index_select(2, index)
@@ -220,11 +224,9 @@ def filled(asked: Asked, wanted: Sequence[Variable]) -> list[Filled]:
     return arrays
 
 
-def own_order(site: Site, array: np.ndarray[Any, Any], *, single: bool) -> np.ndarray[Any, Any]:
+def own_order(site: Site, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """A view in the site's own order of axes, from the engine's; the layer stays behind the example."""
-    if not site.square:
-        return array
-    return rearrange(array, "e l p s -> e l p s" if single else "e l p h s -> e l h p s")
+    return rearrange(array, "e l p h s -> e l h p s") if site.square and array.ndim == len(site.axes) + 1 else array
 
 
 AXES_OF_PATH = {1: (axes.UNIT,), 2: (axes.POSITION, axes.UNIT)}
