@@ -106,7 +106,7 @@ def lens(
     with float32(), torch.no_grad(), model.prepared():
         for rows in places.rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
             _read(model.stack, rows, hidden, last, maps, wanted, found)
-        attrs = asked.attrs() | {"site": component.name, "translators": sorted(maps), "method": "logit lens"}
+        attrs = asked.attrs() | {"site": component.name, "translators": sorted(translators or {}), "method": "logit lens"}
     return _labelled(asked, layers, places, found, wanted).assign_attrs(attrs)
 
 
