@@ -16,7 +16,17 @@ _CELL, _SMALLEST, _LARGEST = 24, 120, 560
 _MOST_COLUMNS, _MOST_ROWS = 60, 40
 
 
-def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ticks, *, width: int, template: str) -> go.Figure:
+def dress(
+    figure: go.Figure,
+    title: str,
+    subtitle: str,
+    columns: Ticks,
+    rows: Ticks,
+    *,
+    width: int,
+    template: str,
+    square: bool = False,
+) -> go.Figure:
     """Lay out a map so that nothing overlaps at this width.
 
     Args:
@@ -27,6 +37,7 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
         rows: labels from bottom to top.
         width: in pixels.
         template: name of a plotly template.
+        square: no taller than wide.
     """
     size = 12 if width >= 480 else 9
     glyph = 0.62 * size  # mean width of a character
@@ -37,7 +48,7 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
     upright = columns.longest > 4 and across * len(columns.full) > inner
     places, text = columns.thinned(min(_MOST_COLUMNS, max(1, int(inner / (1.25 * size if upright else across)))))
     below = int(size * 2.8 + (0.92 * glyph * min(columns.longest, 20) if upright else size))
-    height = min(_LARGEST, max(_SMALLEST, _CELL * len(rows.full)))
+    height = min(_LARGEST, max(_SMALLEST, _CELL * len(rows.full)), *([inner] if square else []))
     head = wrap(title, int((width - 24) / (glyph * 1.25)))
     under = wrap(subtitle, int((width - 24) / glyph))
     above = int(18 + 1.35 * size * 1.25 * len(head) + 1.6 * size * len(under))
@@ -64,11 +75,13 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
         hoverlabel={"align": "left", "font": {"family": FONT}},
     )
     bar = {"thickness": 12, "len": 1, "ypad": 0, "x": 1.02, "outlinewidth": 0, "nticks": 5, "exponentformat": "e"}
-    for trace in figure.data[:1]:
+    coloured = [trace for trace in figure.data if "colorbar" in trace]
+    for trace in coloured[:1]:
         name = trace.colorbar.title.text or ""
         if glyph * len(name) > height:  # the title has the rest
             trace.colorbar.title.text = name.split(" ")[0]
-    figure.update_traces(colorbar=bar | {"tickfont": {"size": size}})
+    for trace in coloured:
+        trace.update(colorbar=bar | {"tickfont": {"size": size}})
     shared = {"showgrid": False, "zeroline": False, "ticks": "", "tickmode": "array", "automargin": False}
     angle = -90 if upright else 0
     standoff = int(0.6 * size)
@@ -76,4 +89,16 @@ def dress(figure: go.Figure, title: str, subtitle: str, columns: Ticks, rows: Ti
         tickvals=places, ticktext=text, tickangle=angle, title={"text": columns.title, "standoff": standoff}, **shared
     )
     figure.update_yaxes(tickvals=row_places, ticktext=row_text, title={"text": rows.title, "standoff": standoff}, **shared)
+    return figure
+
+
+def make_room(figure: go.Figure, *, above: int = 0, below: int = 0) -> go.Figure:
+    """The same map with free space between title and map, and under it, for what selects; the title stays where it is."""
+    old, margin = figure.layout.height, figure.layout.margin
+    new = old + above + below
+    figure.update_layout(
+        height=new,
+        margin={"t": margin.t + above, "b": margin.b + below},
+        title={"y": 1 - (1 - figure.layout.title.y) * old / new},
+    )
     return figure

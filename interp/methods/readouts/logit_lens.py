@@ -1,0 +1,326 @@
+"""The logit lens: what the residual stream of every layer would say if it were the last.
+
+    >>> ds = interp.lens(model, "The Eiffel Tower is in the city of", target=" Paris")          # doctest: +SKIP
+    >>> ds.token.sel(layer=20, position=-1 + ds.sizes["position"], rank=1).item()            # doctest: +SKIP
+    >>> interp.views.lens(ds)                                                               # doctest: +SKIP
+
+nostalgebraist 2020, "interpreting GPT: the logit lens": a state z is decoded as W_U · norm_f(z), with the norm of its own
+scale, and with multipliers and soft cap: by the model's own forward from its last block on. With ``translators`` it is the
+tuned lens (Belrose et al. 2023, "Eliciting Latent Predictions from Transformers with the Tuned Lens", arXiv 2303.08112):
+z ← A z + b first, A being the whole map and not what is added to the identity.
+
+Logits are made for a few layers and positions at a time; what is kept of them are the highest and five numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import axes
+from interp.engine.precision import float32
+from interp.engine.single.asked import Asked, ask
+from interp.engine.single.cache import padded
+from interp.engine.single.filled import filled
+from interp.engine.single.variables import variables
+from interp.errors import InputError, PositionError, ShapeMismatchError, UnknownSiteError
+from interp.models import Bos, Model
+from interp.models.stack import Stack
+from interp.sites import MAIN, Positions, Site
+
+RANK = "rank"
+EMBED = -1
+"""The number of the stream that enters block 0, as a layer."""
+_LOGITS = 1 << 24
+"""Logits that are made at once."""
+
+Translators = Mapping[int, tuple[Any, Any]]
+"""By layer a matrix ``[d_model, d_model]`` and a bias ``[d_model]``: z ← A z + b before the norm."""
+
+
+def lens(
+    model: Model,
+    prompts: Any,
+    *,
+    top: int = 5,
+    target: str | int | Sequence[str | int] | None = None,
+    sites: str | Site = "resid_post",
+    given: Any = None,
+    tokens: Any = None,
+    translators: Translators | None = None,
+    bos: Bos | None = None,
+    side: str = "clean",
+) -> xr.Dataset:
+    """Decode the stream of every layer at every position by the model's own last norm and unembedding.
+
+    Args:
+        prompts: as in :func:`interp.cache`.
+        top: how many of the most probable tokens are kept.
+        target: a token whose logit, probability and rank are kept too, written as it follows the prompt (``" Paris"``), or its
+            id; one for all prompts or one for each. Of pairs by default their answers (the first, where there are several).
+        sites: what is decoded: a component of the stream's width in every layer that has it.
+        given: interventions in force, as in :func:`interp.patch`.
+        tokens: at which positions: all, an index, several, or a role, as in :class:`interp.Positions`.
+        translators: of a tuned lens, by layer (−1 is what enters block 0); layers without one are decoded as they are.
+        bos: how texts begin; by default as the model was loaded.
+        side: of pairs, which prompts are run.
+
+    Returns:
+        By (example, layer, position, rank), the most probable first and rank 1: ``token_id``, ``token``, ``prob``, ``logit``.
+        By (example, layer, position): ``entropy`` of the lens, ``kl`` = KL(final ‖ lens), both in nats, and ``final_rank``,
+        the rank in the lens of the final distribution's most probable token. With a target: ``target_logit``,
+        ``target_prob``, ``target_rank``. A rank is 1 + the number of tokens with a greater logit. ``layer`` is the block's
+        number, −1 what enters block 0; ``depth`` names it ("embed", "L0", …). Behind a prompt's end are NaN, −1 and "".
+
+    Raises:
+        InputError: the model's blocks do not stand one on the other (the reason is told), something is given behind the last
+            block, or the targets are not one for each prompt.
+        UnknownSiteError: ``sites`` is no component of the stream's width.
+        AnswerError: a target that is not one token.
+        ShapeMismatchError: translators that do not fit the stream.
+    """
+    if model.stack is None:
+        raise InputError(
+            f"lens decodes by what {model.name} does after its last block, which is unknown: {model.stack_refused}"
+        )
+    component = _component(model, sites)
+    if not isinstance(top, int) or top < 1:
+        raise ValueError(f"top={top!r}; expected how many tokens to keep, 1 at least")
+    targets = [target] if isinstance(target, str | int) else target
+    asked = ask(model, prompts, given=given, bos=bos, side=side, answers=targets)
+    _refuse_behind(asked)
+    wanted = asked.encoded.answers[:, 0] if target is not None or (asked.paired and _answered(asked)) else None
+    layers, hidden, last = _hidden(asked, component)
+    maps = _translated(model, translators or {}, layers)
+    places = _Places.of(asked, tokens)
+    found = _Found.empty(
+        len(asked.tokens), len(layers), places.width, min(top, model.anatomy.outputs or top), wanted is not None
+    )
+    with float32(), torch.no_grad(), model.prepared():
+        for rows in places.rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
+            _read(model.stack, rows, hidden, last, maps, wanted, found)
+        attrs = asked.attrs() | {"site": component.name, "translators": sorted(translators or {}), "method": "logit lens"}
+    return _labelled(asked, layers, places, found, wanted).assign_attrs(attrs)
+
+
+def _component(model: Model, sites: str | Site) -> Site:
+    """What is decoded in every layer."""
+    site = Site.parse(sites) if isinstance(sites, str | Site) else sites
+    if not isinstance(site, Site) or site.path or site.layer is not None or not site.component.per_layer or site.stream != MAIN:
+        raise UnknownSiteError("component to decode", sites, ("resid_post", "resid_mid", "attn_out", "mlp_out"))
+    if site.axes != (axes.EXAMPLE, axes.POSITION, "d_model"):
+        why = f"its axes are {', '.join(site.axes)}, and the unembedding reads the stream"
+        raise UnknownSiteError("component to decode", sites, ("resid_post", "resid_mid", "attn_out", "mlp_out"), why=why)
+    model.check(site)
+    return site
+
+
+def _refuse_behind(asked: Asked) -> None:
+    """What is changed behind the last block would be missing in every layer's logits."""
+    for change in asked.given.changes if asked.given is not None else ():
+        if asked.model.anatomy.layer_of(change.site) is None:
+            raise InputError(
+                f"given: {change!r} acts behind the last block or beside them, where the lens does not run the model"
+            )
+
+
+def _answered(asked: Asked) -> bool:
+    return asked.encoded.answers.shape[1] > 0 and bool((asked.encoded.answers[:, 0] >= 0).all())
+
+
+def _hidden(asked: Asked, component: Site) -> tuple[list[int], list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """Layers, what is decoded in each, and what leaves the last block: ``[example, position, d_model]``."""
+    last = Site("resid_post", layer=asked.model.sizes[axes.LAYER] - 1)
+    whole = component.name == last.name
+    names = [component.name, "L0.resid_pre"] if whole else [component.name, repr(last)]
+    first, second = filled(asked, variables(asked.model, names))
+    layers = list(first.variable.layers or ())
+    each = [first.whole[:, i] for i in range(len(layers))]
+    if whole:
+        return [EMBED, *layers], [second.whole[:, 0], *each], each[-1]
+    return layers, each, second.whole[:, 0]
+
+
+def _translated(model: Model, translators: Translators, layers: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
+    """Translators by the place of their layer, on the model's device."""
+    found = {}
+    width = model.sizes["d_model"]
+    for layer, (matrix, bias) in translators.items():
+        if layer not in layers:
+            raise InputError(f"translators name layer {layer}; the layers that are decoded are {layers[0]} to {layers[-1]}")
+        a, b = (torch.as_tensor(part, dtype=torch.promote_types(model.dtype, torch.float32)) for part in (matrix, bias))
+        if a.shape != (width, width) or b.shape != (width,):
+            raise ShapeMismatchError(
+                f"the translator of layer {layer} has shapes {tuple(a.shape)} and {tuple(b.shape)}; the stream of {model.name} "
+                f"needs {(width, width)} and {(width,)}"
+            )
+        found[layers.index(layer)] = (a.detach().to(model.device), b.detach().to(model.device))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """At which positions the stream is decoded."""
+
+    rows: Int[Tensor, "row 3"]
+    """Example, position in the prompt, and where in the result it stands."""
+    numbers: Sequence[int | str]
+    strings: Sequence[Sequence[str]]
+    """The tokens there, by example."""
+
+    @property
+    def width(self) -> int:
+        return len(self.numbers)
+
+    @classmethod
+    def of(cls, asked: Asked, tokens: Any) -> _Places:
+        positions = Positions.parse(tokens)
+        columns = asked.tokens.columns(positions, what="tokens").cpu()
+        first = asked.tokens.first.cpu()
+        at = torch.where(columns >= 0, columns - first[:, None], -1)
+        example, slot = (at >= 0).nonzero(as_tuple=True)
+        if not len(example):
+            raise PositionError(f"tokens={positions!r} names no position")
+        rows = torch.stack([example, at[example, slot], slot], dim=-1)
+        words = [
+            [row[p] if p >= 0 else "" for p in where] for row, where in zip(asked.tokens.strings, at.tolist(), strict=False)
+        ]
+        if positions.is_all:
+            return cls(rows, list(range(at.shape[1])), words)
+        if positions.indices is not None:
+            return cls(rows, list(positions.indices), words)
+        many = at.shape[1] > 1
+        return cls(rows, [f"{positions!r}[{i}]" if many else repr(positions) for i in range(at.shape[1])], words)
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What is kept: ``[example, layer, position]``, and with the highest tokens along a last axis."""
+
+    ids: np.ndarray[Any, Any]
+    numbers: dict[str, np.ndarray[Any, Any]]
+
+    @classmethod
+    def empty(cls, examples: int, layers: int, positions: int, top: int, targeted: bool) -> _Found:
+        shape = (examples, layers, positions)
+        names = ["entropy", "kl", "final_rank", *(["target_logit", "target_prob", "target_rank"] if targeted else [])]
+        numbers = {name: np.full(shape, np.nan, np.float32) for name in names}
+        numbers |= {name: np.full((*shape, top), np.nan, np.float32) for name in ("logit", "prob")}
+        return cls(np.full((*shape, top), -1, np.int64), numbers)
+
+    def put(self, layer: int, rows: Int[Tensor, "row 3"], ids: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        example, _, slot = rows.T.numpy()
+        self.ids[example, layer, slot] = ids.cpu().numpy()
+        for name, found in numbers.items():
+            self.numbers[name][example, layer, slot] = found.cpu().numpy()
+
+
+def _read(
+    stack: Stack,
+    rows: Int[Tensor, "row 3"],
+    hidden: Sequence[np.ndarray[Any, Any]],
+    last: np.ndarray[Any, Any],
+    maps: Mapping[int, tuple[Tensor, Tensor]],
+    wanted: Int[Tensor, " example"] | None,
+    found: _Found,
+) -> None:
+    """Some positions in every layer; a product with the unembedding serves as many layers as fit."""
+    example, position, _ = rows.T.numpy()
+    parameter = next(stack.module.parameters())
+
+    def decoded(states: list[np.ndarray[Any, Any]], numbers: Sequence[int]) -> Float[Tensor, "layer row vocab"]:
+        z = [torch.from_numpy(state[example, position]).to(parameter.device) for state in states]
+        z = [one.to(maps[n][0]) @ maps[n][0].mT + maps[n][1] if n in maps else one for n, one in zip(numbers, z, strict=True)]
+        flat = torch.cat(z)[:, None].to(parameter.dtype)
+        logits = stack.logits(flat)[:, 0].unflatten(0, (len(states), len(rows)))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    final = decoded([last], [-1])[0]
+    logp = final.log_softmax(-1)
+    share, best = logp.exp(), final.argmax(-1)
+    negentropy = (share * logp).sum(-1)
+    del logp
+    goal = None if wanted is None else wanted[rows[:, 0].to(wanted.device)]
+    scratch = torch.empty_like(final)
+    step = max(1, _LOGITS // max(1, final.numel()))
+    for start in range(0, len(hidden), step):
+        numbers = range(start, min(start + step, len(hidden)))
+        for layer, logits in zip(numbers, decoded([hidden[n] for n in numbers], numbers), strict=True):
+            ids, kept = _kept(logits, share, negentropy, best, goal, found.ids.shape[-1], scratch)
+            found.put(layer, rows, ids, kept)
+
+
+def _kept(
+    logits: Float[Tensor, "row vocab"],
+    share: Float[Tensor, "row vocab"],
+    negentropy: Float[Tensor, " row"],
+    best: Int[Tensor, " row"],
+    goal: Int[Tensor, " row"] | None,
+    top: int,
+    scratch: Float[Tensor, "row vocab"],
+) -> tuple[Int[Tensor, "row rank"], dict[str, Tensor]]:
+    """The highest tokens and the numbers about all of them; ``logits`` and ``scratch`` are written over.
+
+    With c = logit − highest and Z = Σ eᶜ: entropy = log Z − Σ c eᶜ / Z, and KL(final ‖ lens) = Σ p log p − Σ p c + log Z.
+    """
+    values, ids = logits.topk(top, dim=-1)
+    highest = values[:, :1].clone()
+    target = None if goal is None else logits.gather(-1, goal[:, None])
+    logits.sub_(highest)
+    z = torch.exp(logits, out=scratch).sum(-1)
+    entropy = z.log() - torch.mul(scratch, logits, out=scratch).sum(-1) / z
+    kl = negentropy - torch.mul(share, logits, out=scratch).sum(-1) + z.log()
+    found = {
+        "logit": values,
+        "prob": (values - highest).exp() / z[:, None],
+        "entropy": entropy,
+        "kl": kl.clamp(min=0),  # rounding alone makes it negative
+        "final_rank": _rank(logits, best, scratch),
+    }
+    if goal is not None and target is not None:
+        found["target_logit"] = target[:, 0]
+        found["target_prob"] = (target - highest)[:, 0].exp() / z
+        found["target_rank"] = _rank(logits, goal, scratch)
+    return ids, found
+
+
+def _rank(logits: Float[Tensor, "row vocab"], token: Int[Tensor, " row"], scratch: Tensor) -> Float[Tensor, " row"]:
+    return 1 + torch.gt(logits, logits.gather(-1, token[:, None]), out=scratch).sum(-1)
+
+
+def _labelled(
+    asked: Asked, layers: Sequence[int], places: _Places, found: _Found, wanted: Int[Tensor, " example"] | None
+) -> xr.Dataset:
+    three = (axes.EXAMPLE, axes.LAYER, axes.POSITION)
+    words = _words(asked.model, found.ids)
+    data: dict[str, Any] = {"token_id": ((*three, RANK), found.ids), "token": ((*three, RANK), words)}
+    for name, numbers in found.numbers.items():
+        data[name] = ((*three, RANK) if numbers.ndim == 4 else three, numbers)
+    coords: dict[str, Any] = {
+        axes.EXAMPLE: np.arange(len(asked.tokens)),
+        axes.LAYER: list(layers),
+        "depth": (axes.LAYER, ["embed" if layer == EMBED else f"L{layer}" for layer in layers]),
+        axes.POSITION: list(places.numbers),
+        RANK: np.arange(1, found.ids.shape[-1] + 1),
+        "prompt": (axes.EXAMPLE, asked.prompts),
+    }
+    if places.strings:
+        coords["input_token"] = ((axes.EXAMPLE, axes.POSITION), padded(places.strings, places.width))
+    if wanted is not None:
+        coords["target"] = (axes.EXAMPLE, _words(asked.model, wanted.cpu().numpy()))
+    return xr.Dataset(data, coords)
+
+
+def _words(model: Model, ids: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Tokens as text, "" for −1; numbers where there is no tokenizer."""
+    different, where = np.unique(ids, return_inverse=True)
+    said = [str(i) if model.tokenizer is None else model.tokenizer.decode([i]) for i in different.tolist() if i >= 0]
+    table = np.array([*([""] * int((different < 0).sum())), *said], object)
+    return table[where].reshape(ids.shape)

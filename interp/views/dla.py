@@ -1,0 +1,184 @@
+"""Direct logit attribution as bars: what each term of the stream adds to the logit difference.
+
+    >>> views.dla(interp.dla(model, pairs))                                       # doctest: +SKIP
+    >>> views.dla(interp.dla(model, pairs, by="source"), example=0)              # doctest: +SKIP
+
+What is not shown by itself is in the bar "rest", so that the bars add up to the total.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp import axes as names
+from interp import stats
+from interp.errors import PositionError
+from interp.views import labels
+from interp.views import prompts as of
+from interp.views.heatmap import DIVERGING
+from interp.views.layout import PAGE, dress
+
+TERM = "term"
+
+
+def dla(
+    ds: xr.Dataset,
+    top: int = 20,
+    example: int | None = None,
+    *,
+    title: str | None = None,
+    width: int = PAGE,
+    template: str = "plotly_white",
+    level: float = 0.95,
+) -> go.Figure:
+    """The terms that add most, the largest at the top, and the rest of them as one; with source positions, a map.
+
+    Args:
+        ds: from :func:`interp.dla`, with ``contribution`` (example, term) or (example, term, source_position), and ``total``.
+        top: how many terms are shown by themselves.
+        example: one alone; by default the mean over all of them, with Student's interval.
+        title: in place of the one made here.
+        width: in pixels.
+        template: a plotly template, e.g. ``"plotly_dark"``.
+        level: of the intervals.
+
+    Raises:
+        UnknownNameError: a result that has no contributions.
+        PositionError: an example that there is not, or source positions of prompts that differ in length.
+    """
+    of.require(ds, "views.dla", "contribution")
+    if not isinstance(top, int) or top < 1:
+        raise ValueError(f"top={top!r}; expected how many terms to show, 1 at least")
+    alone = of.one(ds, example) if example is not None else ds
+    some = alone if names.EXAMPLE in alone.dims else alone.expand_dims(names.EXAMPLE)
+    head = title or f"direct logit attribution: what each {'term and token adds' if _by_source(ds) else 'term adds'}"
+    draw = _map if _by_source(ds) else _bars
+    return draw(some, top, head, _under(ds, some, example), width, template, level)
+
+
+def _by_source(ds: xr.Dataset) -> bool:
+    return names.SOURCE_POSITION in ds["contribution"].dims
+
+
+def _under(ds: xr.Dataset, some: xr.Dataset, example: int | None) -> str:
+    n = some.sizes[names.EXAMPLE]
+    total = float(some["total"].mean() if "total" in some else some["contribution"].sum() / n)
+    words = [f"total {total:.3g}"]
+    if "logit_diff" in some:
+        words.append(f"logit difference {float(some['logit_diff'].mean()):.3g}")
+    words.append(f"n={n}" if example is None else f"example {example}")
+    if n == 1:
+        one = some.isel({names.EXAMPLE: 0})
+        words.append(of.said(one))
+        pair = [str(one[c].item()) for c in ("answer", "wrong") if c in one.coords and str(one[c].item())]
+        words.append(" against ".join(map(repr, pair)))
+    return of.under(ds, *words)
+
+
+def _chosen(sizes: np.ndarray[Any, Any], top: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Terms by size, the largest first: those that are shown, and those that are not."""
+    order = np.argsort(-np.abs(sizes), kind="stable")
+    top = len(order) if len(order) <= top + 1 else top  # a rest of one term is that term
+    return order[:top], order[top:]
+
+
+def _bars(some: xr.Dataset, top: int, head: str, under: str, width: int, template: str, level: float) -> go.Figure:
+    each = some["contribution"].transpose(TERM, names.EXAMPLE).values.astype(float)
+    shown, rest = _chosen(each.mean(-1), top)
+    terms = [str(some[TERM].values[i]) for i in shown]
+    numbers = each[shown]
+    if len(rest):
+        terms.append(f"rest ({len(rest)})")
+        numbers = np.concatenate([numbers, each[rest].sum(0, keepdims=True)])
+    mean, low, high, n = stats.t_interval(numbers, level=level)
+    end = float(np.abs(mean).max()) or 1.0
+    hover = [
+        f"<b>{labels.escape(term)}</b> {labels.interval(m, a, b) if n > 1 else f'{m:+.3g}'} (n={n})"
+        for term, m, a, b in zip(terms, mean, low, high, strict=True)
+    ]
+    figure = go.Figure(
+        go.Bar(
+            x=mean,
+            y=np.arange(len(terms)),
+            orientation="h",
+            marker={"color": mean, "colorscale": DIVERGING, "cmin": -end, "cmax": end, "line": {"width": 0.5, "color": "#888"}},
+            error_x={"type": "data", "array": high - mean, "visible": n > 1, "thickness": 1, "width": 2, "color": "#888"},
+            customdata=hover,
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )
+    rows = labels.Ticks(
+        "", [labels.escape(labels.short(term) if len(term) > 24 else term) for term in terms], [""] * len(terms)
+    )
+    dress(figure, head, under, labels.Ticks("", ["0"], [""]), rows, width=width, template=template)
+    size = figure.layout.font.size
+    figure.update_layout(bargap=0.25, margin={"r": 24, "b": int(3.6 * size)})
+    figure.update_yaxes(autorange="reversed")
+    what = "adds to the logit difference" if "wrong" in some.coords or "logit_diff" in some else "adds to the logit"
+    figure.update_xaxes(
+        tickmode="auto",
+        tickvals=None,
+        ticktext=None,
+        nticks=max(3, width // 90),
+        showgrid=True,
+        zeroline=True,
+        title={"text": what},
+    )
+    return figure
+
+
+def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template: str, level: float) -> go.Figure:
+    each = some["contribution"].transpose(names.EXAMPLE, TERM, names.SOURCE_POSITION)
+    there = each.notnull().any(TERM)
+    if bool((there != there.isel({names.EXAMPLE: 0})).any()):
+        raise PositionError(
+            "these prompts differ in length, so that their tokens cannot be averaged; choose one with example=0"
+        )
+    each = each.isel({names.SOURCE_POSITION: np.flatnonzero(there.isel({names.EXAMPLE: 0}).values)})
+    mean = each.mean(names.EXAMPLE).values.astype(float)
+    shown, rest = _chosen(np.abs(mean).sum(-1), top)
+    terms = [str(some[TERM].values[i]) for i in shown]
+    numbers = mean[shown]
+    if len(rest):
+        terms.append(f"rest ({len(rest)})")
+        numbers = np.concatenate([numbers, mean[rest].sum(0, keepdims=True)])
+    end = float(np.nanmax(np.abs(numbers))) or 1.0
+    columns = of.ticks(each[names.SOURCE_POSITION].values.tolist(), _tokens(each), "position and token that is read")
+    rows = labels.Ticks(
+        "", [labels.escape(labels.short(term) if len(term) > 24 else term) for term in terms], [""] * len(terms)
+    )
+    hover = [
+        [f"<b>{row}</b> from {column}<br>{v:+.4g}" for column, v in zip(columns.full, line, strict=True)]
+        for row, line in zip(rows.full, numbers, strict=True)
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=numbers,
+            x=np.arange(len(columns.full)),
+            y=np.arange(len(terms)),
+            zmin=-end,
+            zmax=end,
+            colorscale=DIVERGING,
+            colorbar={"title": {"text": "contribution", "side": "right"}},
+            customdata=hover,
+            hovertemplate="%{customdata}<extra></extra>",
+        )
+    )
+    dress(figure, head, under, columns, rows, width=width, template=template)
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def _tokens(each: xr.DataArray) -> list[str] | None:
+    """The token at each position, where all examples have the same."""
+    name = "source_token" if "source_token" in each.coords else "token"
+    if name not in each.coords or names.SOURCE_POSITION not in each[name].dims:
+        return None
+    table = (
+        each[name].transpose(names.EXAMPLE, names.SOURCE_POSITION).values if each[name].ndim == 2 else each[name].values[None]
+    )
+    return [str(column[0]) if all(t == column[0] for t in column) else labels.DIFFER for column in table.T]

@@ -1,0 +1,145 @@
+"""The table of a logit lens: layer × position, each cell with the token that the stream would say there.
+
+>>> views.lens(interp.lens(model, "The capital of France is"))                # doctest: +SKIP
+>>> views.lens(ds, value="target_rank", example=2)                          # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp import axes as names
+from interp.errors import UnknownNameError
+from interp.views import prompts as of
+from interp.views.heatmap import DIVERGING, SEQUENTIAL
+from interp.views.labels import Ticks, escape, short
+from interp.views.layout import PAGE, dress
+
+
+class _Value(NamedTuple):
+    """How a variable is coloured."""
+
+    says: str
+    scale: str
+    """``share`` from 0 to 1, ``nats`` from 0, ``signed`` about 0, ``rank`` by powers of ten, the first the brightest."""
+
+
+VALUES = {
+    "prob": _Value("probability of the most probable token", "share"),
+    "logit": _Value("logit of the most probable token", "signed"),
+    "entropy": _Value("entropy in nats", "nats"),
+    "kl": _Value("KL(final ‖ lens) in nats", "nats"),
+    "final_rank": _Value("rank of the final top token", "rank"),
+    "target_prob": _Value("probability of the target", "share"),
+    "target_logit": _Value("logit of the target", "signed"),
+    "target_rank": _Value("rank of the target", "rank"),
+}
+_WIDEST, _CELL, _FEWEST = 1200, 58, 3
+"""Pixels of the figure at most and of a cell at best; characters below which cells stay without text."""
+_TEXT = 10
+
+
+def lens(
+    ds: xr.Dataset,
+    example: int = 0,
+    value: str = "prob",
+    *,
+    title: str | None = None,
+    width: int | None = None,
+    template: str = "plotly_white",
+) -> go.Figure:
+    """What every layer would say at every position: the most probable token in each cell, the top of the list in the hover.
+
+    Args:
+        ds: from :func:`interp.lens`.
+        example: its number.
+        value: what the colours say: ``"prob"``, ``"logit"``, ``"entropy"``, ``"kl"``, ``"final_rank"``, and with a target
+            ``"target_prob"``, ``"target_logit"``, ``"target_rank"``.
+        title: in place of the one made here.
+        width: in pixels; by default what the cells need, up to 1200. Cells without room for text have none.
+        template: a plotly template, e.g. ``"plotly_dark"``.
+
+    Raises:
+        UnknownNameError: a value that there is not, or a result that is no lens.
+        PositionError: an example that there is not.
+    """
+    of.require(ds, "views.lens", "token", "prob")
+    known = [name for name in VALUES if name in ds]
+    if value not in known:
+        raise UnknownNameError("value", value, known, "of a lens", why="" if value not in VALUES else "lens had no target")
+    table = of.real(of.one(ds, example).transpose(names.LAYER, names.POSITION, ...), "entropy")
+    numbers = table[value].values
+    numbers = numbers[..., 0] if numbers.ndim == 3 else numbers
+    words = table["input_token"].values.tolist() if "input_token" in table.coords else None
+    columns = of.ticks(table[names.POSITION].values.tolist(), words)
+    depth = [str(d) for d in (table["depth"] if "depth" in table.coords else table[names.LAYER]).values.tolist()]
+    rows = Ticks("layer", [escape(d) for d in depth], [""] * len(depth))
+    width = width or min(_WIDEST, max(PAGE, 150 + _CELL * len(columns.full)))
+    figure = go.Figure(
+        go.Heatmap(
+            **_coloured(numbers, value),
+            x=np.arange(numbers.shape[1]),
+            y=np.arange(numbers.shape[0]),
+            customdata=_hover(table, depth, columns),
+            hovertemplate="%{customdata}<extra></extra>",
+            hoverongaps=False,
+        )
+    )
+    site = str(ds.attrs.get("site", ""))
+    tuned = "tuned lens" if ds.attrs.get("translators") else "logit lens"
+    head = title or f"{tuned} of {escape(site)}: {VALUES[value].says}" if site else title or tuned
+    target = f"target {table['target'].item()!r}" if "target" in table.coords else ""
+    dress(figure, head, of.under(ds, of.said(table), target), columns, rows, width=width, template=template)
+    return _written(figure, table["token"].values[..., 0])
+
+
+def _coloured(numbers: np.ndarray[Any, Any], value: str) -> dict[str, Any]:
+    says, scale = VALUES[value]
+    finite = numbers[np.isfinite(numbers)]
+    largest = float(np.abs(finite).max()) if finite.size else 1.0
+    bar: dict[str, Any] = {"title": {"text": says, "side": "right"}}
+    if scale == "rank":
+        end = max(1.0, float(np.ceil(np.log10(max(largest, 1.0)))))
+        powers = np.arange(0, end + 1)
+        bar |= {"tickvals": powers, "ticktext": [f"{10**p:,.0f}" for p in powers]}
+        return {"z": np.log10(numbers), "zmin": 0, "zmax": end, "colorscale": f"{SEQUENTIAL}_r", "colorbar": bar}
+    if scale == "signed":
+        return {"z": numbers, "zmin": -largest or -1, "zmax": largest or 1, "colorscale": DIVERGING, "colorbar": bar}
+    top = 1.0 if scale == "share" else largest or 1.0
+    return {"z": numbers, "zmin": 0, "zmax": top, "colorscale": SEQUENTIAL, "colorbar": bar}
+
+
+def _hover(table: xr.Dataset, depth: Sequence[str], columns: Ticks) -> np.ndarray[Any, Any]:
+    """The list of each cell and its numbers."""
+    token, prob = table["token"].values, table["prob"].values
+    entropy, kl, final = (table[name].values for name in ("entropy", "kl", "final_rank"))
+    target = [table[name].values for name in ("target_prob", "target_rank")] if "target_rank" in table else None
+    found = np.empty(entropy.shape, object)
+    for i, j in np.ndindex(*entropy.shape):
+        lines = [f"<b>{escape(depth[i])}@{escape(table[names.POSITION].values[j])}</b> {columns.hover[j]}"]
+        lines += [f"{p:.3f}  {of.quoted(word)}" for word, p in zip(token[i, j], prob[i, j], strict=True)]
+        lines += [
+            f"entropy {entropy[i, j]:.2f}, KL(final ‖ lens) {kl[i, j]:.2f} nats, final top token at rank {final[i, j]:,.0f}"
+        ]
+        if target is not None:
+            lines += [f"target {of.quoted(table['target'].item())}: {target[0][i, j]:.3g}, rank {target[1][i, j]:,.0f}"]
+        found[i, j] = "<br>".join(lines)
+    return found
+
+
+def _written(figure: go.Figure, tokens: np.ndarray[Any, Any]) -> go.Figure:
+    """The token in each cell, cut to its room; none where three characters have none."""
+    layout = figure.layout
+    wide = (layout.width - layout.margin.l - layout.margin.r) / max(1, tokens.shape[1])
+    tall = (layout.height - layout.margin.t - layout.margin.b) / max(1, tokens.shape[0])
+    size = min(_TEXT, int(tall / 1.25))
+    most = int((wide - 4) / (0.66 * max(size, 1)))
+    if size >= 7 and most >= _FEWEST:
+        text = [[escape(of.cut(short(str(token)), most)) for token in row] for row in tokens]
+        figure.data[0].update(text=text, texttemplate="%{text}", textfont={"size": size})
+    return figure

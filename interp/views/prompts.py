@@ -1,0 +1,84 @@
+"""What views of single prompts share: one example, its tokens on an axis, and what stands under the title.
+
+>>> cut("internationalisation", 8), cells("日本")
+('interna…', 4)
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+
+from interp import axes as names
+from interp.errors import PositionError, UnknownNameError
+from interp.views.labels import Ticks, escape, short
+
+
+def require(ds: xr.Dataset, what: str, *variables: str) -> None:
+    """Raise ``UnknownNameError`` unless a result has what a view draws."""
+    for variable in variables:
+        if variable not in ds:
+            raise UnknownNameError("variable", variable, map(str, ds.data_vars), f"of this result, which {what} draws")
+
+
+def one(ds: xr.Dataset, example: int) -> xr.Dataset:
+    """One example of a result; a result without that axis is one example."""
+    if names.EXAMPLE not in ds.dims:
+        return ds
+    n = ds.sizes[names.EXAMPLE]
+    if not -n <= example < n:
+        raise PositionError(f"example={example}, but this result has {n} of them, 0 to {n - 1}")
+    return ds.isel({names.EXAMPLE: example})
+
+
+def ticks(positions: Sequence[object], tokens: Sequence[str] | None, title: str = "position and token") -> Ticks:
+    """Labels ``3 John``, the position first, so that equal tokens stay apart."""
+    if tokens is None:
+        return Ticks(title.split(" ")[0], [escape(p) for p in positions], [""] * len(positions))
+    full = [escape(f"{p} {short(str(token))}") for p, token in zip(positions, tokens, strict=True)]
+    return Ticks(title, full, [f"token {quoted(token)}" for token in tokens])
+
+
+def quoted(token: object) -> str:
+    """A token with its spaces and line ends to be seen, for a hover."""
+    return escape(repr(str(token)))
+
+
+def under(ds: xr.Dataset, *more: str) -> str:
+    """``SmolLM2 · …``: what stands under the title."""
+    attrs = ds.attrs
+    words = [str(attrs[k]) for k in ("model", "task") if attrs.get(k)]
+    words += [f"given {attrs['given']}"] if attrs.get("given") else []
+    return escape(" · ".join([*(words[:1]), *(word for word in more if word), *words[1:]]))
+
+
+def said(ds: xr.Dataset, longest: int = 60) -> str:
+    """The prompt of one example, cut, in quotation marks; empty where it is not known or is no single one."""
+    if "prompt" not in ds.coords or ds["prompt"].ndim:
+        return ""
+    text = " ".join(str(ds["prompt"].item()).split())
+    return f"“{text}”" if len(text) <= longest else f"“{text[: longest - 1]}…”"
+
+
+def cells(text: str) -> int:
+    """How many characters' room a text takes: wide ones take two."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 0 if unicodedata.combining(c) else 1 for c in text)
+
+
+def cut(text: str, most: int) -> str:
+    """A text in so much room."""
+    if cells(text) <= most:
+        return text
+    while text and cells(text) > most - 1:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def real(ds: xr.Dataset, variable: str) -> xr.Dataset:
+    """One example without the positions behind its end."""
+    others = [dim for dim in ds[variable].dims if dim != names.POSITION]
+    there = ds[variable].notnull().any(others).values
+    return ds.isel({names.POSITION: np.flatnonzero(there)})
