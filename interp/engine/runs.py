@@ -71,10 +71,14 @@ class Runs:
         """Positions of one side of the pairs at a site, or those that are attended to there."""
         return self.model.places(self.tokens(which), site, attended=attended)
 
-    def require_equal_lengths(self, why: str, site: Site, *, attended: bool = False) -> None:
-        """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site."""
+    def require_equal_lengths(self, why: str, site: Site, *, attended: bool = False, hint: str = "") -> None:
+        """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site.
+
+        Args:
+            hint: what to do instead; by default to name a role.
+        """
         clean, corrupted = (self.places(side, site, attended=attended) for side in ("clean", "corrupted"))
-        self.encoded.require_equal_lengths(why, clean, corrupted)
+        self.encoded.require_equal_lengths(why, clean, corrupted, hint=hint)
 
     # planning: say what will be needed, then run once
 

@@ -20,11 +20,18 @@ from torch import Tensor
 
 from interp import axes
 from interp.engine.layout import indexed_axis
+from interp.engine.prompts import Kept
 from interp.engine.runs import Runs
+from interp.engine.spans import Spans, matched
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
 from interp.interventions import Activation, Change, Constant, Noise
 from interp.models import Places, Tokens
 from interp.sites import Positions, Site
+
+_SQUARE = (
+    "rows of attention are matched along source_position too, by raw index, so that spans of different length have no rule; "
+    "patch z or result of the head instead"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +65,9 @@ class Sources:
         self._pooled: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self._columns: dict[tuple[Positions, int], tuple[Places, Tensor]] = {}
         """Columns by positions and the number of places, which are held so that it stays theirs."""
+        self._spans: dict[tuple[Any, ...], tuple[Tensor, Tensor, Spans]] = {}
+        """By target's and source's columns, and what else decides; tensors are held so that their numbers stay theirs."""
+        self._means: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def values(self, change: Change, columns: Int[Tensor, "example span"]) -> Values | None:
         """The values that a change writes, for its resolved positions; None if its edit reads no source.
@@ -89,14 +99,50 @@ class Sources:
             )
         if own is None:
             return self._mean(source, key, change.site, site, columns, index)
-        partner = everyone
-        if source.pool == "resample":
-            partner = _derangement(n, source.seed).to(device)
-        elif len(own) == 1 != n:
-            partner = everyone * 0
+        partner = self._partner(source, len(own))
         if site.square:
             self._refuse_other_layout(key, partner, site)
-        return Values(tensor, partner, kept.where(_matched(own[partner], columns, change)), index)
+        spans = _matched(change, columns, own[partner])
+        at = kept.where(spans.own)
+        if spans.unequal is not None and source.unequal == "mean":
+            at = torch.where(spans.unequal[:, None] & (at >= 0), tensor.shape[1], at)
+            tensor = self._with_means(tensor, own, kept)
+        return Values(tensor, partner, at, index)
+
+    def spans(self, change: Change, columns: Int[Tensor, "example span"]) -> Spans:
+        """Where a change is made, and which of the source's columns serve it there; nothing is run.
+
+        Raises:
+            ShapeMismatchError: the source's positions do not fit the target's.
+        """
+        source = change.source
+        if not isinstance(source, Activation) or source.pool == "mean" or not change.edit.reads_source:
+            return Spans(columns, columns, None)
+        own = self._own_columns(source, change)
+        known = (id(columns), id(own), source.pool, source.seed, source.unequal, change.joint, change.square)
+        if known not in self._spans:
+            self._spans[known] = columns, own, _matched(change, columns, own[self._partner(source, len(own))])
+        return self._spans[known][-1]
+
+    def _partner(self, source: Activation, prompts: int) -> Int[Tensor, " example"]:
+        """Which of the source's prompts serves each example."""
+        n = len(self.runs.encoded)
+        everyone = torch.arange(n, device=self.runs.model.device)
+        if source.pool == "resample":
+            return _derangement(n, source.seed).to(everyone.device)
+        return everyone * 0 if prompts == 1 != n else everyone
+
+    def _with_means(self, tensor: Tensor, own: Int[Tensor, "prompt span"], kept: Kept) -> Tensor:
+        """The tensor with a column more: the mean over each prompt's span."""
+        known = (id(tensor), id(own))
+        if known not in self._means:
+            at = kept.where(own)
+            rows = torch.arange(len(own), device=own.device)[:, None]
+            taken = tensor[rows, at.clamp(min=0)].to(torch.promote_types(tensor.dtype, torch.float32))
+            real = (at >= 0).to(taken).reshape(*at.shape, *(1 for _ in tensor.shape[2:]))
+            mean = (taken * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+            self._means[known] = tensor, own, torch.cat([tensor, mean.to(tensor)], dim=1)
+        return self._means[known][-1]
 
     def _places(self, key: tuple[Any, ...], site: Site, *, attended: bool = False) -> Places:
         """Positions of the prompts of a run at a site."""
@@ -129,7 +175,12 @@ class Sources:
         base, theirs = self.runs.places("base", site, attended=True).prompt, self._places(key, site, attended=True)
         alike = theirs.width == base.width and bool((theirs.lengths[partner] == base.lengths).all())
         if not alike and self._is_pair(self.runs.prompts[key][1]):
-            self.runs.require_equal_lengths(f"{site.tensor!r}, along source_position,", site, attended=True)
+            self.runs.require_equal_lengths(
+                f"{site.tensor!r}, along source_position,",
+                site,
+                attended=True,
+                hint="roles do not help there; patch z or result",
+            )
         if not alike:
             raise UnequalLengthsError(
                 f"{site.tensor!r} is matched along source_position by raw index, but base and source prompts differ in length: "
@@ -214,21 +265,9 @@ class Sources:
         return Values(tensor, everyone, own, getattr(site, axis) if axis else None)
 
 
-def _matched(
-    own: Int[Tensor, "example own_span"], columns: Int[Tensor, "example span"], change: Change
-) -> Int[Tensor, "example matched"]:
-    """The source's columns beside the target's: as many in every example, or one, which then serves all."""
-    target_span, own_span = (columns >= 0).sum(-1), (own >= 0).sum(-1)
-    if bool((own_span == target_span).all()):
-        return own[:, : columns.shape[1]]
-    if bool((own_span == 1).all()):
-        return torch.where(columns >= 0, own[:, :1], -1)
-    example = int((own_span != target_span).nonzero()[0])
-    counts = f"the target has {int(target_span[example])} tokens, the source {int(own_span[example])}"
-    raise ShapeMismatchError(
-        f"{change!r}: in example {example} {counts}; "
-        "spans must be equally long, or the source one token, such as Activation(positions='subject[-1]')"
-    )
+def _matched(change: Change, columns: Int[Tensor, "example span"], own: Int[Tensor, "example own_span"]) -> Spans:
+    square = isinstance(change.source, Activation) and change.source.site_for(change.site).square
+    return matched(change, columns, own, refusing=_SQUARE if square else "")
 
 
 def _mean(tensor: Tensor, tokens: Places, over: Sequence[str], groups: list[str]) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,8 @@ from interp.sites import Positions, PositionsLike, Site
 
 Runs = Literal["source", "base", "clean", "corrupted"]
 RUNS = ("source", "base", "clean", "corrupted")
+Unequal = Literal["last", "mean", "refuse"]
+UNEQUAL = ("last", "mean", "refuse")
 
 
 @runtime_checkable
@@ -48,6 +50,9 @@ class Activation:
         site: another site; a component name keeps the target's layer and head.
         layer: another layer.
         positions: other positions; as many as the target's, or one, which then serves all of the target's.
+        unequal: what is done where the spans of two roles are not equally long, pair by pair: ``"last"`` writes the last token
+            of the source's span at the last token of the target's and leaves the others, ``"mean"`` writes the mean over the
+            source's span at every token of the target's, ``"refuse"`` raises. Equal spans are matched token by token.
         pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's.
         over: for a mean, ``("example",)`` keeps positions apart and ``("example", "position")`` pools real tokens too.
         by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
@@ -63,6 +68,7 @@ class Activation:
     over: tuple[str, ...] = (axes.EXAMPLE,)
     by: str | None = None
     seed: int = 0
+    unequal: Unequal = "last"
 
     def __post_init__(self) -> None:
         if self.pool not in ("none", "mean", "resample"):
@@ -71,6 +77,8 @@ class Activation:
             raise ValueError(f"over={self.over} and by={self.by!r} are for pool='mean', but pool={self.pool!r}")
         if axes.EXAMPLE not in self.over or not set(self.over) <= {axes.EXAMPLE, axes.POSITION}:
             raise ValueError(f"over={self.over}; a mean runs over ('example',) or ('example', 'position')")
+        if self.unequal not in UNEQUAL:
+            raise ValueError(f"unequal={self.unequal!r}; expected 'last', 'mean' or 'refuse'")
 
     @property
     def own_positions(self) -> Positions | None:
@@ -109,6 +117,7 @@ class Activation:
             "over": list(self.over),
             "by": self.by,
             "seed": self.seed if self.pool == "resample" else None,
+            "unequal": self.unequal if self.pool != "mean" else None,
         }
 
     def __repr__(self) -> str:
@@ -119,7 +128,8 @@ class Activation:
         pooled += "" if self.by is None else f" by {self.by}"
         prompt = self.prompt if isinstance(self.prompt, str) and self.prompt in RUNS else f"prompt {self.prompt!r}"
         model = "" if self.model is None else f"of {self.model.name}"
-        return f"Activation({', '.join(part for part in (str(prompt), model, where, pooled) if part)})"
+        unequal = "" if self.unequal == "last" else f"unequal={self.unequal}"
+        return f"Activation({', '.join(part for part in (str(prompt), model, where, pooled, unequal) if part)})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -23,6 +23,7 @@ from interp.engine.edits import Edits, Rows
 from interp.engine.families import check_words, encoded_pairs, listed
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching
+from interp.engine.spans import recorded
 from interp.engine.texts.ahead import Ahead, resolved
 from interp.engine.texts.generated import Generated, together, unreached
 from interp.errors import GenerationError, InputError, PositionError, UnknownNameError
@@ -119,7 +120,7 @@ def generate(
         "options": {name: value for name, value in config.to_diff_dict().items() if name not in _SAID_ELSEWHERE},
         "versions": provenance.versions(),
     }
-    attrs |= gauge.attribute(model, [one for one in asked if one is not None])
+    attrs |= gauge.attribute(model, [one for one in asked if one is not None]) | recorded(cells)
     made = together(runs, asked, parts, examples, sites, attrs)
     unreached(cells, runs, made, examples)
     return made

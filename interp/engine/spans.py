@@ -1,0 +1,142 @@
+"""Which token of the source stands beside which of the target's, also where the two spans are not equally long.
+
+    >>> from interp.interventions import Change
+    >>> target, own = torch.tensor([[4, -1, -1], [2, 3, 4]]), torch.tensor([[4, -1], [3, -1]])
+    >>> found = matched(Change("L2.resid_pre", "city"), target, own)
+    >>> found.target.tolist(), found.own.tolist(), found.unequal.tolist()
+    ([[4, -1, -1], [4, -1, -1]], [[4, -1, -1], [3, -1, -1]], [False, True])
+
+Equally long spans are matched token by token, each pair for itself. Where the spans of two roles are not, the source says what
+is done (:class:`interp.interventions.Activation`): ``unequal="last"`` writes the last token of the source's span at the last
+token of the target's and leaves the others, ``"mean"`` writes the mean over the source's span at every token of the target's,
+and ``"refuse"`` raises. Raw indices, and all positions, have no such rule: a token is known by its index there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp.errors import ShapeMismatchError
+from interp.interventions import Activation, Change
+from interp.sites import Positions
+
+_SAID = {
+    "last": "the last token of the source's span is written at the last token of the target's, the others stay",
+    "mean": "the mean over the source's span is written at every token of the target's",
+}
+
+
+class Placed(Protocol):
+    """What is asked of a change here (:class:`interp.engine.cells.Place`)."""
+
+    @property
+    def change(self) -> Change: ...
+    @property
+    def unequal(self) -> Bool[Tensor, " example"] | None: ...
+
+
+class Resolved(Protocol):
+    """What is asked of an intervention here (:class:`interp.engine.cells.Cell`)."""
+
+    @property
+    def places(self) -> Sequence[Placed]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Columns of the target and, slot by slot beside them, of the source; −1 where nothing is changed."""
+
+    target: Int[Tensor, "example span"]
+    own: Int[Tensor, "example span"]
+    """Where the value is the mean over the source's span, any column of it."""
+    unequal: Bool[Tensor, " example"] | None
+    """Where the rule was needed; None if nowhere."""
+
+
+def matched(
+    change: Change, target: Int[Tensor, "example span"], own: Int[Tensor, "example own_span"], *, refusing: str = ""
+) -> Spans:
+    """The columns of a change and of its source, side by side. What was matched before stays as it is.
+
+    Args:
+        own: the source's columns, of the prompt that serves each example.
+        refusing: why spans of different length have no rule here; empty if they may have one.
+
+    Raises:
+        ShapeMismatchError: the spans are not equally long, and no rule says what to do.
+    """
+    many, theirs = (target >= 0).sum(-1), (own >= 0).sum(-1)
+    unequal = many != theirs
+    if not bool(unequal.any()):
+        return Spans(target, _as_wide(own, target), None)
+    source = change.source
+    assert isinstance(source, Activation)
+    positions = source.own_positions or change.positions
+    spans = _is_span(change.positions) and _is_span(positions)
+    if not spans and bool((theirs == 1).all()):
+        return Spans(target, torch.where(target >= 0, own[:, :1], -1), None)
+    if not spans or refusing or change.joint > 1 or source.unequal == "refuse":
+        example = int(unequal.nonzero()[0])
+        raise ShapeMismatchError(_refused(change, int(many[example]), int(theirs[example]), example, spans, refusing))
+    if source.unequal == "mean":
+        one_by_one = torch.where(unequal[:, None], own[:, :1], _as_wide(own, target))
+        return Spans(target, torch.where(target >= 0, one_by_one, -1), unequal)
+    columns = torch.where(unequal[:, None], _last(target, target.shape[1]), target)
+    return Spans(columns, torch.where(unequal[:, None], _last(own, target.shape[1]), _as_wide(own, target)), unequal)
+
+
+def _is_span(positions: Positions) -> bool:
+    """Whether positions are a role's, all of its tokens."""
+    return positions.role is not None and positions.pick is None
+
+
+def _as_wide(own: Int[Tensor, "example own_span"], target: Int[Tensor, "example span"]) -> Int[Tensor, "example span"]:
+    """As many columns as the target's; those behind the longest span are empty."""
+    width = target.shape[1]
+    return own[:, :width] if own.shape[1] >= width else torch.nn.functional.pad(own, (0, width - own.shape[1]), value=-1)
+
+
+def _last(columns: Int[Tensor, "example span"], width: int) -> Int[Tensor, "example width"]:
+    """The last column of each span, alone."""
+    slot = ((columns >= 0).sum(-1, keepdim=True) - 1).clamp(min=0)
+    return torch.nn.functional.pad(columns.gather(-1, slot), (0, width - 1), value=-1)
+
+
+def _refused(change: Change, many: int, theirs: int, example: int, spans: bool, refusing: str) -> str:
+    counts = f"{change!r}: in example {example} the target has {many} tokens, the source {theirs}; "
+    if refusing:
+        return counts + refusing
+    if change.joint > 1:
+        return counts + f"{change.joint} tokens are changed as one, so the source has as many"
+    if spans:
+        return counts + "Activation(unequal='last') writes the last token of the span, unequal='mean' the mean over it"
+    return counts + (
+        "spans must be equally long, or the source one token, such as Activation(positions='subject[-1]'); roles that cover "
+        "spans of different length have a rule, Activation(unequal='last')"
+    )
+
+
+def recorded(cells: Iterable[Resolved]) -> dict[str, Any]:
+    """The attribute ``unequal`` of a result: which rule was needed, and in how many examples; nothing if in none."""
+    found = {id(place.unequal): place for cell in cells for place in cell.places if place.unequal is not None}
+    if not found:
+        return {}
+    rules = sorted({str(getattr(place.change.source, "unequal", "")) for place in found.values()})
+    where = torch.stack([place.unequal for place in found.values() if place.unequal is not None]).any(0)
+    return {"unequal": {"rule": "+".join(rules), "examples": int(where.sum())}}
+
+
+def note(cells: Iterable[Resolved], examples: int) -> list[str]:
+    """What a plan says of it."""
+    found = recorded(cells).get("unequal")
+    if found is None:
+        return []
+    said = "; ".join(_SAID[rule] for rule in found["rule"].split("+"))
+    where = f"in {found['examples']} of {examples} examples source and target spans differ in length"
+    return [f"{where}: {said} (unequal={found['rule']!r})"]
