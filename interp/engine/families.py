@@ -60,8 +60,7 @@ def asked(
     else:
         if any(change[word] is not None for word in ("source", "edit", "featurizer")):
             raise ValueError(
-                "interventions say their own source (with unequal=), edit and featurizer; leave these arguments out, or give a "
-                "grid"
+                "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
             )
         families = {"": _of_list(listed(where))}
     return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families

@@ -9,7 +9,8 @@
 Equally long spans are matched token by token, each pair for itself. Where the spans of two roles are not, the source says what
 is done (:class:`interp.interventions.Activation`): ``unequal="last"`` writes the last token of the source's span at the last
 token of the target's and leaves the others, ``"mean"`` writes the mean over the source's span at every token of the target's,
-and ``"refuse"`` raises. Raw indices, and all positions, have no such rule: a token is known by its index there.
+and ``"refuse"`` raises. One token that a source names itself, ``Activation(positions="END")``, serves all of the target's. Raw
+indices, and all positions, have no such rule: a token is known by its index there.
 """
 
 from __future__ import annotations
@@ -71,24 +72,25 @@ def matched(
     Raises:
         ShapeMismatchError: the spans are not equally long, and no rule says what to do.
     """
-    many, theirs = (target >= 0).sum(-1), (own >= 0).sum(-1)
-    unequal = many != theirs
-    if not bool(unequal.any()):
-        return Spans(target, _as_wide(own, target), None)
     source = change.source
     assert isinstance(source, Activation)
+    many, theirs = (target >= 0).sum(-1), (own >= 0).sum(-1)
+    beside = _as_wide(own, target)
     positions = source.own_positions or change.positions
     spans = _is_span(change.positions) and _is_span(positions)
-    if not spans and bool((theirs == 1).all()):
-        return Spans(target, torch.where(target >= 0, own[:, :1], -1), None)
+    if not spans or positions != change.positions:  # one token of the source's own serves all of the target's
+        beside = torch.where((theirs == 1)[:, None] & (target >= 0), own[:, :1], beside)
+        theirs = torch.where(theirs == 1, many, theirs)
+    unequal = many != theirs
+    if not bool(unequal.any()):
+        return Spans(target, beside, None)
     if not spans or refusing or change.joint > 1 or source.unequal == "refuse":
         example = int(unequal.nonzero()[0])
         raise ShapeMismatchError(_refused(change, int(many[example]), int(theirs[example]), example, spans, refusing))
     if source.unequal == "mean":
-        one_by_one = torch.where(unequal[:, None], own[:, :1], _as_wide(own, target))
-        return Spans(target, torch.where(target >= 0, one_by_one, -1), unequal)
+        return Spans(target, torch.where(unequal[:, None] & (target >= 0), own[:, :1], beside), unequal)
     columns = torch.where(unequal[:, None], _last(target, target.shape[1]), target)
-    return Spans(columns, torch.where(unequal[:, None], _last(own, target.shape[1]), _as_wide(own, target)), unequal)
+    return Spans(columns, torch.where(unequal[:, None], _last(own, target.shape[1]), beside), unequal)
 
 
 def _is_span(positions: Positions) -> bool:

@@ -151,8 +151,9 @@ class Encoded:
             for i, (a, b) in enumerate(_zip_longest([*map(repr, clean)], [*map(repr, corrupted)]))
         ]
         roles = [role for role in one.roles if role in other.roles]
-        named = f"use a role instead, such as position={roles[:3]}" if roles else "give the pairs roles and use those"
-        hint = hint or f"{named}: spans of different length are then matched as unequal= says ('last' token, or 'mean')"
+        spans = "; its spans may differ in length, and unequal= says what then: 'last' token, or 'mean'"
+        named = f"use a role instead, such as position={roles[:3]}{spans}" if roles else "give the pairs roles and use those"
+        hint = hint or named
         raise UnequalLengthsError(
             f"{why} matches positions by raw index, but the prompts of {len(unequal)} of {len(self)} pairs differ in length. "
             f"Example {example}: clean has {len(clean)} tokens, corrupted {len(corrupted)}; {hint}\n"

@@ -166,6 +166,22 @@ def test_resampling_between_spans_of_different_length(strategy: Any, pairs: Pair
     assert all(i != partner for i, partner in enumerate(partners))
 
 
+def test_one_token_that_a_source_names_serves_the_whole_span(pairs: Pairs) -> None:
+    """``end`` has one token, so nothing is unequal, whatever the span; by a rule it would be written at its last token alone."""
+    found = patch(sweeps.model("gpt2"), pairs, Change("L1.resid_post", "city", Activation(positions="end")), third)
+    assert "unequal" not in found.attrs
+    for i, pair in enumerate(pairs):
+        given = sweeps.record(sweeps.model("gpt2").module, "transformer.h.1", pair.clean.text)[0, -1]
+
+        def write(h: Tensor, given: Tensor = given, span: tuple[int, int] = pair.corrupted.roles["city"]) -> Tensor:
+            h = h.clone()
+            h[0, slice(*span)] = given
+            return h
+
+        logits = sweeps.rerun(sweeps.model("gpt2").module, "transformer.h.1", pair.corrupted.text, write)
+        close(found["value"].values[0, 0, i], float(logits[3]))
+
+
 def test_several_changes_and_what_is_given(pairs: Pairs) -> None:
     model = sweeps.model("gpt2")
     both = Intervention.of("L1H2.z@city", "L2.mlp_out@city", source=Activation(unequal="mean"))
