@@ -21,7 +21,7 @@ from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
 from interp.errors import PositionError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Change, Identity, Intervention, Source
-from interp.interventions.source import UNEQUAL, Unequal
+from interp.interventions.source import UNEQUAL
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
@@ -181,7 +181,7 @@ def check_words(patching: Any, strategy: Any = "auto", precision: Any = "full") 
         raise UnknownNameError("precision", precision, PRECISIONS)
 
 
-def sourced(source: Source | None, unequal: Unequal) -> Source | None:
+def sourced(source: Source | None, unequal: Any) -> Source | None:
     """The source of a grid's changes with the rule for spans of different length, which another source says itself."""
     if unequal not in UNEQUAL:
         raise UnknownNameError("unequal", unequal, UNEQUAL)

@@ -60,14 +60,11 @@ class Spans:
     """Where the rule was needed; None if nowhere."""
 
 
-def matched(
-    change: Change, target: Int[Tensor, "example span"], own: Int[Tensor, "example own_span"], *, refusing: str = ""
-) -> Spans:
+def matched(change: Change, target: Int[Tensor, "example span"], own: Int[Tensor, "example own_span"]) -> Spans:
     """The columns of a change and of its source, side by side. What was matched before stays as it is.
 
     Args:
         own: the source's columns, of the prompt that serves each example.
-        refusing: why spans of different length have no rule here; empty if they may have one.
 
     Raises:
         ShapeMismatchError: the spans are not equally long, and no rule says what to do.
@@ -84,9 +81,13 @@ def matched(
     unequal = many != theirs
     if not bool(unequal.any()):
         return Spans(target, beside, None)
-    if not spans or refusing or change.joint > 1 or source.unequal == "refuse":
+    square = source.site_for(change.site).square
+    if not spans or square or change.joint > 1 or source.unequal == "refuse":
         example = int(unequal.nonzero()[0])
-        raise ShapeMismatchError(_refused(change, int(many[example]), int(theirs[example]), example, spans, refusing))
+        counts = (
+            f"{change!r}: in example {example} the target has {int(many[example])} tokens, the source {int(theirs[example])}"
+        )
+        raise ShapeMismatchError(f"{counts}; {_instead(change, spans=spans, square=square)}")
     if source.unequal == "mean":
         return Spans(target, torch.where(unequal[:, None] & (target >= 0), own[:, :1], beside), unequal)
     columns = torch.where(unequal[:, None], _last(target, target.shape[1]), target)
@@ -110,15 +111,15 @@ def _last(columns: Int[Tensor, "example span"], width: int) -> Int[Tensor, "exam
     return torch.nn.functional.pad(columns.gather(-1, slot), (0, width - 1), value=-1)
 
 
-def _refused(change: Change, many: int, theirs: int, example: int, spans: bool, refusing: str) -> str:
-    counts = f"{change!r}: in example {example} the target has {many} tokens, the source {theirs}; "
-    if refusing:
-        return counts + refusing
+def _instead(change: Change, *, spans: bool, square: bool) -> str:
+    """Why spans of different length have no rule, and what would do."""
+    if square:
+        return "rows of attention are matched along source_position too, by raw index: patch z or result of the head instead"
     if change.joint > 1:
-        return counts + f"{change.joint} tokens are changed as one, so the source has as many"
+        return f"{change.joint} tokens are changed as one, so the source has as many"
     if spans:
-        return counts + "Activation(unequal='last') writes the last token of the span, unequal='mean' the mean over it"
-    return counts + (
+        return "Activation(unequal='last') writes the last token of the span, unequal='mean' the mean over it"
+    return (
         "spans must be equally long, or the source one token, such as Activation(positions='subject[-1]'); roles that cover "
         "spans of different length have a rule, Activation(unequal='last')"
     )

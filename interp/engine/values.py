@@ -10,8 +10,7 @@ features]`` with two index maps: which of its examples serves which of ours, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp import axes
+from interp.engine import means
 from interp.engine.layout import indexed_axis
 from interp.engine.prompts import Kept
 from interp.engine.runs import Runs
@@ -27,11 +27,6 @@ from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLength
 from interp.interventions import Activation, Change, Constant, Noise
 from interp.models import Places, Tokens
 from interp.sites import Positions, Site
-
-_SQUARE = (
-    "rows of attention are matched along source_position too, by raw index, so that spans of different length have no rule; "
-    "patch z or result of the head instead"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +83,8 @@ class Sources:
             return self._noise(source, change.site, columns)
         assert isinstance(source, Activation)
         key, site = self.runs.key(source), source.site_for(change.site)
-        pooled = source.pool == "mean"
-        own = None if pooled else self._own_columns(source, change)
+        whole = source.pool == "mean" and not _names(source, change)
+        own = None if whole else self._own_columns(source, change)
         kept = self.runs.read(source, change.site, own)
         tensor, axis = kept.tensor, indexed_axis(site)
         index = getattr(site, axis) if axis else None
@@ -97,12 +92,12 @@ class Sources:
             raise HeadOutOfRangeError(
                 f"{axis} {index} of {site!r} does not exist: there are {tensor.shape[2]}, 0 to {tensor.shape[2] - 1}"
             )
-        if own is None:
-            return self._mean(source, key, change.site, site, columns, index)
+        if own is None or source.pool == "mean":
+            return replace(self._mean(source, change, kept, columns), index=index)
         partner = self._partner(source, len(own))
         if site.square:
             self._refuse_other_layout(key, partner, site)
-        spans = _matched(change, columns, own[partner])
+        spans = matched(change, columns, own[partner])
         at = kept.where(spans.own)
         if spans.unequal is not None and source.unequal == "mean":
             at = torch.where(spans.unequal[:, None] & (at >= 0), tensor.shape[1], at)
@@ -121,7 +116,7 @@ class Sources:
         own = self._own_columns(source, change)
         known = (id(columns), id(own), source.pool, source.seed, source.unequal, change.joint, change.square)
         if known not in self._spans:
-            self._spans[known] = columns, own, _matched(change, columns, own[self._partner(source, len(own))])
+            self._spans[known] = columns, own, matched(change, columns, own[self._partner(source, len(own))])
         return self._spans[known][-1]
 
     def _partner(self, source: Activation, prompts: int) -> Int[Tensor, " example"]:
@@ -153,7 +148,8 @@ class Sources:
         """Announce what a change's source will be asked for."""
         source = change.source
         if isinstance(source, Activation) and change.edit.reads_source:
-            own = None if source.pool == "mean" else self._own_columns(source, change)
+            whole = source.pool == "mean" and not _names(source, change)
+            own = None if whole else self._own_columns(source, change)
             self.runs.want(source, change.site, own)
 
     def _own_columns(self, source: Activation, change: Change) -> Int[Tensor, "example span"]:
@@ -190,42 +186,27 @@ class Sources:
     def _is_pair(self, tokens: Tokens) -> bool:
         return tokens is self.runs.encoded.clean or tokens is self.runs.encoded.corrupted
 
-    def _mean(
-        self,
-        source: Activation,
-        key: tuple[Any, ...],
-        target: Site,
-        site: Site,
-        columns: Int[Tensor, "example span"],
-        index: int | None,
-    ) -> Values:
-        """Means over real tokens, positions counted from each prompt's first real token."""
+    def _mean(self, source: Activation, change: Change, kept: Kept, columns: Int[Tensor, "example span"]) -> Values:
+        """Means over real tokens, positions counted from each prompt's first real token; or over the tokens that are named."""
+        key, target, site = self.runs.key(source), change.site, source.site_for(change.site)
         tokens, base = self._places(key, site), self.runs.places("base", target)
         if site.square:
-            if axes.POSITION in source.over:
-                raise ShapeMismatchError(
-                    f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens"
-                )
-            attended = self._places(key, site, attended=True), self.runs.places("base", target, attended=True).prompt
-            lengths = torch.cat([places.lengths for places in attended])
-            if not bool((lengths == lengths[0]).all()):
-                raise UnequalLengthsError(
-                    f"a mean of {site.tensor!r} over examples needs prompts of one length, got {lengths.unique().tolist()}"
-                )
-        if source.by is not None and len(tokens) != len(self.runs.encoded):
-            raise ValueError(f"{source!r}: a mean by {source.by!r} is over the prompts of the pairs, not over one prompt")
+            self._refuse_mean_of_rows(source, key, target, site)
+        if source.by is not None and source.prompts:
+            raise ValueError(f"{source!r}: a mean by {source.by!r} is over the prompts of the pairs, not over other prompts")
         groups = self._groups(source.by)
+        theirs = groups if source.by is not None else [""] * len(tokens)
+        names = sorted(set(groups))
+        group = torch.tensor([names.index(name) for name in groups], device=columns.device)
+        if _names(source, change):
+            return self._mean_of_named(source, change, kept, columns, (group, theirs))
         pooled = (*key, site.tensor, source.over, source.by)
         if pooled not in self._pooled:
-            self._pooled[pooled] = _mean(self.runs.found[key][site.tensor].tensor, tokens, source.over, groups[: len(tokens)])
+            self._pooled[pooled] = means.aligned(kept.tensor, tokens, theirs, source.over)
         tensor, count = self._pooled[pooled]
-        names = sorted(set(groups))
-        group = torch.tensor([names.index(name) for name in groups], device=tensor.device)
         if axes.POSITION in source.over:
-            return Values(tensor, group, torch.where(columns >= 0, 0, -1), index)
-        positions = source.own_positions
-        own = columns - base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
-        own = torch.where(columns >= 0, own.expand_as(columns), -1)
+            return Values(tensor, group, torch.where(columns >= 0, 0, -1), None)
+        own = torch.where(columns >= 0, columns - base.first[:, None], -1)
         counted = count[group[:, None], own.clamp(0, count.shape[1] - 1)]
         missing = (own >= 0) & ((own >= count.shape[1]) | (counted == 0))
         if bool(missing.any()):
@@ -234,7 +215,46 @@ class Sources:
                 f"{source!r}: example {example} needs the mean at position {int(own[example].max())}, which no prompt of the "
                 "source has; pool positions too, with over=('example', 'position')"
             )
-        return Values(tensor, group, own, index)
+        return Values(tensor, group, own, None)
+
+    def _mean_of_named(
+        self,
+        source: Activation,
+        change: Change,
+        kept: Kept,
+        columns: Int[Tensor, "example span"],
+        grouped: tuple[Tensor, list[str]],
+    ) -> Values:
+        """Means over the tokens that positions name in each of the source's prompts: one, or as many as the target's.
+
+        Args:
+            grouped: each example's group, and each of the source's prompts'.
+        """
+        own, (group, theirs) = self._own_columns(source, change), grouped
+        spans, many = (own >= 0).sum(-1), (columns >= 0).sum(-1)
+        if axes.POSITION not in source.over and bool((spans != spans[0]).any() | ((spans[0] != many) & (spans[0] != 1)).any()):
+            raise ShapeMismatchError(
+                f"{change!r}: the tokens of the source's prompts are {spans.unique().tolist()}, those of the target "
+                f"{many.unique().tolist()}; a mean slot by slot needs one, or as many in all of them: pool them, with "
+                "over=('example', 'position'), or take one, such as positions=-1"
+            )
+        pooled = (*self.runs.key(source), source.site_for(change.site).tensor, source.over, source.by, id(own))
+        if pooled not in self._pooled:
+            self._pooled[pooled] = means.named(kept.tensor, kept.where(own), theirs, source.over), own
+        tensor = self._pooled[pooled][0]
+        slots = torch.arange(columns.shape[1], device=columns.device) if tensor.shape[1] > 1 else torch.zeros_like(columns)
+        return Values(tensor, group, torch.where(columns >= 0, slots, -1), None)
+
+    def _refuse_mean_of_rows(self, source: Activation, key: tuple[Any, ...], target: Site, site: Site) -> None:
+        """Rows of attention of different length, or of different queries, have no mean."""
+        if axes.POSITION in source.over:
+            raise ShapeMismatchError(f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens")
+        attended = self._places(key, site, attended=True), self.runs.places("base", target, attended=True).prompt
+        lengths = torch.cat([places.lengths for places in attended])
+        if not bool((lengths == lengths[0]).all()):
+            raise UnequalLengthsError(
+                f"a mean of {site.tensor!r} over examples needs prompts of one length, got {lengths.unique().tolist()}"
+            )
 
     def _groups(self, by: str | None) -> list[str]:
         if by is None:
@@ -265,26 +285,9 @@ class Sources:
         return Values(tensor, everyone, own, getattr(site, axis) if axis else None)
 
 
-def _matched(change: Change, columns: Int[Tensor, "example span"], own: Int[Tensor, "example own_span"]) -> Spans:
-    square = isinstance(change.source, Activation) and change.source.site_for(change.site).square
-    return matched(change, columns, own, refusing=_SQUARE if square else "")
-
-
-def _mean(tensor: Tensor, tokens: Places, over: Sequence[str], groups: list[str]) -> tuple[Tensor, Tensor]:
-    """Means ``[group, position or 1, *rest]`` in at least float32, and how many real tokens each is of."""
-    names = sorted(set(groups))
-    member = torch.tensor([names.index(g) for g in groups], device=tensor.device)
-    columns = tokens.columns(Positions())
-    real = (columns >= 0).to(torch.promote_types(tensor.dtype, torch.float32))
-    rows = torch.arange(len(tokens), device=tensor.device)[:, None]
-    aligned = tensor[rows, columns.clamp(min=0)].to(real.dtype)
-    ones = tuple(1 for _ in tensor.shape[2:])
-    total = torch.zeros(len(names), *aligned.shape[1:], dtype=real.dtype, device=tensor.device)
-    total.index_add_(0, member, aligned * real.view(*real.shape, *ones))
-    count = torch.zeros(len(names), real.shape[1], dtype=real.dtype, device=tensor.device).index_add_(0, member, real)
-    if axes.POSITION in over:
-        total, count = total.sum(1, keepdim=True), count.sum(1, keepdim=True)
-    return total / count.clamp(min=1).view(*count.shape, *ones), count
+def _names(source: Activation, change: Change) -> bool:
+    """Whether a mean is over the tokens that positions name in each prompt, rather than position by position."""
+    return source.own_positions is not None or (source.several and not change.positions.is_all)
 
 
 def _derangement(n: int, seed: int) -> Tensor:

@@ -13,7 +13,9 @@ word serves patching (all left out), Patchscopes (another layer and prompt) and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -45,7 +47,8 @@ class Activation:
 
     Args:
         prompt: which run: ``"source"`` (the other prompt of the pair than the base), ``"base"``, ``"clean"``, ``"corrupted"``,
-            or any prompt (text, token ids or :class:`interp.prompts.Prompt`), whose one run then serves every example.
+            or any prompt (text, token ids or :class:`interp.prompts.Prompt`), whose one run then serves every example; or a
+            list of prompts, of which ``pool="mean"`` takes the mean, each at its own positions.
         model: another model than the target's, with the same width at the site.
         site: another site; a component name keeps the target's layer and head.
         layer: another layer.
@@ -53,13 +56,15 @@ class Activation:
         unequal: what is done where the spans of two roles are not equally long, pair by pair: ``"last"`` writes the last token
             of the source's span at the last token of the target's and leaves the others, ``"mean"`` writes the mean over the
             source's span at every token of the target's, ``"refuse"`` raises. Equal spans are matched token by token.
-        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's.
+        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's. A mean
+            with ``positions`` of its own is over the tokens that they name in each prompt; else tokens are counted from each
+            prompt's first.
         over: for a mean, ``("example",)`` keeps positions apart and ``("example", "position")`` pools real tokens too.
         by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
         seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
     """
 
-    prompt: Runs | str | tuple[int, ...] | Prompt = "source"
+    prompt: Runs | str | Prompt | Sequence[int] | Sequence[str | Prompt | Sequence[int]] = "source"
     model: RunsPrompts | None = None
     site: Site | str | None = None
     layer: int | None = None
@@ -71,6 +76,12 @@ class Activation:
     unequal: Unequal = "last"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", _tupled(self.prompt))
+        if self.several and (self.pool != "mean" or self.by is not None):
+            raise ValueError(
+                f"prompt is a list of {len(self.prompts)} prompts, of which a mean is taken: pool='mean' without by=, got "
+                f"pool={self.pool!r}, by={self.by!r}; one prompt is a text, its token ids or interp.Prompt"
+            )
         if self.pool not in ("none", "mean", "resample"):
             raise ValueError(f"pool={self.pool!r}; expected 'none', 'mean' or 'resample'")
         if self.pool != "mean" and (self.by is not None or self.over != (axes.EXAMPLE,)):
@@ -79,6 +90,18 @@ class Activation:
             raise ValueError(f"over={self.over}; a mean runs over ('example',) or ('example', 'position')")
         if self.unequal not in UNEQUAL:
             raise ValueError(f"unequal={self.unequal!r}; expected 'last', 'mean' or 'refuse'")
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a mean over a list of prompts."""
+        return isinstance(self.prompt, tuple) and not all(isinstance(token, Integral) for token in self.prompt)
+
+    @property
+    def prompts(self) -> tuple[Any, ...]:
+        """The prompts that are run, where they are not those of the pairs."""
+        if isinstance(self.prompt, str) and self.prompt in RUNS:
+            return ()
+        return self.prompt if isinstance(self.prompt, tuple) and self.several else (self.prompt,)
 
     @property
     def own_positions(self) -> Positions | None:
@@ -105,10 +128,9 @@ class Activation:
         return self.prompt == "source" and all(c is None for c in moved) and self.pool == "none"
 
     def spec(self) -> dict[str, Any]:
-        prompt = self.prompt.spec() if isinstance(self.prompt, Prompt) else self.prompt
         return {
             "kind": "activation",
-            "prompt": list(prompt) if isinstance(prompt, tuple) else prompt,
+            "prompt": [_spec(one) for one in self.prompts] if self.several else _spec(self.prompt),
             "model": None if self.model is None else [self.model.name, self.model.digest],
             "site": None if self.site is None else repr(Site.parse(self.site)),
             "layer": self.layer,
@@ -126,10 +148,24 @@ class Activation:
         where += "" if self.positions is None else f"@{self.own_positions!r}"
         pooled = {"none": "", "mean": f"mean over {'+'.join(self.over)}", "resample": f"resample seed={self.seed}"}[self.pool]
         pooled += "" if self.by is None else f" by {self.by}"
-        prompt = self.prompt if isinstance(self.prompt, str) and self.prompt in RUNS else f"prompt {self.prompt!r}"
+        prompt = f"{len(self.prompts)} prompts" if self.several else f"prompt {self.prompt!r}" if self.prompts else self.prompt
         model = "" if self.model is None else f"of {self.model.name}"
         unequal = "" if self.unequal == "last" else f"unequal={self.unequal}"
         return f"Activation({', '.join(part for part in (str(prompt), model, where, pooled, unequal) if part)})"
+
+
+def _tupled(prompt: Any) -> Any:
+    """Lists as tuples, which have a hash; a text or a prompt as it is."""
+    if isinstance(prompt, str | Prompt | Integral):
+        return prompt
+    numbers = getattr(prompt, "tolist", None)  # ids in an array or a tensor
+    return tuple(_tupled(one) for one in (prompt if numbers is None else numbers()))
+
+
+def _spec(prompt: Any) -> Any:
+    if isinstance(prompt, Prompt):
+        return prompt.spec()
+    return [int(token) for token in prompt] if isinstance(prompt, tuple) else prompt
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -167,7 +167,7 @@ def test_resampling_between_spans_of_different_length(strategy: Any, pairs: Pair
 
 
 def test_one_token_that_a_source_names_serves_the_whole_span(pairs: Pairs) -> None:
-    """``end`` has one token, so nothing is unequal, whatever the span; by a rule it would be written at its last token alone."""
+    """``end`` has one token, so nothing is unequal, whatever the span; a rule would write its last token alone."""
     found = patch(sweeps.model("gpt2"), pairs, Change("L1.resid_post", "city", Activation(positions="end")), third)
     assert "unequal" not in found.attrs
     for i, pair in enumerate(pairs):
@@ -278,7 +278,7 @@ REFUSED: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (
         lambda: {"where": grid("resid_pre", layer=...)},
         UnequalLengthsError,
-        "matched as unequal= says ('last' token, or 'mean')",
+        "unequal= says what then",
     ),
     (lambda: {"where": grid("L1.resid_pre", position=2)}, UnequalLengthsError, "unequal="),
     (lambda: {"where": grid("L1.pattern", position="end")}, UnequalLengthsError, "patch z or result"),
@@ -296,8 +296,10 @@ def test_refusals(asked: Callable[[], dict[str, Any]], error: type[Exception], w
 
 
 def test_an_unknown_rule_is_refused() -> None:
+    source = Activation()
+    object.__setattr__(source, "unequal", "first")
     with pytest.raises(ValueError, match="unequal='first'; expected 'last', 'mean' or 'refuse'"):
-        sweeps.unchecked(Activation)(unequal="first")
+        source.__post_init__()
 
 
 # the real model
@@ -308,11 +310,8 @@ def test_paris_and_new_york_city_on_a_real_model(smollm2: Path) -> None:
     model = interp.load(smollm2)
     texts = ["The city of Paris is in", "The city of New York City is in"]
     clean, corrupted = (Prompt(text, {"city": (12, text.index(" is")), "END": (len(text) - 2, len(text))}) for text in texts)
-    found = patch(
-        model,
-        Pair(clean, corrupted, " France", " the"),
-        grid("resid_pre", layer=..., position=["city", "END"]),
-    )
+    pairs = Pairs((Pair(clean, corrupted, " France", " the"),))
+    found = patch(model, pairs, grid("resid_pre", layer=..., position=["city", "END"]))
     assert found.attrs["unequal"] == {"rule": "last", "examples": 1}
     value = effects.recovery(found).values.squeeze()
     print(np.round(value, 2))
