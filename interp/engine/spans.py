@@ -84,9 +84,8 @@ def matched(change: Change, target: Int[Tensor, "example span"], own: Int[Tensor
     square = source.site_for(change.site).square
     if not spans or square or change.joint > 1 or source.unequal == "refuse":
         example = int(unequal.nonzero()[0])
-        counts = (
-            f"{change!r}: in example {example} the target has {int(many[example])} tokens, the source {int(theirs[example])}"
-        )
+        ours, own_ = int(many[example]), int(theirs[example])
+        counts = f"{change!r}: in example {example} the target has {ours} tokens, the source {own_}"
         raise ShapeMismatchError(f"{counts}; {_instead(change, spans=spans, square=square)}")
     if source.unequal == "mean":
         return Spans(target, torch.where(unequal[:, None] & (target >= 0), own[:, :1], beside), unequal)

@@ -23,7 +23,7 @@ from interp.engine.layout import indexed_axis
 from interp.engine.prompts import Kept
 from interp.engine.runs import Runs
 from interp.engine.spans import Spans, matched
-from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
+from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError, UserError
 from interp.interventions import Activation, Change, Constant, Noise
 from interp.models import Places, Tokens
 from interp.sites import Positions, Site
@@ -155,16 +155,33 @@ class Sources:
     def _own_columns(self, source: Activation, change: Change) -> Int[Tensor, "example span"]:
         """The source's positions, which are the target's unless it has its own; raw indices need prompts of equal length."""
         key, site = self.runs.key(source), source.site_for(change.site)
-        self.runs.prompts[key][0].check(site)
-        positions, places = source.own_positions or change.positions, self._places(key, site)
+        try:
+            self.runs.prompts[key][0].check(site)
+            positions, places = source.own_positions or change.positions, self._places(key, site)
+            known = (positions, id(places))
+            if known not in self._columns:
+                self._columns[known] = places, places.columns(positions, what=f"source position of {change.site!r}")
+        except UserError as error:
+            error.add_note(f"This is about what {change!r} reads.")
+            raise
         raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
-        tokens = self.runs.prompts[key][1]
-        if raw and source.own_positions is None and tokens is not self.runs.base and self._is_pair(tokens):
-            self.runs.require_equal_lengths(f"{change.site!r}@{change.positions!r}", change.site)
-        known = (positions, id(places))
-        if known not in self._columns:
-            self._columns[known] = places, places.columns(positions, what=f"source position of {change.site!r}")
+        if raw and source.own_positions is None and not source.prompts:
+            self._refuse_other_lengths(change, key, places)
         return self._columns[known][1]
+
+    def _refuse_other_lengths(self, change: Change, key: tuple[Any, ...], places: Places) -> None:
+        """Raw indices mean the same in prompts of equal length alone, also where another model cuts a text into its tokens."""
+        base = self.runs.places("base", change.site).prompt
+        if len(base) == len(places) and not torch.equal(base.lengths, places.prompt.lengths):
+            what, model = f"{change.site!r}@{change.positions!r}", self.runs.prompts[key][0]
+            if self._is_pair(self.runs.prompts[key][1]):
+                self.runs.require_equal_lengths(what, change.site)
+            example = int((base.lengths != places.prompt.lengths).nonzero()[0])
+            raise UnequalLengthsError(
+                f"{what} matches positions by raw index, but in example {example} {self.runs.model.name} has "
+                f"{int(base.lengths[example])} positions and {model.name} {int(places.prompt.lengths[example])}; use a role, or "
+                "count from the end"
+            )
 
     def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""

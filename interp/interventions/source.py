@@ -13,7 +13,7 @@ word serves patching (all left out), Patchscopes (another layer and prompt) and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from interp import axes
+from interp.errors import InputError
 from interp.prompts import Prompt
 from interp.sites import Positions, PositionsLike, Site
 
@@ -56,9 +57,9 @@ class Activation:
         unequal: what is done where the spans of two roles are not equally long, pair by pair: ``"last"`` writes the last token
             of the source's span at the last token of the target's and leaves the others, ``"mean"`` writes the mean over the
             source's span at every token of the target's, ``"refuse"`` raises. Equal spans are matched token by token.
-        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's. A mean
-            with ``positions`` of its own is over the tokens that they name in each prompt; else tokens are counted from each
-            prompt's first.
+        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's. A
+            mean with ``positions`` of its own is over the tokens that they name in each prompt; else tokens are counted from
+            each prompt's first.
         over: for a mean, ``("example",)`` keeps positions apart and ``("example", "position")`` pools real tokens too.
         by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
         seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
@@ -159,7 +160,15 @@ def _tupled(prompt: Any) -> Any:
     if isinstance(prompt, str | Prompt | Integral):
         return prompt
     numbers = getattr(prompt, "tolist", None)  # ids in an array or a tensor
-    return tuple(_tupled(one) for one in (prompt if numbers is None else numbers()))
+    if numbers is None and not isinstance(prompt, Iterable):
+        raise InputError(
+            f"prompt is or holds a {type(prompt).__name__}; expected 'source', 'base', 'clean', 'corrupted', a text, token "
+            "ids, interp.Prompt, or a list of prompts, such as [pair.clean for pair in pairs]"
+        )
+    found = tuple(_tupled(one) for one in (prompt if numbers is None else numbers()))
+    if not found:
+        raise InputError("prompt is empty: no prompts, or one without tokens")
+    return found
 
 
 def _spec(prompt: Any) -> Any:
