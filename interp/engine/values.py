@@ -179,8 +179,8 @@ class Sources:
             example = int((base.lengths != places.prompt.lengths).nonzero()[0])
             raise UnequalLengthsError(
                 f"{what} matches positions by raw index, but in example {example} {self.runs.model.name} has "
-                f"{int(base.lengths[example])} positions and {model.name} {int(places.prompt.lengths[example])}; use a role, or "
-                "count from the end"
+                f"{int(base.lengths[example])} positions and {model.name} {int(places.prompt.lengths[example])}; use a role, "
+                "or count from the end"
             )
 
     def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:

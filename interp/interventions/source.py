@@ -13,7 +13,7 @@ word serves patching (all left out), Patchscopes (another layer and prompt) and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from interp import axes
 from interp.errors import InputError
-from interp.prompts import Prompt
+from interp.prompts import Prompt, Text
 from interp.sites import Positions, PositionsLike, Site
 
 Runs = Literal["source", "base", "clean", "corrupted"]
@@ -65,7 +65,7 @@ class Activation:
         seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
     """
 
-    prompt: Runs | str | Prompt | Sequence[int] | Sequence[str | Prompt | Sequence[int]] = "source"
+    prompt: Runs | Text | Prompt | Iterable[Text | Prompt] = "source"
     model: RunsPrompts | None = None
     site: Site | str | None = None
     layer: int | None = None
