@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import axes
+from interp.interventions.source import SPAN
 from interp.models import Places
 from interp.sites import Positions
 
@@ -55,6 +56,6 @@ def _pooled(tensor: Tensor, columns: Tensor, groups: Sequence[str], over: Sequen
     total = torch.zeros(len(names), *taken.shape[1:], dtype=real.dtype, device=tensor.device)
     total.index_add_(0, member, taken * real.view(*real.shape, *ones))
     count = torch.zeros(len(names), real.shape[1], dtype=real.dtype, device=tensor.device).index_add_(0, member, real)
-    if axes.POSITION in over:
+    if axes.POSITION in over or SPAN in over:
         total, count = total.sum(1, keepdim=True), count.sum(1, keepdim=True)
     return total / count.clamp(min=1).view(*count.shape, *ones), count

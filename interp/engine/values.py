@@ -25,6 +25,7 @@ from interp.engine.runs import Runs
 from interp.engine.spans import Spans, matched
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError, UserError
 from interp.interventions import Activation, Change, Constant, Noise
+from interp.interventions.source import SPAN
 from interp.models import Places, Tokens
 from interp.sites import Positions, Site
 
@@ -165,7 +166,7 @@ class Sources:
             error.add_note(f"This is about what {change!r} reads.")
             raise
         raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
-        if raw and source.own_positions is None and not source.prompts:
+        if raw and source.own_positions is None and not source.prompts and source.pool != "mean":
             self._refuse_other_lengths(change, key, places)
         return self._columns[known][1]
 
@@ -249,7 +250,8 @@ class Sources:
         """
         own, (group, theirs) = self._own_columns(source, change), grouped
         spans, many = (own >= 0).sum(-1), (columns >= 0).sum(-1)
-        if axes.POSITION not in source.over and bool((spans != spans[0]).any() | ((spans[0] != many) & (spans[0] != 1)).any()):
+        apart = axes.POSITION not in source.over and SPAN not in source.over
+        if apart and bool((spans != spans[0]).any() | ((spans[0] != many) & (spans[0] != 1)).any()):
             raise ShapeMismatchError(
                 f"{change!r}: the tokens of the source's prompts are {spans.unique().tolist()}, those of the target "
                 f"{many.unique().tolist()}; a mean slot by slot needs one, or as many in all of them: pool them, with "
@@ -264,7 +266,7 @@ class Sources:
 
     def _refuse_mean_of_rows(self, source: Activation, key: tuple[Any, ...], target: Site, site: Site) -> None:
         """Rows of attention of different length, or of different queries, have no mean."""
-        if axes.POSITION in source.over:
+        if axes.POSITION in source.over or SPAN in source.over:
             raise ShapeMismatchError(f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens")
         attended = self._places(key, site, attended=True), self.runs.places("base", target, attended=True).prompt
         lengths = torch.cat([places.lengths for places in attended])
@@ -304,7 +306,7 @@ class Sources:
 
 def _names(source: Activation, change: Change) -> bool:
     """Whether a mean is over the tokens that positions name in each prompt, rather than position by position."""
-    return source.own_positions is not None or (source.several and not change.positions.is_all)
+    return source.own_positions is not None or SPAN in source.over or (source.several and not change.positions.is_all)
 
 
 def _derangement(n: int, seed: int) -> Tensor:

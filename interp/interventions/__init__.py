@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Add, Apply, Cut, Edit, Interpolate, Replace, Scale, knock_out
 from interp.interventions.featurizer import Featurizer, Identity, Subspace
 from interp.interventions.intervention import Change, Intervention, apply
@@ -14,8 +15,8 @@ from interp.interventions.source import Activation, Constant, Noise, Source, mea
 from interp.interventions.trained import Saved, learnable, once, parts, restore, revive, state
 
 __all__ = [
-    "Activation", "Add", "Apply", "BoundlessMask", "Change", "Constant", "Cut", "Edit", "Featurizer", "Gate", "HardConcrete",
-    "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "Replace", "Rotation", "Saved", "Scale", "Select",
-    "Source", "Subspace", "apply", "attention_knockout", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample",
-    "restore", "revive", "state", "zero",
+    "Activation", "Add", "Apply", "BoundlessMask", "Change", "Constant", "ConstantVector", "Cut", "Edit", "Featurizer",
+    "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "Replace", "Rotation",
+    "Saved", "Scale", "Select", "Source", "Subspace", "apply", "attention_knockout", "knock_out", "learnable", "mean",
+    "noise", "once", "parts", "resample", "restore", "revive", "state", "zero",
 ]  # fmt: skip

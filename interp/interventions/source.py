@@ -30,6 +30,8 @@ Runs = Literal["source", "base", "clean", "corrupted"]
 RUNS = ("source", "base", "clean", "corrupted")
 Unequal = Literal["last", "mean", "refuse"]
 UNEQUAL = ("last", "mean", "refuse")
+SPAN = "span"
+"""In a mean, the tokens that the change's positions name, pooled."""
 
 
 @runtime_checkable
@@ -60,7 +62,8 @@ class Activation:
         pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's. A
             mean with ``positions`` of its own is over the tokens that they name in each prompt; else tokens are counted from
             each prompt's first.
-        over: for a mean, ``("example",)`` keeps positions apart and ``("example", "position")`` pools real tokens too.
+        over: for a mean, ``("example",)`` keeps positions apart, ``("example", "position")`` pools real tokens too, and
+            ``("example", "span")`` pools the tokens that the positions name, in each prompt its own.
         by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
         seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
     """
@@ -87,8 +90,8 @@ class Activation:
             raise ValueError(f"pool={self.pool!r}; expected 'none', 'mean' or 'resample'")
         if self.pool != "mean" and (self.by is not None or self.over != (axes.EXAMPLE,)):
             raise ValueError(f"over={self.over} and by={self.by!r} are for pool='mean', but pool={self.pool!r}")
-        if axes.EXAMPLE not in self.over or not set(self.over) <= {axes.EXAMPLE, axes.POSITION}:
-            raise ValueError(f"over={self.over}; a mean runs over ('example',) or ('example', 'position')")
+        if axes.EXAMPLE not in self.over or not set(self.over) <= {axes.EXAMPLE, axes.POSITION, SPAN}:
+            raise ValueError(f"over={self.over}; a mean runs over ('example',), ('example', 'position') or ('example', 'span')")
         if self.unequal not in UNEQUAL:
             raise ValueError(f"unequal={self.unequal!r}; expected 'last', 'mean' or 'refuse'")
 
