@@ -32,14 +32,16 @@ from interp.engine.batches import halvings, in_batches
 from interp.engine.bundles import bundled, difference
 from interp.engine.cells import Cell, fill
 from interp.engine.edits import Edits, Rows
-from interp.engine.families import Where, asked, check_words, labelled
+from interp.engine.families import Where, asked, check_words, labelled, sourced
 from interp.engine.layout import canonical
 from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Prepared, start
 from interp.engine.slopes import Slopes, differentiable, examples_a_pass, slopes
+from interp.engine.spans import recorded
 from interp.errors import GradientError
 from interp.interventions import Cut, EditLike, Featurizer, Source
+from interp.interventions.source import Unequal
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
@@ -58,6 +60,7 @@ def attribute(
     edit: EditLike | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
+    unequal: Unequal = "last",
     given: Given = None,
     hold: Hold = (),
     rows: int | None = None,
@@ -72,8 +75,8 @@ def attribute(
     their order.
 
     Args:
-        model, pairs, where, metric, patching, source, edit, featurizer, keep_error: as for :func:`interp.patch`. The metric has
-            a gradient: it does not count or compare.
+        model, pairs, where, metric, patching, source, edit, featurizer, keep_error, unequal: as for :func:`interp.patch`. The
+            metric has a gradient: it does not count or compare.
         given: interventions in force on the base; slopes are taken there.
         hold: as for :func:`interp.patch`; slopes do not lead through what is held.
         rows: most examples in one forward and backward pass; by default what a memory budget allows.
@@ -94,7 +97,7 @@ def attribute(
     options = Options(
         patching, "batched", given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision
     )
-    change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
+    change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
     changes = [change for family in families.values() for i in family.interventions for change in i.changes]
     cut = next((change for change in changes if isinstance(change.edit, Cut)), None)
@@ -136,6 +139,7 @@ def _estimated(prepared: Prepared) -> list[Measured]:
     for family in prepared.families:
         own = slice(family.start, family.stop - 1)
         facts = found.facts | _facts(prepared, own) | {"wall_seconds": wall_seconds}
+        facts |= recorded(prepared.cells[own])
         facts["rows_not_a_number"] = warn_of_nan(value[:, own], prepared.cells[own])
         measured.append(
             Measured(

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from interp import axes
 from interp.engine.layout import indexed_axis
 from interp.engine.runs import Runs
+from interp.engine.spans import Spans
 from interp.engine.values import Sources, Values
 from interp.errors import OrderError, PositionError, UnknownSiteError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Replace
@@ -36,7 +38,8 @@ class Place:
 
     change: Change
     columns: Int[Tensor, "example span"]
-    """Columns of the base's tokens, padded with −1."""
+    """Columns of the base's tokens that are changed, padded with −1: of a span that is not as long as the source's, those that
+    the source's rule says."""
     values: Values | None
     """What is written there; None if the edit reads no source."""
     first: Int[Tensor, " example"]
@@ -53,6 +56,8 @@ class Place:
     """Where the positions of the base's prompts are at the site."""
     ids: Int[Tensor, "example position"] | None = None
     """Token ids at these positions, where tokens enter."""
+    unequal: Bool[Tensor, " example"] | None = None
+    """Where the source's span is not as long as the target's, so that a rule says what is written; None if nowhere."""
 
     @property
     def tensor(self) -> Site:
@@ -123,9 +128,10 @@ def place(
         PositionError, OrderError: what does not fit.
     """
     columns: dict[tuple[Positions, int], Tensor] = {}
-    firsts: dict[tuple[Positions, int, bool, bool, bool], Tensor] = {}  # cells differ in these alone
+    firsts: dict[tuple[Positions, int, int, bool, bool, bool], Tensor] = {}  # cells differ in these alone
     sites: dict[tuple[Site, bool], Places] = {}
     spans: dict[tuple[Positions, Site], Tensor] = {}
+    sources = Sources(runs)
 
     def resolved(change: Change, first: Tensor | None, of_given: bool) -> Place:
         tensor = change.site.tensor
@@ -138,13 +144,16 @@ def place(
         where = columns[here]
         if change.joint > 1:
             _refuse_other_spans(change, where)
-        key = (*here, _is_counterpart(change, runs), tensor in _EMBEDDED, of_given)
+        of_role = change.positions.role is not None
+        found = sources.spans(change, where) if of_role else Spans(where, where, None)
+        where = found.target
+        key = (*here, id(where), _is_counterpart(change, runs), tensor in _EMBEDDED, of_given)
         if key not in firsts:
             firsts[key] = _first(change, where, runs, first)
         span = (change.attended, tensor)
         if change.square and span not in spans:
             spans[span] = _span(change, runs.places("base", tensor, attended=True))
-        told: dict[str, Any] = {"prompts": places, "ids": runs.ids(places)}
+        told: dict[str, Any] = {"prompts": places, "ids": runs.ids(places), "unequal": found.unequal}
         return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span), **told)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
@@ -218,8 +227,8 @@ def _first(
         return alone
     base, source = runs.base, runs.tokens("source")
     theirs = source.columns(change.positions)
-    if theirs.shape != columns.shape:
-        return alone
+    wide = max(theirs.shape[1], columns.shape[1])
+    theirs, ours = (pad(one, (0, wide - one.shape[1]), value=-1) for one in (theirs, columns))
     differ = base.differ(source)
     if given is None and runs.model.stack is not None and runs.model.stack.local and change.site.tensor in _EMBEDDED:
         own = differ | (base.mask != source.mask).any(-1, keepdim=True)  # another mask is another numbering of positions
@@ -228,7 +237,7 @@ def _first(
         first = torch.where(differ.any(-1), differ.int().argmax(-1), NOWHERE)
         differs = columns >= (first if given is None else torch.minimum(first, given))[:, None]
     matters = torch.where(differs & (columns >= 0), columns, NOWHERE).amin(-1)
-    moved = (theirs != columns).any(-1)  # a role that stands elsewhere in the other prompt
+    moved = (theirs != ours).any(-1)  # a role that stands elsewhere in the other prompt, or is longer there
     return torch.where(moved, alone, matters)
 
 

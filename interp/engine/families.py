@@ -21,7 +21,8 @@ from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
 from interp.errors import PositionError, UnknownNameError, UnknownSiteError
-from interp.interventions import Change, Identity, Intervention
+from interp.interventions import Activation, Change, Identity, Intervention, Source
+from interp.interventions.source import UNEQUAL
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
 from interp.sites import Grid, Positions, Site
@@ -144,6 +145,19 @@ def check_words(patching: Any, strategy: Any = "auto", precision: Any = "full") 
         raise UnknownNameError("strategy", strategy, STRATEGIES)
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
+
+
+def sourced(source: Source | None, unequal: Any) -> Source | None:
+    """The source of a grid's changes with the rule for spans of different length, which another source says itself."""
+    if unequal not in UNEQUAL:
+        raise UnknownNameError("unequal", unequal, UNEQUAL)
+    if unequal == "last":
+        return source
+    if source is not None:
+        raise ValueError(
+            f"unequal={unequal!r} is for the default source; this one says it itself, as in Activation(…, unequal={unequal!r})"
+        )
+    return Activation(unequal=unequal)
 
 
 def _check_positions(model: Model, encoded: Encoded, grid: Grid) -> int | None:

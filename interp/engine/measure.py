@@ -26,6 +26,7 @@ from interp.engine.joins import NEVER
 from interp.engine.plan import Plan
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching, Prepared, start
+from interp.engine.spans import recorded
 from interp.engine.wavefront import wavefront
 from interp.interventions import Activation, Intervention
 from interp.metrics import Metric
@@ -81,7 +82,7 @@ def measure(prepared: Prepared) -> list[Measured]:
     found = []
     for family in prepared.families:
         own = slice(family.start, family.stop - 1)
-        facts = shared | _facts(prepared, plan, family, value, base)
+        facts = shared | _facts(prepared, plan, family, value, base) | recorded(cells[own])
         facts["rows_not_a_number"] = warn_of_nan(value[:, own], cells[own])
         found.append(
             Measured(

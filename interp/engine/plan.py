@@ -19,6 +19,7 @@ from interp.engine.joins import NEVER, Point, depth, inside
 from interp.engine.pieces import divided
 from interp.engine.prepared import Prepared
 from interp.engine.shard import bytes_an_example
+from interp.engine.spans import note
 from interp.engine.wavefront import grouped
 from interp.interventions import Free
 
@@ -235,6 +236,7 @@ class _Planning:
         notes = [f"attention {self.p.attention}"] if self.p.attention != "as in the model" else []
         if not self.p.model.causal and any(isinstance(begin, int) for begin in self.p.begins):
             notes.append("the model is not causal: rows resume at their layer, at all positions")
+        notes += note([self.p.cells[number] for family in self.p.families for number in family[:-1]], len(self.p.encoded))
         names = sorted({place.tensor.name for cell in self.p.cells for place in cell.places} & _INSIDE_ATTENTION)
         if names and any(isinstance(begin, int) for begin in self.p.begins):
             notes.append(f"rows that change {', '.join(names)} run the attention of that block again, for all of its heads")

@@ -24,7 +24,6 @@ from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
 from interp.interventions import Activation
 from interp.models import Encoded, Model, Places, Tokens
 from interp.models.keys_values import KeysValues
-from interp.prompts import Prompt
 from interp.sites import Site
 
 Given = Callable[[Tensor], Changing]
@@ -83,10 +82,14 @@ class Runs:
         """Token ids at some positions of the base; None where no tokens enter."""
         return self.base.ids if places is self.base else None
 
-    def require_equal_lengths(self, why: str, site: Site, *, attended: bool = False) -> None:
-        """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site."""
+    def require_equal_lengths(self, why: str, site: Site, *, attended: bool = False, hint: str = "") -> None:
+        """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site.
+
+        Args:
+            hint: what to do instead; by default to name a role.
+        """
         clean, corrupted = (self.places(side, site, attended=attended) for side in ("clean", "corrupted"))
-        self.encoded.require_equal_lengths(why, clean, corrupted)
+        self.encoded.require_equal_lengths(why, clean, corrupted, hint=hint)
 
     # planning: say what will be needed, then run once
 
@@ -121,9 +124,9 @@ class Runs:
                 pairs = self.encoded if model is self.model else model.encode(self.encoded.pairs, bos=self.encoded.asked)
                 self.prompts[key] = (model, getattr(pairs, self.side[prompt]))
         else:
-            key = (id(model), "prompt", repr(prompt.spec() if isinstance(prompt, Prompt) else prompt))
+            key = (id(model), "prompts", repr(source.spec()["prompt"]))
             if key not in self.prompts:
-                self.prompts[key] = (model, model.encode([prompt], bos=self.encoded.asked))
+                self.prompts[key] = (model, model.encode(list(source.prompts), bos=self.encoded.asked))
         return key
 
     def read(self, source: Activation, target: Site, columns: Wanted = None) -> Kept:

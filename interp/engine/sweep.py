@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 import xarray as xr
 
 from interp.engine.background import Given, Hold, given_changes, held
-from interp.engine.families import Where, asked, check_words, labelled
+from interp.engine.families import Where, asked, check_words, labelled, sourced
 from interp.engine.measure import measure
 from interp.engine.plan import Plan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Strategy
 from interp.interventions import EditLike, Featurizer, Source
+from interp.interventions.source import Unequal
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
@@ -37,6 +38,7 @@ def patch(
     edit: EditLike | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
+    unequal: Unequal = "last",
     given: Given = None,
     hold: Hold = (),
     strategy: Strategy = "auto",
@@ -59,6 +61,10 @@ def patch(
         edit: what is done with it, or any function ``(h, ctx) -> h``; by default it replaces the value.
         featurizer: the basis in which it is done; by default the site's own.
         keep_error: add back what a lossy featurizer does not encode.
+        unequal: where a role's spans are not equally long in the two prompts of a pair: ``"last"`` writes the last token of the
+            source's span at the last token of the base's, ``"mean"`` the mean over the source's span at every token of the
+            base's, ``"refuse"`` raises. Equal spans are matched token by token. Where it mattered, results have the attribute
+            ``unequal``. A source that you give says it itself (:class:`interp.Activation`).
         given: interventions in force on the base of every cell. The base that effects are counted from is then the changed one,
             and the source ``"base"`` means its activations.
         hold: parts of every row that are frozen at the base's values, so that an intervention moves what is left: sites,
@@ -82,7 +88,7 @@ def patch(
     """
     check_words(patching, strategy, precision)
     options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision)
-    change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
+    change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
     found = [
         labelled(prepared, measured, family) for measured, family in zip(measure(prepared), families.values(), strict=True)
@@ -101,6 +107,7 @@ def explain(
     edit: EditLike | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
+    unequal: Unequal = "last",
     given: Given = None,
     hold: Hold = (),
     strategy: Strategy = "auto",
@@ -117,5 +124,5 @@ def explain(
     """
     check_words(patching, strategy, precision)
     options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, precision=precision)
-    change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
+    change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     return Plan.of(asked(model, pairs, where, metric, change, options)[0])

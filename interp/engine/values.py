@@ -10,8 +10,7 @@ features]`` with two index maps: which of its examples serves which of ours, and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,10 +18,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp import axes
+from interp.engine import means
 from interp.engine.layout import indexed_axis
+from interp.engine.prompts import Kept
 from interp.engine.runs import Runs
-from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError
+from interp.engine.spans import Spans, matched
+from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError, UserError
 from interp.interventions import Activation, Change, Constant, Noise
+from interp.interventions.source import SPAN
 from interp.models import Places, Tokens
 from interp.sites import Positions, Site
 
@@ -58,6 +61,9 @@ class Sources:
         self._pooled: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         self._columns: dict[tuple[Positions, int], tuple[Places, Tensor]] = {}
         """Columns by positions and the number of places, which are held so that it stays theirs."""
+        self._spans: dict[tuple[Any, ...], tuple[Tensor, Tensor, Spans]] = {}
+        """By target's and source's columns, and what else decides; tensors are held so that their numbers stay theirs."""
+        self._means: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
 
     def values(self, change: Change, columns: Int[Tensor, "example span"]) -> Values | None:
         """The values that a change writes, for its resolved positions; None if its edit reads no source.
@@ -78,8 +84,8 @@ class Sources:
             return self._noise(source, change.site, columns)
         assert isinstance(source, Activation)
         key, site = self.runs.key(source), source.site_for(change.site)
-        pooled = source.pool == "mean"
-        own = None if pooled else self._own_columns(source, change)
+        whole = source.pool == "mean" and not _names(source, change)
+        own = None if whole else self._own_columns(source, change)
         kept = self.runs.read(source, change.site, own)
         tensor, axis = kept.tensor, indexed_axis(site)
         index = getattr(site, axis) if axis else None
@@ -87,16 +93,52 @@ class Sources:
             raise HeadOutOfRangeError(
                 f"{axis} {index} of {site!r} does not exist: there are {tensor.shape[2]}, 0 to {tensor.shape[2] - 1}"
             )
-        if own is None:
-            return self._mean(source, key, change.site, site, columns, index)
-        partner = everyone
-        if source.pool == "resample":
-            partner = _derangement(n, source.seed).to(device)
-        elif len(own) == 1 != n:
-            partner = everyone * 0
+        if own is None or source.pool == "mean":
+            return replace(self._mean(source, change, kept, columns), index=index)
+        partner = self._partner(source, len(own))
         if site.square:
             self._refuse_other_layout(key, partner, site)
-        return Values(tensor, partner, kept.where(_matched(own[partner], columns, change)), index)
+        spans = matched(change, columns, own[partner])
+        at = kept.where(spans.own)
+        if spans.unequal is not None and source.unequal == "mean":
+            at = torch.where(spans.unequal[:, None] & (at >= 0), tensor.shape[1], at)
+            tensor = self._with_means(tensor, own, kept)
+        return Values(tensor, partner, at, index)
+
+    def spans(self, change: Change, columns: Int[Tensor, "example span"]) -> Spans:
+        """Where a change is made, and which of the source's columns serve it there; nothing is run.
+
+        Raises:
+            ShapeMismatchError: the source's positions do not fit the target's.
+        """
+        source = change.source
+        if not isinstance(source, Activation) or source.pool == "mean" or not change.edit.reads_source:
+            return Spans(columns, columns, None)
+        own = self._own_columns(source, change)
+        known = (id(columns), id(own), source.pool, source.seed, source.unequal, change.joint, change.square)
+        if known not in self._spans:
+            self._spans[known] = columns, own, matched(change, columns, own[self._partner(source, len(own))])
+        return self._spans[known][-1]
+
+    def _partner(self, source: Activation, prompts: int) -> Int[Tensor, " example"]:
+        """Which of the source's prompts serves each example."""
+        n = len(self.runs.encoded)
+        everyone = torch.arange(n, device=self.runs.model.device)
+        if source.pool == "resample":
+            return _derangement(n, source.seed).to(everyone.device)
+        return everyone * 0 if prompts == 1 != n else everyone
+
+    def _with_means(self, tensor: Tensor, own: Int[Tensor, "prompt span"], kept: Kept) -> Tensor:
+        """The tensor with a column more: the mean over each prompt's span."""
+        known = (id(tensor), id(own))
+        if known not in self._means:
+            at = kept.where(own)
+            rows = torch.arange(len(own), device=own.device)[:, None]
+            taken = tensor[rows, at.clamp(min=0)].to(torch.promote_types(tensor.dtype, torch.float32))
+            real = (at >= 0).to(taken).reshape(*at.shape, *(1 for _ in tensor.shape[2:]))
+            mean = (taken * real).sum(1, keepdim=True) / real.sum(1, keepdim=True)
+            self._means[known] = tensor, own, torch.cat([tensor, mean.to(tensor)], dim=1)
+        return self._means[known][-1]
 
     def _places(self, key: tuple[Any, ...], site: Site, *, attended: bool = False) -> Places:
         """Positions of the prompts of a run at a site."""
@@ -107,29 +149,52 @@ class Sources:
         """Announce what a change's source will be asked for."""
         source = change.source
         if isinstance(source, Activation) and change.edit.reads_source:
-            own = None if source.pool == "mean" else self._own_columns(source, change)
+            whole = source.pool == "mean" and not _names(source, change)
+            own = None if whole else self._own_columns(source, change)
             self.runs.want(source, change.site, own)
 
     def _own_columns(self, source: Activation, change: Change) -> Int[Tensor, "example span"]:
         """The source's positions, which are the target's unless it has its own; raw indices need prompts of equal length."""
         key, site = self.runs.key(source), source.site_for(change.site)
-        self.runs.prompts[key][0].check(site)
-        positions, places = source.own_positions or change.positions, self._places(key, site)
+        try:
+            self.runs.prompts[key][0].check(site)
+            positions, places = source.own_positions or change.positions, self._places(key, site)
+            known = (positions, id(places))
+            if known not in self._columns:
+                self._columns[known] = places, places.columns(positions, what=f"source position of {change.site!r}")
+        except UserError as error:
+            error.add_note(f"This is about what {change!r} reads.")
+            raise
         raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
-        tokens = self.runs.prompts[key][1]
-        if raw and source.own_positions is None and tokens is not self.runs.base and self._is_pair(tokens):
-            self.runs.require_equal_lengths(f"{change.site!r}@{change.positions!r}", change.site)
-        known = (positions, id(places))
-        if known not in self._columns:
-            self._columns[known] = places, places.columns(positions, what=f"source position of {change.site!r}")
+        if raw and source.own_positions is None and not source.prompts and source.pool != "mean":
+            self._refuse_other_lengths(change, key, places)
         return self._columns[known][1]
+
+    def _refuse_other_lengths(self, change: Change, key: tuple[Any, ...], places: Places) -> None:
+        """Raw indices mean the same in prompts of equal length alone, also where another model cuts a text into its tokens."""
+        base = self.runs.places("base", change.site).prompt
+        if len(base) == len(places) and not torch.equal(base.lengths, places.prompt.lengths):
+            what, model = f"{change.site!r}@{change.positions!r}", self.runs.prompts[key][0]
+            if self._is_pair(self.runs.prompts[key][1]):
+                self.runs.require_equal_lengths(what, change.site)
+            example = int((base.lengths != places.prompt.lengths).nonzero()[0])
+            raise UnequalLengthsError(
+                f"{what} matches positions by raw index, but in example {example} {self.runs.model.name} has "
+                f"{int(base.lengths[example])} positions and {model.name} {int(places.prompt.lengths[example])}; use a role, "
+                "or count from the end"
+            )
 
     def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
         base, theirs = self.runs.places("base", site, attended=True).prompt, self._places(key, site, attended=True)
         alike = theirs.width == base.width and bool((theirs.lengths[partner] == base.lengths).all())
         if not alike and self._is_pair(self.runs.prompts[key][1]):
-            self.runs.require_equal_lengths(f"{site.tensor!r}, along source_position,", site, attended=True)
+            self.runs.require_equal_lengths(
+                f"{site.tensor!r}, along source_position,",
+                site,
+                attended=True,
+                hint="roles do not help there; patch z or result",
+            )
         if not alike:
             raise UnequalLengthsError(
                 f"{site.tensor!r} is matched along source_position by raw index, but base and source prompts differ in length: "
@@ -139,42 +204,27 @@ class Sources:
     def _is_pair(self, tokens: Tokens) -> bool:
         return tokens is self.runs.encoded.clean or tokens is self.runs.encoded.corrupted
 
-    def _mean(
-        self,
-        source: Activation,
-        key: tuple[Any, ...],
-        target: Site,
-        site: Site,
-        columns: Int[Tensor, "example span"],
-        index: int | None,
-    ) -> Values:
-        """Means over real tokens, positions counted from each prompt's first real token."""
+    def _mean(self, source: Activation, change: Change, kept: Kept, columns: Int[Tensor, "example span"]) -> Values:
+        """Means over real tokens, positions counted from each prompt's first real token; or over the tokens that are named."""
+        key, target, site = self.runs.key(source), change.site, source.site_for(change.site)
         tokens, base = self._places(key, site), self.runs.places("base", target)
         if site.square:
-            if axes.POSITION in source.over:
-                raise ShapeMismatchError(
-                    f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens"
-                )
-            attended = self._places(key, site, attended=True), self.runs.places("base", target, attended=True).prompt
-            lengths = torch.cat([places.lengths for places in attended])
-            if not bool((lengths == lengths[0]).all()):
-                raise UnequalLengthsError(
-                    f"a mean of {site.tensor!r} over examples needs prompts of one length, got {lengths.unique().tolist()}"
-                )
-        if source.by is not None and len(tokens) != len(self.runs.encoded):
-            raise ValueError(f"{source!r}: a mean by {source.by!r} is over the prompts of the pairs, not over one prompt")
+            self._refuse_mean_of_rows(source, key, target, site)
+        if source.by is not None and source.prompts:
+            raise ValueError(f"{source!r}: a mean by {source.by!r} is over the prompts of the pairs, not over other prompts")
         groups = self._groups(source.by)
+        theirs = groups if source.by is not None else [""] * len(tokens)
+        names = sorted(set(groups))
+        group = torch.tensor([names.index(name) for name in groups], device=columns.device)
+        if _names(source, change):
+            return self._mean_of_named(source, change, kept, columns, (group, theirs))
         pooled = (*key, site.tensor, source.over, source.by)
         if pooled not in self._pooled:
-            self._pooled[pooled] = _mean(self.runs.found[key][site.tensor].tensor, tokens, source.over, groups[: len(tokens)])
+            self._pooled[pooled] = means.aligned(kept.tensor, tokens, theirs, source.over)
         tensor, count = self._pooled[pooled]
-        names = sorted(set(groups))
-        group = torch.tensor([names.index(name) for name in groups], device=tensor.device)
         if axes.POSITION in source.over:
-            return Values(tensor, group, torch.where(columns >= 0, 0, -1), index)
-        positions = source.own_positions
-        own = columns - base.first[:, None] if positions is None else tokens.columns(positions) - tokens.first[:, None]
-        own = torch.where(columns >= 0, own.expand_as(columns), -1)
+            return Values(tensor, group, torch.where(columns >= 0, 0, -1), None)
+        own = torch.where(columns >= 0, columns - base.first[:, None], -1)
         counted = count[group[:, None], own.clamp(0, count.shape[1] - 1)]
         missing = (own >= 0) & ((own >= count.shape[1]) | (counted == 0))
         if bool(missing.any()):
@@ -183,7 +233,47 @@ class Sources:
                 f"{source!r}: example {example} needs the mean at position {int(own[example].max())}, which no prompt of the "
                 "source has; pool positions too, with over=('example', 'position')"
             )
-        return Values(tensor, group, own, index)
+        return Values(tensor, group, own, None)
+
+    def _mean_of_named(
+        self,
+        source: Activation,
+        change: Change,
+        kept: Kept,
+        columns: Int[Tensor, "example span"],
+        grouped: tuple[Tensor, list[str]],
+    ) -> Values:
+        """Means over the tokens that positions name in each of the source's prompts: one, or as many as the target's.
+
+        Args:
+            grouped: each example's group, and each of the source's prompts'.
+        """
+        own, (group, theirs) = self._own_columns(source, change), grouped
+        spans, many = (own >= 0).sum(-1), (columns >= 0).sum(-1)
+        apart = axes.POSITION not in source.over and SPAN not in source.over
+        if apart and bool((spans != spans[0]).any() | ((spans[0] != many) & (spans[0] != 1)).any()):
+            raise ShapeMismatchError(
+                f"{change!r}: the tokens of the source's prompts are {spans.unique().tolist()}, those of the target "
+                f"{many.unique().tolist()}; a mean slot by slot needs one, or as many in all of them: pool them, with "
+                "over=('example', 'position'), or take one, such as positions=-1"
+            )
+        pooled = (*self.runs.key(source), source.site_for(change.site).tensor, source.over, source.by, id(own))
+        if pooled not in self._pooled:
+            self._pooled[pooled] = means.named(kept.tensor, kept.where(own), theirs, source.over), own
+        tensor = self._pooled[pooled][0]
+        slots = torch.arange(columns.shape[1], device=columns.device) if tensor.shape[1] > 1 else torch.zeros_like(columns)
+        return Values(tensor, group, torch.where(columns >= 0, slots, -1), None)
+
+    def _refuse_mean_of_rows(self, source: Activation, key: tuple[Any, ...], target: Site, site: Site) -> None:
+        """Rows of attention of different length, or of different queries, have no mean."""
+        if axes.POSITION in source.over or SPAN in source.over:
+            raise ShapeMismatchError(f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens")
+        attended = self._places(key, site, attended=True), self.runs.places("base", target, attended=True).prompt
+        lengths = torch.cat([places.lengths for places in attended])
+        if not bool((lengths == lengths[0]).all()):
+            raise UnequalLengthsError(
+                f"a mean of {site.tensor!r} over examples needs prompts of one length, got {lengths.unique().tolist()}"
+            )
 
     def _groups(self, by: str | None) -> list[str]:
         if by is None:
@@ -214,38 +304,9 @@ class Sources:
         return Values(tensor, everyone, own, getattr(site, axis) if axis else None)
 
 
-def _matched(
-    own: Int[Tensor, "example own_span"], columns: Int[Tensor, "example span"], change: Change
-) -> Int[Tensor, "example matched"]:
-    """The source's columns beside the target's: as many in every example, or one, which then serves all."""
-    target_span, own_span = (columns >= 0).sum(-1), (own >= 0).sum(-1)
-    if bool((own_span == target_span).all()):
-        return own[:, : columns.shape[1]]
-    if bool((own_span == 1).all()):
-        return torch.where(columns >= 0, own[:, :1], -1)
-    example = int((own_span != target_span).nonzero()[0])
-    counts = f"the target has {int(target_span[example])} tokens, the source {int(own_span[example])}"
-    raise ShapeMismatchError(
-        f"{change!r}: in example {example} {counts}; "
-        "spans must be equally long, or the source one token, such as Activation(positions='subject[-1]')"
-    )
-
-
-def _mean(tensor: Tensor, tokens: Places, over: Sequence[str], groups: list[str]) -> tuple[Tensor, Tensor]:
-    """Means ``[group, position or 1, *rest]`` in at least float32, and how many real tokens each is of."""
-    names = sorted(set(groups))
-    member = torch.tensor([names.index(g) for g in groups], device=tensor.device)
-    columns = tokens.columns(Positions())
-    real = (columns >= 0).to(torch.promote_types(tensor.dtype, torch.float32))
-    rows = torch.arange(len(tokens), device=tensor.device)[:, None]
-    aligned = tensor[rows, columns.clamp(min=0)].to(real.dtype)
-    ones = tuple(1 for _ in tensor.shape[2:])
-    total = torch.zeros(len(names), *aligned.shape[1:], dtype=real.dtype, device=tensor.device)
-    total.index_add_(0, member, aligned * real.view(*real.shape, *ones))
-    count = torch.zeros(len(names), real.shape[1], dtype=real.dtype, device=tensor.device).index_add_(0, member, real)
-    if axes.POSITION in over:
-        total, count = total.sum(1, keepdim=True), count.sum(1, keepdim=True)
-    return total / count.clamp(min=1).view(*count.shape, *ones), count
+def _names(source: Activation, change: Change) -> bool:
+    """Whether a mean is over the tokens that positions name in each prompt, rather than position by position."""
+    return source.own_positions is not None or SPAN in source.over or (source.several and not change.positions.is_all)
 
 
 def _derangement(n: int, seed: int) -> Tensor:

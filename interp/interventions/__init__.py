@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Add, Apply, Cut, Edit, Interpolate, Replace, Scale, knock_out
 from interp.interventions.featurizer import Featurizer, Identity, Subspace
 from interp.interventions.free import Context, Free
@@ -16,9 +17,9 @@ from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoef
 from interp.interventions.trained import Saved, learnable, once, parts, restore, revive, state
 
 __all__ = [
-    "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "Context", "Cut", "Edit",
-    "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask",
-    "Noise", "ProjectOut", "Replace", "Rotation", "Saved", "Scale", "Select", "SetCoefficient", "Source", "Subspace", "apply",
-    "attention_knockout", "doses", "freely", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore",
-    "revive", "state", "strength_of", "zero",
+    "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "ConstantVector", "Context",
+    "Cut", "Edit", "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention",
+    "Joint", "Mask", "Noise", "ProjectOut", "Replace", "Rotation", "Saved", "Scale", "Select", "SetCoefficient", "Source",
+    "Subspace", "apply", "attention_knockout", "doses", "freely", "knock_out", "learnable", "mean", "noise", "once",
+    "parts", "resample", "restore", "revive", "state", "strength_of", "zero",
 ]  # fmt: skip

@@ -13,18 +13,25 @@ word serves patching (all left out), Patchscopes (another layer and prompt) and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from interp import axes
-from interp.prompts import Prompt
+from interp.errors import InputError
+from interp.prompts import Prompt, Text
 from interp.sites import Positions, PositionsLike, Site
 
 Runs = Literal["source", "base", "clean", "corrupted"]
 RUNS = ("source", "base", "clean", "corrupted")
+Unequal = Literal["last", "mean", "refuse"]
+UNEQUAL = ("last", "mean", "refuse")
+SPAN = "span"
+"""In a mean, the tokens that the change's positions name, pooled."""
 
 
 @runtime_checkable
@@ -43,18 +50,25 @@ class Activation:
 
     Args:
         prompt: which run: ``"source"`` (the other prompt of the pair than the base), ``"base"``, ``"clean"``, ``"corrupted"``,
-            or any prompt (text, token ids or :class:`interp.prompts.Prompt`), whose one run then serves every example.
+            or any prompt (text, token ids or :class:`interp.prompts.Prompt`), whose one run then serves every example; or a
+            list of prompts, of which ``pool="mean"`` takes the mean, each at its own positions.
         model: another model than the target's, with the same width at the site.
         site: another site; a component name keeps the target's layer and head.
         layer: another layer.
         positions: other positions; as many as the target's, or one, which then serves all of the target's.
-        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's.
-        over: for a mean, ``("example",)`` keeps positions apart and ``("example", "position")`` pools real tokens too.
+        unequal: what is done where the spans of two roles are not equally long, pair by pair: ``"last"`` writes the last token
+            of the source's span at the last token of the target's and leaves the others, ``"mean"`` writes the mean over the
+            source's span at every token of the target's, ``"refuse"`` raises. Equal spans are matched token by token.
+        pool: ``"none"`` takes the example's own value, ``"mean"`` the mean along ``over``, ``"resample"`` another example's. A
+            mean with ``positions`` of its own is over the tokens that they name in each prompt; else tokens are counted from
+            each prompt's first.
+        over: for a mean, ``("example",)`` keeps positions apart, ``("example", "position")`` pools real tokens too, and
+            ``("example", "span")`` pools the tokens that the positions name, in each prompt its own.
         by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
         seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
     """
 
-    prompt: Runs | str | tuple[int, ...] | Prompt = "source"
+    prompt: Runs | Text | Prompt | Iterable[Text | Prompt] = "source"
     model: RunsPrompts | None = None
     site: Site | str | None = None
     layer: int | None = None
@@ -63,14 +77,35 @@ class Activation:
     over: tuple[str, ...] = (axes.EXAMPLE,)
     by: str | None = None
     seed: int = 0
+    unequal: Unequal = "last"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", _tupled(self.prompt))
+        if self.several and (self.pool != "mean" or self.by is not None):
+            raise ValueError(
+                f"prompt is a list of {len(self.prompts)} prompts, of which a mean is taken: pool='mean' without by=, got "
+                f"pool={self.pool!r}, by={self.by!r}; one prompt is a text, its token ids or interp.Prompt"
+            )
         if self.pool not in ("none", "mean", "resample"):
             raise ValueError(f"pool={self.pool!r}; expected 'none', 'mean' or 'resample'")
         if self.pool != "mean" and (self.by is not None or self.over != (axes.EXAMPLE,)):
             raise ValueError(f"over={self.over} and by={self.by!r} are for pool='mean', but pool={self.pool!r}")
-        if axes.EXAMPLE not in self.over or not set(self.over) <= {axes.EXAMPLE, axes.POSITION}:
-            raise ValueError(f"over={self.over}; a mean runs over ('example',) or ('example', 'position')")
+        if axes.EXAMPLE not in self.over or not set(self.over) <= {axes.EXAMPLE, axes.POSITION, SPAN}:
+            raise ValueError(f"over={self.over}; a mean runs over ('example',), ('example', 'position') or ('example', 'span')")
+        if self.unequal not in UNEQUAL:
+            raise ValueError(f"unequal={self.unequal!r}; expected 'last', 'mean' or 'refuse'")
+
+    @property
+    def several(self) -> bool:
+        """Whether it is a mean over a list of prompts."""
+        return isinstance(self.prompt, tuple) and not all(isinstance(token, Integral) for token in self.prompt)
+
+    @property
+    def prompts(self) -> tuple[Any, ...]:
+        """The prompts that are run, where they are not those of the pairs."""
+        if isinstance(self.prompt, str) and self.prompt in RUNS:
+            return ()
+        return self.prompt if isinstance(self.prompt, tuple) and self.several else (self.prompt,)
 
     @property
     def own_positions(self) -> Positions | None:
@@ -97,10 +132,9 @@ class Activation:
         return self.prompt == "source" and all(c is None for c in moved) and self.pool == "none"
 
     def spec(self) -> dict[str, Any]:
-        prompt = self.prompt.spec() if isinstance(self.prompt, Prompt) else self.prompt
         return {
             "kind": "activation",
-            "prompt": list(prompt) if isinstance(prompt, tuple) else prompt,
+            "prompt": [_spec(one) for one in self.prompts] if self.several else _spec(self.prompt),
             "model": None if self.model is None else [self.model.name, self.model.digest],
             "site": None if self.site is None else repr(Site.parse(self.site)),
             "layer": self.layer,
@@ -109,6 +143,7 @@ class Activation:
             "over": list(self.over),
             "by": self.by,
             "seed": self.seed if self.pool == "resample" else None,
+            "unequal": self.unequal if self.pool != "mean" else None,
         }
 
     def __repr__(self) -> str:
@@ -117,9 +152,32 @@ class Activation:
         where += "" if self.positions is None else f"@{self.own_positions!r}"
         pooled = {"none": "", "mean": f"mean over {'+'.join(self.over)}", "resample": f"resample seed={self.seed}"}[self.pool]
         pooled += "" if self.by is None else f" by {self.by}"
-        prompt = self.prompt if isinstance(self.prompt, str) and self.prompt in RUNS else f"prompt {self.prompt!r}"
+        prompt = f"{len(self.prompts)} prompts" if self.several else f"prompt {self.prompt!r}" if self.prompts else self.prompt
         model = "" if self.model is None else f"of {self.model.name}"
-        return f"Activation({', '.join(part for part in (str(prompt), model, where, pooled) if part)})"
+        unequal = "" if self.unequal == "last" else f"unequal={self.unequal}"
+        return f"Activation({', '.join(part for part in (str(prompt), model, where, pooled, unequal) if part)})"
+
+
+def _tupled(prompt: Any) -> Any:
+    """Lists as tuples, which have a hash; a text or a prompt as it is."""
+    if isinstance(prompt, str | Prompt | Integral):
+        return prompt
+    numbers = getattr(prompt, "tolist", None)  # ids in an array or a tensor
+    if numbers is None and not isinstance(prompt, Iterable):
+        raise InputError(
+            f"prompt is or holds a {type(prompt).__name__}; expected 'source', 'base', 'clean', 'corrupted', a text, token "
+            "ids, interp.Prompt, or a list of prompts, such as [pair.clean for pair in pairs]"
+        )
+    found = tuple(_tupled(one) for one in (prompt if numbers is None else numbers()))
+    if not found:
+        raise InputError("prompt is empty: no prompts, or one without tokens")
+    return found
+
+
+def _spec(prompt: Any) -> Any:
+    if isinstance(prompt, Prompt):
+        return prompt.spec()
+    return [int(token) for token in prompt] if isinstance(prompt, tuple) else prompt
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import ShapeMismatchError, StoreError, UnknownNameError
+from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Edit
 from interp.interventions.featurizer import Featurizer, Subspace
 from interp.interventions.intervention import Intervention
@@ -110,6 +111,7 @@ _LEARNED: dict[str, Callable[..., nn.Module]] = {
     "mask": Mask,
     "boundless mask": BoundlessMask,
     "hard concrete": HardConcrete,
+    "constant vector": ConstantVector,
 }
 """Made from the options in their spec, then filled."""
 _FROZEN: dict[str, Callable[..., nn.Module]] = {"subspace": Subspace, "select": Select}

@@ -128,11 +128,14 @@ class Encoded:
         moved = {name: getattr(self, name).to(device) for name in ("clean", "corrupted", "answers", "wrong")}
         return replace(self, **moved)
 
-    def require_equal_lengths(self, why: str, one: Places | None = None, other: Places | None = None) -> None:
+    def require_equal_lengths(
+        self, why: str, one: Places | None = None, other: Places | None = None, *, hint: str = ""
+    ) -> None:
         """Raise ``UnequalLengthsError`` showing both prompts token by token, unless every pair has two equally long prompts.
 
         Args:
             one, other: positions of the clean and the corrupted prompts in the stream that is meant, by default the main one.
+            hint: what to do instead; by default to name a role, whose spans need not be equally long.
         """
         one, other = self.clean if one is None else one, self.corrupted if other is None else other
         unequal = (one.lengths != other.lengths).nonzero().flatten()
@@ -148,10 +151,12 @@ class Encoded:
             for i, (a, b) in enumerate(_zip_longest([*map(repr, clean)], [*map(repr, corrupted)]))
         ]
         roles = [role for role in one.roles if role in other.roles]
-        hint = f"; use a role instead, such as position={roles[:3]}" if roles else "; give the pairs roles and use those"
+        spans = "; its spans may differ in length, and unequal= says what then: 'last' token, or 'mean'"
+        named = f"use a role instead, such as position={roles[:3]}{spans}" if roles else "give the pairs roles and use those"
+        hint = hint or named
         raise UnequalLengthsError(
             f"{why} matches positions by raw index, but the prompts of {len(unequal)} of {len(self)} pairs differ in length. "
-            f"Example {example}: clean has {len(clean)} tokens, corrupted {len(corrupted)}{hint}\n"
+            f"Example {example}: clean has {len(clean)} tokens, corrupted {len(corrupted)}; {hint}\n"
             + "\n".join([f"  pos  {'clean':<{width}}  {'corrupted':<{width}}", *rows])
         )
 

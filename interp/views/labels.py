@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import html
 import math
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
 
 import xarray as xr
 
@@ -125,14 +126,28 @@ def headline(ds: xr.Dataset, quantity: str, metric: str) -> str:
 
 
 def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
-    """``denoising, source clean · gpt2 · ioi · n=64, 8 templates · position=14``."""
+    """``denoising, source clean · gpt2 · ioi · n=64, 8 templates · position=14``.
+
+    Where spans of source and target were not equally long, the rule that was used: ``unequal spans in 3: last token``.
+    """
     attrs = ds.attrs
     source = f", source {attrs['source']}" if isinstance(attrs.get("source"), str) else ""
     fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
     words = [f"{attrs['patching']}{source}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
     words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
     words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []
-    return escape(" · ".join([*words, f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *fixed]))
+    return escape(" · ".join([*words, f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *fixed, *_unequal(attrs)]))
+
+
+def _unequal(attrs: Mapping[Hashable, Any]) -> list[str]:
+    """The rule for spans of different length, where one was needed; its examples are those of the whole result."""
+    found = attrs.get("unequal")
+    if not isinstance(found, Mapping) or not found.get("examples"):
+        return []
+    return [f"unequal spans in {found['examples']}: {_RULES.get(found['rule'], found['rule'])}"]
+
+
+_RULES = {"last": "last token", "mean": "mean over the span"}
 
 
 def _short(given: str) -> str:

@@ -15,10 +15,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.engine import provenance
+from interp.engine.background import given_changes
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits
-from interp.engine.families import given_changes
 from interp.engine.precision import computed, float32
 from interp.engine.prepared import expanded
 from interp.engine.readout import Reader
@@ -124,7 +124,7 @@ def ask(
     tokens: Tokens = getattr(encoded, side)
     reader = Reader(model, encoded, (), LAST, whole=False, columns=None)
     batch = min(Budget(model, reader, tokens.width).whole_rows(), 256)
-    intervention = given_changes(given)
+    intervention = given_changes(model, given)
     intervention = None if intervention is None else expanded(intervention, model)
     cells: Sequence[Cell] = ()
     if intervention is not None:

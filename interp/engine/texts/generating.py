@@ -25,6 +25,7 @@ from interp.engine.edits import Edits, Rows
 from interp.engine.families import check_words
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching
+from interp.engine.spans import recorded
 from interp.engine.texts.ahead import Ahead, resolved
 from interp.engine.texts.asked import Asked, in_force, several
 from interp.engine.texts.generated import Generated, together, unreached
@@ -129,7 +130,7 @@ def generate(
         "options": {name: value for name, value in config.to_diff_dict().items() if name not in _SAID_ELSEWHERE},
         "versions": provenance.versions(),
     }
-    attrs |= gauge.attribute(model, [one for one in (*asked, force) if one is not None])
+    attrs |= gauge.attribute(model, [one for one in (*asked, force) if one is not None]) | recorded(cells)
     made = together(runs, asked, parts, examples, sites, attrs)
     unreached(cells, runs, made, examples)
     return made
