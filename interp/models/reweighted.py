@@ -17,17 +17,18 @@ place, it is exchanged in all of them, so that tied weights stay tied.
 from __future__ import annotations
 
 import fnmatch
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from interp.errors import UnknownNameError, WeightsError
 from interp.models.model import Model, refuse_compiled
-from interp.models.weights.by_head import HEADS_OF, Weight, fitting, head_change
+from interp.models.weights.by_head import HEADS_OF, fitting, head_change
 from interp.sites import Site
 
 
@@ -39,7 +40,7 @@ class _Place(NamedTuple):
 
 
 @contextmanager
-def reweighted(model: Model, changes: Mapping[str, Weight]) -> Iterator[Model]:
+def reweighted(model: Model, changes: Mapping[str, Any]) -> Iterator[Model]:
     """Inside: the model with some weights exchanged.
 
     Args:
@@ -87,7 +88,7 @@ class _Wanted:
     parameter: nn.Parameter
     by: list[str]
     """The keys that name it."""
-    changes: list[Weight]
+    changes: list[Any]
     parts: list[Site]
     """The heads that are changed; none where the whole parameter is."""
 
@@ -97,22 +98,22 @@ def _put(places: list[_Place], parameter: nn.Parameter) -> None:
         setattr(module, name, parameter)  # a recurrent layer keeps a list of its own, which this keeps right
 
 
-def _exchanged(model: Model, changes: Mapping[str, Weight]) -> list[_Exchange]:
+def _exchanged(model: Model, changes: Mapping[str, Any]) -> list[_Exchange]:
     """What comes in whose place, checked before anything is touched."""
-    if not isinstance(changes, Mapping):
-        raise WeightsError(f"changes={changes!r} is no mapping from names of parameters to weights")
-    places: dict[int, list[_Place]] = {}
+    places: dict[int, dict[_Place, None]] = defaultdict(dict)
     known: dict[str, nn.Parameter] = {}
-    for path, module in model.module.named_modules():
+    for path, module in model.module.named_modules(remove_duplicate=False):  # a module may have several paths
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                places.setdefault(id(parameter), []).append(_Place(module, name))
+                places[id(parameter)][_Place(module, name)] = None
                 known[f"{path}.{name}" if path else name] = parameter
+    # A module of a peer may have names of its own for the same parameters.
+    known |= {name: p for name, p in model.module.named_parameters() if id(p) in places}
     wanted = _wanted(model, changes, known)
-    return [_Exchange(places[id(one.parameter)], one.parameter, _made(one)) for one in wanted]
+    return [_Exchange([*places[id(one.parameter)]], one.parameter, _made(one)) for one in wanted]
 
 
-def _wanted(model: Model, changes: Mapping[str, Weight], known: Mapping[str, nn.Parameter]) -> list[_Wanted]:
+def _wanted(model: Model, changes: Mapping[str, Any], known: Mapping[str, nn.Parameter]) -> list[_Wanted]:
     """Every parameter that changes, once."""
     found: dict[int, _Wanted] = {}
     for key, value in changes.items():
@@ -132,9 +133,7 @@ def _wanted(model: Model, changes: Mapping[str, Weight], known: Mapping[str, nn.
     return list(found.values())
 
 
-def _named(
-    model: Model, key: str, value: Weight, known: Mapping[str, nn.Parameter]
-) -> Iterator[tuple[str, Weight, Site | None]]:
+def _named(model: Model, key: str, value: Any, known: Mapping[str, nn.Parameter]) -> Iterator[tuple[str, Any, Site | None]]:
     """The parameters that a key names, with the change of each, and the heads if it is of some alone."""
     if HEADS_OF.match(key):
         yield head_change(model, key, value)

@@ -1,9 +1,10 @@
 """Weight readings equal TransformerLens' on the same weights.
 
-Expected numbers: W_Q, W_K, W_V, W_O, OV, QK, composition scores and eigenvalues of TransformerLens 4.3, on a TransformerBridge
-of a copy of the network: raw against weights that are read alone, and in compatibility mode, which folds gains into what reads the
-stream and centres it, against readings with the norms folded in. Compatibility mode also centres what *writes* to a stream that
-LayerNorms read, which no reader sees; so OV's right factor, and with it the norm in the score's denominator, is centred first.
+Expected numbers: W_Q, W_K, W_V, OV, QK, composition scores and eigenvalues of TransformerLens 4.3, on a TransformerBridge of a
+copy of the network: raw, against weights that are read alone, and in compatibility mode, which folds gains into what reads the
+stream and centres it, against readings with the norms folded in. Compatibility mode also centres what *writes* to a stream
+that LayerNorms read, which no reader sees; so OV's right factor, and with it the norm in the score's denominator, is centred
+first.
 """
 
 from __future__ import annotations

@@ -31,14 +31,14 @@ Weight = Tensor | Callable[[Tensor], Tensor]
 """The weight itself, or what makes it of a copy of the old one."""
 
 
-def fitting(name: str, value: Weight, old: Tensor) -> Tensor:
+def fitting(name: str, value: Any, old: Tensor) -> Tensor:
     """The weight that comes in the place of another.
 
     Raises:
         ShapeMismatchError: it has another shape, dtype or device.
         WeightsError: it is no tensor.
     """
-    new: Any = value if isinstance(value, Tensor) or not callable(value) else value(old.clone())
+    new = value if isinstance(value, Tensor) or not callable(value) else value(old.clone())
     if not isinstance(new, Tensor):
         what = "the function that was given" if callable(value) else "what was given"
         raise WeightsError(f"{name}: {what} makes {type(new).__name__} {str(new)[:60]!r}; a tensor is expected")
@@ -50,7 +50,7 @@ def fitting(name: str, value: Weight, old: Tensor) -> Tensor:
     return new.detach()
 
 
-def head_change(model: Model, key: str, value: Weight) -> tuple[str, Weight, Site]:
+def head_change(model: Model, key: str, value: Any) -> tuple[str, Weight, Site]:
     """The name of the parameter, what makes the whole new one of the old one, and the heads that it changes.
 
     Raises:

@@ -16,7 +16,7 @@ the triangular factors of their QR, which have the same norms.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,10 +28,9 @@ from torch import Tensor
 from interp.errors import UnknownNameError
 from interp.models.model import Model
 from interp.models.weights.factored import Factored
-from interp.models.weights.heads import Chosen, attending, labels, ov_by_layer, qk_by_layer
-from interp.sites import MAIN
+from interp.models.weights.heads import Chosen, attending, choose, labels, ov_by_layer, qk_by_layer
+from interp.sites import MAIN, Site
 
-Kind = Literal["q", "k", "v"]
 _KINDS = ("q", "k", "v")
 
 
@@ -44,7 +43,7 @@ class _Side(NamedTuple):
     """Of the whole product."""
 
 
-def composition(model: Model, kind: Kind = "v", *, stream: str = MAIN, fold_norm: bool = True) -> xr.DataArray:
+def composition(model: Model, kind: str = "v", *, stream: str = MAIN, fold_norm: bool = True) -> xr.DataArray:
     """The composition score of every pair of heads of a stream.
 
     Two random matrices score about 1 / √d_model, so what counts is what stands out from a model's own background.
@@ -57,7 +56,7 @@ def composition(model: Model, kind: Kind = "v", *, stream: str = MAIN, fold_norm
 
     Returns:
         ``[sender, receiver]``, heads by their names, with ``sender_layer``, ``sender_head`` and the like as coordinates; NaN
-        where the sender is not in an earlier layer than the receiver.
+        where the sender is not in an earlier layer than the receiver, 0 for a head of zeros.
 
     Raises:
         UnknownNameError: another kind.
@@ -65,6 +64,7 @@ def composition(model: Model, kind: Kind = "v", *, stream: str = MAIN, fold_norm
     """
     if kind not in _KINDS:
         raise UnknownNameError("kind of composition", kind, _KINDS)
+    choose(model, Site("z", stream=stream))
     heads = labels(model, stream)
     every = Chosen(stream, attending(model, stream), None, stacked=True)
     written = ov_by_layer(model, every, fold_norm=fold_norm)
@@ -108,4 +108,5 @@ def _scores(sender: _Side, receiver: _Side) -> Float[Tensor, "sender receiver"]:
     other = rearrange(receiver.matrix.to(one), "receiver d_model j -> d_model (receiver j)")
     count = {"sender": len(sender.norm), "receiver": len(receiver.norm)}
     squares = rearrange(one @ other, "(sender i) (receiver j) -> sender receiver i j", **count).square().sum((-2, -1))
-    return squares.sqrt() / (sender.norm[:, None] * receiver.norm.to(one))
+    norms = sender.norm[:, None] * receiver.norm.to(one)
+    return torch.where(norms > 0, squares.sqrt() / norms, 0.0)  # what a head of zeros writes, nobody reads

@@ -56,8 +56,10 @@ class Factored:
         ShapeMismatchError: factors that cannot be multiplied, or whose batch axes differ.
     """
 
-    left: Float[Tensor, "*batch a rank"]
-    right: Float[Tensor, "*batch rank b"]
+    left: Float[Tensor, ...]
+    """``[…, a, rank]``."""
+    right: Float[Tensor, ...]
+    """``[…, rank, b]``."""
 
     def __post_init__(self) -> None:
         left, right = self.left, self.right

@@ -17,8 +17,9 @@ on the other side in the same way. Biases are no part of the matrices; :func:`ov
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import einsum, repeat
@@ -35,7 +36,9 @@ from interp.models.weights.scores import ScoreForm, score_forms
 from interp.sites import Site
 
 Where = str | Site | int | None
-"""Which heads: ``"L3H2"`` is one, ``3`` or ``"L3.z"`` a layer's, None all of them, ``"encoder:L3H2"`` one of another stream."""
+"""Which heads: ``"L3H2"`` is one, ``3`` or ``"L3"`` a layer's, None all of them, ``"encoder:L3H2"`` one of another stream."""
+
+_LAYER = re.compile(r"L(\d+)\Z")
 
 _OF_HEADS = ("z", "q", "scores", "pattern", "result")
 """Sites that have the attention heads in one of their axes, and not the key/value heads."""
@@ -158,19 +161,23 @@ def qk_bias(
 # which heads
 
 
-def choose(model: Model, where: Where) -> Chosen:
+def choose(model: Model, where: Any) -> Chosen:
     """The heads that are meant.
 
     Raises:
         UnknownSiteError: no such layer, stream or attention, or a name that means no heads.
         HeadOutOfRangeError: a head or layer beyond the model's.
     """
-    if isinstance(where, int):
+    if isinstance(where, str) and (layer := _LAYER.match(where.strip())):
+        where = int(layer[1])
+    if isinstance(where, int) and not isinstance(where, bool):
         where = Site("z", layer=where)
+    if not isinstance(where, (str, Site)) and where is not None:
+        raise UnknownSiteError("heads", where, [], why=f"it is a {type(where).__name__}; name heads as 'L3H2', a layer's as 3")
     site = Site("z") if where is None else Site.parse(where)
     if site.name not in _OF_HEADS:
-        example = "'L3H2', 'L3.z' or 3"
-        raise UnknownSiteError("heads", where, [], why=f"{site.name!r} is not of attention heads; name them as {example}")
+        why = f"{site.name!r} has no attention heads of queries; name heads as 'L3H2', a layer's as 3"
+        raise UnknownSiteError("heads", where, [], why=why)
     z = Site("z", layer=site.layer, head=site.head, stream=site.stream)
     model.check(z)
     layers = [site.layer] if site.layer is not None else attending(model, site.stream)

@@ -77,7 +77,10 @@ def head_map(model: Model, site: Site) -> tuple[nn.Module, Heads]:
     layout = tap.layout.layout if isinstance(tap.layout, Flat) else tap.layout
     linear = model.module.get_submodule(tap.path)
     if not isinstance(layout, Heads):
-        raise WeightsError(f"{site!r} of {model.name} has no weights by head: its heads lie in {tap.path} as {layout}")
+        raise WeightsError(
+            f"{site!r} of {model.name} is seen at {tap.path} as {layout}, and not at a projection with its heads side by side; "
+            "a model that was loaded with another backend is read from the module itself: load(module)"
+        )
     if not is_map(linear):
         raise WeightsError(f"{site!r} of {model.name} has no weights: {tap.path} is a {type(linear).__name__}, no linear map")
     return linear, layout

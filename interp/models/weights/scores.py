@@ -53,8 +53,8 @@ def score_forms(model: Model, layers: Sequence[int], stream: str = MAIN, distanc
         UnknownSiteError: a layer without queries, keys or scores that are known.
         WeightsError: scores that are no such form, or a distance that cannot be had.
     """
-    if distance < 0:
-        raise WeightsError(f"distance={distance}: how many positions the key is before the query, from 0")
+    if not isinstance(distance, int) or distance < 0:
+        raise WeightsError(f"distance={distance!r}: how many positions the key is before the query, a whole number from 0")
     kinds: dict[tuple[int, ...], list[int]] = {}
     for layer in layers:
         kinds.setdefault(_sizes(model, layer, stream), []).append(layer)

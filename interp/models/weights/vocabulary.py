@@ -128,7 +128,8 @@ def copying_score(model: Model, *, fold_norm: bool = True) -> xr.DataArray:
     matrices"). The eigenvalues are those of ``W_O W_U W_E W_V``, ``[d_head, d_head]``.
 
     Returns:
-        ``[layer, head]``, the layers that have attention; NaN where a layer has fewer heads than another.
+        ``[layer, head]``, the layers that have attention; NaN where a layer has fewer heads than another, or a
+        head's eigenvalues are all 0.
     """
     unembed, embed = unembedding_matrix(model, fold_norm), embedding_matrix(model)
     around = unembed @ embed.to(unembed)

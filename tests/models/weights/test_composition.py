@@ -28,6 +28,7 @@ from interp.models.weights import (
     qk,
     unembedding_matrix,
 )
+from interp.models.zoo import INDUCTION_HEADS, induction_construction
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -77,6 +78,25 @@ def test_heads_that_are_built_to_compose(seed: int) -> None:
         assert float(expected) > 0.1
 
 
+def test_the_induction_network_of_formulas() -> None:
+    """Its construction (``interp.models.zoo.handmade``): L0H0 and L1H1 write nothing, L1H0 moves tokens as they are.
+
+    L0H1 writes the parent's token and place where L1H0 alone looks for them.
+    """
+    model = load(induction_construction(n_tokens=5, length=12))
+    silent, (copies, looks) = ("L0H0", "L1H1"), (f"L{layer}H{head}" for layer, head in INDUCTION_HEADS)
+    np.testing.assert_allclose(full_ov(model, looks).matrix(), torch.eye(5), atol=1e-6)
+    assert copying_score(model).sel(layer=1, head=0).item() == pytest.approx(1, abs=1e-6)
+    assert np.isnan(copying_score(model).sel(layer=0, head=0))
+    assert not ov(model, silent[0]).matrix().any()
+    for kind in ("q", "k", "v"):
+        assert (composition(model, kind).sel(sender=silent[0], receiver=["L1H0", "L1H1"]) == 0).all()
+    keys, queries = composition(model, "k"), composition(model, "q")
+    assert keys.sel(sender=copies, receiver=looks) > 0.01
+    assert queries.sel(sender=copies, receiver=looks) == 0, "its queries are of the token itself"
+    assert composition(model, "v").sel(sender=copies, receiver=silent[1]) == 0
+
+
 def test_other_streams_and_hybrids() -> None:
     """An encoder's heads are named as such; layers without attention have no heads."""
     t5 = architectures.loaded("t5")
@@ -84,8 +104,10 @@ def test_other_streams_and_hybrids() -> None:
     jamba = composition(architectures.loaded("jamba"), "k")
     assert jamba.sender.values.tolist() == [f"L1H{i}" for i in range(tiny.HEADS)]
     assert np.isnan(jamba.values).all()
+    with pytest.raises(UnknownSiteError, match="unknown stream 'vision'"):
+        composition(t5, stream="vision")
     with pytest.raises(UnknownNameError, match="kind of composition 'qk'"):
-        composition(t5, "qk")  # type: ignore[arg-type]
+        composition(t5, "qk")
     with pytest.raises(UnknownSiteError, match="resnet"):
         ov(architectures.loaded("resnet"))
 

@@ -17,6 +17,7 @@ from interp.doctor import architectures
 from interp.errors import HeadOutOfRangeError, UnknownSiteError, WeightsError
 from interp.models import Model, load
 from interp.models.weights import ov, ov_bias, qk, qk_bias
+from interp.models.weights.heads import choose
 from interp.models.weights.norms import read_through
 from interp.sites import Site
 
@@ -133,6 +134,7 @@ def test_one_head_a_layer_and_all_are_the_same(architecture: str) -> None:
         torch.testing.assert_close(every[1].matrix(), layer.matrix())
         torch.testing.assert_close(layer[3].matrix(), one.matrix())
         torch.testing.assert_close(read(model, "L1.z").matrix(), layer.matrix())
+        torch.testing.assert_close(read(model, "L1").matrix(), layer.matrix())
     torch.testing.assert_close(ov_bias(model)[1, 3], ov_bias(model, "L1H3"))
     for all_of_them, own in zip(qk_bias(model), qk_bias(model, "L1H3"), strict=True):
         torch.testing.assert_close(all_of_them[1, 3], own)
@@ -177,8 +179,10 @@ def test_refusals(seed: int) -> None:
         ov(model, "L0H9")
     with pytest.raises(HeadOutOfRangeError, match=r"layer 7 of L7\.z does not exist"):
         qk(model, 7)
-    with pytest.raises(UnknownSiteError, match="name them as 'L3H2'"):
+    with pytest.raises(UnknownSiteError, match="name heads as 'L3H2'"):
         ov(model, "L0.mlp_out")
+    with pytest.raises(UnknownSiteError, match="it is a tuple; name heads as 'L3H2'"):
+        choose(model, (3, 2))
     with pytest.raises(WeightsError, match="distance=-1"):
         qk(model, "L0H0", distance=-1)
     with pytest.raises(WeightsError, match="distance=900 is past the end"):
