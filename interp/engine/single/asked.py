@@ -25,7 +25,7 @@ from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.errors import InputError, UnknownNameError
 from interp.interventions import Activation, Change, Intervention
-from interp.models import Bos, Encoded, Model, Tokens
+from interp.models import Encoded, Model, Tokens
 from interp.models.encoding import as_prompt
 from interp.models.unpadded import unpadded
 from interp.prompts import Pair, Pairs, Prompt
@@ -97,7 +97,7 @@ def ask(
     prompts: Any,
     *,
     given: Any = None,
-    bos: Bos | None = None,
+    bos: Any = None,
     side: str = "clean",
     answers: Sequence[str | int] | None = None,
 ) -> Asked:
@@ -106,17 +106,19 @@ def ask(
     Args:
         prompts: a text, token ids, a :class:`interp.Prompt`, a list of such, what a tokenizer returns, or pairs.
         given: interventions in force, as in :func:`interp.patch`; one that reads the other prompt needs pairs.
-        bos: how texts begin; by default as the model was loaded.
+        bos: how texts begin, ``"model"``, True or False; by default as the model was loaded.
         side: of pairs, ``"clean"`` or ``"corrupted"``.
         answers: one token an example, or one for all, in place of the pairs' own.
 
     Raises:
         InputError: prompts of another kind, answers that are not one an example, or another prompt's values without one.
-        UnknownNameError: another side.
+        UnknownNameError: another side, another way to begin.
         UnknownSiteError, HeadOutOfRangeError, OrderError, PositionError, ShapeMismatchError: what does not fit of ``given``.
     """
     if side not in SIDES:
         raise UnknownNameError("side", side, SIDES)
+    if bos not in (None, "model", True, False):
+        raise UnknownNameError("bos", bos, ("model", "True", "False"))
     pairs, paired = _pairs(prompts)
     if answers is not None:
         pairs = _answered(pairs.pairs if isinstance(pairs, Encoded) else pairs, answers)

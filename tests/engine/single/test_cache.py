@@ -9,6 +9,7 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
+import anything
 import memory
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.engine import pieces
+from interp.engine.single.asked import ask
 from interp.engine.single.cache import cache
 from interp.errors import HeadOutOfRangeError, InputError, ShapeMismatchError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Change, Constant, Intervention, Scale
@@ -317,14 +319,32 @@ def test_only_what_was_named_is_kept() -> None:
     assert size > 1.5 * plain
 
 
+@pytest.mark.parametrize("kind", ["gpt-oss", "jamba", "deepseek-v3", "bert", "whisper", "vit", "clip", "llava", "unet"])
+def test_every_site_of_other_architectures(kind: str, seed: int) -> None:
+    """Against one forward pass that reads whole tensors and keeps them."""
+    model = anything.model(kind)
+    prompts = anything.pairs(model, seed)
+    tokens = model.encode(prompts).clean
+    by_name: dict[str, list[Any]] = {}
+    for site in model.sites():
+        by_name.setdefault(site.name if site.stream == "main" else f"{site.stream}:{site.name}", []).append(site)
+    for name, sites in by_name.items():
+        ds = cache(model, prompts, name)
+        with torch.no_grad(), model.prepared(sites):
+            whole = model.backend.run(model.inputs(tokens), sites, {})
+        for site in sites:
+            found = ds[name].values[:, sites.index(site)] if site.layer is not None else ds[name].values
+            largest = float(whole[site].where(whole[site] > -1e30, 0).abs().max())
+            np.testing.assert_allclose(found, whole[site], rtol=0, atol=1e-5 * (1 + largest), err_msg=repr(site))
+
+
 def test_another_backend_gives_the_same() -> None:
-    own = cache(sweeps.model("gpt2"), IDS, ["resid_post", "z", "logits"])
-    bridge = load(tiny.gpt2(0), name="bridged", backend="transformer_lens")
-    ours = load(tiny.gpt2(0), name="ours")
-    one, other = (cache(m, IDS, ["resid_post", "z", "logits"]) for m in (bridge, ours))
-    assert own.sizes == one.sizes
-    for name in one:
-        np.testing.assert_allclose(one[name], other[name], atol=1e-4)
+    names, given = ["resid_post", "z", "logits"], Change("L0.resid_post", -1, edit=Scale(0.5))
+    bridge, ours = load(tiny.gpt2(0), name="bridged", backend="transformer_lens"), load(tiny.gpt2(0), name="ours")
+    for changed in (None, given):
+        one, other = (cache(model, IDS, names, given=changed) for model in (bridge, ours))
+        for name in names:
+            np.testing.assert_allclose(one[name], other[name], rtol=0, atol=1e-5 * (1 + float(abs(other[name]).max())))
 
 
 # mistakes
@@ -346,6 +366,8 @@ def test_mistakes_are_told() -> None:
         cache(model, IDS, "L1H9.z")
     with pytest.raises(UnknownNameError, match=r"unknown side 'base'.*clean, corrupted"):
         cache(model, IDS, "z", side="base")
+    with pytest.raises(UnknownNameError, match=r"unknown bos 'yes' \(known: model, True, False\)"):
+        ask(model, IDS, bos="yes")
     with pytest.raises(InputError, match=r"chat messages.*apply_chat_template"):
         cache(model, [{"role": "user", "content": "hi"}], "z")
     with pytest.raises(InputError, match="prompts is empty"):

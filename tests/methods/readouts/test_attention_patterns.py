@@ -13,6 +13,7 @@ import torch
 
 from interp.errors import HeadOutOfRangeError, InputError, UnknownSiteError
 from interp.interventions import Change, Constant, Intervention
+from interp.methods.readouts import attention_patterns
 from interp.methods.readouts.attention_patterns import attention
 from interp.models import load
 
@@ -110,7 +111,7 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(HeadOutOfRangeError, match="layers names -1; they are counted from 0"):
         attention(model, IDS, layers=[0, -1])
     with pytest.raises(InputError, match="layers='2'; expected a number"):
-        attention(model, IDS, layers="2")
+        attention_patterns._numbers("layers", "2")
     with pytest.raises(InputError, match="heads is empty"):
         attention(model, IDS, heads=[])
     mamba = pytest.importorskip("interp.doctor").architectures.build("mamba")
