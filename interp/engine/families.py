@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,14 @@ def encoded_pairs(model: Model, pairs: Any) -> Encoded:
     return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs))
 
 
+def prompts_alone(model: Model, encoded: Encoded) -> Encoded:
+    """The same prompts without tokens of answers behind them, for what goes on with them otherwise."""
+    if not encoded.forced:
+        return encoded
+    bare = Pairs(tuple(replace(pair, answers=(), wrong=()) for pair in encoded.pairs))
+    return replace(model.encode(bare, bos=encoded.asked), pairs=encoded.pairs)
+
+
 def _pairs(pairs: Any) -> Pairs:
     if isinstance(pairs, Pairs):
         return pairs
@@ -209,7 +217,7 @@ def _check_positions(model: Model, encoded: Encoded, grid: Grid) -> int | None:
             encoded.require_equal_lengths(repr(grid), clean, corrupted)
         for index in given or ():
             clean.columns(Positions.parse(index), what=f"position of {grid!r}")
-    lengths = {site: torch.cat([places.lengths for places in both]) for site, both in encodings.items()}
+    lengths = {site: torch.cat([places.said for places in both]) for site, both in encodings.items()}
     if given is None:
         _require_one_length(grid, encoded, lengths)
     return min(int(some.min()) for some in lengths.values())

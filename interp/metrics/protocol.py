@@ -9,6 +9,15 @@ Declaring little is what makes a sweep cheap: an engine computes only the positi
 metric of a few tokens' probabilities, or of the divergence from the clean run, needs numbers about the whole vocabulary, yet
 not its logits; where it says so, these are never kept (:mod:`interp.kernels.readout`). Any callable on logits is accepted too
 (see :func:`interp.metrics.resolve`), as one that reads every column.
+
+An answer of several tokens is read in steps, teacher forced: step 0 is the prompt's last token, and step i stands behind the
+answer's first i tokens, which are fed to the model. A metric says with :attr:`Reads.steps` how many of them it reads, and finds
+them in :attr:`Readout.steps`, or the one that tells right from wrong in :attr:`Readout.contrast`:
+
+    >>> class Surprise:
+    ...     name, reads = "surprise", Reads(columns="answers", logsumexp=True, needs=("answers",), steps="answers")
+    ...     def __call__(self, readout):
+    ...         return -readout.logprob("answers")
 """
 
 from __future__ import annotations
@@ -41,13 +50,17 @@ class Reads:
     """Whether the clean run's readout is needed beside the row's."""
     needs: tuple[Literal["answers", "wrong"], ...] = ()
     """Which answers the pairs must have."""
+    steps: Literal["first", "contrast", "answers", "both"] = "first"
+    """How much of an answer of several tokens: its first token, that is the prompt's last position alone; as far as the first
+    token in which right and wrong differ; every token of the right answer; or of the right and the wrong one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readout:
     """What a forward pass gave at the positions and columns that were asked for, in float32 (float64 if the model is).
 
-    ``row`` counts interventions, ``example`` the pairs that they ran on. Answers are padded with −1.
+    ``row`` counts interventions, ``example`` the pairs that they ran on. Answers are padded with −1. What stands here is of the
+    prompt, and of the first token of every answer; what is behind the prompt is in :attr:`steps`.
     """
 
     logits: Float[Tensor, "row example position column"]
@@ -61,10 +74,64 @@ class Readout:
     """Log-sum-exp over the whole vocabulary, in nats, where the columns are not all of it."""
     kl: Float[Tensor, "row example position"] | None = None
     """D(clean ‖ row) in nats, where the columns are not the whole vocabulary."""
+    later: tuple[Readout, ...] = ()
+    """Step 1 and those behind it, where a metric declares that it reads them and an answer is so long: one position each, with
+    the answers' tokens at that step, −1 where an answer has ended. A wrong answer's are there as long as the tokens before are
+    the right one's."""
+    differ: Int[Tensor, " example"] | None = None
+    """The step at which right and wrong differ first; None where nothing is later."""
+
+    @property
+    def steps(self) -> tuple[Readout, ...]:
+        """The readout at every step of the answers, this one first. An example whose answer has ended has its last one again."""
+        return (self, *self.later)
+
+    @property
+    def contrast(self) -> Readout:
+        """The readout at the step where right and wrong differ first, with their tokens there."""
+        if not self.later or self.differ is None:
+            return self
+        at, examples = self.differ, torch.arange(len(self.differ), device=self.differ.device)
+
+        def picked(name: str, front: int) -> Tensor | None:
+            """A field of every example at its step; ``front`` axes stand before the examples."""
+            every = [getattr(step, name) for step in self.steps]
+            if every[0] is None:
+                return None
+            if name in ("answers", "wrong"):
+                most = max(ids.shape[1] for ids in every)
+                every = [torch.nn.functional.pad(ids, (0, most - ids.shape[1]), value=-1) for ids in every]
+            else:
+                every = [numbers.narrow(front + 1, numbers.shape[front + 1] - 1, 1) for numbers in every]  # the last position
+            stacked = torch.stack(every)
+            return stacked[at, :, examples].transpose(0, 1) if front else stacked[at, examples]
+
+        return Readout(
+            logits=picked("logits", 1),
+            answers=picked("answers", 0),
+            wrong=picked("wrong", 0),
+            columns=self.columns,
+            reference=picked("reference", 0),
+            logsumexp=picked("logsumexp", 1),
+            kl=picked("kl", 1),
+        )
+
+    def logprob(self, which: Literal["answers", "wrong"]) -> Float[Tensor, "row example"]:
+        """Log-probability of the right or the wrong answers in nats: of all tokens that are there, behind each other; of
+        alternatives, of one or another of them."""
+        ids: Tensor = getattr(self, which)
+        total = self.at(ids).logsumexp(-1) - self.normaliser
+        for step in self.later:
+            theirs: Tensor = getattr(step, which)
+            there = (theirs >= 0).any(-1)
+            # A token that is read anyway stands in where the answer has ended: −∞ would have no gradient.
+            some = torch.where(there[:, None], theirs, ids[:, :1])
+            total = total + torch.where(there, step.at(some).logsumexp(-1) - step.normaliser, 0.0)
+        return total
 
     @property
     def final(self) -> Float[Tensor, "row example column"]:
-        """Logits at the last read position."""
+        """Logits at the last read position: of the usual metrics, the prompt's last token."""
         return self.logits[:, :, -1]
 
     @property

@@ -20,7 +20,7 @@ from interp.engine.batches import in_batches
 from interp.engine.budget import check_rows
 from interp.engine.cells import Cell
 from interp.engine.edits import Edits, Rows
-from interp.engine.families import check_words, encoded_pairs, listed
+from interp.engine.families import check_words, encoded_pairs, listed, prompts_alone
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching
 from interp.engine.texts.ahead import Ahead, resolved
@@ -149,7 +149,7 @@ def _encoded(model: Model, prompts: Any) -> tuple[Encoded, bool]:
     """Prompts or pairs as pairs, and whether they are pairs."""
     many = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
     if isinstance(many, Encoded | Pairs) or (isinstance(many, Sequence) and many and isinstance(many[0], Pair)):
-        return encoded_pairs(model, many), True
+        return prompts_alone(model, encoded_pairs(model, many)), True
     if isinstance(many, Mapping) and isinstance(many.get("input_ids"), list) and isinstance(many["input_ids"][0], int):
         many = [many["input_ids"]]  # what a tokenizer returns for one text
     if isinstance(many, Tensor | Mapping):
