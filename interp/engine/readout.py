@@ -1,7 +1,7 @@
 """From the logits of a pass to the numbers of every metric.
 
 Where an answer is several tokens and a metric reads more of it than its first, the positions behind the prompt at which the
-model is fed them are read too: one for every step of the longest answer, a shorter one's last position again where it has ended.
+model is fed them are read too: one for every step of the longest answer, and a shorter one's last again where it has ended.
 """
 
 from __future__ import annotations
@@ -228,7 +228,11 @@ class Reader:
         return torch.stack([metric(readouts[metric.reads.kind])[0] for metric in self.metrics])
 
     def _readout(
-        self, found: _Given, examples: Tensor, columns: Int[Tensor, "row column"] | None, kl: Float[Tensor, "row position"] | None
+        self,
+        found: _Given,
+        examples: Tensor,
+        columns: Int[Tensor, "row column"] | None,
+        kl: Float[Tensor, "row position"] | None,
     ) -> Readout:
         """What was found at the positions that the metrics declare, and at every later step of the answers."""
         logits, clean, logsumexp = found

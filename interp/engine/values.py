@@ -88,7 +88,7 @@ class Sources:
                 f"{axis} {index} of {site!r} does not exist: there are {tensor.shape[2]}, 0 to {tensor.shape[2] - 1}"
             )
         if own is None:
-            return self._mean(source, key, change.site, site, columns, index)
+            return self._mean(source, key, change, site, columns, index)
         partner = everyone
         if source.pool == "resample":
             partner = _derangement(n, source.seed).to(device)
@@ -127,7 +127,9 @@ class Sources:
     def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
         base, theirs = self.runs.places("base", site, attended=True).prompt, self._places(key, site, attended=True)
-        alike = theirs.width == base.width and bool((theirs.lengths[partner] == base.lengths).all())
+        alike = theirs.width == base.width and all(
+            bool((getattr(theirs, n)[partner] == getattr(base, n)).all()) for n in ("lengths", "said")
+        )
         if not alike and self._is_pair(self.runs.prompts[key][1]):
             self.runs.require_equal_lengths(f"{site.tensor!r}, along source_position,", site, attended=True)
         if not alike:
@@ -143,13 +145,18 @@ class Sources:
         self,
         source: Activation,
         key: tuple[Any, ...],
-        target: Site,
+        change: Change,
         site: Site,
         columns: Int[Tensor, "example span"],
         index: int | None,
     ) -> Values:
-        """Means over real tokens, positions counted from each prompt's first real token."""
+        """Means over real tokens, positions counted from each prompt's first real token.
+
+        Tokens of an answer behind the prompts are among them where they are among those that are changed.
+        """
+        target, everything = change.site, change.positions.is_all
         tokens, base = self._places(key, site), self.runs.places("base", target)
+        tokens = tokens if everything else tokens.alone
         if site.square:
             if axes.POSITION in source.over:
                 raise ShapeMismatchError(
@@ -164,7 +171,7 @@ class Sources:
         if source.by is not None and len(tokens) != len(self.runs.encoded):
             raise ValueError(f"{source!r}: a mean by {source.by!r} is over the prompts of the pairs, not over one prompt")
         groups = self._groups(source.by)
-        pooled = (*key, site.tensor, source.over, source.by)
+        pooled = (*key, site.tensor, source.over, source.by, everything and tokens.forced is not None)
         if pooled not in self._pooled:
             self._pooled[pooled] = _mean(self.runs.found[key][site.tensor].tensor, tokens, source.over, groups[: len(tokens)])
         tensor, count = self._pooled[pooled]

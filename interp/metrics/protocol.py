@@ -22,6 +22,7 @@ them in :attr:`Readout.steps`, or the one that tells right from wrong in :attr:`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -83,7 +84,7 @@ class Readout:
 
     @property
     def steps(self) -> tuple[Readout, ...]:
-        """The readout at every step of the answers, this one first. An example whose answer has ended has its last one again."""
+        """The readout at every step of the answers, this one first; where an answer has ended, its last one again."""
         return (self, *self.later)
 
     @property
@@ -93,32 +94,31 @@ class Readout:
             return self
         at, examples = self.differ, torch.arange(len(self.differ), device=self.differ.device)
 
-        def picked(name: str, front: int) -> Tensor | None:
-            """A field of every example at its step; ``front`` axes stand before the examples."""
-            every = [getattr(step, name) for step in self.steps]
-            if every[0] is None:
-                return None
-            if name in ("answers", "wrong"):
-                most = max(ids.shape[1] for ids in every)
-                every = [torch.nn.functional.pad(ids, (0, most - ids.shape[1]), value=-1) for ids in every]
-            else:
-                every = [numbers.narrow(front + 1, numbers.shape[front + 1] - 1, 1) for numbers in every]  # the last position
-            stacked = torch.stack(every)
-            return stacked[at, :, examples].transpose(0, 1) if front else stacked[at, examples]
+        def rows(numbers: Sequence[Tensor]) -> Tensor:
+            """Of every step's numbers ``[row, example, position, …]``, those of each example's step."""
+            return torch.stack([of[:, :, -1:] for of in numbers])[at, :, examples].transpose(0, 1)
 
+        def tokens(ids: Sequence[Tensor]) -> Tensor:
+            most = max(of.shape[1] for of in ids)
+            return torch.stack([torch.nn.functional.pad(of, (0, most - of.shape[1]), value=-1) for of in ids])[at, examples]
+
+        reference = [step.reference[None] for step in self.steps if step.reference is not None]
+        logsumexp = [step.logsumexp for step in self.steps if step.logsumexp is not None]
+        kl = [step.kl for step in self.steps if step.kl is not None]
         return Readout(
-            logits=picked("logits", 1),
-            answers=picked("answers", 0),
-            wrong=picked("wrong", 0),
+            logits=rows([step.logits for step in self.steps]),
+            answers=tokens([step.answers for step in self.steps]),
+            wrong=tokens([step.wrong for step in self.steps]),
             columns=self.columns,
-            reference=picked("reference", 0),
-            logsumexp=picked("logsumexp", 1),
-            kl=picked("kl", 1),
+            reference=rows(reference)[0] if reference else None,
+            logsumexp=rows(logsumexp) if logsumexp else None,
+            kl=rows(kl) if kl else None,
         )
 
     def logprob(self, which: Literal["answers", "wrong"]) -> Float[Tensor, "row example"]:
         """Log-probability of the right or the wrong answers in nats: of all tokens that are there, behind each other; of
-        alternatives, of one or another of them."""
+        alternatives, of one or another of them.
+        """
         ids: Tensor = getattr(self, which)
         total = self.at(ids).logsumexp(-1) - self.normaliser
         for step in self.later:

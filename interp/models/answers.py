@@ -1,9 +1,8 @@
 """Answers as token ids: one token, or several, of which all but the last are fed to the model behind its prompt.
 
-    >>> capital = Pair("The capital of Malaysia is", "The capital of Italy is", " Kuala Lumpur", " Rome")
-    >>> told = answered(Pairs((capital,)), spell)                                           # doctest: +SKIP
-    >>> told.right, told.forced, told.differ                                                # doctest: +SKIP
-    ((((43570, 26190, 374),),), [(43570, 26190)], [0])
+    >>> told = model.encode(Pairs((Pair("A red", "A blue", " tree house", " tree frog"),))).answered          # doctest: +SKIP
+    >>> told.right_strings, told.forced, told.differ                                                         # doctest: +SKIP
+    ((((' tree', ' house'),),), [(5593,)], [1])
 
 A right answer and a wrong one are told apart by the first token in which they differ, behind the tokens that they share.
 """
@@ -14,7 +13,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
 from interp.errors import AnswerError
+from interp.models.places import padded
 from interp.prompts import Answer, Pair, Pairs
 from interp.protocols import Tokenizer
 
@@ -32,6 +36,9 @@ class Answered:
 
     right: tuple[Spelled, ...]
     wrong: tuple[Spelled, ...]
+    right_strings: Texts
+    """The same as text."""
+    wrong_strings: Texts
 
     @property
     def forced(self) -> list[Ids]:
@@ -59,13 +66,22 @@ class Answered:
     @property
     def reached(self) -> list[bool]:
         """Whether all tokens of every wrong answer stand behind the same tokens as in the right one."""
-        return [
-            all(len(one) == step + 1 for one in wrong) for wrong, step in zip(self.wrong, self.differ, strict=True)
-        ]
+        return [all(len(one) == step + 1 for one in wrong) for wrong, step in zip(self.wrong, self.differ, strict=True)]
 
-    def spans(self, *, wrong: bool = False) -> tuple[int, int]:
-        """The fewest and the most tokens of an answer; (1, 1) where there are none."""
-        counts = [len(one) for several in (self.wrong if wrong else self.right) for one in several] or [1]
+    def tensors(self) -> dict[str, Int[Tensor, "example ..."]]:
+        """What :class:`interp.models.encoding.Encoded` holds of them, padded with −1."""
+        return {
+            "answers": padded([[ids[0] for ids in right] for right in self.right]),
+            "wrong": padded([[ids[0] for ids in wrong] for wrong in self.wrong]),
+            "later": padded(self.later, 0),
+            "later_wrong": padded(self.later_wrong, max(map(len, self.later))),
+            "differ": torch.tensor(self.differ),
+        }
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """The fewest and the most tokens of a right answer; (1, 1) where there are none."""
+        counts = [len(one) for several in self.right for one in several] or [1]
         return min(counts), max(counts)
 
 
@@ -79,10 +95,10 @@ def answered(pairs: Pairs, spell: Callable[[Answer, Pair], Ids], tokenizer: Toke
     Raises:
         AnswerError: alternatives of several tokens, or two answers of which one is the beginning of the other.
     """
-    found = Answered(
-        tuple(tuple(spell(answer, pair) for answer in pair.answers) for pair in pairs),
-        tuple(tuple(spell(answer, pair) for answer in pair.wrong) for pair in pairs),
-    )
+    right = tuple(tuple(spell(answer, pair) for answer in pair.answers) for pair in pairs)
+    wrong = tuple(tuple(spell(answer, pair) for answer in pair.wrong) for pair in pairs)
+    texts = [tuple(tuple(strings(ids, tokenizer) for ids in several) for several in side) for side in (right, wrong)]
+    found = Answered(right, wrong, *texts)
     for number, pair in enumerate(pairs):
         for kind, given, spelled in (
             ("answers", pair.answers, found.right[number]),
@@ -111,7 +127,7 @@ def in_place(answer: str, text: str, tokenizer: Tokenizer) -> Ids:
     if len(ids) > 1 and merged:
         raise AnswerError(
             f"answer {answer!r} is {len(ids)} tokens in this tokenizer ({shown(ids, tokenizer)}), but behind …{text[-12:]!r} "
-            f"they merge with the prompt's ({shown(after[-len(ids) - 1 :], tokenizer)}), so no prompt ends where it begins{near}"
+            f"they merge with the prompt's: … {shown(after[-len(ids) - 1 :], tokenizer)}{near}"
         )
     if len(ids) > 1 and _cased(text[-1:]) and _cased(answer[:1]):
         warnings.warn(

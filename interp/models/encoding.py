@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import PositionError, UnequalLengthsError
-from interp.models.answers import Answered, Texts
+from interp.errors import AnswerError, PositionError, UnequalLengthsError
+from interp.models.answers import Answered
 from interp.models.answers import strings as _strings
-from interp.models.places import Places
+from interp.models.places import Places, padded
 from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
 
@@ -120,8 +120,10 @@ class Encoded:
     pairs: Pairs
     clean: Tokens
     corrupted: Tokens
+    answered: Answered
+    """Every answer's tokens, as ids and as text."""
     answers: Int[Tensor, "example answer"]
-    """The first token of every answer."""
+    """The first token of every right answer, and in ``wrong`` of every wrong one."""
     wrong: Int[Tensor, "example contrast"]
     later: Int[Tensor, "example step"]
     """The right answer's tokens behind its first; no column where all answers are one token."""
@@ -129,11 +131,6 @@ class Encoded:
     """Those of the wrong answer that stand behind the same tokens as in the right one."""
     differ: Int[Tensor, " example"]
     """The step at which right and wrong differ first."""
-    answered: Answered
-    """Token ids of every answer."""
-    answer_strings: Texts
-    """The tokens of every right answer as text, and of every wrong one in ``wrong_strings``."""
-    wrong_strings: Texts
     bos: bool
     """Whether the prompts begin with a BOS token: part of a run's identity."""
     asked: Bos = "model"
@@ -165,7 +162,7 @@ class Encoded:
         """
         for number, reached in enumerate(self.answered.reached):
             if not reached:
-                wrong, pair = " + ".join(map(repr, self.wrong_strings[number][0])), self.pairs[number]
+                wrong, pair = " + ".join(map(repr, self.answered.wrong_strings[number][0])), self.pairs[number]
                 raise AnswerError(
                     f"metric {name!r} needs the probability of wrong {pair.wrong[0]!r} ({wrong}) in example {number}, but the "
                     f"tokens behind its first {self.answered.differ[number] + 1} would stand behind others than those of "
@@ -267,14 +264,6 @@ def as_prompt(prompt: Any) -> Prompt:
 def together(spans: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Int[Tensor, "example span"]]:
     """Columns of the roles that every prompt has, padded with −1."""
     return {role: padded([found[role] for found in spans]) for role in spans[0] if all(role in found for found in spans)}
-
-
-def padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "example span"]:
-    """Rows of unequal length, padded with −1; one column at least."""
-    found = torch.full((len(rows), max(1, *map(len, rows))), -1, dtype=torch.long)
-    for i, row in enumerate(rows):
-        found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return found
 
 
 def _encode_one(

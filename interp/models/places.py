@@ -214,3 +214,11 @@ class Places:
         moved = more if left else 0
         mask = torch.nn.functional.pad(self.mask, (more, 0) if left else (0, more), value=False)
         return {"mask": mask, "roles": {r: torch.where(at >= 0, at + moved, at) for r, at in self.roles.items()}}
+
+
+def padded(rows: Sequence[Sequence[int]], least: int = 1) -> Int[Tensor, "example span"]:
+    """Rows of unequal length, padded with −1; so many columns at least."""
+    found = torch.full((len(rows), max(least, *map(len, rows))), -1, dtype=torch.long)
+    for i, row in enumerate(rows):
+        found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return found

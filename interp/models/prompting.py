@@ -147,7 +147,7 @@ def refuse_forced(model: Known, pairs: Encoded) -> None:
     """An answer of several tokens is read behind its own, which the prompt must not see."""
     if pairs.forced and not model.causal:
         raise AnswerError(
-            f"answers of up to {pairs.answered.spans()[1]} tokens are read behind their own first ones, but {model.name} is not "
+            f"answers of up to {pairs.answered.span[1]} tokens are read behind their own first ones, but {model.name} is not "
             "causal: what stands behind a prompt would change what is said at its end; give answers of one token"
         )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
-from interp.models.answers import Answered, answered, in_place, strings
+from interp.models.answers import answered, in_place
 from interp.models.encoding import (
     NO_TOKENIZER,
     Bos,
@@ -27,13 +27,12 @@ from interp.models.encoding import (
     as_prompt,
     encode,
     mask_of,
-    padded,
     position_ids_of,
     together,
 )
 from interp.models.examples import batch_of
 from interp.models.pictures import pictured
-from interp.models.places import Places
+from interp.models.places import Places, padded
 from interp.prompts import Answer, Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.sites import MAIN
@@ -74,9 +73,7 @@ class Reading:
         """The forward's arguments of token ids."""
         return tuple(dict.fromkeys(([self.main] if self.main is not None else []) + list(self.texts.values())))
 
-    def tokens(
-        self, prompts: Sequence[Prompt | str | Sequence[int]], bos: Bos, forced: Sequence[Sequence[int]] = ()
-    ) -> Tokens:
+    def tokens(self, prompts: Sequence[Prompt | str | Sequence[int]], bos: Bos, forced: Sequence[Sequence[int]] = ()) -> Tokens:
         """Encode prompts; positions of a main stream without token ids are left to whoever knows how many there are.
 
         Args:
@@ -116,42 +113,24 @@ class Reading:
         """
         cache: dict[tuple[str, str], tuple[int, ...]] = {}
         told = answered(pairs, lambda answer, pair: self._answer(answer, pair.clean, cache), self.tokenizer)
-        forced = told.forced if any(told.forced) else ()
-        if forced:
-            self._refuse_forced(pairs, told)
+        forced = told.forced
+        self._refuse_forced(pairs, forced)
         clean, corrupted = self._alike(
             self.tokens([p.clean for p in pairs], bos, forced), self.tokens([p.corrupted for p in pairs], bos, forced)
         )
         first = getattr(self.tokenizer, "bos_token_id", None)
         begins = None if clean.ids is None else clean.ids[torch.arange(len(clean)), clean.first]
         has_bos = first is not None and begins is not None and bool((begins == first).all())
-        return Encoded(
-            pairs,
-            clean,
-            corrupted,
-            answers=padded([[ids[0] for ids in right] for right in told.right]),
-            wrong=padded([[ids[0] for ids in wrong] for wrong in told.wrong]),
-            later=_steps(told.later, told),
-            later_wrong=_steps(told.later_wrong, told),
-            differ=torch.tensor(told.differ, dtype=torch.long),
-            answered=told,
-            answer_strings=self._spelled(told.right),
-            wrong_strings=self._spelled(told.wrong),
-            bos=has_bos,
-            asked=bos,
-        )
+        return Encoded(pairs, clean, corrupted, told, **told.tensors(), bos=has_bos, asked=bos)
 
-    def _refuse_forced(self, pairs: Pairs, told: Answered) -> None:
+    def _refuse_forced(self, pairs: Pairs, forced: Sequence[Sequence[int]]) -> None:
         """Raise where no token can stand behind a prompt."""
-        number = next(number for number, ids in enumerate(told.forced) if ids)
-        if self.main is None or self.fill is not None:
+        number = next((number for number, ids in enumerate(forced) if ids), None)
+        if number is not None and (self.main is None or self.fill is not None):
             raise AnswerError(
-                f"example {number}: answer {pairs[number].answers[0]!r} is {len(told.right[number][0])} tokens, and this model "
-                "reads no text that goes on behind its prompt; give an answer of one token, or the number of an output"
+                f"example {number}: answer {pairs[number].answers[0]!r} is {len(forced[number]) + 1} tokens, and nothing "
+                "stands behind a prompt of this model; give an answer of one token, or the number of an output"
             )
-
-    def _spelled(self, answers: Sequence[Sequence[Sequence[int]]]) -> tuple[tuple[tuple[str, ...], ...], ...]:
-        return tuple(tuple(strings(ids, self.tokenizer) for ids in of_pair) for of_pair in answers)
 
     # token ids
 
@@ -172,10 +151,10 @@ class Reading:
         else:
             found = self._filled(encode(prompts, self.tokenizer, bos, self.pad, left=left is True, **rest))
         if left is None and not bool(found.mask.all()):
-            behind = ", with those of their answers" if forced else ""
+            behind = ", with those of their answers" if any(forced) else ""
             raise UnequalLengthsError(
-                f"the prompts have {found.lengths.unique().tolist()} tokens{behind}, and this model's numbers change when {argument} "
-                "is padded; run prompts of one length together"
+                f"the prompts have {found.lengths.unique().tolist()} tokens{behind}, and this model's numbers change when "
+                f"{argument} is padded; run prompts of one length together"
             )
         if self.image is not None and argument == self.main and found.ids is not None:
             pictured = found.ids == self.image
@@ -320,11 +299,3 @@ def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", 
 
 def _places(tokens: Tokens) -> Places:
     return Places(mask=tokens.mask, roles=tokens.roles, strings=tokens.strings, forced=tokens.forced)
-
-
-def _steps(tokens: Sequence[Sequence[int]], told: Answered) -> Tensor:
-    """One column for every step behind the first, as many as the longest right answer has; −1 where an answer has ended."""
-    found = torch.full((len(tokens), told.spans()[1] - 1), -1, dtype=torch.long)
-    for row, ids in enumerate(tokens):
-        found[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
-    return found
