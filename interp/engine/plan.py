@@ -235,8 +235,8 @@ class _Planning:
         least, most = self.p.encoded.answered.span
         if most > 1:
             notes.append(
-                f"answers are {f'{least} to {most}' if least < most else most} tokens: both prompts carry up to {most - 1} forced "
-                f"tokens behind them, and the metrics read up to {_many(self.p.reader.steps, 'token')} of an answer"
+                f"answers are {f'{least} to {most}' if least < most else most} tokens: both prompts carry up to {most - 1} "
+                f"forced ones behind them, and the metrics read up to {_many(self.p.reader.steps, 'token')} of an answer"
             )
         if not self.p.model.causal and any(isinstance(begin, int) for begin in self.p.begins):
             notes.append("the model is not causal: rows resume at their layer, at all positions")
