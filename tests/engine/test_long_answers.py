@@ -24,7 +24,7 @@ from torch import Tensor
 import interp
 from interp.engine import attribute, edges, explain, gradients, patch, patch_edges, pieces
 from interp.engine.readout import Reader
-from interp.errors import AnswerError, PositionError
+from interp.errors import AnswerError, PositionError, UnequalLengthsError
 from interp.interventions import Activation, Add, Change, Constant, Gate, Intervention, Rotation, Scale, mean
 from interp.metrics import Readout, Reads, resolve
 from interp.models import Model
@@ -271,6 +271,35 @@ def test_an_edit_of_all_positions_acts_on_forced_tokens_too(seed: int) -> None:
             assert found[row, i] == pytest.approx(expected, abs=10 * close(model))
 
 
+def top_logit(logits: Tensor) -> Tensor:
+    return logits.amax(-1)
+
+
+def test_means_at_named_positions_are_of_the_prompts_alone(seed: int) -> None:
+    """Prompts of different lengths: at the end of the longest, forced tokens of shorter ones would be in the mean."""
+    model, pairs = sweeps.model("gpt2", torch.float64), long_pairs(seed, (7, 6, 5, 4))
+    bare = Pairs(tuple(Pair(pair.clean, pair.corrupted) for pair in pairs))
+    named = Intervention.of(Change("L1.resid_post", "end", source=mean()))
+    everywhere = Intervention.of(Change("L1.resid_post", source=mean("clean", over=("example", "position"))))
+    one, other = (patch(model, given, [named, everywhere], top_logit).value.values[0] for given in (pairs, bare))
+    np.testing.assert_allclose(one[0], other[0], atol=close(model))
+    assert abs(one[1] - other[1]).min() > 1e-6  # all tokens are meant, those that are fed too
+
+
+def test_patterns_of_prompts_that_lie_otherwise_are_refused(seed: int) -> None:
+    """As many tokens in all, but not in the prompts: rows would attend to others."""
+    pairs = sweeps.random_pairs(seed, [7, 6])
+    long = Pairs(
+        (
+            Pair(pairs[0].clean, pairs[0].corrupted, [(1, 2)], 3),
+            Pair(pairs[1].clean, pairs[1].corrupted, [(1, 2, 4)], 3),
+        )
+    )
+    change = Change("L1H0.pattern", "end", source=Activation(pool="resample"))
+    with pytest.raises(UnequalLengthsError, match="by raw index, but base and source prompts differ in length"):
+        patch(sweeps.model("gpt2"), long, Intervention.of(change), "logprob")
+
+
 # how much is read
 
 
@@ -323,10 +352,9 @@ def test_the_plan_and_the_result_say_so(seed: int) -> None:
 def test_functions_see_the_prompts_last_token(seed: int) -> None:
     model, pairs, where = sweeps.model("gpt2"), long_pairs(seed), grid("resid_pre", layer=..., position="end")
     bare = Pairs(tuple(Pair(pair.clean, pair.corrupted) for pair in pairs))
-    top = lambda logits: logits.amax(-1)  # noqa: E731
-    one, other = (patch(model, p, where, top) for p in (pairs, bare))
+    one, other = (patch(model, p, where, top_logit) for p in (pairs, bare))
     np.testing.assert_allclose(one.value, other.value, atol=close(model))
-    both = patch(model, pairs, where, ["logprob", top])
+    both = patch(model, pairs, where, ["logprob", top_logit])
     np.testing.assert_allclose(both.value[1], other.value[0], atol=close(model))
 
 
