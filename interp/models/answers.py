@@ -122,12 +122,13 @@ def in_place(answer: str, text: str, tokenizer: Tokenizer) -> Ids:
         merged = after[: len(before)] != before
         ids = alone if merged else after[len(before) :]
     near = "" if answer.startswith(" ") else NEAR
+    moved = f"; end the prompt before its space, and give {text[-1:] + answer!r}" if text[-1:].isspace() else ""
     if not ids:
         raise AnswerError(f"answer {answer!r} is no token in this tokenizer{near}")
     if len(ids) > 1 and merged:
         raise AnswerError(
             f"answer {answer!r} is {len(ids)} tokens in this tokenizer ({shown(ids, tokenizer)}), but behind …{text[-12:]!r} "
-            f"they merge with the prompt's: … {shown(after[-len(ids) - 1 :], tokenizer)}{near}"
+            f"they merge with the prompt's: … {shown(after[-len(ids) - 1 :], tokenizer)}{moved or near}"
         )
     if len(ids) > 1 and _cased(text[-1:]) and _cased(answer[:1]):
         warnings.warn(

@@ -174,6 +174,9 @@ def test_tokens_that_merge_with_the_prompts() -> None:
     )
     assert "usually with a leading space" in str(error.value)
     assert encode_pairs(one("went to", "gave to", "Mary", "John"), words()).answers.tolist() == [[3]]
+    spaced = "answer 'Mary Anne' is .*they merge with the prompt's: … .*; end the prompt before its space, and give ' Mary Anne'$"
+    with pytest.raises(AnswerError, match=spaced):
+        encode_pairs(one("Mary gave ", "John gave ", "Mary Anne", "a"), pieces())
 
 
 def test_a_word_that_goes_on() -> None:
