@@ -25,7 +25,9 @@ from interp.errors import AnswerError, InputError, PositionError
 
 Text = str | Iterable[SupportsInt]
 """Words, or token ids: a list, an array or a tensor of one axis."""
-Answers = str | int | Iterable[str | int]
+Answer = str | int | tuple[int, ...]
+"""A text of one token or several, a token's id, or the ids of several."""
+Answers = str | int | Iterable[str | int | list[int] | tuple[int, ...]]
 """Alternatives of equal standing, or the only one."""
 Span = tuple[int, int]
 """Start and stop (exclusive) of a role: in characters of a text, else in positions."""
@@ -116,20 +118,21 @@ class Pair:
     >>> Pair("The capital of France is", "The capital of Italy is", " Paris", " Rome").answers
     (' Paris',)
 
-    Answers are written exactly as they would follow the prompt, leading space included. Several answers are alternatives of
-    equal standing (greater-than: every later year), not a sequence.
+    Answers are written exactly as they would follow the prompt, leading space included. An answer may be several tokens: those
+    before its last are fed to the model behind both prompts. Several answers are alternatives of equal standing (greater-than:
+    every later year), not a sequence, and are one token each.
 
     Args:
         clean: a prompt, or a text or token ids in its place.
-        answers: one, or several.
+        answers: one, or several; ids of one answer of several tokens are ``answers=[(5, 7)]``.
         wrong: as ``answers``.
     """
 
     clean: Prompt
     corrupted: Prompt
-    answers: tuple[str | int, ...]
+    answers: tuple[Answer, ...]
     """Right for the clean prompt."""
-    wrong: tuple[str | int, ...]
+    wrong: tuple[Answer, ...]
     """The contrast: usually right for the corrupted prompt."""
     template: str
     """Id of the template; intervals cluster by it and splits keep it whole."""
@@ -169,8 +172,9 @@ def _prompt(given: Prompt | Text) -> Prompt:
     return given if isinstance(given, Prompt) else Prompt(given)
 
 
-def _several(answers: Answers) -> tuple[str | int, ...]:
-    return (answers,) if isinstance(answers, str | int) else tuple(answers)
+def _several(answers: Answers) -> tuple[Answer, ...]:
+    many = (answers,) if isinstance(answers, str | int) else answers
+    return tuple(tuple(map(int, one)) if isinstance(one, list | tuple) else one for one in many)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

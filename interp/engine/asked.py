@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -22,6 +23,14 @@ from interp.prompts import Pair, Pairs, Prompt
 def encoded_pairs(model: Model, pairs: Any, bos: Bos | None = None) -> Encoded:
     """Pairs in whatever form they were given, as tensors."""
     return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs), bos=bos)
+
+
+def prompts_alone(model: Model, encoded: Encoded) -> Encoded:
+    """The same prompts without tokens of answers behind them, for what goes on with them otherwise."""
+    if not encoded.forced:
+        return encoded
+    bare = Pairs(tuple(replace(pair, answers=(), wrong=()) for pair in encoded.pairs))
+    return replace(model.encode(bare, bos=encoded.asked), pairs=encoded.pairs)
 
 
 def _pairs(pairs: Any) -> Pairs:
@@ -57,7 +66,7 @@ def asked_prompts(model: Model, prompts: Any, bos: Bos | None = None) -> tuple[E
     """Prompts or pairs as pairs, and whether they are pairs."""
     many = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
     if isinstance(many, Encoded | Pairs) or (isinstance(many, Sequence) and many and isinstance(many[0], Pair)):
-        return encoded_pairs(model, many, bos), True
+        return prompts_alone(model, encoded_pairs(model, many, bos)), True
     if isinstance(many, Mapping) and isinstance(many.get("input_ids"), list) and isinstance(many["input_ids"][0], int):
         many = [many["input_ids"]]  # what a tokenizer returns for one text
     if isinstance(many, Tensor | Mapping):

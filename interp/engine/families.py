@@ -181,7 +181,7 @@ def _check_positions(model: Model, encoded: Encoded, grid: Grid) -> int | None:
             encoded.require_equal_lengths(repr(grid), clean, corrupted)
         for index in given or ():
             clean.columns(Positions.parse(index), what=f"position of {grid!r}")
-    lengths = {site: torch.cat([places.lengths for places in both]) for site, both in encodings.items()}
+    lengths = {site: torch.cat([places.said for places in both]) for site, both in encodings.items()}
     if given is None:
         _require_one_length(grid, encoded, lengths)
     return min(int(some.min()) for some in lengths.values())

@@ -21,19 +21,36 @@ class Growing(Runs):
     Args:
         ahead: how many positions more there are.
         scope: what all positions mean.
+        reader: says which logits are kept; by default none.
     """
 
-    def __init__(self, model: Model, encoded: Encoded, base: str, ahead: int, scope: Scope = "all", *, batch: int = 64) -> None:
-        reader = Reader(model, encoded, (), LAST, whole=False, columns=None)
+    def __init__(
+        self,
+        model: Model,
+        encoded: Encoded,
+        base: str,
+        ahead: int,
+        scope: Scope = "all",
+        *,
+        batch: int = 64,
+        reader: Reader | None = None,
+    ) -> None:
+        reader = reader or Reader(model, encoded, (), LAST, whole=False, columns=None)
         super().__init__(model, encoded, base, batch=batch, reader=reader)
         self._growing = self.base.growing(ahead, scope)
+        self._given = self.base.growing(ahead)  # of what is in force anyway, all positions are all of them
 
     def places(self, which: str, site: Site, *, attended: bool = False) -> Places:
         found = super().places(which, site, attended=attended)
         return self._growing if which == "base" and found is self.base else found
 
+    def changed_places(self, site: Site, *, given: bool) -> Places:
+        found = self.places("base", site)
+        return self._given if given and found is self._growing else found
+
     def ids(self, places: Places) -> Int[Tensor, "example position"] | None:
-        return self.base.ids if places is self._growing else super().ids(places)
+        grown = places is self._growing or places is self._given
+        return self.base.ids if grown else super().ids(places)
 
     def grows(self, site: Site) -> bool:
         """Whether later positions have a place at a site."""

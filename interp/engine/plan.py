@@ -234,6 +234,12 @@ class _Planning:
 
     def _notes(self) -> tuple[str, ...]:
         notes = [f"attention {self.p.attention}"] if self.p.attention != "as in the model" else []
+        least, most = self.p.encoded.answered.span
+        if most > 1:
+            notes.append(
+                f"answers are {f'{least} to {most}' if least < most else most} tokens: both prompts carry up to {most - 1} "
+                f"forced ones behind them, and the metrics read up to {_many(self.p.reader.steps, 'token')} of an answer"
+            )
         if not self.p.model.causal and any(isinstance(begin, int) for begin in self.p.begins):
             notes.append("the model is not causal: rows resume at their layer, at all positions")
         notes += note([self.p.cells[number] for family in self.p.families for number in family[:-1]], len(self.p.encoded))

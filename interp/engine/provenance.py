@@ -61,17 +61,29 @@ def _anonymous(spec: Any) -> bool:
 def attributes(model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Provenance that does not depend on what was swept."""
     made_by = dict(encoded.pairs.made_by)
-    return identity(model, encoded) | {
-        "task": encoded.pairs.task,
-        "task_made_by": made_by,
-        "seed": made_by.get("seed"),
-        "patching": patching,
-        "units": {m.name: getattr(m, "unit", "") for m in metrics},
-        "device": str(model.device),
-        "float32_precision": computed(),
-        "engine_semantics": ENGINE_SEMANTICS,
-        "versions": versions(),
-    }
+    return (
+        identity(model, encoded)
+        | of_answers(encoded)
+        | {
+            "task": encoded.pairs.task,
+            "task_made_by": made_by,
+            "seed": made_by.get("seed"),
+            "patching": patching,
+            "units": {m.name: getattr(m, "unit", "") for m in metrics},
+            "device": str(model.device),
+            "float32_precision": computed(),
+            "engine_semantics": ENGINE_SEMANTICS,
+            "versions": versions(),
+        }
+    )
+
+
+def of_answers(encoded: Encoded) -> dict[str, Any]:
+    """The fewest and the most tokens of a right answer, and how several are read; nothing where all are one token."""
+    least, most = encoded.answered.span
+    if most == 1:
+        return {}
+    return {"answer_tokens": [least, most], "answers_read": "teacher forced, behind both prompts"}
 
 
 def example_coordinates(encoded: Encoded) -> dict[str, Any]:

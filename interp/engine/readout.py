@@ -1,9 +1,13 @@
-"""From the logits of a pass to the numbers of every metric."""
+"""From the logits of a pass to the numbers of every metric.
+
+Where an answer is several tokens and a metric reads more of it than its first, the positions behind the prompt at which the
+model is fed them are read too: one for every step of the longest answer, and a shorter one's last again where it has ended.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -13,7 +17,7 @@ from torch import Tensor
 
 from interp import kernels
 from interp.engine.layout import LOGITS
-from interp.errors import PositionError
+from interp.errors import AnswerError, PositionError
 from interp.metrics import Metric, Readout, require
 from interp.models import Encoded, Model, Tokens
 from interp.sites import Positions
@@ -34,19 +38,23 @@ class Reader:
     """Whether all positions of the logits are needed, because an intervention acts on them."""
     columns: Int[Tensor, "example column"] | None
     """Vocabulary ids that the metrics read, ascending; None for all of them."""
+    steps: int = 1
+    """How many tokens of the answers are read: the first at the prompt's last position, each of the others at one behind it."""
 
     @classmethod
     def of(cls, model: Model, encoded: Encoded, metrics: Sequence[Metric], *, whole: bool = False) -> Reader:
         """Check that the pairs have what the metrics need.
 
         Raises:
-            AnswerError: answers are missing.
+            AnswerError: answers are missing, or are several tokens of which a metric reads what is not fed to the model.
             ValueError: metrics that read different positions, or something other than logits.
         """
         for metric in metrics:
             require(metric.reads, metric.name, encoded.answers, encoded.wrong)
             if metric.reads.kind not in ("logits", "logprobs"):
                 raise ValueError(f"metric {metric.name!r} reads {metric.reads.kind!r}; a sweep reads logits or logprobs")
+            if metric.reads.steps == "both":
+                encoded.require_reached(metric.name)
         positions = {metric.reads.positions for metric in metrics}
         if len(positions) != 1:
             each = ", ".join(f"{m.name} at {m.reads.positions!r}" for m in metrics)
@@ -60,7 +68,10 @@ class Reader:
                     f"read one of them, such as '{read!r}[-1]'"
                 )
         few = all(metric.reads.columns == "answers" for metric in metrics)
-        return cls(model, encoded, tuple(metrics), read, whole, _answers(encoded) if few else None)
+        steps = max(encoded.steps(metric.reads.steps) for metric in metrics)
+        if steps > 1:
+            _refuse_elsewhere(model, encoded, metrics, read)
+        return cls(model, encoded, tuple(metrics), read, whole, _answers(encoded, steps) if few else None, steps)
 
     @property
     def normalises(self) -> bool:
@@ -111,7 +122,8 @@ class Reader:
         Args:
             wave: some of them are resumed between blocks; a whole forward pass gives all logits anyway.
         """
-        at, everything = f"at {self.positions!r}", f"all {vocabulary:,} columns of the vocabulary"
+        behind = f" and {self.steps - 1} behind it" if self.steps > 1 else ""
+        at, everything = f"at {self.positions!r}{behind}", f"all {vocabulary:,} columns of the vocabulary"
         if self.columns is None:
             return f"{everything} {at}, read by {', '.join(m.name for m in self.metrics if m.reads.columns == 'all')}"
         if not wave:
@@ -129,7 +141,8 @@ class Reader:
         """How many last columns of logits are needed; None for all."""
         indices, sides = self.positions.indices, (self.encoded.clean, self.encoded.corrupted)
         few = indices is not None and max(indices) < 0 and not self.whole and all(side.flush for side in sides)
-        return max(-i for i in indices) if few and indices is not None else None
+        forced = [int(side.forced.max()) for side in sides if side.forced is not None]
+        return max(-i for i in indices) + max(forced, default=0) if few and indices is not None else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -137,8 +150,13 @@ class Reader:
         return torch.promote_types(self.model.dtype, torch.float32)
 
     def positions_of(self, tokens: Tokens) -> Int[Tensor, "example position"]:
-        """Columns of the logits at which the metrics read."""
-        return self.model.places(tokens, LOGITS).columns(self.positions, what="metric position")
+        """Columns of the logits at which the metrics read: of the prompts, then one for every later step of the answers."""
+        places = self.model.places(tokens, LOGITS)
+        columns = places.columns(self.positions, what="metric position")
+        if self.steps == 1 or places.forced is None:
+            return columns
+        behind = torch.arange(1, self.steps, device=columns.device)
+        return torch.cat([columns, columns[:, -1:] + torch.minimum(behind, places.forced[:, None])], dim=-1)
 
     def logits(self, tokens: Tokens, found: Tensor) -> Float[Tensor, "row position vocab"]:
         """Logits at the read positions, at least float32, from those that a forward pass returned."""
@@ -201,24 +219,61 @@ class Reader:
         columns = None if columns is None else columns.to(logits.device)
         reference = reference.to(logits.device) if reference is not None and self.needs_reference else None
         clean = None if reference is None else _taken(reference, at, columns)
-        given = {"logits": (logits, clean, logsumexp)}
+        given: dict[str, _Given] = {"logits": (logits, clean, logsumexp)}
         if any(metric.reads.kind == "logprobs" for metric in self.metrics):
             total = None if reference is None or columns is None else reference.logsumexp(-1)[at]
             zero = None if logsumexp is None else torch.zeros_like(logsumexp)
             given["logprobs"] = (_normalised(logits, logsumexp), None if clean is None else _normalised(clean, total), zero)
-        readouts = {
-            kind: Readout(
-                logits=of[None],
-                answers=self.encoded.answers.to(of.device)[at],
-                wrong=self.encoded.wrong.to(of.device)[at],
-                columns=columns,
-                reference=theirs,
-                logsumexp=None if total is None else total[None],
-                kl=None if kl is None else kl[None],
-            )
-            for kind, (of, theirs, total) in given.items()
-        }
+        readouts = {kind: self._readout(found, at, columns, kl) for kind, found in given.items()}
         return torch.stack([metric(readouts[metric.reads.kind])[0] for metric in self.metrics])
+
+    def _readout(
+        self,
+        found: _Given,
+        examples: Tensor,
+        columns: Int[Tensor, "row column"] | None,
+        kl: Float[Tensor, "row position"] | None,
+    ) -> Readout:
+        """What was found at the positions that the metrics declare, and at every later step of the answers."""
+        logits, clean, logsumexp = found
+        encoded, declared = self.encoded, logits.shape[1] - self.steps + 1
+
+        def at(span: slice, answers: Tensor, wrong: Tensor) -> Readout:
+            return Readout(
+                logits=logits[None, :, span],
+                answers=answers.to(logits.device)[examples],
+                wrong=wrong.to(logits.device)[examples],
+                columns=columns,
+                reference=None if clean is None else clean[:, span],
+                logsumexp=None if logsumexp is None else logsumexp[None, :, span],
+                kl=None if kl is None else kl[None, :, span],
+            )
+
+        first = at(slice(declared), encoded.answers, encoded.wrong)
+        if self.steps == 1:
+            return first
+        later = tuple(
+            at(slice(declared + i, declared + i + 1), encoded.later[:, i : i + 1], encoded.later_wrong[:, i : i + 1])
+            for i in range(self.steps - 1)
+        )
+        return replace(first, later=later, differ=encoded.differ.to(logits.device)[examples])
+
+
+_Given = tuple[Tensor, Tensor | None, Tensor | None]
+"""Logits or log-probabilities of rows, the clean run's, and the log-sum-exp of all."""
+
+
+def _refuse_elsewhere(model: Model, encoded: Encoded, metrics: Sequence[Metric], read: Positions) -> None:
+    """The later steps of an answer stand behind the prompt's last token, where the metrics must read its first."""
+    for side in (encoded.clean, encoded.corrupted):
+        places = model.places(side, LOGITS)
+        ends = (places.columns(read)[:, -1] == places.first + places.said - 1).all()
+        if places.forced is None or not bool(ends):
+            names = ", ".join(metric.name for metric in metrics if encoded.steps(metric.reads.steps) > 1)
+            raise AnswerError(
+                f"metrics {names} read answers of several tokens, whose first is read at the prompt's last position, but "
+                f"positions are {read!r}; read at -1, or give answers of one token"
+            )
 
 
 def _compared(examples: Tensor, reference: Tensor, hidden: Tensor) -> kernels.ReferenceLogProbs:
@@ -243,9 +298,14 @@ def _normalised(logits: Tensor, logsumexp: Tensor | None) -> Tensor:
     return logits.log_softmax(-1) if logsumexp is None else logits - logsumexp[..., None]
 
 
-def _answers(encoded: Encoded) -> Int[Tensor, "example column"]:
-    """The answers of every example, right and wrong, in ascending order; an example with fewer has its last one again."""
-    ids = torch.cat([encoded.answers, encoded.wrong], dim=-1)
+def _answers(encoded: Encoded, steps: int) -> Int[Tensor, "example column"]:
+    """The answers of every example, right and wrong, in ascending order; an example with fewer has its last one again.
+
+    Args:
+        steps: how many tokens of each.
+    """
+    later = (encoded.later[:, : steps - 1], encoded.later_wrong[:, : steps - 1])
+    ids = torch.cat([encoded.answers, encoded.wrong, *later], dim=-1)
     if not ids.shape[-1]:
         return ids
     return torch.where(ids < 0, ids.amax(-1, keepdim=True).clamp(min=0), ids).sort(-1).values

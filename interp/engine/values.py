@@ -187,7 +187,9 @@ class Sources:
     def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
         base, theirs = self.runs.places("base", site, attended=True).prompt, self._places(key, site, attended=True)
-        alike = theirs.width == base.width and bool((theirs.lengths[partner] == base.lengths).all())
+        alike = theirs.width == base.width and all(
+            bool((getattr(theirs, n)[partner] == getattr(base, n)).all()) for n in ("lengths", "said")
+        )
         if not alike and self._is_pair(self.runs.prompts[key][1]):
             self.runs.require_equal_lengths(
                 f"{site.tensor!r}, along source_position,",
@@ -205,9 +207,14 @@ class Sources:
         return tokens is self.runs.encoded.clean or tokens is self.runs.encoded.corrupted
 
     def _mean(self, source: Activation, change: Change, kept: Kept, columns: Int[Tensor, "example span"]) -> Values:
-        """Means over real tokens, positions counted from each prompt's first real token; or over the tokens that are named."""
+        """Means over real tokens, positions counted from each prompt's first real token; or over the tokens that are named.
+
+        Tokens of an answer behind the prompts are among them where they are among those that are changed.
+        """
         key, target, site = self.runs.key(source), change.site, source.site_for(change.site)
+        everything = change.positions.is_all
         tokens, base = self._places(key, site), self.runs.places("base", target)
+        tokens = tokens if everything else tokens.alone
         if site.square:
             self._refuse_mean_of_rows(source, key, target, site)
         if source.by is not None and source.prompts:
@@ -218,7 +225,7 @@ class Sources:
         group = torch.tensor([names.index(name) for name in groups], device=columns.device)
         if _names(source, change):
             return self._mean_of_named(source, change, kept, columns, (group, theirs))
-        pooled = (*key, site.tensor, source.over, source.by)
+        pooled = (*key, site.tensor, source.over, source.by, everything and tokens.forced is not None)
         if pooled not in self._pooled:
             self._pooled[pooled] = means.aligned(kept.tensor, tokens, theirs, source.over)
         tensor, count = self._pooled[pooled]

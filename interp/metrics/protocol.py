@@ -9,10 +9,20 @@ Declaring little is what makes a sweep cheap: an engine computes only the positi
 metric of a few tokens' probabilities, or of the divergence from the clean run, needs numbers about the whole vocabulary, yet
 not its logits; where it says so, these are never kept (:mod:`interp.kernels.readout`). Any callable on logits is accepted too
 (see :func:`interp.metrics.resolve`), as one that reads every column.
+
+An answer of several tokens is read in steps, teacher forced: step 0 is the prompt's last token, and step i stands behind the
+answer's first i tokens, which are fed to the model. A metric says with :attr:`Reads.steps` how many of them it reads, and finds
+them in :attr:`Readout.steps`, or the one that tells right from wrong in :attr:`Readout.contrast`:
+
+    >>> class Surprise:
+    ...     name, reads = "surprise", Reads(columns="answers", logsumexp=True, needs=("answers",), steps="answers")
+    ...     def __call__(self, readout):
+    ...         return -readout.logprob("answers")
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -41,13 +51,17 @@ class Reads:
     """Whether the clean run's readout is needed beside the row's."""
     needs: tuple[Literal["answers", "wrong"], ...] = ()
     """Which answers the pairs must have."""
+    steps: Literal["first", "contrast", "answers", "both"] = "first"
+    """How much of an answer of several tokens: its first token, that is the prompt's last position alone; as far as the first
+    token in which right and wrong differ; every token of the right answer; or of the right and the wrong one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Readout:
     """What a forward pass gave at the positions and columns that were asked for, in float32 (float64 if the model is).
 
-    ``row`` counts interventions, ``example`` the pairs that they ran on. Answers are padded with −1.
+    ``row`` counts interventions, ``example`` the pairs that they ran on. Answers are padded with −1. What stands here is of the
+    prompt, and of the first token of every answer; what is behind the prompt is in :attr:`steps`.
     """
 
     logits: Float[Tensor, "row example position column"]
@@ -61,10 +75,63 @@ class Readout:
     """Log-sum-exp over the whole vocabulary, in nats, where the columns are not all of it."""
     kl: Float[Tensor, "row example position"] | None = None
     """D(clean ‖ row) in nats, where the columns are not the whole vocabulary."""
+    later: tuple[Readout, ...] = ()
+    """Step 1 and those behind it, where a metric declares that it reads them and an answer is so long: one position each, with
+    the answers' tokens at that step, −1 where an answer has ended. A wrong answer's are there as long as the tokens before are
+    the right one's."""
+    differ: Int[Tensor, " example"] | None = None
+    """The step at which right and wrong differ first; None where nothing is later."""
+
+    @property
+    def steps(self) -> tuple[Readout, ...]:
+        """The readout at every step of the answers, this one first; where an answer has ended, its last one again."""
+        return (self, *self.later)
+
+    @property
+    def contrast(self) -> Readout:
+        """The readout at the step where right and wrong differ first, with their tokens there."""
+        if not self.later or self.differ is None:
+            return self
+        at, examples = self.differ, torch.arange(len(self.differ), device=self.differ.device)
+
+        def rows(numbers: Sequence[Tensor]) -> Tensor:
+            """Of every step's numbers ``[row, example, position, …]``, those of each example's step."""
+            return torch.stack([of[:, :, -1:] for of in numbers])[at, :, examples].transpose(0, 1)
+
+        def tokens(ids: Sequence[Tensor]) -> Tensor:
+            most = max(of.shape[1] for of in ids)
+            return torch.stack([torch.nn.functional.pad(of, (0, most - of.shape[1]), value=-1) for of in ids])[at, examples]
+
+        reference = [step.reference[None] for step in self.steps if step.reference is not None]
+        logsumexp = [step.logsumexp for step in self.steps if step.logsumexp is not None]
+        kl = [step.kl for step in self.steps if step.kl is not None]
+        return Readout(
+            logits=rows([step.logits for step in self.steps]),
+            answers=tokens([step.answers for step in self.steps]),
+            wrong=tokens([step.wrong for step in self.steps]),
+            columns=self.columns,
+            reference=rows(reference)[0] if reference else None,
+            logsumexp=rows(logsumexp) if logsumexp else None,
+            kl=rows(kl) if kl else None,
+        )
+
+    def logprob(self, which: Literal["answers", "wrong"]) -> Float[Tensor, "row example"]:
+        """Log-probability of the right or the wrong answers in nats: of all tokens that are there, behind each other; of
+        alternatives, of one or another of them.
+        """
+        ids: Tensor = getattr(self, which)
+        total = self.at(ids).logsumexp(-1) - self.normaliser
+        for step in self.later:
+            theirs: Tensor = getattr(step, which)
+            there = (theirs >= 0).any(-1)
+            # A token that is read anyway stands in where the answer has ended: −∞ would have no gradient.
+            some = torch.where(there[:, None], theirs, ids[:, :1])
+            total = total + torch.where(there, step.at(some).logsumexp(-1) - step.normaliser, 0.0)
+        return total
 
     @property
     def final(self) -> Float[Tensor, "row example column"]:
-        """Logits at the last read position."""
+        """Logits at the last read position: of the usual metrics, the prompt's last token."""
         return self.logits[:, :, -1]
 
     @property

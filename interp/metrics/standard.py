@@ -1,11 +1,13 @@
-"""The usual metrics: logit difference, probability, log-probability, KL, accuracy, probability difference.
+"""The usual metrics: logit difference, probability, log-probability, KL, accuracy, probability difference, rank.
 
     >>> import interp
     >>> interp.metrics.names()
     ('accuracy', 'kl', 'logit_diff', 'logprob', 'prob', 'prob_diff', 'rank', 'top1')
 
 Alternatives of equal standing are pooled: logit differences compare the best right with the best wrong answer, probabilities
-add up.
+add up. An answer of several tokens is read behind its own tokens (teacher forcing): its probability is the product over all of
+them, ``top1`` asks each of them to be the likeliest, and ``logit_diff`` and ``accuracy`` compare right and wrong at the first
+token in which they differ. ``rank`` is of the first token, and ``kl`` is at the prompt's last.
 """
 
 from __future__ import annotations
@@ -27,62 +29,67 @@ def _best(readout: Readout, ids: Int[Tensor, "example answer"]) -> Values:
     return readout.at(ids).amax(-1)
 
 
-def _logprob(readout: Readout, ids: Int[Tensor, "example answer"]) -> Values:
-    """Log of the total probability of several tokens, in nats."""
-    return readout.at(ids).logsumexp(-1) - readout.normaliser
-
-
 @dataclass(frozen=True, slots=True)
 class LogitDiff:
-    """Logit of the answer minus that of the wrong one (Wang et al., arXiv 2211.00593); the best of each."""
+    """Logit of the answer minus that of the wrong one (Wang et al., arXiv 2211.00593); the best of each.
+
+    Of answers of several tokens, at the first token in which they differ, behind those that they share.
+    """
 
     name: str = "logit_diff"
-    reads: Reads = Reads(columns="answers", needs=("answers", "wrong"))
+    reads: Reads = Reads(columns="answers", needs=("answers", "wrong"), steps="contrast")
     unit: str = "logits"
 
     def __call__(self, readout: Readout) -> Values:
-        return _best(readout, readout.answers) - _best(readout, readout.wrong)
+        there = readout.contrast
+        return _best(there, there.answers) - _best(there, there.wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class LogProb:
-    """Natural log of the answers' total probability."""
+    """Natural log of the answers' total probability; of an answer of several tokens, the sum over them, teacher forced."""
 
     name: str = "logprob"
-    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers",))
+    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers",), steps="answers")
     unit: str = "nats"
 
     def __call__(self, readout: Readout) -> Values:
-        return _logprob(readout, readout.answers)
+        return readout.logprob("answers")
 
 
 @dataclass(frozen=True, slots=True)
 class Prob:
-    """Total probability of the answers."""
+    """Total probability of the answers; of an answer of several tokens, the product over them, teacher forced."""
 
     name: str = "prob"
-    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers",))
+    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers",), steps="answers")
     unit: str = "probability"
 
     def __call__(self, readout: Readout) -> Values:
-        return _logprob(readout, readout.answers).exp()
+        return readout.logprob("answers").exp()
 
 
 @dataclass(frozen=True, slots=True)
 class ProbDiff:
-    """Probability of the answers minus probability of the wrong ones (greater-than: Hanna et al., arXiv 2305.00586)."""
+    """Probability of the answers minus probability of the wrong ones (greater-than: Hanna et al., arXiv 2305.00586).
+
+    A wrong answer of several tokens differs from the right one in its last: only the right one's tokens are fed to the model.
+    """
 
     name: str = "prob_diff"
-    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers", "wrong"))
+    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers", "wrong"), steps="both")
     unit: str = "probability"
 
     def __call__(self, readout: Readout) -> Values:
-        return _logprob(readout, readout.answers).exp() - _logprob(readout, readout.wrong).exp()
+        return readout.logprob("answers").exp() - readout.logprob("wrong").exp()
 
 
 @dataclass(frozen=True, slots=True)
 class KL:
-    """KL divergence in nats of the row's next-token distribution from the clean run's: D(clean ‖ row). Zero is unchanged."""
+    """KL divergence in nats of the row's next-token distribution from the clean run's: D(clean ‖ row). Zero is unchanged.
+
+    At the prompt's last token, however long the answers are.
+    """
 
     name: str = "kl"
     reads: Reads = Reads(columns="answers", kl=True, reference=True)
@@ -94,19 +101,26 @@ class KL:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """1 where the best right answer has a higher logit than every wrong one, else 0. Chance is one half with one of each."""
+    """1 where the best right answer has a higher logit than every wrong one, else 0. Chance is one half with one of each.
+
+    Of answers of several tokens, at the first token in which they differ.
+    """
 
     name: str = "accuracy"
-    reads: Reads = Reads(columns="answers", needs=("answers", "wrong"))
+    reads: Reads = Reads(columns="answers", needs=("answers", "wrong"), steps="contrast")
     unit: str = "share"
 
     def __call__(self, readout: Readout) -> Values:
-        return (_best(readout, readout.answers) > _best(readout, readout.wrong)).to(readout.logits.dtype)
+        there = readout.contrast
+        return (_best(there, there.answers) > _best(there, there.wrong)).to(readout.logits.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Number of tokens with a higher logit than the best right answer: 0 is the top of the vocabulary."""
+    """Number of tokens with a higher logit than the best right answer: 0 is the top of the vocabulary.
+
+    Of an answer of several tokens, the rank of its first.
+    """
 
     name: str = "rank"
     reads: Reads = Reads(columns="all", needs=("answers",))
@@ -119,14 +133,21 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Top1:
-    """1 where a right answer is the most likely token of the whole vocabulary, else 0."""
+    """1 where a right answer is the most likely token of the whole vocabulary, else 0.
+
+    Of an answer of several tokens, 1 where each of them is, behind those before it: it is what greedy decoding would say.
+    """
 
     name: str = "top1"
-    reads: Reads = Reads(columns="all", needs=("answers",))
+    reads: Reads = Reads(columns="all", needs=("answers",), steps="answers")
     unit: str = "share"
 
     def __call__(self, readout: Readout) -> Values:
-        return (_best(readout, readout.answers) >= readout.final.amax(-1)).to(readout.logits.dtype)
+        found = _best(readout, readout.answers) >= readout.final.amax(-1)
+        for step in readout.later:
+            ended = (step.answers < 0).all(-1)
+            found = found & (ended | (_best(step, step.answers) >= step.final.amax(-1)))
+        return found.to(readout.logits.dtype)
 
 
 @dataclass(frozen=True, slots=True)

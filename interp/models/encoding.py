@@ -18,8 +18,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import PositionError, UnequalLengthsError
-from interp.models.places import Places
+from interp.errors import AnswerError, PositionError, UnequalLengthsError
+from interp.models.answers import Answered
+from interp.models.answers import strings as _strings
+from interp.models.places import Places, padded
 from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
 
@@ -109,24 +111,71 @@ class Tokens(Places):
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Pairs as tensors: both prompts padded to one width, and the answer tokens, padded with −1."""
+    """Pairs as tensors: both prompts padded to one width, and the answer tokens, padded with −1.
+
+    Where an answer is several tokens, all but its last stand behind both prompts (:attr:`Places.forced`), so that the model
+    says at each step what it would after the answer's tokens so far: teacher forcing. Step 0 is the prompt's last token.
+    """
 
     pairs: Pairs
     clean: Tokens
     corrupted: Tokens
+    answered: Answered
+    """Every answer's tokens, as ids and as text."""
     answers: Int[Tensor, "example answer"]
+    """The first token of every right answer, and in ``wrong`` of every wrong one."""
     wrong: Int[Tensor, "example contrast"]
+    later: Int[Tensor, "example step"]
+    """The right answer's tokens behind its first; no column where all answers are one token."""
+    later_wrong: Int[Tensor, "example step"]
+    """Those of the wrong answer that stand behind the same tokens as in the right one."""
+    differ: Int[Tensor, " example"]
+    """The step at which right and wrong differ first."""
     bos: bool
     """Whether the prompts begin with a BOS token: part of a run's identity."""
     asked: Bos = "model"
     """The BOS policy that the prompts were encoded with; other prompts of a sweep follow it."""
 
+    @classmethod
+    def alone(cls, tokens: Tokens) -> Encoded:
+        """Prompts that are no pairs, without answers."""
+        none = torch.zeros(len(tokens), 0, dtype=torch.long, device=tokens.mask.device)
+        first = torch.zeros(len(tokens), dtype=torch.long, device=none.device)
+        return cls(Pairs(()), tokens, tokens, Answered((), (), (), ()), none, none, none, none, first, bos=False)
+
     def __len__(self) -> int:
         return len(self.clean)
 
     def to(self, device: torch.device | str) -> Encoded:
-        moved = {name: getattr(self, name).to(device) for name in ("clean", "corrupted", "answers", "wrong")}
-        return replace(self, **moved)
+        names = ("clean", "corrupted", "answers", "wrong", "later", "later_wrong", "differ")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    @property
+    def forced(self) -> bool:
+        """Whether tokens of answers stand behind prompts."""
+        return self.clean.forced is not None
+
+    def steps(self, read: str) -> int:
+        """How many tokens of the answers a metric reads that declares so: see :attr:`interp.metrics.Reads.steps`."""
+        if read == "first":
+            return 1
+        return int(self.differ.max()) + 1 if read == "contrast" else self.later.shape[1] + 1
+
+    def require_reached(self, name: str) -> None:
+        """Raise ``AnswerError`` unless every token of the wrong answers stands behind tokens that are fed to the model.
+
+        Args:
+            name: of the metric that reads them.
+        """
+        for number, reached in enumerate(self.answered.reached):
+            if not reached:
+                wrong, pair = " + ".join(map(repr, self.answered.wrong_strings[number][0])), self.pairs[number]
+                raise AnswerError(
+                    f"metric {name!r} needs the probability of wrong {pair.wrong[0]!r} ({wrong}) in example {number}, but the "
+                    f"tokens behind its first {self.answered.differ[number] + 1} would stand behind others than those of "
+                    f"answer {pair.answers[0]!r}, which are fed to the model; use 'logit_diff' or 'logprob', or a wrong "
+                    "answer of one token"
+                )
 
     def require_equal_lengths(
         self, why: str, one: Places | None = None, other: Places | None = None, *, hint: str = ""
@@ -143,7 +192,7 @@ class Encoded:
             return
         example = int(unequal[0])
         clean, corrupted = (
-            places.strings[example] if places.strings else tuple("·" * int(places.lengths[example])) for places in (one, other)
+            places.strings[example] if places.strings else tuple("·" * int(places.said[example])) for places in (one, other)
         )
         width = max(map(len, (*map(repr, clean), *map(repr, corrupted))))
         rows = [
@@ -178,6 +227,7 @@ def encode(
     begin: int | None = None,
     left: bool = True,
     lacking: str = NO_TOKENIZER,
+    forced: Sequence[Sequence[int]] = (),
 ) -> Tokens:
     """Encode prompts.
 
@@ -188,6 +238,7 @@ def encode(
         begin: a token in front of every text, which then gets no other special tokens.
         left: pad on the left, else on the right.
         lacking: why there is no tokenizer.
+        forced: tokens that stand behind each prompt and are not meant by its positions.
 
     Raises:
         PositionError: a role that no token carries, or an empty prompt.
@@ -195,6 +246,9 @@ def encode(
     encoded = [_encode_one(as_prompt(prompt), tokenizer, bos, begin, lacking) for prompt in prompts]
     if not encoded:
         raise PositionError("no prompt was given")
+    behind = torch.tensor([len(more) for more in forced]) if any(forced) else None
+    if behind is not None:
+        encoded = [([*ids, *more], found, said) for (ids, found, said), more in zip(encoded, forced, strict=True)]
     width = max(len(ids) for ids, _, _ in encoded)
     ids = torch.full((len(encoded), width), pad, dtype=torch.long)
     mask = torch.zeros(len(encoded), width, dtype=torch.bool)
@@ -206,7 +260,8 @@ def encode(
         {role: [start + i for i in at] for role, at in found.items()}
         for (_, found, _), start in zip(encoded, starts, strict=True)
     ]
-    return Tokens(ids=ids, mask=mask, roles=together(spans), strings=tuple(strings for _, _, strings in encoded))
+    said = tuple(strings for _, _, strings in encoded)
+    return Tokens(ids=ids, mask=mask, roles=together(spans), strings=said, forced=behind)
 
 
 def as_prompt(prompt: Any) -> Prompt:
@@ -223,14 +278,6 @@ def together(spans: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Int[Tens
     return {role: padded([found[role] for found in spans]) for role in spans[0] if all(role in found for found in spans)}
 
 
-def padded(rows: Sequence[Sequence[int]]) -> Int[Tensor, "example span"]:
-    """Rows of unequal length, padded with −1; one column at least."""
-    found = torch.full((len(rows), max(1, *map(len, rows))), -1, dtype=torch.long)
-    for i, row in enumerate(rows):
-        found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-    return found
-
-
 def _encode_one(
     prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos, begin: int | None, lacking: str
 ) -> tuple[list[int], dict[str, list[int]], tuple[str, ...]]:
@@ -240,7 +287,7 @@ def _encode_one(
         if not ids:
             raise PositionError("a prompt given as token ids is empty")
         roles = {role: list(range(start, stop)) for role, (start, stop) in own.items()}
-        return ids, roles, tuple(_strings(ids, tokenizer))
+        return ids, roles, _strings(ids, tokenizer)
     if tokenizer is None:
         raise PositionError(f"prompt {prompt.text!r} is a text, but {lacking}: pass tokenizer= to load, or give token ids")
     special = bos == "model" and begin is None
@@ -262,8 +309,4 @@ def _encode_one(
             raise PositionError(
                 f"role {role!r} of prompt {prompt.text!r} covers {prompt.text[start:stop]!r}, which no token carries"
             )
-    return ids, roles, tuple(_strings(ids, tokenizer))
-
-
-def _strings(ids: Sequence[int], tokenizer: Tokenizer | None) -> list[str]:
-    return [str(i) for i in ids] if tokenizer is None else [tokenizer.decode([i]) for i in ids]
+    return ids, roles, _strings(ids, tokenizer)

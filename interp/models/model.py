@@ -32,7 +32,7 @@ from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_
 from interp.models.listing import Sites
 from interp.models.placement import devices
 from interp.models.places import Places
-from interp.models.prompting import Placing, reading_of, refuse_strange
+from interp.models.prompting import Placing, reading_of, refuse_forced, refuse_strange
 from interp.models.stack import Stack
 from interp.models.taps import Reads, Tap, Write
 from interp.models.unpadded import unpadded
@@ -327,9 +327,11 @@ class Model:
             prompts = unpadded(prompts)
         if isinstance(prompts, Pairs):
             pairs = self.reading.pairs(prompts, bos)
+            refuse_forced(self, pairs)
+            every = (pairs.answers, pairs.wrong, *([pairs.later, pairs.later_wrong] if pairs.forced else []))
             alone = all(pair.clean is pair.corrupted for pair in prompts)  # prompts without another
             sides = (pairs.clean.ids, None if alone else pairs.corrupted.ids)
-            refuse_strange(self, *sides, answers=(pairs.answers, pairs.wrong))
+            refuse_strange(self, *sides, answers=every)
             moved = pairs.to(self.device)
             clean, corrupted = (self._placing.placed(side) for side in (moved.clean, moved.corrupted))
             return replace(moved, clean=clean, corrupted=corrupted)

@@ -41,6 +41,9 @@ class Places:
     """Positions still to come behind every prompt, the last columns of the mask; neither roles nor −1 mean them."""
     scope: Scope = "all"
     """Which of them all positions are, where some are to come."""
+    forced: Int[Tensor, " example"] | None = None
+    """How many tokens of an answer, known beforehand, stand behind every prompt, real in the mask; only all positions mean
+    them: indices, −1, roles and strings are the prompt's. None where nothing does."""
 
     @classmethod
     def full(cls, examples: int, count: int, roles: Mapping[str, Span] | None = None, device: object = "cpu") -> Places:
@@ -61,6 +64,20 @@ class Places:
     def lengths(self) -> Int[Tensor, " example"]:
         """Number of real positions."""
         return self.mask.sum(-1)
+
+    @property
+    def said(self) -> Int[Tensor, " example"]:
+        """Number of positions of the prompts themselves, without what is to come or forced behind them."""
+        return self.lengths - self.ahead - (0 if self.forced is None else self.forced)
+
+    @property
+    def alone(self) -> Places:
+        """The same prompts without an answer's tokens behind them, at the same columns."""
+        if self.forced is None:
+            return self
+        columns = torch.arange(self.width, device=self.mask.device)
+        ends = self.first + self.said
+        return Places(mask=self.mask & (columns < ends[:, None]), roles=self.roles, strings=self.strings, lattice=self.lattice)
 
     def growing(self, ahead: int, scope: Scope = "all") -> Places:
         """The same prompts with positions still to come behind them; every prompt must end in the last column.
@@ -91,7 +108,8 @@ class Places:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
         """Every field that holds tensors, each of them changed; all have the examples in front."""
-        return {"mask": change(self.mask), "roles": {role: change(columns) for role, columns in self.roles.items()}}
+        roles = {role: change(columns) for role, columns in self.roles.items()}
+        return {"mask": change(self.mask), "roles": roles, "forced": None if self.forced is None else change(self.forced)}
 
     def coordinates(self) -> dict[str, list[int]]:
         """Along each axis of the lattice, where every position is."""
@@ -128,7 +146,7 @@ class Places:
         if positions.role is not None:
             return self._role(positions)
         assert positions.indices is not None
-        lengths, first = self.prompt.lengths, self.first
+        lengths, first = self.said, self.first
         for index in positions.indices:
             outside = ((lengths + self.ahead <= index) | (lengths < -index)).nonzero().flatten()
             if len(outside):
@@ -143,7 +161,7 @@ class Places:
 
     def _all(self) -> Int[Tensor, "example span"]:
         """Every position that is meant by all of them."""
-        said = self.prompt.lengths
+        said = self.said
         begins = self.first + said if self.scope == "new" else self.first
         counts = {"all": self.lengths, "prompt": said, "new": torch.full_like(said, self.ahead)}[self.scope]
         width = {"all": self.width, "prompt": self.width - self.ahead, "new": self.ahead}[self.scope]
@@ -152,15 +170,19 @@ class Places:
 
     def _outside(self, what: str, index: int, example: int) -> str:
         """What is said of an index past the end."""
-        n = int(self.prompt.lengths[example])
+        n = int(self.said[example])
         shown = f": {' '.join(repr(s) for s in self.strings[example])}" if self.strings else ""
         if self.ahead:
             return (
                 f"{what} {index} can never be reached in example {example}: its prompt has {n} tokens, and the last new token "
                 f"that the model is fed is at {n + self.ahead - 1} (0 to {n + self.ahead - 1}, or −{n} to −1)" + shown
             )
+        more = 0 if self.forced is None else int(self.forced[example])
+        told = f"; the {more} tokens of its answer behind them have no index" if more else ""
         return (
-            f"{what} {index} is past the end of example {example}, which has {n} tokens (0 to {n - 1}, or −{n} to −1)" + shown
+            f"{what} {index} is past the end of example {example}, which has {n} tokens (0 to {n - 1}, or −{n} to −1)"
+            + told
+            + shown
         )
 
     def _role(self, positions: Positions) -> Int[Tensor, "example span"]:
@@ -192,3 +214,11 @@ class Places:
         moved = more if left else 0
         mask = torch.nn.functional.pad(self.mask, (more, 0) if left else (0, more), value=False)
         return {"mask": mask, "roles": {r: torch.where(at >= 0, at + moved, at) for r, at in self.roles.items()}}
+
+
+def padded(rows: Sequence[Sequence[int]], least: int = 1) -> Int[Tensor, "example span"]:
+    """Rows of unequal length, padded with −1; so many columns at least."""
+    found = torch.full((len(rows), max(least, *map(len, rows))), -1, dtype=torch.long)
+    for i, row in enumerate(rows):
+        found[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return found

@@ -20,7 +20,7 @@ from interp.errors import AnswerError, PositionError
 from interp.models import examples
 from interp.models.anatomy import Anatomy
 from interp.models.anatomy.record import Shapes, shapes
-from interp.models.encoding import NO_TOKENIZER, Tokens
+from interp.models.encoding import NO_TOKENIZER, Encoded, Tokens
 from interp.models.places import Places
 from interp.models.reading import Reading
 from interp.sites import MAIN, Site
@@ -40,6 +40,8 @@ class Known(Protocol):
 
     @property
     def called(self) -> nn.Module: ...
+    @property
+    def causal(self) -> bool: ...
     @property
     def dtype(self) -> torch.dtype: ...
     @property
@@ -139,6 +141,15 @@ class Placing:
             with self.model.prepared():
                 self._shapes = {key: shapes(self.model.module, lambda: self.model.called(**inputs))[0]}
         return self._shapes[key]
+
+
+def refuse_forced(model: Known, pairs: Encoded) -> None:
+    """An answer of several tokens is read behind its own, which the prompt must not see."""
+    if pairs.forced and not model.causal:
+        raise AnswerError(
+            f"answers of up to {pairs.answered.span[1]} tokens are read behind their own first ones, but {model.name} is not "
+            "causal: what stands behind a prompt would change what is said at its end; give answers of one token"
+        )
 
 
 def refuse_strange(model: Known, *prompts: Tensor | None, answers: Sequence[Tensor] = ()) -> None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
+from interp.models.answers import answered, in_place
 from interp.models.encoding import (
     NO_TOKENIZER,
     Bos,
@@ -26,14 +27,13 @@ from interp.models.encoding import (
     as_prompt,
     encode,
     mask_of,
-    padded,
     position_ids_of,
     together,
 )
 from interp.models.examples import batch_of
 from interp.models.pictures import pictured
-from interp.models.places import Places
-from interp.prompts import Pairs, Prompt
+from interp.models.places import Places, padded
+from interp.prompts import Answer, Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.sites import MAIN
 
@@ -73,8 +73,11 @@ class Reading:
         """The forward's arguments of token ids."""
         return tuple(dict.fromkeys(([self.main] if self.main is not None else []) + list(self.texts.values())))
 
-    def tokens(self, prompts: Sequence[Prompt | str | Sequence[int]], bos: Bos) -> Tokens:
+    def tokens(self, prompts: Sequence[Prompt | str | Sequence[int]], bos: Bos, forced: Sequence[Sequence[int]] = ()) -> Tokens:
         """Encode prompts; positions of a main stream without token ids are left to whoever knows how many there are.
+
+        Args:
+            forced: tokens that stand behind each prompt in the main stream, and are not meant by its positions.
 
         Raises:
             PositionError: a role that no token carries, or an empty prompt.
@@ -84,7 +87,11 @@ class Reading:
         asked = [pictured(as_prompt(prompt), self.processor, self.tokenizer, self.image) for prompt in prompts]
         if not asked:
             raise PositionError("no prompt was given")
-        read = {argument: self._encoded(argument, asked, bos) for argument in self.arguments if self._says(argument, asked)}
+        read = {
+            argument: self._encoded(argument, asked, bos, forced if argument == self.main else ())
+            for argument in self.arguments
+            if self._says(argument, asked)
+        }
         others, packed = self._others(asked, read)
         for argument in {*self.texts.values()} & {*read} - {self.main}:
             found = read[argument]
@@ -98,29 +105,32 @@ class Reading:
         return Tokens(mask=torch.ones(len(asked), 1, dtype=torch.bool), **rest)
 
     def pairs(self, pairs: Pairs, bos: Bos) -> Encoded:
-        """Encode both sides of every pair, and the answers.
+        """Encode both sides of every pair, and the answers, of which all tokens but the last stand behind both sides.
 
         Raises:
-            AnswerError: an answer that is not one token after its prompt.
+            AnswerError: an answer that is no sequence of tokens after its prompt, alternatives of several tokens, a right
+                answer with which a wrong one begins or the reverse, or a model in which nothing follows a prompt.
         """
+        cache: dict[tuple[str, str], tuple[int, ...]] = {}
+        told = answered(pairs, lambda answer, pair: self._answer(answer, pair.clean, cache), self.tokenizer)
+        forced = told.forced
+        self._refuse_forced(pairs, forced)
         clean, corrupted = self._alike(
-            self.tokens([p.clean for p in pairs], bos), self.tokens([p.corrupted for p in pairs], bos)
+            self.tokens([p.clean for p in pairs], bos, forced), self.tokens([p.corrupted for p in pairs], bos, forced)
         )
-        cache: dict[tuple[str, str], int] = {}
-        answers, wrong = (
-            padded([[self._answer(a, pair.clean, cache) for a in getattr(pair, side)] for pair in pairs])
-            for side in ("answers", "wrong")
-        )
-        both = ((answers[:, :, None] == wrong[:, None, :]) & (answers[:, :, None] >= 0)).any((1, 2)).nonzero().flatten()
-        if len(both):
-            pair = pairs[int(both[0])]
-            raise AnswerError(
-                f"example {int(both[0])}: answers {pair.answers} and wrong {pair.wrong} share a token in this tokenizer"
-            )
         first = getattr(self.tokenizer, "bos_token_id", None)
         begins = None if clean.ids is None else clean.ids[torch.arange(len(clean)), clean.first]
         has_bos = first is not None and begins is not None and bool((begins == first).all())
-        return Encoded(pairs, clean, corrupted, answers, wrong, has_bos, bos)
+        return Encoded(pairs, clean, corrupted, told, **told.tensors(), bos=has_bos, asked=bos)
+
+    def _refuse_forced(self, pairs: Pairs, forced: Sequence[Sequence[int]]) -> None:
+        """Raise where no token can stand behind a prompt."""
+        number = next((number for number, ids in enumerate(forced) if ids), None)
+        if number is not None and (self.main is None or self.fill is not None):
+            raise AnswerError(
+                f"example {number}: answer {pairs[number].answers[0]!r} is {len(forced[number]) + 1} tokens, and nothing "
+                "stands behind a prompt of this model; give an answer of one token, or the number of an output"
+            )
 
     # token ids
 
@@ -130,19 +140,21 @@ class Reading:
             return self.begin is not None or any(prompt.target is not None for prompt in prompts)
         return self.accepts is None or any(prompt.text for prompt in prompts) or not any(prompt.inputs for prompt in prompts)
 
-    def _encoded(self, argument: str, prompts: Sequence[Prompt], bos: Bos) -> Tokens:
+    def _encoded(self, argument: str, prompts: Sequence[Prompt], bos: Bos, forced: Sequence[Sequence[int]] = ()) -> Tokens:
         """Token ids for one argument of the forward, padded as the model takes it."""
         left = self.sides.get(argument, True)
+        rest: dict[str, Any] = {"lacking": self.lacking, "forced": forced}
         if argument == "decoder_input_ids":
             start = () if self.begin is None else (self.begin,)
             said = [as_prompt(start if prompt.target is None else prompt.target) for prompt in prompts]
-            found = encode(said, self.tokenizer, bos, self.pad, begin=self.begin, left=left is not False, lacking=self.lacking)
+            found = encode(said, self.tokenizer, bos, self.pad, begin=self.begin, left=left is not False, **rest)
         else:
-            found = self._filled(encode(prompts, self.tokenizer, bos, self.pad, left=left is True, lacking=self.lacking))
+            found = self._filled(encode(prompts, self.tokenizer, bos, self.pad, left=left is True, **rest))
         if left is None and not bool(found.mask.all()):
+            behind = ", with those of their answers" if any(forced) else ""
             raise UnequalLengthsError(
-                f"the prompts have {found.lengths.unique().tolist()} tokens, and this model's numbers change when {argument} "
-                "is padded; run prompts of one length together"
+                f"the prompts have {found.lengths.unique().tolist()} tokens{behind}, and this model's numbers change when "
+                f"{argument} is padded; run prompts of one length together"
             )
         if self.image is not None and argument == self.main and found.ids is not None:
             pictured = found.ids == self.image
@@ -183,37 +195,21 @@ class Reading:
         others = {**tokens.others, argument: ids, mask_of(argument): places.mask.long()}
         return replace(tokens, others=others, streams={**tokens.streams, stream: places})
 
-    def _answer(self, answer: str | int, prompt: Prompt, cache: dict[tuple[str, str], int]) -> int:
-        """The id of the one token with which ``answer`` continues ``prompt``.
-
-        It is looked up in its place, because some tokenizers spell a word at the beginning of a text differently; prompts that
-        end in the same character share the answer.
-        """
+    def _answer(self, answer: Answer, prompt: Prompt, cache: dict[tuple[str, str], tuple[int, ...]]) -> tuple[int, ...]:
+        """The token ids with which ``answer`` continues ``prompt``; prompts that end in the same character share them."""
         if isinstance(answer, int):
+            return (answer,)
+        if isinstance(answer, tuple):
+            if not answer:
+                raise AnswerError("an answer given as token ids is empty")
             return answer
-        tokenizer = self.tokenizer
-        if tokenizer is None:
+        if self.tokenizer is None:
             raise AnswerError(f"answer {answer!r} is a text, but {self.lacking}: give its token id")
         of = as_prompt(prompt.target or "") if self.main == "decoder_input_ids" else prompt
         text = of.text if isinstance(of.text, str) else ""
-        if (answer, text[-1:]) in cache:
-            return cache[answer, text[-1:]]
-        ids = list(tokenizer(answer, add_special_tokens=False)["input_ids"])
-        if text:
-            before, after = (list(tokenizer(t, add_special_tokens=False)["input_ids"]) for t in (text, text + answer))
-            ids = after[len(before) :] if after[: len(before)] == before else ids
-        if len(ids) != 1:
-            pieces = " + ".join(repr(tokenizer.decode([i])) for i in ids)
-            near = (
-                ""
-                if answer.startswith(" ")
-                else " (an answer is written as it follows the prompt, usually with a leading space)"
-            )
-            raise AnswerError(
-                f"answer {answer!r} is {len(ids)} tokens in this tokenizer: {pieces}; a metric reads one token{near}"
-            )
-        cache[answer, text[-1:]] = ids[0]
-        return ids[0]
+        if (answer, text[-1:]) not in cache:
+            cache[answer, text[-1:]] = in_place(answer, text, self.tokenizer)
+        return cache[answer, text[-1:]]
 
     # everything else
 
@@ -296,10 +292,10 @@ def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", 
     """Encode pairs of texts for a model that reads token ids.
 
     Raises:
-        AnswerError: an answer that is not one token after its prompt.
+        AnswerError: see :meth:`Reading.pairs`.
     """
     return Reading(tokenizer, pad=pad).pairs(pairs, bos)
 
 
 def _places(tokens: Tokens) -> Places:
-    return Places(mask=tokens.mask, roles=tokens.roles, strings=tokens.strings)
+    return Places(mask=tokens.mask, roles=tokens.roles, strings=tokens.strings, forced=tokens.forced)

@@ -299,3 +299,100 @@ def test_metrics_are_values() -> None:
     assert LogitDiff() != replace(LogitDiff(), name="other")
     assert hash(LogitDiff()) == hash(LogitDiff())
     assert metrics.names() == ("accuracy", "kl", "logit_diff", "logprob", "prob", "prob_diff", "rank", "top1")
+
+
+# answers of several tokens
+
+
+def stepped(logits: Tensor, answers: list[list[int]], wrong: list[list[int]], differ: list[int], **more: object) -> Readout:
+    """``logits`` is [step, row, example, vocab]; a wrong answer is given as long as it stands behind the right one's tokens."""
+    column = lambda ids, step: torch.tensor([[row[step]] if step < len(row) else [-1] for row in ids])  # noqa: E731
+    each = [readout(of, column(answers, i).tolist(), column(wrong, i).tolist()) for i, of in enumerate(logits)]
+    return replace(each[0], later=tuple(each[1:]), differ=torch.tensor(differ), **more)
+
+
+LONG = {"answers": [[0, 1, 2], [3], [4, 0]], "wrong": [[0, 3], [1], [4, 1]], "differ": [1, 0, 1]}
+
+
+def test_answers_of_several_tokens_by_formula() -> None:
+    """Expected: scipy's log-softmax at every step, one example at a time."""
+    logits = torch.randn(3, 2, 3, 5, dtype=torch.float64)
+    given_ = stepped(logits, **LONG)
+    said = scipy.special.log_softmax(logits.numpy(), -1)
+    for example, (right, wrong, differ) in enumerate(zip(*LONG.values(), strict=True)):
+        for row in range(2):
+            own, theirs = (sum(said[s, row, example, token] for s, token in enumerate(ids)) for ids in (right, wrong))
+            at = logits[differ, row, example]
+            gap = float(at[right[differ]] - at[wrong[differ]])
+            top = all(int(logits[s, row, example].argmax()) == token for s, token in enumerate(right))
+            first = logits[0, row, example]
+            expected = {
+                "logprob": own,
+                "prob": np.exp(own),
+                "prob_diff": np.exp(own) - np.exp(theirs),
+                "logit_diff": gap,
+                "accuracy": float(gap > 0),
+                "rank": float((first > first[right[0]]).sum()),
+                "top1": float(top),
+            }
+            got = {name: float(by_name(name)(given_)[row, example]) for name in expected}
+            assert got == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_likeliest_answer_of_several_tokens_is_top() -> None:
+    """Every token is; one that is not is enough, and tokens behind an answer's end do not count."""
+    logits = torch.zeros(3, 1, 3, 5)
+    for example, right in enumerate(LONG["answers"]):
+        for step, token in enumerate(right):  # type: ignore[arg-type, var-annotated]
+            logits[step, 0, example, token] = 1.0
+    logits[1:, 0, 1, 2] = 9.0  # behind the end of the second answer
+    assert by_name("top1")(stepped(logits, **LONG)).tolist() == [[1.0, 1.0, 1.0]]
+    logits[2, 0, 0, 4] = 2.0
+    assert by_name("top1")(stepped(logits, **LONG)).tolist() == [[0.0, 1.0, 1.0]]
+
+
+def test_the_end_of_an_answer_has_a_gradient() -> None:
+    """0 at what stands behind it, of which −∞ is a part: not a number that is none."""
+    logits = torch.randn(3, 2, 3, 5)
+    logits[1:, :, 1, 0] = -torch.inf  # a token that no answer has
+    logits.requires_grad_()
+    by_name("logprob")(stepped(logits, **LONG)).sum().backward()
+    assert logits.grad is not None
+    assert not logits.grad.isnan().any()
+    assert not logits.grad[1:, :, 1].any()
+    assert not logits.grad[2:, :, 2].any()
+    assert logits.grad[1, :, 0].any()
+
+
+def test_the_readout_where_right_and_wrong_differ() -> None:
+    """Each example's own step, with everything that is known there; the last of several declared positions."""
+    logits, numbers, reference = torch.randn(3, 2, 3, 5), torch.randn(3, 2, 3, 2), torch.randn(3, 3, 2, 5)
+    given_ = stepped(logits, **LONG)
+    steps = [
+        replace(step, later=(), differ=None, logsumexp=numbers[i], kl=-numbers[i], reference=reference[i])
+        for i, step in enumerate(given_.steps)
+    ]
+    there = replace(steps[0], later=tuple(steps[1:]), differ=given_.differ).contrast
+    for example, step in enumerate(LONG["differ"]):
+        assert torch.equal(there.final[:, example], logits[step, :, example])
+        assert torch.equal(there.normaliser[:, example], numbers[step, :, example, -1])
+        assert torch.equal(there.divergence[:, example], -numbers[step, :, example, -1])
+        assert torch.equal(there.reference[example, -1], reference[step, example, -1])
+    assert there.answers.tolist() == [[1], [3], [0]]
+    assert there.wrong.tolist() == [[3], [1], [1]]
+    single = readout(logits[0], [[0]] * 3, [[1]] * 3)
+    assert single.contrast is single
+    assert single.steps == (single,)
+
+
+def test_alternatives_beside_an_answer_of_several_tokens() -> None:
+    """One example has two answers of one token, another one of two: probabilities add up here and multiply there."""
+    logits = torch.randn(2, 1, 2, 5, dtype=torch.float64)
+    first = readout(logits[0], [[0, 1], [2]], [[3], [4]])
+    later = readout(logits[1], [[-1], [3]], [[-1], [-1]])
+    given_ = replace(first, later=(later,), differ=torch.tensor([0, 0]))
+    said = logits.softmax(-1)[:, 0]
+    expected = [float(said[0, 0, 0] + said[0, 0, 1]), float(said[0, 1, 2] * said[1, 1, 3])]
+    assert by_name("prob")(given_)[0].tolist() == pytest.approx(expected, abs=1e-12)
+    best = float(logits[0, 0, 0, :2].max() - logits[0, 0, 0, 3])
+    assert float(by_name("logit_diff")(given_)[0, 0]) == pytest.approx(best, abs=1e-12)

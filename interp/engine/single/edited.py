@@ -34,7 +34,6 @@ from interp.models.hooks import eager_attention
 from interp.models.model import TorchHooks
 from interp.models.stepping import Stepping, Window
 from interp.models.taps import Write
-from interp.prompts import Pairs
 from interp.sites import Site
 
 
@@ -205,13 +204,11 @@ class _Standing(Stepping):
         """The writes of a call."""
         tokens = self._prompt
         assert tokens is not None
-        none = torch.zeros(len(tokens), 0, dtype=torch.long, device=tokens.mask.device)
-        encoded = Encoded(Pairs(()), tokens, tokens, none, none, bos=False)
-        runs = Growing(self.model, encoded, "clean", self._ahead(tokens, window))
+        runs = Growing(self.model, Encoded.alone(tokens), "clean", self._ahead(tokens, window))
         runs.prompts, runs.found = self._others
         cell: Cell = fill(place([Intervention(self._changes, ordered=self.whole.ordered)], runs), runs)[0]
         self._others = _kept(runs.prompts), _kept(runs.found)
-        rows = torch.arange(len(tokens), device=none.device)
+        rows = torch.arange(len(tokens), device=tokens.mask.device)
         edits = Edits([cell], torch.stack([torch.zeros_like(rows), rows], dim=-1))
         found: dict[Site, Write] = {}
         for number, where in enumerate(cell.places):

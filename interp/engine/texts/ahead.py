@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from interp import axes
@@ -19,11 +18,11 @@ from interp.engine.asked import refuse_other_side
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits
+from interp.engine.growing import Growing
 from interp.engine.readout import Reader
-from interp.engine.runs import Runs
 from interp.errors import GenerationError, PositionError, ShapeMismatchError
 from interp.interventions import Activation, Change, Intervention
-from interp.models import Encoded, Model, Places
+from interp.models import Encoded, Model
 from interp.models.places import Scope
 from interp.models.stepping import is_square
 from interp.models.taps import Write
@@ -33,7 +32,7 @@ _MOST = ("max_position_embeddings", "max_target_positions")
 """What configs call the number of positions of a decoder."""
 
 
-class Ahead(Runs):
+class Ahead(Growing):
     """Runs whose base goes on behind its prompts.
 
     Args:
@@ -57,11 +56,9 @@ class Ahead(Runs):
         reader = Reader(model, encoded, (), LAST, whole=whole, columns=None)
         budget = Budget(model, reader, encoded.clean.width + ahead, rows)
         kept = budget.whole + model.sizes.get(axes.LAYER, 1) * budget.row  # a row's pass, and its keys and values
-        super().__init__(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
+        super().__init__(model, encoded, base, ahead, scope, batch=min(budget.whole_rows(), 256), reader=reader)
         self.rows = max(1, int(budget.bytes / kept)) if rows is None else rows
         self.ahead, self.scope = ahead, scope
-        self._growing = self.base.growing(ahead, scope)
-        self._given = self.base.growing(ahead)  # of what is in force anyway, all positions are all of them
 
     def refuse_too_long(self, what: str) -> None:
         """Learned positions are as many as were learned; rotary ones go on, though the model may not know them.
@@ -87,21 +84,6 @@ class Ahead(Runs):
                 f"prompts of unequal length are padded on the right in {self.model.name}, and text goes on behind their end; "
                 "generate from prompts of one length together"
             )
-
-    def places(self, which: str, site: Site, *, attended: bool = False) -> Places:
-        found = super().places(which, site, attended=attended)
-        return self._growing if which == "base" and found is self.base else found
-
-    def changed_places(self, site: Site, *, given: bool) -> Places:
-        found = self.places("base", site)
-        return self._given if given and found is self._growing else found
-
-    def ids(self, places: Places) -> Int[Tensor, "example position"] | None:
-        return self.base.ids if places in (self._growing, self._given) else super().ids(places)
-
-    def grows(self, site: Site) -> bool:
-        """Whether new tokens have a place at a site."""
-        return super().places("base", site) is self.base
 
 
 class _OfPrompts:
