@@ -25,19 +25,21 @@ class _Value(NamedTuple):
     """How a variable is coloured."""
 
     says: str
+    bar: str
+    """What the colour bar says."""
     scale: str
     """``share`` from 0 to 1, ``nats`` from 0, ``signed`` about 0, ``rank`` by powers of ten, the first the brightest."""
 
 
 VALUES = {
-    "prob": _Value("probability of the most probable token", "share"),
-    "logit": _Value("logit of the most probable token", "signed"),
-    "entropy": _Value("entropy in nats", "nats"),
-    "kl": _Value("KL(final ‖ lens) in nats", "nats"),
-    "final_rank": _Value("rank of the final top token", "rank"),
-    "target_prob": _Value("probability of the target", "share"),
-    "target_logit": _Value("logit of the target", "signed"),
-    "target_rank": _Value("rank of the target", "rank"),
+    "prob": _Value("probability of the most probable token", "probability", "share"),
+    "logit": _Value("logit of the most probable token", "logit", "signed"),
+    "entropy": _Value("entropy", "nats", "nats"),
+    "kl": _Value("KL(final ‖ lens)", "nats", "nats"),
+    "final_rank": _Value("rank of the final top token", "rank", "rank"),
+    "target_prob": _Value("probability of the target", "probability", "share"),
+    "target_logit": _Value("logit of the target", "logit", "signed"),
+    "target_rank": _Value("rank of the target", "rank", "rank"),
 }
 _WIDEST, _CELL, _FEWEST = 1200, 58, 3
 """Pixels of the figure at most and of a cell at best; characters below which cells stay without text."""
@@ -99,7 +101,7 @@ def lens(
 
 
 def _coloured(numbers: np.ndarray[Any, Any], value: str) -> dict[str, Any]:
-    says, scale = VALUES[value]
+    _, says, scale = VALUES[value]
     finite = numbers[np.isfinite(numbers)]
     largest = float(np.abs(finite).max()) if finite.size else 1.0
     bar: dict[str, Any] = {"title": {"text": says, "side": "right"}}

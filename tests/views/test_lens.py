@@ -97,6 +97,7 @@ def test_a_shorter_prompt_has_fewer_columns():
 def test_other_values(value, low, high):
     drawn = views.lens(made_up(), value=value).data[0]
     assert (drawn.zmin, drawn.zmax) == pytest.approx((low, high), abs=1e-6)
+    assert drawn.colorbar.title.text == {"kl": "nats", "entropy": "nats", "logit": "logit"}.get(value, "rank")
     if value == "target_rank":
         np.testing.assert_allclose(drawn.z[-1], np.log10(3), atol=1e-6)
         assert drawn.colorbar.ticktext[:3] == ("1", "10", "100")

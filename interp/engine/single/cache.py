@@ -16,13 +16,15 @@ import xarray as xr
 
 from interp import axes
 from interp.engine.single.asked import Asked, ask
-from interp.engine.single.filled import AXES_OF_PATH, Filled, filled, own_order
+from interp.engine.single.filled import Filled, filled, own_order
 from interp.engine.single.variables import variables
 from interp.models import Bos, Model, Places
 from interp.sites import MAIN, Site
 
 KV_HEAD = "kv_head"
 """The axis of k and v where several heads share theirs."""
+_OF_PATH = {1: (axes.UNIT,), 2: (axes.POSITION, axes.UNIT)}
+"""Axes of a tensor behind the example's, where no role says them."""
 
 
 def cache(
@@ -94,7 +96,7 @@ class _Named:
             own.remove(next(axis for axis in axes.INDEXED if axis in own))
         held = numbers.shape[1:] if variable.layers is None else numbers.shape[2:]
         if len(held) != len(own) or not array.positional:
-            own = list(AXES_OF_PATH.get(len(held), ())) if array.positional or len(held) == 1 else []
+            own = list(_OF_PATH.get(len(held), ())) if array.positional or len(held) == 1 else []
             own = own or [f"{variable.name}_axis_{i}" for i in range(1, len(held) + 1)]
         dims = [axes.EXAMPLE]
         if variable.layers is not None:

@@ -19,7 +19,6 @@ from einops import rearrange
 from jaxtyping import Shaped
 from torch import Tensor
 
-from interp import axes
 from interp.engine.batches import in_batches
 from interp.engine.edits import Edits
 from interp.engine.layout import LOGITS, canonical
@@ -227,7 +226,3 @@ def filled(asked: Asked, wanted: Sequence[Variable]) -> list[Filled]:
 def own_order(site: Site, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """A view in the site's own order of axes, from the engine's; the layer stays behind the example."""
     return rearrange(array, "e l p h s -> e l h p s") if site.square and array.ndim == len(site.axes) + 1 else array
-
-
-AXES_OF_PATH = {1: (axes.UNIT,), 2: (axes.POSITION, axes.UNIT)}
-"""Axes of a tensor behind the example's, where no role says them."""

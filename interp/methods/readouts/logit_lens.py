@@ -181,7 +181,10 @@ class _Places:
 
     @classmethod
     def of(cls, asked: Asked, tokens: Any) -> _Places:
-        positions = Positions.parse(tokens)
+        try:
+            positions = Positions.parse(tokens)
+        except TypeError:
+            raise PositionError(f"tokens={tokens!r}; expected an index, several indices, or one role") from None
         columns = asked.tokens.columns(positions, what="tokens").cpu()
         first = asked.tokens.first.cpu()
         at = torch.where(columns >= 0, columns - first[:, None], -1)

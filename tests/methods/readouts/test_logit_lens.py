@@ -153,6 +153,8 @@ def test_some_positions_alone() -> None:
     np.testing.assert_allclose(role.prob[0], every.prob[0, :, 1:3], atol=1e-6)
     with pytest.raises(PositionError, match="past the end of example 1"):
         lens(model, IDS, tokens=4)
+    with pytest.raises(PositionError, match=r"tokens=\['S', 'END'\]; expected an index, several indices, or one role"):
+        lens(model, IDS, tokens=["S", "END"])
 
 
 def test_on_a_changed_model() -> None:
