@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from interp.engine.asked import listed
-from interp.engine.background import Given, given_changes
+from interp.engine.background import given_changes
 from interp.interventions import Change, Intervention
 from interp.models import Model
 
@@ -26,7 +26,7 @@ def several(given: Any) -> list[Intervention | None]:
     return [None if one is None else next(found) for one in many]
 
 
-def in_force(model: Model, given: Given) -> Intervention | None:
+def in_force(model: Model, given: Any) -> Intervention | None:
     """What is given, behind what :meth:`interp.Model.edited` has put in force, as one intervention with changes of its own: the
     same may be asked for again, at other positions.
     """

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sweeps
 import tiny
 import torch
 import xarray as xr
 from generation_by_hand import NEW, ids, model, prompts, said, share, steered, write
 from texts_by_hand import BLOCKS, kl, logprobs, says, steered_run
 
-from interp.engine import Generated, score
+from interp.engine import Generated, generate, score
 from interp.errors import GenerationError, HeadOutOfRangeError, OrderError, PositionError, ShapeMismatchError
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Scale, doses
 from interp.models.generation import configured, continued
@@ -252,7 +253,7 @@ def test_mistakes_in_what_is_given(seed: int) -> None:
     with pytest.raises(HeadOutOfRangeError, match="layer 7"):
         write("gpt2", given, steered(1.0), given=Change("L7.z", edit=Scale(0.0)))
     with pytest.raises(ValueError, match=r"given holds 'L1\.z' of type str"):
-        write("gpt2", given, None, given="L1.z")
+        sweeps.unchecked(generate)(model("gpt2"), given, given="L1.z")
     assert write("gpt2", given, None, given=[]).attrs["given"] is None
 
 
