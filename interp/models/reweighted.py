@@ -95,7 +95,7 @@ class _Wanted:
 
 def _put(places: list[_Place], parameter: nn.Parameter) -> None:
     for module, name in places:
-        setattr(module, name, parameter)  # a recurrent layer keeps a list of its own, which this keeps right
+        setattr(module, name, parameter)  # as an assignment, of which modules that keep lists of their weights take note
 
 
 def _exchanged(model: Model, changes: Mapping[str, Any]) -> list[_Exchange]:
