@@ -83,6 +83,9 @@ def test_what_is_shared_stays_and_what_differs_goes_by_label(table: pd.DataFrame
 def test_stacked_effects_are_effects(effects: xr.Dataset, tmp_path: Path) -> None:
     assert fx.validate(effects) is effects
     assert fx.recovery(effects).dims == ("metric", "seed", "checkpoint", "layer", "head")
+    late = {"metric": "logit_diff", "checkpoint": 1000}  # before, clean and corrupted cannot be told apart
+    np.testing.assert_allclose(fx.summary(effects)["mean"].sel(late), fx.recovery(effects).sel(late), rtol=1e-12)
+    assert fx.summary(effects)["mean"].sel(late).notnull().all()
     summary = fx.summary(effects, "effect", method="t")
     assert summary["mean"].dims == ("metric", "seed", "checkpoint", "layer", "head")
     best = fx.top(effects, 3)

@@ -10,6 +10,8 @@ import hashlib
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +86,12 @@ def test_a_checkpoint_is_a_folder_like_any_other(table: pd.DataFrame) -> None:
         name = "model.layers.1.self_attn.o_proj.weight"
         assert stored.get_tensor(name).dtype == torch.float16
         assert torch.equal(stored.get_tensor(name).float(), model.module.get_parameter(name))
+
+
+def test_the_zoo_is_there_without_an_import_of_its_own() -> None:
+    code = "import interp; print(len(interp.models.zoo.checkpoints('induction-forming')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "60", done.stderr
 
 
 def test_no_checkpoint_is_another_one(table: pd.DataFrame) -> None:
