@@ -47,6 +47,7 @@ class Answered:
     where: Positions
     given: Intervention | None
     _wanted: dict[Site, Int[Tensor, "example 1"] | None] = field(default_factory=dict)
+    _read: dict[Site, Tensor] = field(default_factory=dict)
 
     def want(self, sites: Iterable[Site]) -> None:
         """Announce what will be read, so that one run gives it all: at the position, values of attention at every one."""
@@ -57,9 +58,12 @@ class Answered:
 
     def read(self, site: Site) -> Tensor:
         """A tensor that was announced, in the engine's order of axes: ``[example, …]``, or ``[example, column, …]``."""
-        columns = self._wanted[site]
-        kept = self.runs.read(_BASE, site, columns)
-        return kept.tensor if columns is None else kept.at(torch.arange(len(columns), device=columns.device), columns)[:, 0]
+        if site not in self._read:
+            columns = self._wanted[site]
+            kept = self.runs.read(_BASE, site, columns)
+            examples = torch.arange(len(self.encoded), device=self.columns.device)
+            self._read[site] = kept.tensor if columns is None else kept.at(examples, columns)[:, 0]
+        return self._read[site]
 
     @property
     def logits(self) -> Float[Tensor, "example vocab"]:
