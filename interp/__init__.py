@@ -19,20 +19,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp import axes, effects, metrics, models, sites, stats, store, tasks, training, views
     from interp.effects import damage, effect, recovery, summary, top
-    from interp.engine import Run, attribute, edited, explain, generate, patch, patch_edges, run
+    from interp.engine import Run, attribute, edited, explain, generate, patch, patch_edges, run, score
+    from interp.engine.over import over
+    from interp.engine.single.cache import cache
     from interp.interventions import (
         Activation,
         Add,
+        AddPreservingNorm,
         Change,
         Constant,
         Interpolate,
         Intervention,
         Noise,
+        ProjectOut,
         Replace,
         Scale,
+        SetCoefficient,
         Subspace,
+        doses,
     )
-    from interp.models import Model, load
+    from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.readouts.attention_patterns import attention
+    from interp.methods.readouts.direct_logit_attribution import dla
+    from interp.methods.readouts.logit_lens import lens
+    from interp.models import Model, load, weights
+    from interp.models.reweighted import reweighted
     from interp.prompts import Pair, Pairs, Prompt
     from interp.sites import Positions, Site, grid, hook_name
     from interp.store import Store
@@ -53,10 +64,18 @@ _ROOMS = (
     "views",
 )
 _NAMES = {
+    "interp.engine.over": ("over",),
+    "interp.engine.single.cache": ("cache",),
+    "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
+    "interp.methods.readouts.attention_patterns": ("attention",),
+    "interp.methods.readouts.direct_logit_attribution": ("dla",),
+    "interp.methods.readouts.logit_lens": ("lens",),
+    "interp.models.reweighted": ("reweighted",),
     "interp.effects": ("damage", "effect", "recovery", "summary", "top"),
-    "interp.engine": ("Run", "attribute", "edited", "explain", "generate", "patch", "patch_edges", "run"),
+    "interp.engine": (*("Run", "attribute", "edited", "explain", "generate", "patch", "patch_edges", "run", "score"),),
     "interp.interventions": (
-        *("Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Noise", "Replace", "Scale", "Subspace"),
+        *("Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Noise", "ProjectOut"),
+        *("Replace", "Scale", "SetCoefficient", "Subspace", "doses"),
     ),
     "interp.models": ("Model", "load"),
     "interp.prompts": ("Pair", "Pairs", "Prompt"),
@@ -66,16 +85,20 @@ _NAMES = {
 _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs",
-    "Positions", "Prompt", "Replace", "Run", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "damage", "edited",
-    "effect", "effects", "explain", "generate", "grid", "hook_name", "load", "metrics", "models", "patch", "patch_edges",
-    "recovery", "run", "sites", "stats", "store", "summary", "tasks", "top", "training", "views",
+    "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
+    "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
+    "ablate", "attention", "attribute", "axes", "cache", "damage", "dla", "doses", "edited", "effect", "effects", "explain",
+    "generate", "grid", "hook_name", "lens", "load", "metrics", "models", "optimal_constants", "over", "patch",
+    "patch_edges", "recovery", "reweighted", "run", "score", "sites", "stats", "store", "summary", "tasks", "top",
+    "training", "views", "weights",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         found = getattr(import_module(_HOME[name]), name)
+    elif name == "weights":
+        found = import_module("interp.models.weights")
     elif name in _ROOMS:
         found = import_module(f"interp.{name}")
     else:
