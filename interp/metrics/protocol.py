@@ -124,9 +124,7 @@ class Readout:
         for step in self.later:
             theirs: Tensor = getattr(step, which)
             there = (theirs >= 0).any(-1)
-            # A token that is read anyway stands in where the answer has ended: −∞ would have no gradient.
-            some = torch.where(there[:, None], theirs, ids[:, :1])
-            total = total + torch.where(there, step.at(some).logsumexp(-1) - step.normaliser, 0.0)
+            total = total + torch.where(there, step.at(theirs).logsumexp(-1) - step.normaliser, 0.0)
         return total
 
     @property
