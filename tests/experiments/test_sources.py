@@ -43,7 +43,7 @@ def test_prepending(modules: Any, zoo: tuple[interp.Model, interp.Pairs], capsys
     """In the last layer only the last token is read; there its state brings the logit difference behind the prefix."""
     model, pairs = zoo
     first, *others = pairs
-    found = modules("prepending").table(model, interp.Pairs(tuple(others)), f"{first.clean.text}{first.answers[0]} ")
+    found = modules("prepending").table(model, interp.Pairs(tuple(others)), f"{first.clean.text}{first.answers[0]},")
     without, behind = (float(word) for word in capsys.readouterr().out.split()[-2:])
     assert found.loc[3, ["IO", "S1", "S2"]].abs().max() == 0
     assert found.loc[3, "END"] == pytest.approx(behind - without, abs=0.01)
@@ -51,8 +51,8 @@ def test_prepending(modules: Any, zoo: tuple[interp.Model, interp.Pairs], capsys
 
 def test_patchscopes(modules: Any, smollm2: Path) -> None:
     """A state from the middle of the network says its own word; the prompt as it is repeats another."""
-    found = modules("patchscopes").table(interp.load(smollm2), layers=[5], into=[2])
-    assert found["into layer 2"].tolist() == ["Paris", "violin", "dollars"]
+    found = modules("patchscopes").table(interp.load(smollm2), layers=[5], into=[5])
+    assert found["into layer 5"].tolist() == ["Paris", "violin", "dollars"]
 
 
 def test_function_vector(modules: Any, smollm2: Path) -> None:
