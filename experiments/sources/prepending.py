@@ -33,4 +33,4 @@ def table(model: interp.Model, pairs: interp.Pairs, prefix: str) -> pd.DataFrame
 if __name__ == "__main__":
     model = interp.load("zoo/language-4l")
     first, *others = interp.tasks.ioi(32, seed=0, tokenizer=model.tokenizer)
-    print(table(model, interp.Pairs(tuple(others)), prefix=f"{first.clean.text}{first.answers[0]} "))
+    print(table(model, interp.Pairs(tuple(others)), prefix=f"{first.clean.text}{first.answers[0]},"))

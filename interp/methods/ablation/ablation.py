@@ -229,7 +229,7 @@ class _Lowered:
 
 
 def _asked(
-    model: Model, encoded: Encoded, where: Where, metric: Any, source: Source, options: Options
+    model: Model, encoded: Encoded, where: Any, metric: Any, source: Source, options: Options
 ) -> tuple[Prepared, dict[str, Family]]:
     """The cells with a source: a grid's, or those of interventions, of which sites and positions alone count."""
     of_grid = isinstance(where, Grid | Mapping)
