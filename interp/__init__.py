@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp import axes, effects, metrics, models, sites, stats, store, tasks, training, views
+    from interp.asking import pairs
     from interp.effects import damage, effect, recovery, summary, top
-    from interp.engine import attribute, explain, generate, patch, patch_edges
+    from interp.engine import attribute, check, explain, generate, patch, patch_edges
     from interp.interventions import (
         Activation,
         Add,
@@ -53,8 +54,9 @@ _ROOMS = (
     "views",
 )
 _NAMES = {
+    "interp.asking": ("pairs",),
     "interp.effects": ("damage", "effect", "recovery", "summary", "top"),
-    "interp.engine": ("attribute", "explain", "generate", "patch", "patch_edges"),
+    "interp.engine": ("attribute", "check", "explain", "generate", "patch", "patch_edges"),
     "interp.interventions": (
         *("Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Noise", "Replace", "Scale", "Subspace"),
     ),
@@ -67,8 +69,8 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs",
-    "Positions", "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "damage", "effect",
-    "effects", "explain", "generate", "grid", "hook_name", "load", "metrics", "models", "patch", "patch_edges", "recovery",
+    "Positions", "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "check", "damage", "effect",
+    "effects", "explain", "generate", "grid", "hook_name", "load", "metrics", "models", "pairs", "patch", "patch_edges", "recovery",
     "sites", "stats", "store", "summary", "tasks", "top", "training", "views",
 ]  # fmt: skip
 

@@ -39,21 +39,21 @@ def halves(pairs: Sequence[Tagged], by: By, fraction: float, seed: int) -> tuple
         raise ValueError(f"fraction={fraction}; expected a number between 0 and 1, such as 0.5")
     tags = [_tags(pair, by) for pair in pairs]
     if nameless := [i for i, own in enumerate(tags) if not own]:
-        many = "no pair names" if len(nameless) == len(pairs) else f"{len(nameless)} of {len(pairs)} pairs do not name"
+        what = "no template" if by == "template" else "no entities"
         argument = "template=" if by == "template" else "entities="
-        raise ValueError(f"split(by={by!r}): {many} {'its template' if by == 'template' else 'entities'}; give Pair({argument}…)")
+        raise ValueError(f"split(by={by!r}): {len(nameless)} of {len(pairs)} pairs have {what}; give Pair({argument}…)")
     order = _order(tags, np.random.default_rng(seed))
     if len(order) < 2:
-        what = {"template": "template", "entity": "entity", None: "different pair"}[by]
-        raise ValueError(f"split(by={by!r}) needs two {what}s at least, one for each set; the pairs have {len(order)}")
+        what = {"template": "templates", "entity": "entities", None: "different pairs"}[by]
+        raise ValueError(f"split(by={by!r}) needs two {what} at least, one for each set; the pairs have {len(order)}")
     first = set(order[: min(max(math.floor(fraction * len(order) + 0.5), 1), len(order) - 1)])
     one = [i for i, own in enumerate(tags) if own <= first]
     other = [i for i, own in enumerate(tags) if not own & first]
     lost = len(pairs) - len(one) - len(other)
     if not one or not other:
         raise ValueError(
-            f"split(by={by!r}, fraction={fraction}, seed={seed}) leaves a set empty: of {len(pairs)} pairs {len(one)} are in the "
-            f"first, {len(other)} in the second, and {lost} mix the {len(order)} entities of both; try another seed or fraction"
+            f"split(by={by!r}, fraction={fraction}, seed={seed}) leaves a set empty: of {len(pairs)} pairs {len(one)} are in "
+            f"the first, {len(other)} in the second, and {lost} mix entities of both; try another seed or fraction"
         )
     if lost:
         warnings.warn(

@@ -30,7 +30,8 @@ import numpy as np
 from interp.chats import Message, checked, is_chat, pieces, speakers, transcript
 from interp.errors import AnswerError, InputError, PositionError
 from interp.halves import By, halves
-from interp.spans import Said, Span, spanned
+from interp.spans import Said, spanned
+from interp.spans import Span as Span
 
 Text = str | Iterable[SupportsInt] | Sequence[Message]
 """Words; token ids as a list, an array or a tensor of one axis; or the messages of a chat."""
@@ -134,7 +135,8 @@ class Prompt:
         """
         if self.images or self.inputs:
             raise InputError(f"a prompt with {'images' if self.images else 'inputs'} cannot be written as JSON lines")
-        said = [dict(message) for message in self.messages] or (self.text if isinstance(self.text, str) else list(self.text))
+        said: Any = self.text if isinstance(self.text, str) else list(self.text)
+        said = [dict(message) for message in self.messages] or said
         if self.target is None and not self.templated:
             return said
         found: dict[str, Any] = {"text": said} | ({"templated": True} if self.templated else {})
@@ -170,7 +172,7 @@ def _said(given: Text) -> str | tuple[int, ...]:
     if not isinstance(given, Iterable) or (shape is not None and len(shape) != 1):
         what = f"a {type(given).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
         raise InputError(f"the text of a prompt is {what}; expected a text, or the token ids of one prompt: [position]")
-    return tuple(int(token) for token in given)
+    return tuple(int(token) for token in given)  # type: ignore[arg-type]  # no messages
 
 
 def _digest(array: Any) -> str:
@@ -324,7 +326,9 @@ class Pairs(Sequence[Pair]):
         """
         *sides, lost = halves(self.items, by, fraction, seed)
         how = {"by": by or "pair", "fraction": fraction, "seed": seed, "left_out": lost}
-        one, other = (self._some(side, split={**how, "set": name}) for side, name in zip(sides, ("first", "second"), strict=True))
+        one, other = (
+            self._some(side, split={**how, "set": name}) for side, name in zip(sides, ("first", "second"), strict=True)
+        )
         return one, other
 
     def _some(self, numbers: Sequence[int], **how: Any) -> Pairs:

@@ -33,12 +33,12 @@ def spanned(role: str, said: Said, text: str | tuple[int, ...], within: Sequence
     """
     if isinstance(said, str):
         return _only(role, said, text, within)
-    if isinstance(said, Sequence) and len(said) == 2:
-        first, second = said
-        if isinstance(first, str) and isinstance(second, Integral):
-            return _chosen(role, first, int(second), text, within)
-        if isinstance(first, Integral) and isinstance(second, Integral):
-            return int(first), int(second)
+    parts: list[Any] = list(said) if isinstance(said, Sequence) else []
+    if len(parts) == 2 and isinstance(parts[1], Integral):
+        if isinstance(parts[0], str):
+            return _chosen(role, parts[0], int(parts[1]), text, within)
+        if isinstance(parts[0], Integral):
+            return int(parts[0]), int(parts[1])
     raise PositionError(
         f"role {role!r} is {said!r}; expected the text that it covers, ('text', 1) for the second time that it occurs, or a "
         "span (start, stop)"
@@ -63,7 +63,7 @@ def _chosen(role: str, said: str, number: int, text: str | tuple[int, ...], with
     if not -len(found) <= number < len(found):
         times = "once" if len(found) == 1 else f"{len(found)} times"
         raise PositionError(
-            f"role {role!r}: ({said!r}, {number}) is beyond the last, because {said!r} occurs {times} in {_short(str(text))!r}, "
+            f"role {role!r}: ({said!r}, {number}) is beyond the last: {said!r} occurs {times} in {_short(str(text))!r}, "
             f"numbers 0 to {len(found) - 1}"
         )
     return found[number]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from interp.engine.attribution import attribute
+from interp.engine.checking import Check, check
 from interp.engine.edge_patching import patch_edges
 from interp.engine.graph import Edge, edges
 from interp.engine.plan import Plan
@@ -12,11 +13,13 @@ from interp.engine.texts.generated import Generated
 from interp.engine.texts.generating import generate
 
 __all__ = [
+    "Check",
     "Edge",
     "Generated",
     "Gradients",
     "Plan",
     "attribute",
+    "check",
     "edges",
     "explain",
     "generate",

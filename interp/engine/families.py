@@ -23,6 +23,7 @@ from interp.errors import PositionError, UnknownNameError, UnknownSiteError
 from interp.interventions import Change, Identity, Intervention
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
+from interp.models.encoding import Bos
 from interp.prompts import Pair, Pairs
 from interp.sites import Grid, Positions, Site
 
@@ -137,9 +138,9 @@ def _spread(
     return full.reshape(*found.shape[:-2], *(len(v) for v in values.values()), found.shape[-1])
 
 
-def encoded_pairs(model: Model, pairs: Any) -> Encoded:
+def encoded_pairs(model: Model, pairs: Any, bos: Bos | None = None) -> Encoded:
     """Pairs in whatever form they were given, as tensors."""
-    return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs))
+    return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs), bos=bos)
 
 
 def _pairs(pairs: Any) -> Pairs:
@@ -149,7 +150,8 @@ def _pairs(pairs: Any) -> Pairs:
     if not many or not all(isinstance(pair, Pair) for pair in many):
         raise ValueError(
             f"pairs is {type(pairs).__name__ if many else 'empty'}; expected interp.Pairs from a task such as "
-            "interp.tasks.ioi(64), interp.Pair(clean, corrupted, answers, wrong) or a list of them, or model.encode(pairs)"
+            "interp.tasks.ioi(64), interp.pairs(clean, counterfactual, answer, wrong), interp.Pair or a list of them, or "
+            "model.encode(pairs)"
         )
     return Pairs(tuple(many))
 

@@ -28,7 +28,7 @@ from interp.engine.texts.generated import Generated, together, unreached
 from interp.errors import GenerationError, InputError, PositionError, UnknownNameError
 from interp.interventions import Change, Intervention
 from interp.models import Encoded, Model, Tokens
-from interp.models.encoding import as_prompt
+from interp.models.encoding import as_prompts
 from interp.models.generation import Continued, configured, continued, refused
 from interp.models.places import Scope
 from interp.models.stepping import Window
@@ -60,8 +60,8 @@ def generate(
 
     Args:
         model: a model with the ``generate`` of transformers, run by torch hooks.
-        prompts: a text, token ids, a :class:`interp.Prompt`, a list of such, or what a tokenizer returns; or pairs, of which
-            the base is continued, so that ``Activation()`` means the other prompt's.
+        prompts: a text, token ids, a chat (a list of messages), a :class:`interp.Prompt`, a list of such, or what a tokenizer
+            returns; or pairs, of which the base is continued, so that ``Activation()`` means the other prompt's.
         interventions: one or several; None, alone or among them, is the model as it is.
         scope: where an edit of all positions acts: ``"prompt"``, ``"new"`` – from the prompt's end on – or ``"all"``.
         max_new_tokens: at most so many.
@@ -156,12 +156,7 @@ def _encoded(model: Model, prompts: Any) -> tuple[Encoded, bool]:
         many = unpadded(many)
     if isinstance(many, Tokens) or not isinstance(many, Sequence):
         raise InputError(f"prompts is {type(prompts).__name__}; expected texts, token ids, interp.Prompt or interp.Pair")
-    if any(isinstance(prompt, Mapping) for prompt in many):
-        raise InputError(
-            "prompts are chat messages; make a prompt of them first, with "
-            "model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
-        )
-    alone = tuple(Pair(prompt, prompt) for prompt in map(as_prompt, many))
+    alone = tuple(Pair(prompt, prompt) for prompt in as_prompts(many))
     return encoded_pairs(model, Pairs(alone, "prompts")), False
 
 
