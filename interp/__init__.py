@@ -70,8 +70,8 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs",
     "Positions", "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "check", "damage", "effect",
-    "effects", "explain", "generate", "grid", "hook_name", "load", "metrics", "models", "pairs", "patch", "patch_edges", "recovery",
-    "sites", "stats", "store", "summary", "tasks", "top", "training", "views",
+    "effects", "explain", "generate", "grid", "hook_name", "load", "metrics", "models", "pairs", "patch", "patch_edges",
+    "recovery", "sites", "stats", "store", "summary", "tasks", "top", "training", "views",
 ]  # fmt: skip
 
 

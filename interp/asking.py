@@ -28,7 +28,8 @@ from interp.tables import Row, as_table, blank, rows_of
 
 _WANTED = {
     "clean": "the prompt with the behaviour",
-    "counterfactual": "its contrast, which values are taken from and which says what a full effect is; pass the prompt that differs in what you ask about",
+    "counterfactual": "its contrast, from which values are taken and which says what a full effect is; pass the prompt that "
+    "differs in what you ask about",
     "answer": "what the model should say after the clean prompt; for metrics that read none, such as 'kl', pass answer=()",
 }
 
@@ -193,7 +194,7 @@ def _answers(row: Row, name: str) -> tuple[str | int, ...]:
     for one in several if isinstance(several, tuple | list) else [several]:
         if isinstance(one, str) and one.strip():
             found.append(str(one))
-        elif isinstance(one, Integral) and type(one) is not bool:
+        elif isinstance(one, Integral) and repr(one) not in ("True", "False"):
             found.append(int(one))
         else:
             what = "is blank" if isinstance(one, str) else f"is a {type(one).__name__}"
@@ -222,8 +223,8 @@ def _warn_of_spaces(made: Pairs) -> None:
     if odd:
         number, text, answer = odd[0]
         warnings.warn(
-            f"{len({i for i, *_ in odd})} of {len(made)} pairs, such as pair {number}, read …{str(text)[-12:] + str(answer)!r}: an "
-            "answer is written exactly as it follows the prompt, with the space between them in front of the answer",
+            f"{len({i for i, *_ in odd})} of {len(made)} pairs, such as pair {number}, read …{str(text)[-12:] + str(answer)!r}: "
+            "an answer is written exactly as it follows the prompt, with the space between them in front of the answer",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -162,8 +162,8 @@ class Check:
         lines = [f"  prompts of {spread} tokens; {_bos(self.encoded, self.model)}"]
         if self.unequal:
             lines.append(
-                f"  {len(self.unequal)} of {self.n} pairs differ in their number of tokens ({_few(self.unequal)}): sweep roles or "
-                "negative positions, not raw ones"
+                f"  {len(self.unequal)} of {self.n} pairs differ in their number of tokens ({_few(self.unequal)}): sweep roles "
+                "or negative positions, not raw ones"
             )
         if self.several:
             tokens = " + ".join(map(repr, self.answer_tokens[self.several[0]]))
@@ -249,13 +249,20 @@ def _spelt(model: Model, pair: Pair, answers: Sequence[str | int]) -> tuple[str,
 
 def _bos(encoded: Encoded, model: Model) -> str:
     """Whether the prompts begin with BOS, and what could be otherwise."""
-    token = getattr(model.tokenizer, "bos_token_id", None)
-    if token is None or model.tokenizer is None:
-        return "no BOS, which the tokenizer does not have" if model.tokenizer is not None else "no tokenizer, so no BOS"
-    name = repr(model.tokenizer.decode([token]))
-    if encoded.bos:
-        return f"all begin with BOS {name} (bos={encoded.asked!r})"
-    return f"not all begin with BOS {name} (bos={encoded.asked!r}; bos=True puts it in front)"
+    if model.tokenizer is None:
+        return "no tokenizer, so no BOS"
+    token = model.tokenizer.bos_token_id
+    if token is None:
+        return "no BOS, which the tokenizer does not have"
+    begins = [
+        bool(first)
+        for side in (encoded.clean, encoded.corrupted)
+        if side.ids is not None
+        for first in side.ids[torch.arange(len(side)), side.first] == token
+    ]
+    how = "all" if begins and all(begins) else "only some" if any(begins) else "none"
+    mend = "" if how == "all" else "; bos=True puts it in front"
+    return f"{how} begin with BOS {model.tokenizer.decode([token])!r} (bos={encoded.asked!r}{mend})"
 
 
 def _aligned(encoded: Encoded, model: Model, example: int = 0) -> list[str]:
@@ -263,7 +270,7 @@ def _aligned(encoded: Encoded, model: Model, example: int = 0) -> list[str]:
     sides = [_tokens(encoded.clean, example), _tokens(encoded.corrupted, example)]
     words = [[token for token, _ in side] for side in sides]
     rows: list[tuple[int | None, int | None]] = []
-    for _, a, b, c, d in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
+    for _, a, b, c, d in SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
         many = max(b - a, d - c)
         rows += [(a + i if a + i < b else None, c + i if c + i < d else None) for i in range(many)]
     cells = [[_cell(side, at) for side, at in zip(sides, row, strict=True)] for row in rows]
