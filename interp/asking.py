@@ -222,9 +222,10 @@ def _warn_of_spaces(made: Pairs) -> None:
     odd = [(i, pair.clean.text, one) for i, pair in enumerate(made) for one in pair.answers if _runs_on(pair.clean, one)]
     if odd:
         number, text, answer = odd[0]
+        many = len({i for i, *_ in odd})
         warnings.warn(
-            f"{len({i for i, *_ in odd})} of {len(made)} pairs, such as pair {number}, read …{str(text)[-12:] + str(answer)!r}: "
-            "an answer is written exactly as it follows the prompt, with the space between them in front of the answer",
+            f"{many} of {len(made)} pairs, such as pair {number}, read {'…' + str(text)[-12:] + str(answer)!r}: an answer is "
+            "written exactly as it follows the prompt, with the space between them in front of the answer",
             RuntimeWarning,
             stacklevel=3,
         )

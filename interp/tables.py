@@ -66,7 +66,7 @@ class Table:
         names = {column: self._name(column, asked.get(column), present) for column in NAMES if column != "roles"}
         roles = asked.get("roles")
         names["roles"] = self._name("roles", roles if not isinstance(roles, Mapping) else None, present)
-        taken = {one for name in names.values() for one in (name if isinstance(name, list) else [name])}
+        taken = {one for name in names.values() for one in (name if isinstance(name, list | tuple) else [name])}
         _refuse_misspelt(present, taken, {column for column, name in names.items() if name is None})
         found = []
         for record, where in zip(self.records, self.where, strict=True):
@@ -78,6 +78,8 @@ class Table:
 
     def _name(self, column: str, asked: Any, present: Sequence[str]) -> Any:
         """What the table calls a column; None if it has none."""
+        if isinstance(asked, tuple) and not asked:  # none is wanted
+            return ()
         if asked is not None:
             for one in asked if isinstance(asked, list) else [asked]:
                 if one not in present:
@@ -190,7 +192,7 @@ def _refuse_misspelt(present: Sequence[str], taken: set[Any], lacking: set[str])
 
 
 def _cell(record: Mapping[Any, Any], name: Any) -> Any:
-    if isinstance(name, list):
+    if isinstance(name, list | tuple):
         return tuple(record.get(one) for one in name)
     return None if name is None else record.get(name)
 

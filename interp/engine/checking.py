@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,8 @@ from interp.stats import bootstrap_mean
 By = Literal["margin", "top1"]
 _SHOWN = 5
 """Failures that are printed."""
+_LONG = 9
+"""So many tokens in a row that are the same in both prompts, and have no role, are not all printed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -136,9 +139,11 @@ class Check:
 
     def __repr__(self) -> str:
         lines = [f"{self.pairs!r} on {self.model.name}: {self.passed} of {self.n} correct ({_BY[self.by]} on the clean prompt)"]
-        return "\n".join(
-            [*lines, *self._numbers(), *self._lengths(), *self._failures(), "", *_aligned(self.encoded, self.model)]
-        )
+        pair, says = self.pairs[0], [self.says(0, "clean"), self.says(0, "corrupted")]
+        closing = f"  answer {_listed(pair.answers)}{f', wrong {_listed(pair.wrong)}' if pair.wrong else ''}; "
+        closing += f"the model says {says[0]!r}, and {says[1]!r} to the counterfactual"
+        shown = [*_aligned(self.encoded), closing]
+        return "\n".join([*lines, *self._numbers(), *self._lengths(), *self._failures(), "", *shown])
 
     def _numbers(self) -> list[str]:
         sides = (("clean", self.clean), ("counterfactual", self.corrupted))
@@ -265,7 +270,7 @@ def _bos(encoded: Encoded, model: Model) -> str:
     return f"{how} begin with BOS {model.tokenizer.decode([token])!r} (bos={encoded.asked!r}{mend})"
 
 
-def _aligned(encoded: Encoded, model: Model, example: int = 0) -> list[str]:
+def _aligned(encoded: Encoded, example: int = 0) -> list[str]:
     """The tokens of both prompts of a pair side by side, with their positions and roles."""
     sides = [_tokens(encoded.clean, example), _tokens(encoded.corrupted, example)]
     words = [[token for token, _ in side] for side in sides]
@@ -281,8 +286,20 @@ def _aligned(encoded: Encoded, model: Model, example: int = 0) -> list[str]:
         shown = [f"{p:>4}  {t:{w[0]}}  {r:{w[1]}}" for (p, t, r), w in zip((left, right), widths, strict=True)]
         return f"  {'  '.join(shown)}  {mark}".rstrip()
 
-    lines = [f"  pair {example}", line(("pos", *heads[0]), ("pos", *heads[1]), "")]
-    return lines + [line(left, right, "" if left[1] == right[1] else "←") for left, right in cells]
+    lines = [line(left, right, "" if left[1] == right[1] else "←") for left, right in cells]
+    dull = [left[1:] == right[1:] and not left[2] for left, right in cells]
+    return [f"  pair {example}", line(("pos", *heads[0]), ("pos", *heads[1]), ""), *_without(lines, dull)]
+
+
+def _without(lines: Sequence[str], dull: Sequence[bool]) -> list[str]:
+    """Lines without the middle of a long stretch that shows nothing: a system prompt."""
+    found: list[str] = []
+    for is_dull, stretch in groupby(zip(dull, lines, strict=True), key=lambda both: both[0]):
+        own = [line for _, line in stretch]
+        found += (
+            own if not is_dull or len(own) < _LONG else [*own[:2], f"   ⋮  {len(own) - 4} more, the same in both", *own[-2:]]
+        )
+    return found
 
 
 def _cell(side: Sequence[tuple[str, str]], at: int | None) -> tuple[str, str, str]:
