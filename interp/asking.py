@@ -236,5 +236,5 @@ def _runs_on(prompt: Prompt, answer: str | int) -> bool:
     if not isinstance(prompt.text, str) or not isinstance(answer, str) or chat or prompt.target is not None:
         return False
     last, first = prompt.text[-1:], answer[0]
-    joined = last.isascii() and first.isascii() and last.isalnum() and first.isalnum()
+    joined = last.isascii() and first.isascii() and last.isalpha() and first.isalpha()
     return joined or (last == " " and first == " ")

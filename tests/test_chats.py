@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import sweeps
 
 from interp.errors import InputError, PositionError
 from interp.prompts import Pair, Pairs, Prompt
@@ -89,7 +90,7 @@ def test_a_chat_stays_one_when_it_is_copied_and_its_digest_is_of_what_was_said()
 )
 def test_what_is_no_chat(given: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        Prompt(given)
+        sweeps.unchecked(Prompt.__init__)(object.__new__(Prompt), given)
 
 
 def test_a_text_and_messages_are_two_prompts() -> None:

@@ -46,8 +46,8 @@ def test_occurrences_may_overlap() -> None:
 WRONG = {
     "several": (
         "Paris",
-        f"role 'x': 'Paris' occurs 2 times in {TEXT!r} – 0: [Paris] is in Franc…; 1: …France, and [Paris] is large. Choose one by "
-        "its number, ('Paris', 1) for the last, or give more of the text",
+        f"role 'x': 'Paris' occurs 2 times in {TEXT!r} – 0: [Paris] is in Franc…; 1: …France, and [Paris] is large. Choose one "
+        "by its number, ('Paris', 1) for the last, or give more of the text",
     ),
     "none": ("Frence", f"role 'x': 'Frence' does not occur in {TEXT!r}; did you mean 'France'?"),
     "beyond": (("France", 1), f"('France', 1) is beyond the last: 'France' occurs once in {TEXT!r}, numbers 0 to 0"),
@@ -71,9 +71,7 @@ def test_what_is_neither_a_text_nor_a_span() -> None:
 
 
 def test_token_ids_and_other_streams_have_numbers() -> None:
-    with pytest.raises(
-        PositionError, match="role 'x' is 'Paris', but the prompt is token ids, whose roles are spans of positions"
-    ):
+    with pytest.raises(PositionError, match="role 'x' is 'Paris', but the prompt is token ids, whose roles are spans"):
         Prompt((1, 2, 3), {"x": "Paris"})
     with pytest.raises(PositionError, match="roles of another stream are spans of its positions"):
         Prompt(TEXT, {"vision:x": "Paris"})
