@@ -21,6 +21,7 @@ from interp import load
 from interp.engine import generate, patch
 from interp.errors import InputError, PositionError
 from interp.models.encoding import as_prompts, encode
+from interp.models.reading import encode_pairs
 from interp.models.templates import written
 from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import grid
@@ -182,6 +183,18 @@ def test_a_text_that_a_template_wrote() -> None:
     assert twice.ids is not None
     assert twice.ids[0].tolist() == [0, *theirs(made, CHAT)]
     assert encode([text], made, True).ids.tolist()[0] == theirs(made, CHAT), "exactly one"  # type: ignore[union-attr]
+
+
+def test_an_answer_follows_what_the_template_wrote() -> None:
+    """Behind ``bot:`` a word piece, ``##d``; behind the transcript, which ends in ``b``, it would be another word, ``bd``."""
+    words = {word: i for i, word in enumerate(["[UNK]", "user:", "b", "bd", "bot:", "##d", "d"])}
+    inner = Tokenizer(tokenizer_models.WordPiece(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]")
+    made.chat_template = "{% for m in messages %}user: {{ m['content'] }} {% endfor %}bot:"
+    chat = [{"role": "user", "content": "b"}]
+    assert encode_pairs(Pairs((Pair(chat, chat, "d"),)), made).answers.tolist() == [[5]]
+    assert encode_pairs(Pairs((Pair("user: b", "b", "d"),)), made).answers.tolist() == [[6]]
 
 
 # the real one
