@@ -185,15 +185,18 @@ def _both(said: Any) -> tuple[Any, Any]:
     return said, said
 
 
-def _answers(row: Row, name: str) -> tuple[str | int, ...]:
+def _answers(row: Row, name: str) -> tuple[Any, ...]:
+    """Answers of equal standing: texts, token ids, or sequences of ids."""
     value = row[name]
     if blank(value):
         return ()
     several = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0 else value
-    found: list[str | int] = []
+    found: list[Any] = []
     for one in several if isinstance(several, tuple | list) else [several]:
         if isinstance(one, str) and one.strip():
             found.append(str(one))
+        elif isinstance(one, tuple | list) and one and all(isinstance(token, Integral) for token in one):
+            found.append(tuple(map(int, one)))
         elif isinstance(one, Integral) and repr(one) not in ("True", "False"):
             found.append(int(one))
         else:
@@ -205,7 +208,7 @@ def _answers(row: Row, name: str) -> tuple[str | int, ...]:
     return tuple(found)
 
 
-def _check_spaces(row: Row, answers: Sequence[str | int], wrong: Sequence[str | int]) -> None:
+def _check_spaces(row: Row, answers: Sequence[Any], wrong: Sequence[Any]) -> None:
     """Raise if words are compared of which only some begin with a space: their first tokens are of different kinds."""
     words = [one for one in (*answers, *wrong) if isinstance(one, str) and one.strip()[0].isalnum()]
     spaced, bare = ([one for one in words if one[0].isspace() == with_space] for with_space in (True, False))
@@ -231,7 +234,7 @@ def _warn_of_spaces(made: Pairs) -> None:
         )
 
 
-def _runs_on(prompt: Prompt, answer: str | int) -> bool:
+def _runs_on(prompt: Prompt, answer: Any) -> bool:
     chat = bool(prompt.messages) or prompt.templated
     if not isinstance(prompt.text, str) or not isinstance(answer, str) or chat or prompt.target is not None:
         return False

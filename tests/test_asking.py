@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import interp
-from interp.asking import pairs
+from interp.asking import _answers, pairs
 from interp.errors import AnswerError, InputError, PositionError, UnknownNameError
 from interp.prompts import Pair, Pairs, Prompt
+from interp.tables import Row
 from interp.tasks import greater_than, ioi
 
 ONE = Pair("Paris is in", "Rome is in", " France", " Italy")
@@ -276,6 +277,12 @@ def test_lines_that_are_no_records(text: str, words: str, tmp_path: Path) -> Non
     path.write_text("\n")
     with pytest.raises(InputError, match="holds no lines"):
         pairs(path)
+
+
+def test_an_answer_of_several_ids_is_a_sequence_within_the_answers() -> None:
+    """As JSON lines have it; what a pair makes of it is the pair's affair."""
+    row = Row({"answer": [[5, 7]], "wrong": ((5, 8), 3)}, "row 0", {})
+    assert (_answers(row, "answer"), _answers(row, "wrong")) == (((5, 7),), ((5, 8), 3))
 
 
 @pytest.mark.parametrize(

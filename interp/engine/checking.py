@@ -12,9 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import SequenceMatcher
 from functools import cached_property
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -26,9 +24,10 @@ from interp.engine.families import encoded_pairs
 from interp.engine.precision import float32
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
+from interp.engine.side_by_side import aligned, counts
 from interp.errors import AnswerError, UnknownNameError
 from interp.metrics import FromLogits, resolve
-from interp.models import Encoded, Model, Tokens
+from interp.models import Encoded, Model
 from interp.models.encoding import Bos
 from interp.prompts import Pair, Pairs
 from interp.stats import bootstrap_mean
@@ -36,8 +35,6 @@ from interp.stats import bootstrap_mean
 By = Literal["margin", "top1"]
 _SHOWN = 5
 """Failures that are printed."""
-_LONG = 9
-"""So many tokens in a row that are the same in both prompts, and have no role, are not all printed."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,18 +105,18 @@ class Check:
     @property
     def unequal(self) -> list[int]:
         """Examples whose two prompts differ in their number of tokens."""
-        return (self.encoded.clean.lengths != self.encoded.corrupted.lengths).nonzero().flatten().tolist()
+        both = zip(counts(self.encoded.clean), counts(self.encoded.corrupted), strict=True)
+        return [i for i, (clean, corrupted) in enumerate(both) if clean != corrupted]
 
     def says(self, example: int, side: Literal["clean", "corrupted"] = "clean") -> str:
         """The most likely next token."""
-        token = int(getattr(self, side)["says"][example])
-        return str(token) if self.model.tokenizer is None else str(self.model.tokenizer.decode([token]))
+        return _decoded(self.model, [int(getattr(self, side)["says"][example])])[0]
 
     def table(self) -> Any:
         """A row for each pair, as a data frame of pandas."""
         import pandas as pd
 
-        pairs, lengths = self.pairs, {side: getattr(self.encoded, side).lengths.tolist() for side in ("clean", "corrupted")}
+        pairs, lengths = self.pairs, {side: counts(getattr(self.encoded, side)) for side in ("clean", "corrupted")}
         columns: dict[str, Any] = {
             "template": [pair.template for pair in pairs],
             "clean": [_text(pair.clean.text) for pair in pairs],
@@ -142,7 +139,7 @@ class Check:
         pair, says = self.pairs[0], [self.says(0, "clean"), self.says(0, "corrupted")]
         closing = f"  answer {_listed(pair.answers)}{f', wrong {_listed(pair.wrong)}' if pair.wrong else ''}; "
         closing += f"the model says {says[0]!r}, and {says[1]!r} to the counterfactual"
-        shown = [*_aligned(self.encoded), closing]
+        shown = [*aligned(self.encoded), closing]
         return "\n".join([*lines, *self._numbers(), *self._lengths(), *self._failures(), "", *shown])
 
     def _numbers(self) -> list[str]:
@@ -162,8 +159,8 @@ class Check:
         return lines
 
     def _lengths(self) -> list[str]:
-        lengths = torch.cat([self.encoded.clean.lengths, self.encoded.corrupted.lengths])
-        spread = f"{int(lengths.min())} to {int(lengths.max())}" if lengths.min() != lengths.max() else f"{int(lengths.min())}"
+        lengths = {*counts(self.encoded.clean), *counts(self.encoded.corrupted)}
+        spread = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 1 else f"{min(lengths)}"
         lines = [f"  prompts of {spread} tokens; {_bos(self.encoded, self.model)}"]
         if self.unequal:
             lines.append(
@@ -241,15 +238,21 @@ def _measured(model: Model, encoded: Encoded, names: Sequence[str]) -> list[dict
 def _spelt(model: Model, pair: Pair, answers: Sequence[str | int]) -> tuple[str, ...]:
     """The tokens of the first answer, as it follows the clean prompt."""
     tokenizer = model.tokenizer
-    if not answers or tokenizer is None or isinstance(answers[0], int):
-        return tuple(map(str, answers[:1]))
+    if not answers or not isinstance(answers[0], str) or tokenizer is None:
+        return _decoded(model, answers[:1])
     answer, prompt = answers[0], model.reading.written(pair.clean)
     text = prompt.text if isinstance(prompt.text, str) and prompt.target is None else ""
     before, after, alone = (
         list(tokenizer(some, add_special_tokens=False)["input_ids"]) for some in (text, text + answer, answer)
     )
     ids = after[len(before) :] if text and after[: len(before)] == before else alone
-    return tuple(str(tokenizer.decode([token])) for token in ids)
+    return _decoded(model, ids)
+
+
+def _decoded(model: Model, ids: Sequence[Any]) -> tuple[str, ...]:
+    """Token ids as text, or as numbers where there is no tokenizer; an answer may be several of them."""
+    flat = [token for one in ids for token in (one if isinstance(one, tuple) else (one,))]
+    return tuple(str(token if model.tokenizer is None else model.tokenizer.decode([token])) for token in flat)
 
 
 def _bos(encoded: Encoded, model: Model) -> str:
@@ -268,55 +271,6 @@ def _bos(encoded: Encoded, model: Model) -> str:
     how = "all" if begins and all(begins) else "only some" if any(begins) else "none"
     mend = "" if how == "all" else "; bos=True puts it in front"
     return f"{how} begin with BOS {model.tokenizer.decode([token])!r} (bos={encoded.asked!r}{mend})"
-
-
-def _aligned(encoded: Encoded, example: int = 0) -> list[str]:
-    """The tokens of both prompts of a pair side by side, with their positions and roles."""
-    sides = [_tokens(encoded.clean, example), _tokens(encoded.corrupted, example)]
-    words = [[token for token, _ in side] for side in sides]
-    rows: list[tuple[int | None, int | None]] = []
-    for _, a, b, c, d in SequenceMatcher(None, words[0], words[1], autojunk=False).get_opcodes():
-        many = max(b - a, d - c)
-        rows += [(a + i if a + i < b else None, c + i if c + i < d else None) for i in range(many)]
-    cells = [[_cell(side, at) for side, at in zip(sides, row, strict=True)] for row in rows]
-    heads = (("clean", "roles"), ("counterfactual", "roles"))
-    widths = [[max(len(heads[s][k]), *(len(row[s][1 + k]) for row in cells)) for k in (0, 1)] for s in (0, 1)]
-
-    def line(left: tuple[str, str, str], right: tuple[str, str, str], mark: str) -> str:
-        shown = [f"{p:>4}  {t:{w[0]}}  {r:{w[1]}}" for (p, t, r), w in zip((left, right), widths, strict=True)]
-        return f"  {'  '.join(shown)}  {mark}".rstrip()
-
-    lines = [line(left, right, "" if left[1] == right[1] else "←") for left, right in cells]
-    dull = [left[1:] == right[1:] and not left[2] for left, right in cells]
-    return [f"  pair {example}", line(("pos", *heads[0]), ("pos", *heads[1]), ""), *_without(lines, dull)]
-
-
-def _without(lines: Sequence[str], dull: Sequence[bool]) -> list[str]:
-    """Lines without the middle of a long stretch that shows nothing: a system prompt."""
-    found: list[str] = []
-    for is_dull, stretch in groupby(zip(dull, lines, strict=True), key=lambda both: both[0]):
-        own = [line for _, line in stretch]
-        found += (
-            own if not is_dull or len(own) < _LONG else [*own[:2], f"   ⋮  {len(own) - 4} more, the same in both", *own[-2:]]
-        )
-    return found
-
-
-def _cell(side: Sequence[tuple[str, str]], at: int | None) -> tuple[str, str, str]:
-    return ("", "–", "") if at is None else (str(at), *side[at])
-
-
-def _tokens(tokens: Tokens, example: int) -> list[tuple[str, str]]:
-    """Every token of a prompt with the names of its roles."""
-    first = int(tokens.first[example])
-    n = int(tokens.lengths[example])
-    strings = tokens.strings[example] if tokens.strings else tuple("·" * n)
-    roles: list[list[str]] = [[] for _ in range(n)]
-    for role, columns in tokens.roles.items():
-        for column in columns[example].tolist():
-            if column >= 0:
-                roles[column - first].append(role)
-    return [(repr(string), ", ".join(names)) for string, names in zip(strings, roles, strict=True)]
 
 
 def _text(text: str | tuple[int, ...]) -> str:

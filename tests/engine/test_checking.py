@@ -136,12 +136,6 @@ def test_the_page() -> None:
         "     2  'Paris'  city      1  'Rome'          city   ←",
         "     3  'is'               2  'is'",
         "     4  'in'               3  'in'",
-    ] or page[at + 2 : at + 7] == [
-        "     0  '<s>'              0  '<s>'",
-        "     1  'the'              1  'Rome'          city   ←",
-        "     2  'Paris'  city         –                      ←",
-        "     3  'is'               2  'is'",
-        "     4  'in'               3  'in'",
     ]
     says = [found.says(0), found.says(0, "corrupted")]
     assert page[-1] == (f"  answer 'France', wrong 'Italy'; the model says {says[0]!r}, and {says[1]!r} to the counterfactual")
