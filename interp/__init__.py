@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from interp import axes, effects, metrics, models, sites, stats, store, tasks, training, views
     from interp.asking import pairs
     from interp.effects import damage, effect, recovery, summary, top
-    from interp.engine import attribute, check, explain, generate, patch, patch_edges
+    from interp.engine import Run, attribute, check, edited, explain, generate, patch, patch_edges, run
     from interp.interventions import (
         Activation,
         Add,
@@ -56,7 +56,7 @@ _ROOMS = (
 _NAMES = {
     "interp.asking": ("pairs",),
     "interp.effects": ("damage", "effect", "recovery", "summary", "top"),
-    "interp.engine": ("attribute", "check", "explain", "generate", "patch", "patch_edges"),
+    "interp.engine": ("Run", "attribute", "check", "edited", "explain", "generate", "patch", "patch_edges", "run"),
     "interp.interventions": (
         *("Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Noise", "Replace", "Scale", "Subspace"),
     ),
@@ -69,9 +69,9 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Activation", "Add", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair", "Pairs",
-    "Positions", "Prompt", "Replace", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "check", "damage", "effect",
-    "effects", "explain", "generate", "grid", "hook_name", "load", "metrics", "models", "pairs", "patch", "patch_edges",
-    "recovery", "sites", "stats", "store", "summary", "tasks", "top", "training", "views",
+    "Positions", "Prompt", "Replace", "Run", "Scale", "Site", "Store", "Subspace", "attribute", "axes", "check", "damage",
+    "edited", "effect", "effects", "explain", "generate", "grid", "hook_name", "load", "metrics", "models", "pairs",
+    "patch", "patch_edges", "recovery", "run", "sites", "stats", "store", "summary", "tasks", "top", "training", "views",
 ]  # fmt: skip
 
 

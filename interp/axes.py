@@ -25,9 +25,14 @@ METRIC = "metric"
 CALL = "call"
 HALF = "half"
 SEED = "seed"
+CHECKPOINT = "checkpoint"
+MODEL = "model"
+
+#: Axes along which the model itself is another one: runs without any intervention differ along them too.
+MODELS = (MODEL, SEED, CHECKPOINT)
 
 #: Axes along which a sweep may run, in the order in which they are laid out.
-SWEPT = (SEED, CALL, HALF, LAYER, HEAD, EXPERT, POSITION, UNIT, CELL)
+SWEPT = (*MODELS, CALL, HALF, LAYER, HEAD, EXPERT, POSITION, UNIT, CELL)
 
 #: Axes of a site of which one number or all of them can be meant.
 INDEXED = (HEAD, EXPERT, UNIT)

@@ -23,7 +23,9 @@ variable       dims                       meaning
 ``absent``     *axes                      True where the site does not exist (optional; its values are NaN)
 =============  =========================  ================================================================================
 
-``axes`` is any subset of ``interp.axes.SWEPT``, in that order. Coordinates: names of metrics and roles are text, layers,
+``axes`` is any subset of ``interp.axes.SWEPT``, in that order. Where results of several models are stacked
+(:func:`interp.over`), ``clean``, ``corrupt`` and ``given`` have the axes of the models too (``interp.axes.MODELS``), behind
+metric. Coordinates: names of metrics and roles are text, layers,
 heads, units and raw positions are integers; ``template``, ``clean_prompt``, ``corrupted_prompt`` run along example,
 ``clean_token`` and ``corrupted_token`` along position and example. A ``cell`` axis carries plain coordinates (layer, head,
 position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else.
@@ -164,11 +166,12 @@ def validate(ds: xr.Dataset | xr.DataTree) -> xr.Dataset:
         raise EffectsError(f"a result has the variables value, clean, corrupt and by_rule; missing: {', '.join(lacking)}")
     swept = swept_axes(ds)
     one = (names.METRIC,) if names.METRIC in ds["value"].dims else ()
+    models = tuple(a for a in names.MODELS if a in ds["clean"].dims)
     expected = {
         "value": (*one, *(a for a in names.SWEPT if a in swept), names.EXAMPLE),
-        "clean": (*one, names.EXAMPLE),
-        "corrupt": (*one, names.EXAMPLE),
-        "given": (*one, names.EXAMPLE),
+        "clean": (*one, *models, names.EXAMPLE),
+        "corrupt": (*one, *models, names.EXAMPLE),
+        "given": (*one, *models, names.EXAMPLE),
         "by_rule": (*(a for a in names.SWEPT if a in swept), names.EXAMPLE),
         "absent": tuple(a for a in names.SWEPT if a in swept),
     }
@@ -227,6 +230,20 @@ def base(ds: xr.Dataset) -> xr.DataArray:
 def effect(ds: xr.Dataset) -> xr.DataArray:
     """``value − base``, of every example."""
     return _named(ds["value"] - base(ds), ds, "effect")
+
+
+def value_of(ds: xr.Dataset, quantity: str) -> xr.DataArray:
+    """A quantity by its name, over all examples: ratios of means for recovery and damage, means for effect and value.
+
+    Raises:
+        UnknownNameError: no such quantity.
+    """
+    if quantity not in QUANTITIES:
+        raise UnknownNameError("quantity", quantity, QUANTITIES)
+    if quantity in ("recovery", "damage"):
+        return _normalised(ds, quantity, "ratio", None)
+    found = effect(ds) if quantity == "effect" else ds["value"]
+    return _named(found.mean(names.EXAMPLE, skipna=False), ds, quantity)
 
 
 def recovery(ds: xr.Dataset, aggregate: str | None = "ratio", *, floor: float | None = None) -> xr.DataArray:
@@ -328,23 +345,25 @@ def summary(
     dims = (names.METRIC, *swept_axes(ds))
     shape = tuple(ds.sizes[d] for d in dims)
     columns = {name: np.full(shape, np.nan) for name in ("mean", "low", "high")}
-    floors = noise_floor(ds, rounding=True).values
+    floors = noise_floor(ds, rounding=True)
     units = ds.sizes[names.EXAMPLE]
     for i in range(shape[0]):  # a metric at a time bounds the memory
         one = ds.isel({names.METRIC: i})
         if quantity in ("recovery", "damage"):
             numerator, denominator = _fraction(one, quantity)
-            floor = float(floors[i])
+            floor = floors.isel({names.METRIC: i})
         else:
             numerator = one["value"] if quantity == "value" else effect(one)
-            denominator, floor = xr.ones_like(one["clean"], dtype=float), 0.0
+            denominator = xr.ones_like(one["clean"], dtype=float)
+            floor = xr.zeros_like(one["clean"].isel({names.EXAMPLE: 0}), dtype=float)
         over = numerator.transpose(*dims[1:], names.EXAMPLE).values
+        under, least = _beside(denominator, (*dims[1:], names.EXAMPLE)), _beside(floor, dims[1:])
         if method == "bootstrap":
             found_interval = stats.bootstrap_ratio(
-                over, denominator.values, labels, level=level, resamples=resamples, seed=seed, floor=floor
+                over, under, labels, level=level, resamples=resamples, seed=seed, floor=least
             )
         else:
-            found_interval = stats.t_interval(over, denominator.values, labels, level=level, floor=floor)
+            found_interval = stats.t_interval(over, under, labels, level=level, floor=least)
         columns["mean"][i], columns["low"][i], columns["high"][i] = found_interval[:3]
         units = found_interval.n
     out = xr.Dataset({name: (dims, array) for name, array in columns.items()})
@@ -353,6 +372,17 @@ def summary(
     resampled = {"resampled": "example" if labels is None else clusters, "templates": found, "level": level, "method": method}
     return out.assign_coords({k: v for k, v in ds.coords.items() if names.EXAMPLE not in v.dims}).assign_attrs(
         ds.attrs | {"quantity": quantity} | resampled
+    )
+
+
+def _beside(array: xr.DataArray, dims: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Values that broadcast to ``[*dims]``: length 1 along dims that ``array`` lacks, but for those before its own."""
+    first = next((i for i, dim in enumerate(dims) if dim in array.dims), len(dims))
+    return (
+        array.transpose(*dims, missing_dims="ignore")
+        .expand_dims({dim: 1 for dim in dims[first:] if dim not in array.dims})
+        .transpose(*dims[first:])
+        .values
     )
 
 

@@ -114,6 +114,10 @@ class GradientError(UserError, ValueError):
     """A metric that has no gradient, or a site from which none leads to it."""
 
 
+class WeightsError(UserError, ValueError):
+    """A reading of a model's weights that it does not allow, or an edit of them that does not fit."""
+
+
 class TrainingError(UserError, ValueError):
     """An intervention that cannot be trained as it was asked."""
 

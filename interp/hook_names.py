@@ -36,6 +36,11 @@ NAMES: Mapping[str, str] = {
     "mlp_pre": "blocks.{layer}.mlp.hook_pre",
     "mlp_up": "blocks.{layer}.mlp.hook_pre_linear",
     "mlp_post": "blocks.{layer}.mlp.hook_post",
+    "ln1_scale": "blocks.{layer}.ln1.hook_scale",
+    "ln1_post_scale": "blocks.{layer}.ln1_post.hook_scale",
+    "ln2_scale": "blocks.{layer}.ln2.hook_scale",
+    "ln2_post_scale": "blocks.{layer}.ln2_post.hook_scale",
+    "ln_final_scale": "ln_final.hook_scale",
     "logits": "unembed.hook_out",
 }
 """Component to hook name, in models that have one stack of blocks."""

@@ -124,7 +124,7 @@ def provenance(effects: xr.Dataset) -> dict[str, Any]:
     templates = len(set(effects["template"].values.tolist())) if "template" in effects.coords else 0
     sweep = " × ".join(f"{effects.sizes[d]} {d}s" for d in effects["value"].dims if d not in ("metric", "example"))
     facts = {
-        "model": _joined(attrs.get("model"), attrs.get("model_digest")),
+        "model": _joined(attrs.get("model"), _digests(attrs.get("model_digest"))),
         "task": _joined(attrs.get("task"), attrs.get("pairs_digest")),
         "examples": f"{effects.sizes['example']}" + (f", {templates} template{'s' * (templates > 1)}" if templates else ""),
         "patching": attrs.get("patching"),
@@ -146,6 +146,11 @@ def provenance(effects: xr.Dataset) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact not in (None, "")}
 
 
+def _digests(digest: object) -> object:
+    """Of several models, stacked, how many: a list of sixty is no fact to read."""
+    return f"{len(set(digest.values()))} digests" if isinstance(digest, Mapping) else digest
+
+
 def _joined(*parts: object) -> str:
     return ", ".join(str(p) for p in parts if p is not None)
 
@@ -158,7 +163,8 @@ def _render(item: object, number: int) -> str:
     if isinstance(item, str):
         return f"<p>{_text(item)}</p>"
     if isinstance(item, go.Figure):
-        drawn = item.to_html(full_html=False, include_plotlyjs=False, div_id=f"figure-{number}", config=HTML_CONFIG)
+        page = {"full_html": False, "include_plotlyjs": False, "auto_play": False}
+        drawn = item.to_html(div_id=f"figure-{number}", config=HTML_CONFIG, **page)
         return f'<div class="wide figure">{drawn}</div>'
     if isinstance(item, pd.DataFrame):
         table = item.to_html(index=False, border=0, escape=True, na_rep="–", float_format="{:.3g}".format)

@@ -12,7 +12,8 @@ grid(z, layer=all, head=all)
 
 A site names a tensor by the role that it plays, the same in every architecture; the model says where that tensor is. Heads
 of ``k`` and ``v`` are key/value heads. ``q k v`` are projection outputs, before q/k norms and rotary embedding, as
-TransformerLens' ``hook_q``; ``z`` is a head's output before W_O and ``result`` after it.
+TransformerLens' ``hook_q``; ``z`` is a head's output before W_O and ``result`` after it. A ``…_scale`` is the number by which
+a norm divides a token's features, as TransformerLens' ``hook_scale``: written, or held, the norm is an affine map.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ _ATTENTION = (axes.EXAMPLE, axes.HEAD, axes.POSITION, axes.SOURCE_POSITION)
 _UNITS = (axes.EXAMPLE, axes.POSITION, axes.UNIT)
 _ROUTING = (axes.EXAMPLE, axes.POSITION, axes.EXPERT)
 _EXPERTS = (axes.EXAMPLE, axes.POSITION, axes.EXPERT, "d_model")
+_TOKEN = (axes.EXAMPLE, axes.POSITION)
 
 COMPONENTS: Mapping[str, Component] = {
     c.name: c
@@ -67,6 +69,10 @@ COMPONENTS: Mapping[str, Component] = {
         Component("resid_pre", _STREAM, "blocks.{layer}.hook_resid_pre", "residual stream entering the block"),
         Component("resid_mid", _STREAM, "blocks.{layer}.hook_resid_mid", "residual stream between attention and MLP"),
         Component("resid_post", _STREAM, "blocks.{layer}.hook_resid_post", "residual stream leaving the block"),
+        Component("ln1_scale", _TOKEN, "blocks.{layer}.ln1.hook_scale", "what the norm before attention divides by"),
+        Component("ln1_post_scale", _TOKEN, "blocks.{layer}.ln1_post.hook_scale", "what a norm of attn_out divides by"),
+        Component("ln2_scale", _TOKEN, "blocks.{layer}.ln2.hook_scale", "what the norm before the MLP divides by"),
+        Component("ln2_post_scale", _TOKEN, "blocks.{layer}.ln2_post.hook_scale", "what a norm of mlp_out divides by"),
         Component("attn_out", _STREAM, "blocks.{layer}.hook_attn_out", "what attention adds to the stream"),
         Component("mlp_out", _STREAM, "blocks.{layer}.hook_mlp_out", "what the MLP adds to the stream"),
         Component("q", _HEADS, "blocks.{layer}.attn.hook_q", "query projection, before norms and rotary"),
@@ -96,6 +102,7 @@ COMPONENTS: Mapping[str, Component] = {
         Component("mlp_post", _UNITS, "blocks.{layer}.mlp.hook_post", "MLP units, as W_out reads them"),
         Component("routing", _ROUTING, "blocks.{layer}.mlp.hook_expert_weights", "weight of every expert, 0 where not chosen"),
         Component("expert_out", _EXPERTS, "blocks.{layer}.mlp.hook_expert_out", "what every expert adds, times its weight"),
+        Component("ln_final_scale", _TOKEN, "ln_final.hook_scale", "what the norm behind the last block divides by"),
         Component("logits", (axes.EXAMPLE, axes.POSITION, axes.VOCAB), "unembed.hook_out", "unnormalised output"),
     )
 }
@@ -297,6 +304,11 @@ class Positions:
     @property
     def is_all(self) -> bool:
         return self.indices is None and self.role is None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether they are one token of every prompt, as far as they say; a role may span several."""
+        return self.pick is not None or (self.indices is not None and len(self.indices) == 1)
 
     @classmethod
     def parse(cls, positions: PositionsLike) -> Positions:

@@ -28,10 +28,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from interp.engine import gauge, provenance, strategies
+from interp.engine.asked import encoded_pairs, listed
+from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.batches import halvings, in_batches
 from interp.engine.cells import fill
 from interp.engine.edits import Rows
-from interp.engine.families import Given, check_words, encoded_pairs, given_changes, listed
+from interp.engine.families import check_words
 from interp.engine.joins import NEVER
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
@@ -76,6 +78,7 @@ def fit(
     *,
     patching: Patching = "denoising",
     given: Given = None,
+    hold: Hold = (),
     epochs: int = 1,
     batch: int = 8,
     lr: float | Sequence[float] = 1e-3,
@@ -100,6 +103,7 @@ def fit(
         metric: what is raised; the loss is its negative, in the metric's own unit.
         patching: as for :func:`interp.patch`. ``"denoising"`` runs on the corrupted prompt and takes the clean one's values.
         given: interventions in force on the base.
+        hold: as for :func:`interp.patch`.
         epochs: passes over the pairs.
         batch: pairs in one step; the last step of an epoch may have fewer.
         lr: learning rate, of all or of each intervention.
@@ -126,7 +130,7 @@ def fit(
     if len(metrics) > 1:
         names = ", ".join(m.name for m in metrics)
         raise ValueError(f"metric names {names}; one is raised: make one of them, or train once for each")
-    options = Options(patching, "auto", given_changes(given), rows, skip_inert=False)
+    options = Options(patching, "auto", given_changes(model, given), held(model, hold), rows, skip_inert=False)
     prepared = prepare(model, encoded, [many], metrics, options)
     runs = [
         _Run(intervention, optimizer, rate, of_run, clip)

@@ -37,13 +37,19 @@ def _splitter() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
 
 
-def make_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
-    """One token a piece, BOS in front with ``add_special_tokens=True``, padding on the left."""
+def make_tokenizer(vocabulary: Iterable[str], *, spaces: bool = True) -> PreTrainedTokenizerFast:
+    """One token a piece, BOS in front with ``add_special_tokens=True``, padding on the left.
+
+    Args:
+        vocabulary: the pieces.
+        spaces: pieces take the space before them along; False: pieces are words, the same token with and without a space.
+    """
     specials = (PAD, BOS, EOS, UNK)
     ids = {piece: i for i, piece in enumerate((*specials, *sorted(set(vocabulary))))}
     inner = Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    inner.pre_tokenizer = _splitter()
-    inner.decoder = decoders.Fuse()
+    inner.pre_tokenizer = _splitter() if spaces else pre_tokenizers.WhitespaceSplit()
+    if spaces:
+        inner.decoder = decoders.Fuse()  # without a decoder words are joined by spaces
     inner.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, ids[BOS])]
     )
@@ -73,6 +79,9 @@ class Recipe:
     """One head a layer that is to do the writing; none chosen, no penalty on the others."""
     penalty: float = 0.0
     """Weight of what the other heads write, see :func:`_shared_work`."""
+    fresh: bool = False
+    """Whether each step starts from gradients of zero. False adds them to those of the steps before, cut to norm 1 each time:
+    so ``induction-2l`` and ``language-4l`` were trained, and so their scripts repeat them."""
     minutes: float = 0.0
     """Wall time, filled in by :func:`train`."""
 
@@ -88,11 +97,18 @@ class Batch(NamedTuple):
     """How much that counts."""
 
 
-def train(model: ZooForCausalLM, sample: Callable[[torch.Generator], list[Batch]], recipe: Recipe, every: int = 100) -> None:
+def train(
+    model: ZooForCausalLM,
+    sample: Callable[[torch.Generator], list[Batch]],
+    recipe: Recipe,
+    every: int = 100,
+    reached: Callable[[int], None] | None = None,
+) -> None:
     """AdamW with linear warm-up and cosine decay, in place; the loss is the weighted mean over the batches of one step.
 
     Args:
         sample: draws the batches of one step.
+        reached: called with the number of steps made, before the first one (0) and after each.
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -101,6 +117,8 @@ def train(model: ZooForCausalLM, sample: Callable[[torch.Generator], list[Batch]
     optimizer = torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=(0.9, 0.98))
     model.train()
     began = time.perf_counter()
+    if reached is not None:
+        reached(0)
     for step in range(recipe.steps):
         warm = min(1.0, (step + 1) / recipe.warmup)
         rate = recipe.peak_lr * warm * 0.5 * (1 + math.cos(math.pi * step / recipe.steps))
@@ -111,9 +129,13 @@ def train(model: ZooForCausalLM, sample: Callable[[torch.Generator], list[Batch]
         loss = sum(parts) / sum(weights)
         if recipe.writers:
             loss = loss + recipe.penalty * _shared_work(model, recipe.writers)
+        if recipe.fresh:
+            optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        if reached is not None:
+            reached(step + 1)
         if (step + 1) % every == 0 or step == 0:
             each = " ".join(f"{(part / weight).item():.3f}" for part, weight in zip(parts, weights, strict=True))
             print(f"step {step + 1:5d}  loss {each}  {time.perf_counter() - began:6.0f} s", flush=True)

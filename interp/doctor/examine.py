@@ -31,7 +31,7 @@ class Report:
     """Components that a stream does not have, each with the reason."""
     verdicts: tuple[Verdict, ...]
     """In the order of the laws."""
-    bos: Loss | str = "none: it was not asked"
+    loss: Loss | str = "none: it was not asked"
     """The loss of a text with and without BOS, or why there is none."""
 
     @property
@@ -65,7 +65,7 @@ class Report:
                 {"stream": s.stream, "name": s.name, "layers": list(s.layers), "sizes": dict(s.sizes)} for s in self.sites
             ],
             "absent": dict(self.absent),
-            "bos": self.bos if isinstance(self.bos, str) else self.bos.spec(),
+            "loss": self.loss if isinstance(self.loss, str) else self.loss.spec(),
         }
 
 

@@ -24,6 +24,7 @@ from interp.doctor.readers import flow, owners
 from interp.doctor.verdict import Refused, kept
 from interp.models import Model
 from interp.models.model import TorchHooks
+from interp.models.norms import Norm
 from interp.models.taps import BesideSink, Flat, Heads, Layout
 from interp.sites import Site
 
@@ -102,9 +103,11 @@ def folded_gains(model: Model, made: Model) -> tuple[dict[str, dict[str, int]], 
             left[path] = f"{shared[0]} also reads something else"
         elif homeless:
             left[path] = f"its bias has no place in {homeless[0]}"
+        elif isinstance(form := Norm.alone(norm), str):
+            left[path] = form
         else:
             with torch.no_grad():
-                _fold(made.module, norm, {places[parameter]: axis for parameter, axis in reading.weights.items()})
+                _fold(made.module, norm, form, {places[parameter]: axis for parameter, axis in reading.weights.items()})
             folded[path] = {places[parameter]: axis for parameter, axis in reading.weights.items()}
     return folded, left
 
@@ -113,8 +116,8 @@ def _alike(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(p, q.to(p)) for p, q in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def _fold(module: nn.Module, norm: Any, weights: Mapping[str, int]) -> None:
-    gain, unit = _gain(norm)
+def _fold(module: nn.Module, norm: Any, form: Norm, weights: Mapping[str, int]) -> None:
+    gain: Any = form.gain(norm)
     bias = norm.bias.detach().clone() if isinstance(getattr(norm, "bias", None), Tensor) else None
     for parameter, axis in weights.items():
         own = held_with(module, parameter)
@@ -124,22 +127,9 @@ def _fold(module: nn.Module, norm: Any, weights: Mapping[str, int]) -> None:
             added = weight @ bias if axis == -1 else bias @ weight
             own["bias"] = parameter_of(added if own["bias"] is None else own["bias"] + added)
         own[name] = parameter_of(weight * (gain if axis == -1 else gain[:, None]))
-    norm.weight.fill_(unit)
+    norm.weight.fill_(form.unit)
     if bias is not None:
         norm.bias.zero_()
-
-
-def _gain(norm: Any) -> tuple[Tensor, float]:
-    """The gain of a norm, and the weight of which it is 1: 1, or 0 where the gain is 1 + weight."""
-    weight = norm.weight.detach().clone()
-    x = torch.randn(1, 2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
-    try:
-        offset = norm.bias if isinstance(getattr(norm, "bias", None), Tensor) else 0
-        norm.weight.zero_()
-        at_zero = norm(x) - offset
-    finally:
-        norm.weight.copy_(weight)
-    return (weight, 1.0) if bool((at_zero.abs() < 1e-6).all()) else (1 + weight, 0.0)
 
 
 def _place(module: nn.Module, parameter: str) -> str:

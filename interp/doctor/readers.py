@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from interp.models import Model
+from interp.models.norms import is_norm
 from interp.models.taps import output_tensor
 
 _FOLLOWED = {
@@ -74,7 +75,7 @@ def flow(model: Model) -> Flow:
     with ExitStack() as stack:
         for path, part in module.named_modules():
             stack.callback(part.register_forward_pre_hook(partial(follow.enter, path)).remove)
-            stack.callback(part.register_forward_hook(partial(follow.leave, path, is_norm(part))).remove)
+            stack.callback(part.register_forward_hook(partial(follow.leave, path, has_gain(part))).remove)
         stack.enter_context(torch.no_grad())
         stack.enter_context(model.prepared(model.sites()))
         stack.enter_context(_experts_one_by_one(module))
@@ -83,15 +84,10 @@ def flow(model: Model) -> Flow:
     return Flow(follow.readings, follow.products)
 
 
-def is_norm(module: nn.Module) -> bool:
-    """Whether a module is a norm with a gain: its class says so and it has a vector called weight."""
+def has_gain(module: nn.Module) -> bool:
+    """Whether a module is a norm with a gain: it has a vector called weight."""
     weight = getattr(module, "weight", None)
-    return "norm" in type(module).__name__.lower() and isinstance(weight, Tensor) and weight.ndim == 1 and _of_features(module)
-
-
-def _of_features(module: nn.Module) -> bool:
-    """Norms of channels (of feature maps) have statistics over more than the last axis."""
-    return not isinstance(module, (nn.GroupNorm, nn.modules.batchnorm._NormBase))
+    return is_norm(module) and isinstance(weight, Tensor) and weight.ndim == 1
 
 
 class _Follow(TorchFunctionMode):

@@ -28,7 +28,7 @@ def text(report: Report) -> str:
     for verdict in report.verdicts:
         lines += _of_verdict(verdict)
     counts = [(report.passed, "passed"), (report.failed, "failed"), (report.refused, "refused")]
-    lines += ["", f"loss: {report.bos}", "", ", ".join(f"{len(laws)} {what}" for laws, what in counts)]
+    lines += ["", f"loss: {report.loss}", "", ", ".join(f"{len(laws)} {what}" for laws, what in counts)]
     return "\n".join(lines)
 
 

@@ -7,10 +7,14 @@ from interp.engine.checking import Check, check
 from interp.engine.edge_patching import patch_edges
 from interp.engine.graph import Edge, edges
 from interp.engine.plan import Plan
+from interp.engine.single.edited import edited
+from interp.engine.single.ran import Run
+from interp.engine.single.run import run
 from interp.engine.slopes import Gradients, gradients
 from interp.engine.sweep import explain, patch
 from interp.engine.texts.generated import Generated
 from interp.engine.texts.generating import generate
+from interp.engine.texts.scoring import score
 
 __all__ = [
     "Check",
@@ -18,12 +22,16 @@ __all__ = [
     "Generated",
     "Gradients",
     "Plan",
+    "Run",
     "attribute",
     "check",
     "edges",
+    "edited",
     "explain",
     "generate",
     "gradients",
     "patch",
     "patch_edges",
+    "run",
+    "score",
 ]

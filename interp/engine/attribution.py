@@ -22,23 +22,24 @@ from typing import Any, NamedTuple
 
 import torch
 import xarray as xr
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance
+from interp.engine.background import Given, Hold, given_changes, held, in_force
 from interp.engine.batches import halvings, in_batches
 from interp.engine.bundles import bundled, difference
 from interp.engine.cells import Cell, fill
-from interp.engine.edits import Edits
-from interp.engine.families import Given, Where, asked, check_words, given_changes, labelled
+from interp.engine.edits import Edits, Rows
+from interp.engine.families import Where, asked, check_words, labelled
 from interp.engine.layout import canonical
 from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Prepared, start
 from interp.engine.slopes import Slopes, differentiable, examples_a_pass, slopes
 from interp.errors import GradientError
-from interp.interventions import Cut, Edit, Featurizer, Source
+from interp.interventions import Cut, EditLike, Featurizer, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
@@ -54,10 +55,11 @@ def attribute(
     *,
     patching: Patching = "denoising",
     source: Source | None = None,
-    edit: Edit | None = None,
+    edit: EditLike | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     given: Given = None,
+    hold: Hold = (),
     rows: int | None = None,
     skip_inert: bool = True,
     precision: Precision = "full",
@@ -73,6 +75,7 @@ def attribute(
         model, pairs, where, metric, patching, source, edit, featurizer, keep_error: as for :func:`interp.patch`. The metric has
             a gradient: it does not count or compare.
         given: interventions in force on the base; slopes are taken there.
+        hold: as for :func:`interp.patch`; slopes do not lead through what is held.
         rows: most examples in one forward and backward pass; by default what a memory budget allows.
         skip_inert: take cells that cannot have an effect as zero by rule; False estimates them too.
         precision: as for :func:`interp.patch`.
@@ -88,7 +91,9 @@ def attribute(
             as for :func:`interp.patch`.
     """
     check_words(patching, precision=precision)
-    options = Options(patching, "batched", given_changes(given), rows, skip_inert, progress, precision)
+    options = Options(
+        patching, "batched", given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision
+    )
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
     changes = [change for family in families.values() for i in family.interventions for change in i.changes]
@@ -151,7 +156,7 @@ def _facts(prepared: Prepared, own: slice) -> dict[str, Any]:
     return {
         "source": sources(interventions, options.patching),
         "edit": repr(interventions[0].changes[0].edit),
-        "given": repr(options.given) if options.given is not None else None,
+        **in_force(prepared.model, options.given, options.hold),
         "strategy": "attribution",
         "estimate": ESTIMATE,
         "rows": int((~prepared.by_rule[own]).sum()),
@@ -172,14 +177,16 @@ def _passes(prepared: Prepared) -> _Found:
         with torch.no_grad():
             sides = [side for side in ("clean", "corrupted") if options.given is not None or side != runs.side["base"]]
             runs.want_logits(*sides)
-            cells = _Cells(prepared, start(prepared))
+            known = start(prepared)
+            cells = _Cells(prepared, known)
+            beside = fill([prepared.held], runs, known)[0] if prepared.held is not None else None
             reference = runs.reference
             alone = {side: reader.measure(runs.logits(side), everyone, reference) for side in sides}
 
         def run(chunk: slice) -> tuple[Tensor, Tensor]:
             examples = everyone[chunk]
-            given = None if runs.given is None else runs.given(examples).writes()
-            found = slopes(model, reader, runs.base.take(chunk), examples, cells.sites, reference, given)
+            frozen = None if beside is None else Edits([beside], _rows(examples)).writes()
+            found = slopes(model, reader, runs.base.take(chunk), examples, cells.sites, reference, frozen)
             with torch.no_grad():
                 return found.value, cells.moved(examples, found)
 
@@ -223,13 +230,18 @@ class _Cells:
 
     def _together(self, cell: Cell, examples: Tensor, found: Slopes) -> Float[Tensor, "metric example"]:
         """The sum over tensors of what several changes move."""
-        edits = Edits([cell], torch.stack([torch.zeros_like(examples), examples], dim=-1))
+        edits = Edits([cell], _rows(examples))
         total = torch.zeros(len(found.gradient), len(examples), dtype=self.dtype, device=examples.device)
         for site in edits.sites(own=True):
             h = found.activation[site]
             step = difference(edits.write(site, own=True)(h), h, self.dtype)
             total += torch.stack([(g[site].to(step) * step).flatten(1).sum(1) for g in found.gradient]).to(total.device)
         return total
+
+
+def _rows(examples: Int[Tensor, " row"]) -> Rows:
+    """The only cell there is, on some examples."""
+    return torch.stack([torch.zeros_like(examples), examples], dim=-1)
 
 
 def _warn_of_least(prepared: Prepared, found: _Found) -> None:

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.cells import Cell, Place
-from interp.engine.edits import changed, same, within
+from interp.engine.edits import Which, changed, same, within
 from interp.engine.layout import indexed_axis
-from interp.interventions import Activation, Change
+from interp.interventions import Activation, Change, Free
 from interp.sites import Site
 
 _NUMBERS = 1 << 24
@@ -74,7 +74,7 @@ class Bundle:
         row, slot = (columns >= 0).nonzero(as_tuple=True)
         at = (row, columns[row, slot])
         old = self._taken(h, at)
-        step = difference(self._edited(old, examples[row], slot), old, dtype)
+        step = difference(self._edited(old, row, examples[row], slot), old, dtype)
         found = []
         for gradient in gradients:
             share = (self._taken(gradient, at).to(dtype) * step).flatten(2).sum(2)
@@ -87,23 +87,27 @@ class Bundle:
         """What each cell sees of a tensor; where all heads or units are changed together, each cell sees all of them."""
         row, column = (index.to(tensor.device) for index in at)
         if self.indices is None:
-            return tensor[row, column][:, None].expand(-1, len(self.numbers), *tensor.shape[2:])
+            found = tensor[row, column].reshape(len(row), 1, *(tensor.shape[2:] or (1,)))
+            return found.expand(-1, len(self.numbers), *found.shape[2:])
         found = tensor[row[:, None], column[:, None], self.indices.to(tensor.device)[None]]
         return found if found.ndim > 2 else found[..., None]
 
-    def _edited(self, old: Float[Tensor, "token member ..."], examples: Tensor, slots: Tensor) -> Tensor:
+    def _edited(self, old: Float[Tensor, "token member ..."], rows: Tensor, examples: Tensor, slots: Tensor) -> Tensor:
         """What the change makes of them, one row a token and cell."""
         place, members = self.place, old.shape[1]
         source = None if place.values is None else self._source(examples, slots).flatten(0, 1)
         attended = None if place.attended is None else place.attended[examples].repeat_interleave(members, 0)
-        return changed(place, old.flatten(0, 1), source, attended).to(old.dtype).unflatten(0, old.shape[:2])
+        which = None
+        if isinstance(place.change.edit, Free):  # the only member of its bundle
+            which = Which(rows, examples, place.columns[examples, slots])
+        return changed(place, old.flatten(0, 1), source, attended, which).to(old.dtype).unflatten(0, old.shape[:2])
 
     def _source(self, examples: Tensor, slots: Tensor) -> Float[Tensor, "token member ..."]:
         values = self.place.values
         assert values is not None
         row, column = values.example[examples], values.columns[examples, slots]
         if values.index is None:
-            found = values.tensor[row, column]
+            found = values.at(examples, slots)
             return found[:, None].expand(-1, len(self.numbers), *found.shape[1:])
         assert self.sources is not None
         found = values.tensor[row[:, None], column[:, None], self.sources.to(values.tensor.device)[None]]
@@ -136,7 +140,7 @@ def _shared(place: Place) -> Hashable:
     """What cells of one bundle have in common."""
     change = place.change
     return (
-        id(change) if change.joint > 1 else None,  # its rows must follow each other
+        id(change) if change.together else None,  # its rows must follow each other
         change.site.tensor,
         change.positions,
         change.attended,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -43,9 +44,15 @@ class Place:
     order: int
     """How many changes of the same coordinates come before this one: 0 for the first, or where none meet."""
     given: bool = False
-    """Whether it is in force on the base already."""
+    """Whether it leaves the base run as it is: because it is in force there already, or because it is held at its values."""
+    held: bool = False
+    """Whether it writes the base's own values."""
     attended: Bool[Tensor, "example source_position"] | None = None
     """Of attention scores and patterns, the attended tokens at which it is made, all of them real; the others stay."""
+    prompts: Places | None = None
+    """Where the positions of the base's prompts are at the site."""
+    ids: Int[Tensor, "example position"] | None = None
+    """Token ids at these positions, where tokens enter."""
 
     @property
     def tensor(self) -> Site:
@@ -78,7 +85,8 @@ class Cell:
         other, so what is changed there matters from the first of them on.
         """
         own = torch.stack([place.first for place in self.places if not place.given]).amin(0)
-        ahead = [p.first for p in self.places if p.given and (p.attended is not None or p.change.joint > 1)]
+        given = [place for place in self.places if place.given and not place.held]
+        ahead = [p.first for p in given if p.attended is not None or p.change.together]
         return torch.where(own == NOWHERE, own, torch.stack([own, *ahead]).amin(0)) if ahead else own
 
     @property
@@ -102,27 +110,31 @@ def check(interventions: Sequence[Intervention], model: Model) -> None:
                 raise UnknownSiteError("site", repr(change.site), [f"L0.{change.site.name}"], why="it does not say which layer")
 
 
-def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention | None = None) -> list[Cell]:
+def place(
+    interventions: Sequence[Intervention], runs: Runs, given: Intervention | None = None, hold: Intervention | None = None
+) -> list[Cell]:
     """Resolve where interventions act; nothing is run, and no values are known yet.
 
     Args:
         given: changes in force on the base of every cell; they come before a cell's own.
+        hold: changes that write the base's own values into every cell, behind what is given and before a cell's own.
 
     Raises:
         PositionError, OrderError: what does not fit.
     """
     columns: dict[tuple[Positions, int], Tensor] = {}
     firsts: dict[tuple[Positions, int, bool, bool, bool], Tensor] = {}  # cells differ in these alone
-    sites: dict[Site, Places] = {}
+    sites: dict[tuple[Site, bool], Places] = {}
     spans: dict[tuple[Positions, Site], Tensor] = {}
 
     def resolved(change: Change, first: Tensor | None, of_given: bool) -> Place:
         tensor = change.site.tensor
-        if tensor not in sites:
-            sites[tensor] = runs.places("base", tensor)
-        here = (change.positions, id(sites[tensor]))
+        if (tensor, of_given) not in sites:
+            sites[tensor, of_given] = runs.changed_places(tensor, given=of_given)
+        places = sites[tensor, of_given]
+        here = (change.positions, id(places))
         if here not in columns:
-            columns[here] = sites[tensor].columns(change.positions, what=f"position of {change.site!r}")
+            columns[here] = places.columns(change.positions, what=f"position of {change.site!r}")
         where = columns[here]
         if change.joint > 1:
             _refuse_other_spans(change, where)
@@ -132,10 +144,13 @@ def place(interventions: Sequence[Intervention], runs: Runs, given: Intervention
         span = (change.attended, tensor)
         if change.square and span not in spans:
             spans[span] = _span(change, runs.places("base", tensor, attended=True))
-        return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span))
+        told: dict[str, Any] = {"prompts": places, "ids": runs.ids(places)}
+        return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span), **told)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
     first = torch.stack([place.first for place in before]).amin(0) if before else None
+    frozen = [replace(resolved(change, None, True), held=True) for change in hold.changes] if hold else []
+    before += _ordered(frozen, before, True, runs)
     cells = []
     for intervention in interventions:
         own = (resolved(change, first, False) for change in intervention.changes)

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.engine.asked import encoded_pairs
+from interp.engine.background import refuse_background
 from interp.engine.budget import Budget
-from interp.engine.families import encoded_pairs
 from interp.engine.precision import float32
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
@@ -201,7 +202,9 @@ def check(model: Model, pairs: Any, *, by: By | None = None, bos: Bos | None = N
 
     Raises:
         AnswerError: pairs without answers, or ``by="margin"`` of pairs without wrong ones.
+        OrderError: the model is edited.
     """
+    refuse_background(model, "interp.check")
     encoded = encoded_pairs(model, pairs, bos)
     if lacking := [i for i, pair in enumerate(encoded.pairs) if not pair.answers]:
         raise AnswerError(

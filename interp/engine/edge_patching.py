@@ -20,10 +20,12 @@ import xarray as xr
 
 from interp import axes, effects
 from interp.engine import gauge, provenance
+from interp.engine.asked import encoded_pairs
+from interp.engine.background import refuse_background
 from interp.engine.batches import halvings
 from interp.engine.budget import Budget
 from interp.engine.edge_rows import EdgeRows
-from interp.engine.families import check_words, encoded_pairs
+from interp.engine.families import check_words
 from interp.engine.graph import SLOTS, Edge, check, node
 from interp.engine.graph import edges as every_edge
 from interp.engine.joins import refused
@@ -77,6 +79,7 @@ def patch_edges(
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
     check_words(patching, precision=precision)
+    refuse_background(model, "a sweep of edges")
     reason = refused(model) or ("" if model.causal else "it is not causal")
     if reason:
         raise EdgesError(f"the edges of {model.name} cannot be swept: {reason}")

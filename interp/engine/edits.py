@@ -17,9 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.engine.cells import Cell, Place
-from interp.engine.layout import canonical, indexed_axis
+from interp.engine.layout import canonical, canonical_axes, indexed_axis
 from interp.errors import HeadOutOfRangeError, PositionError, ShapeMismatchError
-from interp.interventions import Cut, apply
+from interp.interventions import Context, Cut, Free, apply, freely
 from interp.models.queries import Queries
 from interp.models.taps import Write
 from interp.sites import Site
@@ -37,6 +37,16 @@ class _Part(NamedTuple):
     place: Place
     rows: range
     examples: Tensor
+
+
+class Which(NamedTuple):
+    """Which tokens some values are of, for functions that see those of a row together."""
+
+    row: Int[Tensor, " value"]
+    """Numbers of the rows, those of one row next to each other."""
+    example: Int[Tensor, " value"]
+    column: Int[Tensor, " value"]
+    """Of the base's tokens."""
 
 
 class Edits:
@@ -158,6 +168,8 @@ class _Group:
     source: Tensor | None
     attended: Tensor | None = None
     """Of attention scores and patterns, where in the row each change is made ``[n, source_position]``."""
+    which: Which | None = None
+    """Which tokens they are, where a free function asks."""
 
     def __call__(self, seen: Tensor, where: tuple[Tensor, Tensor] | None = None) -> None:
         """Change ``seen`` in place.
@@ -169,7 +181,7 @@ class _Group:
         at = tuple(index.to(seen.device) for index in (self.at if where is None else (*where, *self.at[2:])))
         old = seen[at]
         scalar = old.ndim == 1
-        new = changed(self.example_of, old[:, None] if scalar else old, self.source, self.attended)
+        new = changed(self.example_of, old[:, None] if scalar else old, self.source, self.attended, self.which)
         seen[at] = (new[:, 0] if scalar else new).to(seen.dtype)
 
 
@@ -212,8 +224,8 @@ class SiteWrite:
 
 def _group(parts: list[_Part], first: int, column: int, until: int | None) -> _Group:
     example_of = parts[0].place
-    row, at, index, source, attended = [], [], [], [], []
-    for place, rows, examples in parts:
+    row, at, index, source, attended, which = [], [], [], [], [], []
+    for number, (place, rows, examples) in enumerate(parts):
         columns = place.columns[examples]
         there = columns >= column if until is None else (columns >= column) & (columns < until)
         kept, slot = there.nonzero(as_tuple=True)
@@ -225,11 +237,14 @@ def _group(parts: list[_Part], first: int, column: int, until: int | None) -> _G
             source.append(place.values.at(examples[kept], slot))
         if place.attended is not None:
             attended.append(place.attended[examples[kept]])
+        if isinstance(place.change.edit, Free):
+            which.append(Which(row[-1] * len(parts) + number, examples[kept], columns[kept, slot]))
     where = (torch.cat(row), torch.cat(at), *((torch.cat(index),) if index else ()))
     s, real = torch.cat(source) if source else None, torch.cat(attended) if attended else None
     if real is not None and not example_of.tensor.name.startswith("cross_"):  # nothing behind the last column is attended to
         s, real = None if s is None else s[..., :until], real[..., :until]
-    return _Group(example_of, where, s, real)
+    told = Which(*map(torch.cat, zip(*which, strict=True))) if which else None
+    return _Group(example_of, where, s, real, told)
 
 
 def within(place: Place, seen: Tensor) -> None:
@@ -244,12 +259,14 @@ def changed(
     old: Float[Tensor, "row ..."],
     source: Float[Tensor, "row ..."] | None,
     attended: Bool[Tensor, "row source_position"] | None = None,
+    which: Which | None = None,
 ) -> Float[Tensor, "row ..."]:
-    """What the change of a place makes of some values.
+    """What the change of a place makes of some values, a token each.
 
     Args:
         source: what it reads, features last; None if its edit reads nothing.
         attended: of attention scores and patterns, where in the row the change is made; the rest stays.
+        which: which tokens they are; only a free function asks.
 
     Raises:
         ShapeMismatchError: see :func:`fitting`, and what the edit returned.
@@ -259,11 +276,43 @@ def changed(
     fitting(place, old, s)
     s = s.reshape(len(s), *(1 for _ in range(old.ndim - s.ndim)), *s.shape[1:])
     change = place.change
-    new = apply(change.edit, change.featurizer, old, s, keep_error=change.keep_error, where=repr(change.site.tensor))
+    if isinstance(change.edit, Free):
+        assert which is not None
+        new = _freely(place, change.edit, old, None if source is None else s, which)
+    else:
+        new = apply(change.edit, change.featurizer, old, s, keep_error=change.keep_error, where=repr(change.site.tensor))
     if attended is None:
         return new
     ones = (1 for _ in range(new.ndim - 2))
     return spanned(place, old, new, attended.reshape(len(new), *ones, attended.shape[-1]))
+
+
+def _freely(
+    place: Place, edit: Free, old: Float[Tensor, "value ..."], source: Float[Tensor, "value ..."] | None, which: Which
+) -> Float[Tensor, "value ..."]:
+    """What a free function makes of some values: rows of as many tokens in one call, in the site's own axes."""
+    site, prompts, change = place.change.site, place.prompts, place.change
+    assert prompts is not None
+    lying = list(canonical_axes(site.tensor))
+    if place.index is not None and len(lying) > 3:  # the one head or expert; a single unit stays as a feature
+        lying.remove(indexed_axis(site) or "")
+    axes = tuple(axis for axis in site.axes if axis in lying)
+    there, back = [lying.index(axis) for axis in axes], [axes.index(axis) for axis in lying]
+    positions = which.column - prompts.first[which.example]
+    inside = which.column < (0 if place.ids is None else place.ids.shape[1])
+    tokens = torch.full_like(which.column, -1)
+    if place.ids is not None:
+        tokens[inside] = place.ids[which.example[inside], which.column[inside]]
+    counts = which.row.unique_consecutive(return_counts=True)[1]
+    starts, new = counts.cumsum(0) - counts, torch.empty_like(old)
+    for count in counts.unique().tolist():
+        at = starts[counts == count][:, None] + torch.arange(count, device=counts.device)
+        values = at.to(old.device)
+        told = Context(site, axes, which.example[at[:, 0]], positions[at], tokens[at])
+        s = None if source is None else source[values].permute(there)
+        made = freely(edit, change.featurizer, old[values].permute(there), s, told, keep_error=change.keep_error)
+        new[values] = made.permute(back).to(new.dtype)
+    return new
 
 
 def spanned(place: Place, old: Tensor, new: Tensor, attended: Tensor) -> Tensor:

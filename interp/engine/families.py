@@ -16,6 +16,7 @@ from torch import Tensor
 
 from interp import axes, effects
 from interp.engine import gauge, provenance
+from interp.engine.asked import encoded_pairs, listed
 from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
@@ -23,12 +24,9 @@ from interp.errors import PositionError, UnknownNameError, UnknownSiteError
 from interp.interventions import Change, Identity, Intervention
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
-from interp.models.encoding import Bos
-from interp.prompts import Pair, Pairs
 from interp.sites import Grid, Positions, Site
 
 STRATEGIES = ("auto", "wavefront", "batched", "serial")
-Given = Intervention | Change | Sequence[Intervention | Change] | None
 Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid]
 
 
@@ -111,6 +109,7 @@ def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Datas
     """What was measured of a family, with its names."""
     exists, encoded, options = family.exists, prepared.encoded, prepared.options
     spec = family.spec | ({"given": options.given.spec()} if options.given is not None else {})
+    spec |= {"hold": [repr(change.site) for change in options.hold.changes]} if options.hold is not None else {}
     spec |= {"precision": options.precision} if options.precision != "full" else {}
     return effects.assemble(
         _spread(measured.value, exists, family.axes, np.nan),
@@ -138,41 +137,6 @@ def _spread(
     return full.reshape(*found.shape[:-2], *(len(v) for v in values.values()), found.shape[-1])
 
 
-def encoded_pairs(model: Model, pairs: Any, bos: Bos | None = None) -> Encoded:
-    """Pairs in whatever form they were given, as tensors."""
-    return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs), bos=bos)
-
-
-def _pairs(pairs: Any) -> Pairs:
-    if isinstance(pairs, Pairs):
-        return pairs
-    many = list(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]
-    if not many or not all(isinstance(pair, Pair) for pair in many):
-        raise ValueError(
-            f"pairs is {type(pairs).__name__ if many else 'empty'}; expected interp.Pairs from a task such as "
-            "interp.tasks.ioi(64), interp.pairs(clean, counterfactual, answer, wrong), interp.Pair or a list of them, or "
-            "model.encode(pairs)"
-        )
-    return Pairs(tuple(many))
-
-
-def listed(where: Any, argument: str = "where") -> list[Intervention]:
-    """Interventions from one or several, changes being interventions of one change."""
-    grids = (
-        "a grid such as interp.grid('resid_pre', layer=...), a mapping of names to grids, or " if argument == "where" else ""
-    )
-    many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
-    for one in many:
-        if not isinstance(one, Intervention | Change):
-            raise ValueError(
-                f"{argument} holds {one!r} of type {type(one).__name__}; expected {grids}interventions such as "
-                "Intervention.of('L9H6.z@-1')"
-            )
-    if not many:
-        raise ValueError(f"{argument} is an empty list; give at least one intervention")
-    return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
-
-
 def check_words(patching: Any, strategy: Any = "auto", precision: Any = "full") -> None:
     if patching not in effects.PATCHING:
         raise UnknownNameError("patching", patching, effects.PATCHING)
@@ -180,14 +144,6 @@ def check_words(patching: Any, strategy: Any = "auto", precision: Any = "full") 
         raise UnknownNameError("strategy", strategy, STRATEGIES)
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
-
-
-def given_changes(given: Any) -> Intervention | None:
-    """Several given interventions as one, in their order."""
-    if given is None or (isinstance(given, Sequence) and not given):
-        return None
-    many = listed(given, "given")
-    return Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
 
 
 def _check_positions(model: Model, encoded: Encoded, grid: Grid) -> int | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from interp.interventions import Intervention
+from interp.interventions import Change, Intervention
 from interp.models import Model
-from interp.models.hooks import is_recorder
+from interp.models.hooks import is_own, is_recorder
 from interp.models.model import TorchHooks
 from interp.sites import MAIN, Site
 
@@ -31,7 +31,9 @@ _EARLY = ("embed", "pos_embed")
 _STREAM = (*_EARLY, "resid_pre", "resid_post")
 _OF_ATTENTION = ("attn_out", "z", "result")
 _OF_MLP = ("mlp_out", "mlp_post")
-_INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up", "routing", "expert_out")
+_INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up", "routing", "expert_out", "ln2_scale", "ln2_post_scale")
+_BEHIND_ATTENTION = ("ln1_post_scale",)
+"""What still runs where a row joins when its attention is known."""
 
 
 def depth(layer: int, point: Point) -> int:
@@ -47,7 +49,7 @@ def refused(model: Model) -> str:
         return f"its backend {type(model.backend).__name__} runs whole forward passes only"
     for name, module in model.module.named_modules():
         hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if not all(map(is_recorder, hooks)):
+        if not all(is_recorder(hook) or is_own(hook) for hook in hooks):
             return f"a hook of yours on {name or 'the model'} would see some positions alone, or act twice on resumed rows"
     return ""
 
@@ -65,8 +67,8 @@ def join(model: Model, intervention: Intervention, given: Intervention | None = 
     Args:
         given: changes in force on the base. A row does not begin inside a block in which something is given.
     """
-    found = [begin(model, change.site.tensor) for change in intervention.changes]
-    taken = [begin(model, change.site.tensor) for change in given.changes] if given else []
+    found = [_begin(model, change) for change in intervention.changes]
+    taken = [_begin(model, change) for change in given.changes] if given else []
     reasons = [reason for reason in found + taken if isinstance(reason, str)]
     if reasons:
         return reasons[0]
@@ -84,6 +86,18 @@ def join(model: Model, intervention: Intervention, given: Intervention | None = 
         {model.anatomy.block_of(model.taps(change.site.tensor).path) for change in given.changes} if given else set()
     )
     return depth(layer, Point.PRE) if first >= 0 and layer in within else first
+
+
+def _begin(model: Model, change: Change) -> int | str:
+    """The depth from which a change can be made. One of several tokens together needs all of them, and of the last block's
+    attention, MLP and output a row has those that are read alone.
+    """
+    found, last = begin(model, change.site.tensor), model.sizes.get("layer", 0) - 1
+    if isinstance(found, str) or not change.together or change.positions.is_one or found <= depth(last, Point.PRE):
+        return found
+    if found > depth(last, Point.POST):
+        return f"{change.site!r} is changed at several tokens together, and the last block gives those that are read"
+    return depth(last, Point.PRE)
 
 
 def _is_behind(intervention: Intervention, given: Intervention) -> bool:
@@ -105,16 +119,18 @@ def begin(model: Model, site: Site) -> int | str:
         return -1
     if site.name == "logits":
         return "logits are changed after the last block"
+    if site.name == "ln_final_scale":
+        return depth(model.sizes["layer"], Point.PRE)
     assert site.layer is not None
     if site.name == "resid_post":
         return depth(site.layer + 1, Point.PRE)
     if model.stack is not None and site.name in model.stack.unfolded:
         return f"{site.name} is unfolded from cached latents, at all positions of a row"
-    if site.name in _OF_ATTENTION and model.anatomy.main.order.get(site.layer) == "unknown":
+    if site.name in _OF_ATTENTION + _BEHIND_ATTENTION and model.anatomy.main.order.get(site.layer) == "unknown":
         return depth(site.layer, Point.PRE)
     if site.name in _OF_MLP or (site.name in _OF_ATTENTION and parallel(model, site.layer)):
         return depth(site.layer, Point.POST)
-    return depth(site.layer, Point.MID if site.name in _OF_ATTENTION + _INSIDE_MLP else Point.PRE)
+    return depth(site.layer, Point.MID if site.name in _OF_ATTENTION + _BEHIND_ATTENTION + _INSIDE_MLP else Point.PRE)
 
 
 def parallel(model: Model, layer: int) -> bool:

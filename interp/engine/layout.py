@@ -27,6 +27,19 @@ def _order(site: Site) -> list[int]:
     return [site.axes.index(axis) for axis in (*first, *(a for a in site.axes if a not in first))]
 
 
+def canonical_axes(site: Site) -> tuple[str, ...]:
+    """A site's axes in the engine's order."""
+    return tuple(site.axes[i] for i in _order(site))
+
+
 def canonical(site: Site, tensor: Tensor) -> Tensor:
     """A view of a site's tensor in the engine's order."""
     return tensor.permute(_order(site)) if tensor.ndim == len(site.axes) else tensor
+
+
+def declared(site: Site, tensor: Tensor) -> Tensor:
+    """A view of a tensor in the engine's order in the axes that the site declares."""
+    if tensor.ndim != len(site.axes):
+        return tensor
+    order = _order(site)
+    return tensor.permute([order.index(i) for i in range(len(order))])

@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance, strategies
+from interp.engine.background import in_force
 from interp.engine.batches import halvings
 from interp.engine.cells import Cell, fill
 from interp.engine.joins import NEVER
@@ -100,11 +101,10 @@ def _facts(prepared: Prepared, plan: Plan, family: range, value: Tensor, base: T
     own = slice(family.start, family.stop - 1)
     interventions = prepared.interventions[own]
     floor = noise_floor(value[:, family[-1]], base, prepared.model, prepared.metrics)
-    given = prepared.options.given
     return {
         "source": sources(interventions, prepared.options.patching),
         "edit": repr(interventions[0].changes[0].edit),
-        "given": repr(given) if given is not None else None,
+        **in_force(prepared.model, prepared.options.given, prepared.options.hold),
         "strategy": plan.strategy(family[:-1]),
         "fallback": plan.fallback(family[:-1]),
         "rows": int((~prepared.by_rule[family.start : family.stop]).sum()),

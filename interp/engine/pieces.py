@@ -71,7 +71,7 @@ def _is_apart(place: Placed) -> bool:
     Scores and patterns could be given anything, so that a token attends to later ones; scaled or taken from a run they do not.
     """
     change = place.change
-    if change.joint > 1:
+    if change.together:
         return False
     if place.attended is None:
         return True

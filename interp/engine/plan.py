@@ -20,6 +20,7 @@ from interp.engine.pieces import divided
 from interp.engine.prepared import Prepared
 from interp.engine.shard import bytes_an_example
 from interp.engine.wavefront import grouped
+from interp.interventions import Free
 
 _INSIDE_ATTENTION = {"q", "k", "v", "scores", "pattern"}
 _OVERHEAD_SECONDS = {"cpu": 0.02, "cuda": 0.03}
@@ -239,6 +240,11 @@ class _Planning:
             notes.append(f"rows that change {', '.join(names)} run the attention of that block again, for all of its heads")
         if len(cut := divided(self.p.model, range(self.columns))) > 1:
             notes.append(f"prompts of {self.columns:,} positions run in pieces of {len(cut[0]):,}, one after another")
+        edits = [place.change.edit for cell in self.p.cells for place in cell.places]
+        if free := sorted({edit.name for edit in edits if isinstance(edit, Free)}):
+            notes.append(
+                f"free function {', '.join(free)}: every strategy gives its rows; runs are anonymous, so they are not resumed"
+            )
         if self.p.model.dtype in (torch.bfloat16, torch.float16):
             notes.append("in half precision strategies agree within the spread of batch sizes, not exactly")
         flagged = gauge.flag(self.p.model, [*self.p.interventions, *([self.p.options.given] if self.p.options.given else [])])

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp import axes
+from interp.engine.background import both
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits, Rows
@@ -41,6 +42,7 @@ class Options:
     patching: Patching = "denoising"
     strategy: Strategy = "auto"
     given: Intervention | None = None
+    hold: Intervention | None = None
     rows: int | None = None
     skip_inert: bool = True
     progress: bool | None = None
@@ -67,6 +69,8 @@ class Prepared:
     """Resolved, without the values that they write; behind those of the families, what several of them begin with."""
     given: Cell | None
     """What is in force on the base of every cell."""
+    held: Cell | None
+    """That and what is held at the base's values, which a cell without changes of its own would be."""
     begins: Sequence[int | str]
     """The depth at which each cell's rows join the wave, or why they run whole forward passes."""
     parents: Int[Tensor, " cell"]
@@ -81,7 +85,7 @@ class Prepared:
         if self.eager:
             return f"eager, because {self.eager}"
         changed = any(
-            place.change.square for cell in (*self.cells, *([self.given] if self.given else [])) for place in cell.places
+            place.change.square for cell in (*self.cells, *([self.held] if self.held else [])) for place in cell.places
         )
         return "as in the model, changed rows beside it" if changed else "as in the model"
 
@@ -143,7 +147,9 @@ def prepare(
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, OrderError: what does not fit.
     """
     given = None if options.given is None else expanded(options.given, model)
-    check([i for family in families for i in family] + ([given] if given else []), model)
+    hold = None if options.hold is None else expanded(options.hold, model)
+    beside = both(given, hold)
+    check([i for family in families for i in family] + ([beside] if beside else []), model)
     spans: list[range] = []
     interventions: list[Intervention] = []
     for family in families:
@@ -151,20 +157,22 @@ def prepare(
         own = [expanded(intervention, model) for intervention in family]
         interventions += [*own, _self_patch(own[len(own) // 2])]
     sites = frozenset(
-        site for i in (*interventions, *([given] if given else [])) for change in i.changes for site in _sites(change)
+        site for i in (*interventions, *([beside] if beside else [])) for change in i.changes for site in change.sites
     )
     reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
     budget = Budget(model, reader, encoded.clean.width, options.rows)
     base = "corrupted" if options.patching == "denoising" else "clean"
     runs = Runs(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
-    streams = given is not None and any(change.site.name == "resid_pre" for change in given.changes)
-    cells, begins = place(interventions, runs, given), _begins(model, interventions, options, _whole(encoded))
-    # What is given between two blocks comes between a row's change before and its change after: no row forks there.
+    streams = beside is not None and any(change.site.name == "resid_pre" for change in beside.changes)
+    cells, begins = place(interventions, runs, given, hold), _begins(model, interventions, options, beside, _whole(encoded))
+    # What is given or held between two blocks comes between a row's change before and its change after: no row forks there.
     found = Forks(cells, begins, [-1] * len(cells)) if streams else forked(model, cells, begins)
     by_rule = torch.stack([cell.inert for cell in found.cells]) & options.skip_inert
     by_rule[[span[-1] for span in spans]] = False
     by_rule[len(interventions) :] = True  # what cells share is not read
     known = place([given], runs) if given else []
+    frozen = place([hold], runs, given, hold) if hold else []
+    held = Cell(frozen[0].intervention, tuple(p for p in frozen[0].places if p.given)) if frozen else None
     return Prepared(
         model,
         encoded,
@@ -178,10 +186,11 @@ def prepare(
         budget=budget,
         cells=found.cells,
         given=known[0] if known else None,
+        held=held or (known[0] if known else None),
         begins=found.begins,
         parents=torch.tensor(found.parents, device=by_rule.device),
         by_rule=by_rule,
-        eager=_eager(model, [*cells, *known], runs, options),
+        eager=_eager(model, [*cells, *known, *([held] if held else [])], runs, options),
     )
 
 
@@ -221,16 +230,19 @@ def start(prepared: Prepared) -> list[Cell]:
     return known
 
 
-def _begins(model: Model, interventions: Sequence[Intervention], options: Options, why: str) -> list[int | str]:
+def _begins(
+    model: Model, interventions: Sequence[Intervention], options: Options, beside: Intervention | None, why: str
+) -> list[int | str]:
     """Where the rows of each intervention join the wave, or why they run whole forward passes.
 
     Args:
+        beside: what is given and what is held.
         why: the reason why the prompts cannot be resumed; empty if they can.
     """
     if options.strategy in ("serial", "batched"):
         return [f"strategy={options.strategy!r} was asked for"] * len(interventions)
     reason = refused(model) or why
-    begins = [reason or join(model, intervention, options.given) for intervention in interventions]
+    begins = [reason or join(model, intervention, beside) for intervention in interventions]
     cannot = next(((begin, i) for begin, i in zip(begins, interventions, strict=True) if isinstance(begin, str)), None)
     if options.strategy == "wavefront" and cannot is not None:
         raise ValueError(f"strategy='wavefront' cannot run {cannot[1]!r}: {cannot[0]}; strategy='auto' runs it batched")
@@ -265,10 +277,6 @@ def _eager(model: Model, cells: Sequence[Cell], runs: Runs, options: Options) ->
         if bool((2 * (one.columns >= 0).sum(-1) > lengths).any()):
             return f"{one.tensor!r} is changed at more than half of a prompt's queries ({one.change.positions!r})"
     return ""
-
-
-def _sites(change: Change) -> list[Site]:
-    return [change.site, *([change.source.site_for(change.site)] if isinstance(change.source, Activation) else [])]
 
 
 def _self_patch(intervention: Intervention) -> Intervention:

@@ -197,9 +197,11 @@ class _Filled:
             many = self.width if self.columns is None else len(self.columns)
             nothing = torch.finfo(piece.dtype).min if self.site.name == "scores" else 0.0
             last = self.width if self.site.square else piece.shape[-1]
-            self._tensor = piece.new_full((len(piece), many, *piece.shape[2:-1], last), nothing)
+            features = (*piece.shape[2:-1], last) if piece.ndim > 2 else ()
+            self._tensor = piece.new_full((len(piece), many, *features), nothing)
         stop = self._done + piece.shape[1]
-        self._tensor[:, self._done : stop, ..., : piece.shape[-1]] = piece
+        filled = self._tensor[:, self._done : stop]
+        (filled[..., : piece.shape[-1]] if piece.ndim > 2 else filled).copy_(piece)
         self._done = stop
 
     @property

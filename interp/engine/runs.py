@@ -71,6 +71,18 @@ class Runs:
         """Positions of one side of the pairs at a site, or those that are attended to there."""
         return self.model.places(self.tokens(which), site, attended=attended)
 
+    def changed_places(self, site: Site, *, given: bool) -> Places:
+        """Positions of the base at a site that a change means by its words.
+
+        Args:
+            given: the change is in force on the base of every cell.
+        """
+        return self.places("base", site)
+
+    def ids(self, places: Places) -> Int[Tensor, "example position"] | None:
+        """Token ids at some positions of the base; None where no tokens enter."""
+        return self.base.ids if places is self.base else None
+
     def require_equal_lengths(self, why: str, site: Site, *, attended: bool = False) -> None:
         """Raise ``UnequalLengthsError`` unless both prompts of every pair have as many positions at a site."""
         clean, corrupted = (self.places(side, site, attended=attended) for side in ("clean", "corrupted"))

@@ -1,4 +1,4 @@
-"""The tokens of both prompts of a pair side by side, with their positions and roles.
+r"""The tokens of both prompts of a pair side by side, with their positions and roles.
 
 >>> print("\\n".join(aligned(model.encode(pairs))))                                          # doctest: +SKIP
   pair 0

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.engine.background import refuse_background
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget, check_rows
 from interp.engine.layout import LOGITS
@@ -70,6 +71,7 @@ def gradients(
         GradientError: the metric has no gradient (it counts or compares), or a site does not lead to it.
         UnknownSiteError, HeadOutOfRangeError, AnswerError, PositionError: see :func:`interp.engine.sweep.patch`.
     """
+    refuse_background(model, "a gradient")
     if side not in SIDES:
         raise UnknownNameError("side", side, SIDES)
     metrics = resolve_metrics(metric)

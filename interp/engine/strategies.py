@@ -15,11 +15,12 @@ from torch import Tensor
 
 from interp.engine.batches import in_batches
 from interp.engine.cells import Cell, Place
-from interp.engine.edits import Edits, Rows, by_cell, fitting, spanned, within
+from interp.engine.edits import Edits, Rows, Which, by_cell, changed, fitting, spanned, within
 from interp.engine.layout import LOGITS, canonical
 from interp.engine.lines import Lines
 from interp.engine.prompts import forward
 from interp.engine.readout import Reader
+from interp.interventions import Free
 from interp.models import Model, Tokens
 from interp.models.taps import Write
 from interp.sites import Site
@@ -66,8 +67,9 @@ def _token_by_token(place: Place, examples: Tensor) -> Write:
         for row, example in enumerate(examples.tolist()):
             within(place, seen)
             slots = [slot for slot, column in enumerate(place.columns[example].tolist()) if column >= 0]
-            for first in range(0, len(slots), place.change.joint):
-                together = slots[first : first + place.change.joint]  # one token, unless several are changed as one
+            size = len(slots) if isinstance(place.change.edit, Free) else place.change.joint
+            for first in range(0, len(slots), size or 1):
+                together = slots[first : first + size]  # one token, unless several are changed together
                 columns = place.columns[example].tolist()
                 new = _changed(place, example, together, [seen[row, columns[slot]] for slot in together])
                 for slot, value in zip(together, new, strict=True):
@@ -86,8 +88,14 @@ def _changed(place: Place, example: int, slots: list[int], values: list[Tensor])
     if place.values:
         s = place.values.at(torch.full((len(slots),), example), torch.tensor(slots)).to(old.device)
     fitting(place, old, s)
+    attended = None if place.attended is None else place.attended[example]
+    if isinstance(place.change.edit, Free):
+        examples = torch.full((len(slots),), example, device=place.columns.device)
+        which = Which(torch.zeros_like(examples), examples, place.columns[example, slots])
+        rows = None if attended is None else attended.expand(len(slots), -1)
+        return changed(place, old, s if place.values else None, rows, which)
     new = place.change(old, s)
-    return new if place.attended is None else spanned(place, old, new, place.attended[example])
+    return new if attended is None else spanned(place, old, new, attended)
 
 
 def _put(values: Tensor, index: int, new: Tensor) -> Tensor:

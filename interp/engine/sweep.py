@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 
 import xarray as xr
 
-from interp.engine.families import Given, Where, asked, check_words, given_changes, labelled
+from interp.engine.background import Given, Hold, given_changes, held
+from interp.engine.families import Where, asked, check_words, labelled
 from interp.engine.measure import measure
 from interp.engine.plan import Plan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Strategy
-from interp.interventions import Edit, Featurizer, Source
+from interp.interventions import EditLike, Featurizer, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
@@ -33,10 +34,11 @@ def patch(
     *,
     patching: Patching = "denoising",
     source: Source | None = None,
-    edit: Edit | None = None,
+    edit: EditLike | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     given: Given = None,
+    hold: Hold = (),
     strategy: Strategy = "auto",
     rows: int | None = None,
     skip_inert: bool = True,
@@ -54,11 +56,14 @@ def patch(
         patching: ``"denoising"`` runs on the corrupted prompt and takes values from the clean one; ``"noising"`` the reverse.
         source: what is written; by default the other prompt's activation at the same place. Zero ablation of ``z`` depends on
             where value biases stand (see :func:`interp.interventions.zero`); results then have the attribute ``gauge``.
-        edit: what is done with it; by default it replaces the value.
+        edit: what is done with it, or any function ``(h, ctx) -> h``; by default it replaces the value.
         featurizer: the basis in which it is done; by default the site's own.
         keep_error: add back what a lossy featurizer does not encode.
         given: interventions in force on the base of every cell. The base that effects are counted from is then the changed one,
             and the source ``"base"`` means its activations.
+        hold: parts of every row that are frozen at the base's values, so that an intervention moves what is left: sites,
+            components (``"pattern"``, ``"mlp_out"``), ``"ln_scale"`` for what norms divide by. An intervention's own change of
+            such a part is made all the same.
         strategy: ``"wavefront"`` (rows resume where they change something), ``"batched"`` (whole forward passes of many rows),
             ``"serial"`` (the reference: one intervention a pass), or ``"auto"``: the first where it can, else the second.
         rows: most rows in one pass; by default what a memory budget allows.
@@ -76,7 +81,7 @@ def patch(
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError: see there.
     """
     check_words(patching, strategy, precision)
-    options = Options(patching, strategy, given_changes(given), rows, skip_inert, progress, precision)
+    options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
     found = [
@@ -93,10 +98,11 @@ def explain(
     *,
     patching: Patching = "denoising",
     source: Source | None = None,
-    edit: Edit | None = None,
+    edit: EditLike | None = None,
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     given: Given = None,
+    hold: Hold = (),
     strategy: Strategy = "auto",
     rows: int | None = None,
     skip_inert: bool = True,
@@ -110,6 +116,6 @@ def explain(
         The same as :func:`patch`, as far as nothing has to be run to know it.
     """
     check_words(patching, strategy, precision)
-    options = Options(patching, strategy, given_changes(given), rows, skip_inert, precision=precision)
+    options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, precision=precision)
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     return Plan.of(asked(model, pairs, where, metric, change, options)[0])

@@ -46,7 +46,7 @@ class Values:
         """Values ``[n, *features]`` of n tokens, each given by its example and its number within the change's positions."""
         found = self.tensor[self.example[examples], self.columns[examples, slots]]
         if self.index is None:
-            return found
+            return found if found.ndim > 1 else found[:, None]
         return found[:, self.index] if found.ndim > 2 else found[:, self.index, None]
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.engine.batches import in_batches
+from interp.engine.behind import behind
 from interp.engine.budget import Budget
 from interp.engine.edits import Rows
 from interp.engine.joins import resumes
@@ -87,8 +88,11 @@ class Group:
         work, rows = self.work, self.rows[part]
         tail = int(work.reader.positions_of(self.shard.tokens)[self.shard.index(rows[:, 1])].min())
         run = work.lines.complete(rows)
-        hidden = Pass(self.shard, work.cells, run.rows, run.depths, self.start, tail, run.parents).run()[run.read]
-        return readout(work.reader, self.shard, hidden, rows[:, 1], tail, work.reference)
+        wave = Pass(self.shard, work.cells, run.rows, run.depths, self.start, tail, run.parents)
+        hidden = wave.run()[run.read]
+        at = work.reader.positions_of(self.shard.tokens)[self.shard.index(rows[:, 1])]
+        with behind(work.model, wave.edits, len(run.rows), run.read, at):
+            return readout(work.reader, self.shard, hidden, rows[:, 1], tail, work.reference)
 
 
 def readout(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from interp.interventions.edit import Add, Apply, Cut, Edit, Interpolate, Replace, Scale, knock_out
 from interp.interventions.featurizer import Featurizer, Identity, Subspace
-from interp.interventions.intervention import Change, Intervention, apply
+from interp.interventions.free import Context, Free
+from interp.interventions.intervention import Change, EditLike, Intervention, apply, freely
 from interp.interventions.joint import Joint
 from interp.interventions.knockout import attention_knockout
 from interp.interventions.learned import Gate, Select
 from interp.interventions.masks import BoundlessMask, HardConcrete, Mask
 from interp.interventions.rotation import Rotation
 from interp.interventions.source import Activation, Constant, Noise, Source, mean, noise, resample, zero
+from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoefficient, doses, strength_of
 from interp.interventions.trained import Saved, learnable, once, parts, restore, revive, state
 
 __all__ = [
-    "Activation", "Add", "Apply", "BoundlessMask", "Change", "Constant", "Cut", "Edit", "Featurizer", "Gate", "HardConcrete",
-    "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "Replace", "Rotation", "Saved", "Scale", "Select",
-    "Source", "Subspace", "apply", "attention_knockout", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample",
-    "restore", "revive", "state", "zero",
+    "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "Context", "Cut", "Edit",
+    "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask",
+    "Noise", "ProjectOut", "Replace", "Rotation", "Saved", "Scale", "Select", "SetCoefficient", "Source", "Subspace", "apply",
+    "attention_knockout", "doses", "freely", "knock_out", "learnable", "mean", "noise", "once", "parts", "resample", "restore",
+    "revive", "state", "strength_of", "zero",
 ]  # fmt: skip

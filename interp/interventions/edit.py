@@ -56,6 +56,7 @@ class Add:
     kind = "add"
     commutes = True
     reads_source = True
+    strength = "scale"
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return h + self.scale * s.to(h.dtype)
@@ -72,6 +73,7 @@ class Scale:
     kind = "scale"
     commutes = True
     reads_source = False
+    strength = "factor"
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return self.factor * h
@@ -88,6 +90,7 @@ class Interpolate:
     kind = "interpolate"
     commutes = False
     reads_source = True
+    strength = "weight"
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return h + self.weight * (s.to(h.dtype) - h)

@@ -13,6 +13,8 @@ A change of attention scores or patterns is made in whole rows, or at the attend
 
     >>> Change("L9H6.pattern", "END", edit=Scale(0.0), attended="S2")
     L9H6.pattern@END attended=S2 Scale(factor=0.0)
+
+An edit may be any function of the values and their context (:mod:`interp.interventions.free`).
 """
 
 from __future__ import annotations
@@ -22,13 +24,17 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.errors import PositionError, ShapeMismatchError, UnknownSiteError
+from interp.axes import FEATURE
+from interp.errors import PositionError, ShapeMismatchError, UnknownNameError, UnknownSiteError
 from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
+from interp.interventions.free import Context, Free, Function
 from interp.interventions.source import Activation, Source
 from interp.sites import ALL, Positions, PositionsLike, Site
 
 IDENTITY = Identity()
+EditLike = Edit | Function
+"""An edit, or a function ``(h, ctx) -> h`` in its place."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +57,7 @@ class Change:
         site: str | Site,
         positions: PositionsLike = ALL,
         source: Source | None = None,
-        edit: Edit | None = None,
+        edit: EditLike | None = None,
         featurizer: Featurizer = IDENTITY,
         keep_error: bool = True,
         attended: PositionsLike = ALL,
@@ -60,7 +66,7 @@ class Change:
         set_(self, "site", Site.parse(site))
         set_(self, "positions", Positions.parse(positions))
         set_(self, "source", Activation() if source is None else source)
-        set_(self, "edit", Replace() if edit is None else edit)
+        set_(self, "edit", _edit(edit, source))
         set_(self, "featurizer", featurizer)
         set_(self, "keep_error", keep_error)
         set_(self, "attended", Positions.parse(attended))
@@ -86,6 +92,16 @@ class Change:
     def joint(self) -> int:
         """How many tokens are changed as one: the new value of each depends on the old ones of all of them."""
         return getattr(self.featurizer, "tokens", 1)
+
+    @property
+    def sites(self) -> list[Site]:
+        """What it changes, and what it reads of another run."""
+        return [self.site, *([self.source.site_for(self.site)] if isinstance(self.source, Activation) else [])]
+
+    @property
+    def together(self) -> bool:
+        """Whether the new value of a token may depend on others of the change: a free function sees all of a row's."""
+        return self.joint > 1 or isinstance(self.edit, Free)
 
     @property
     def kernels(self) -> frozenset[str]:
@@ -115,6 +131,17 @@ class Change:
         return f"{self.site!r}{at}{source}{edit}{basis}"
 
 
+def _edit(edit: Any, source: Source | None) -> Edit:
+    """Any function stands for the edit that it makes."""
+    if edit is None:
+        return Replace()
+    if isinstance(edit, Edit):
+        return edit
+    if not callable(edit):
+        raise UnknownNameError("edit", edit, ["Replace()", "Add()", "Scale()", "Interpolate()", "a function (h, ctx) -> h"])
+    return Free(edit, reads_source=source is not None)
+
+
 def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_error: bool = True, where: str = "") -> Tensor:
     """The sentence itself, on tensors ``[..., width]``.
 
@@ -135,6 +162,24 @@ def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_erro
         return interchanging.interchange(h, s.expand_as(h))
     f = featurizer.encode(h)
     edited = _same_shape(edit(f, featurizer.encode(s.expand_as(h)) if edit.reads_source else f), f, edit, where)
+    decoded = featurizer.decode(edited)
+    return h + (decoded - featurizer.decode(f)) if keep_error else decoded
+
+
+def freely(
+    edit: Free, featurizer: Featurizer, h: Tensor, s: Tensor | None, context: Context, *, keep_error: bool = True
+) -> Tensor:
+    """The sentence with a free function, on values ``[row, position, …]`` in the axes of the context."""
+    if s is not None and not _fits(s, h):
+        raise ShapeMismatchError(
+            f"the source of {context.site!r} has the shape {tuple(s.shape)}, but the values have {tuple(h.shape)}"
+        )
+    s = None if s is None else s.expand_as(h)
+    if isinstance(featurizer, Identity):
+        return edit.told(h, replace(context, source=s))
+    axes = (*context.axes[:-1], FEATURE)
+    f = featurizer.encode(h)
+    edited = edit.told(f, replace(context, axes=axes, source=None if s is None else featurizer.encode(s)))
     decoded = featurizer.decode(edited)
     return h + (decoded - featurizer.decode(f)) if keep_error else decoded
 

@@ -18,13 +18,14 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import GenerationError, UnknownNameError
+from interp.models.choosing import Choice
 from interp.models.encoding import Tokens
 from interp.models.model import Model, TorchHooks
 from interp.models.stepping import Plan, Stepping, Window
@@ -35,6 +36,17 @@ _NOT_OURS = ("output_scores", "output_logits", "output_attentions", "output_hidd
 _ELSEWHERE = "the log-probabilities are in the result, activations are asked for with capture="
 _MODES = ("greedy_search", "sample")
 _OF_DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "top_h", "epsilon_cutoff", "eta_cutoff")
+
+
+class Compared(NamedTuple):
+    """What rows said beside what their followers, fed the same, would have; NaN behind the end."""
+
+    logprobs: Float[Tensor, "row token"]
+    """Log-probability of each token among the follower's logits; the row's own where none follows."""
+    kl: Float[Tensor, "row token"]
+    """D(row ‖ follower) of the next-token distributions, nats."""
+    reverse_kl: Float[Tensor, "row token"]
+    """D(follower ‖ row)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +63,8 @@ class Continued:
     """The sites that were read, with the positions of all tokens that were fed to the model: all but the last new one."""
     windows: tuple[Window, ...]
     """What each forward pass carried."""
+    compared: Compared | None = None
+    """With the rows that followed, where any was asked to."""
 
 
 def refused(model: Model) -> str:
@@ -123,6 +137,7 @@ def continued(
     changed: Collection[Site] = (),
     writes: Plan = lambda window: {},
     seeds: Sequence[int] | None = None,
+    followed: Int[Tensor, " follower"] | None = None,
 ) -> Continued:
     """Continue some prompts.
 
@@ -131,6 +146,8 @@ def continued(
         config: from :func:`configured`.
         reads, changed, writes: see :class:`interp.models.stepping.Stepping`.
         seeds: of each row's draws, where the config asks for sampling; rows with one seed draw alike.
+        followed: which row each of the last rows follows: it is fed what that one says, to be compared with it, and is not
+            returned. ``writes`` and ``tokens`` know of these rows, ``seeds`` do not.
     """
     from transformers import GenerationMixin
 
@@ -140,7 +157,8 @@ def continued(
     given = _inputs(model, tokens)
     if "logits_to_keep" in model.arguments and any(site.name == "logits" or site.path is not None for site in sites):
         given["logits_to_keep"] = 0  # all of them; the loop asks for the last ones alone
-    choice = _Choice(_generators(seeds, len(tokens)) if config.do_sample else None)
+    leading = len(tokens) - (0 if followed is None else len(followed))
+    choice = Choice(_generators(seeds, leading) if config.do_sample else None, followed)
 
     def loop(
         owner: Any,
@@ -164,15 +182,30 @@ def continued(
     given |= {"generation_config": config, "custom_generate": loop, "stopping_criteria": _strings(model, config)}
     with torch.no_grad(), model.prepared(sites), quiet(), _asked_alone(module, config), stepping:
         text: Any = GenerationMixin.generate(module, **given)
-    ids, logprobs = text[:, tokens.width :], torch.stack(choice.logprobs, dim=-1)[:, : text.shape[1] - tokens.width]
-    behind = torch.arange(ids.shape[1], device=ids.device) >= choice.ended[:, None]
+    new = text.shape[1] - tokens.width
+    ids = text[:leading, tokens.width :]
+    behind = torch.arange(new, device=ids.device) >= choice.ended[:leading, None]
+    logprobs = torch.stack(choice.logprobs, dim=-1)[:, :new]
     return Continued(
         ids.masked_fill(behind, -1),
-        logprobs.masked_fill(behind, torch.nan),
-        tuple(choice.reasons),
-        stepping.found,
+        logprobs[:leading].masked_fill(behind, torch.nan),
+        tuple(choice.reasons[:leading]),
+        {site: tensor[:leading] for site, tensor in stepping.found.items()},
         tuple(stepping.windows),
+        None if followed is None else _compared(choice, logprobs, behind),
     )
+
+
+def _compared(choice: Choice, logprobs: Float[Tensor, "row token"], behind: Bool[Tensor, "leading token"]) -> Compared:
+    """Rows and their followers; a row that none follows is its own."""
+    leading, new = behind.shape
+    theirs, one, other = logprobs[:leading].clone(), *(torch.zeros_like(logprobs[:leading]) for _ in range(2))
+    theirs[choice.followed] = logprobs[leading:]
+    if choice.divergences:
+        steps = choice.divergences[:new]
+        one[choice.followed] = torch.stack([step.forward for step in steps], dim=-1)
+        other[choice.followed] = torch.stack([step.reverse for step in steps], dim=-1)
+    return Compared(*(tensor.masked_fill(behind, torch.nan) for tensor in (theirs, one, other)))
 
 
 def _strings(model: Model, config: Any) -> Any:
@@ -185,67 +218,6 @@ def _strings(model: Model, config: Any) -> Any:
         criteria.append(StopStringCriteria(tokenizer, config.stop_strings))
         config.stop_strings = None  # transformers would make it again, and does not hand its own loop a tokenizer
     return criteria
-
-
-class _Choice:
-    """Which token is next, how probable the model found it, and where each row ended: a processor of logits."""
-
-    def __init__(self, generators: Sequence[torch.Generator] | None) -> None:
-        self.generators = generators
-        """One a row; None where the most probable token is taken."""
-        self.processors: Any = None
-        """Those of the config."""
-        self.logprobs: list[Float[Tensor, " row"]] = []
-        """Step by step."""
-        self.ended: Int[Tensor, " row"]
-        self.reasons: list[str]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        own = scores.log_softmax(-1)  # before processors, some of which write in place
-        if bool(own.isnan().any()):
-            row = int(own.isnan().any(-1).nonzero()[0])
-            raise GenerationError(f"the logits of row {row} for new token {len(self.logprobs)} are not numbers")
-        scores = self.processors(input_ids, scores)
-        if self.generators is not None:
-            scores = scores + self._noise(scores)
-        self.logprobs.append(own.gather(-1, scores.argmax(-1, keepdim=True))[:, 0])
-        return scores
-
-    def _noise(self, scores: Tensor) -> Tensor:
-        """Gumbel noise; drawn on the CPU, where a seed means the same for every device."""
-        assert self.generators is not None
-        drawn: dict[int, Tensor] = {}
-        for one in self.generators:
-            if id(one) not in drawn:
-                drawn[id(one)] = -torch.empty(scores.shape[-1]).exponential_(generator=one).log()
-        return torch.stack([drawn[id(one)] for one in self.generators]).to(scores)
-
-    def watching(self, criteria: Any) -> Any:
-        """The same criteria, with the step at which each row ended and the one that said so written down."""
-        choice = self
-
-        class Watching(type(criteria)):  # type: ignore[misc]
-            def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
-                step = len(choice.logprobs)
-                if step == 1:
-                    choice.ended = torch.full((len(input_ids),), torch.iinfo(torch.long).max, device=input_ids.device)
-                    choice.reasons = [""] * len(input_ids)
-                done = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-                for criterion in reversed(self):  # what depends on the text comes behind what depends on length and time
-                    now = criterion(input_ids, scores, **options)
-                    for row in (now & (choice.ended > step)).nonzero().flatten().tolist():
-                        choice.reasons[row] = _reason(criterion)
-                        choice.ended[row] = step
-                    done = done | now
-                return done
-
-        return Watching(criteria)
-
-
-def _reason(criterion: Any) -> str:
-    """What a criterion for stopping is called here."""
-    name = type(criterion).__name__.removesuffix("Criteria")
-    return {"EosToken": "eos", "MaxLength": "length"}.get(name, name)
 
 
 @contextmanager

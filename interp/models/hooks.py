@@ -243,6 +243,11 @@ def is_recorder(hook: Any) -> bool:
     return (getattr(hook, "__module__", "") or "").startswith("transformers.")
 
 
+def is_own(hook: Any) -> bool:
+    """Whether a hook is one of ours."""
+    return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), Hooks | InsideAttention)
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, each submodule's own mode restored after."""
@@ -343,8 +348,8 @@ def _is_gelu_chain(kind: type[nn.Module]) -> bool:
 
 
 _NETWORK = (
-    *("q", "k", "v", "scores", "pattern", "z", "result", "attn_out", "mlp_pre", "mlp_up", "mlp_post"),
-    *("routing", "expert_out", "mlp_out"),
+    *("ln1_scale", "q", "k", "v", "scores", "pattern", "z", "result", "ln1_post_scale", "attn_out"),
+    *("ln2_scale", "mlp_pre", "mlp_up", "mlp_post", "routing", "expert_out", "ln2_post_scale", "mlp_out"),
 )
 
 

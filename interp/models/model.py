@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -152,6 +153,12 @@ class Model:
         self._placing = Placing(self)
         self._busy = threading.RLock()
         self.backend: Backend = self.peer.backend(self)
+        self.background: Any = None
+        """Interventions that :meth:`edited` has put in force."""
+        self.standing: Any = None
+        """The hooks that make them where the module is called by others."""
+        self.sessions = 0
+        """How many :meth:`prepared` contexts are open: what runs then is run by this library."""
         self.parts: Mapping[str, Model] = {}
         """Of a diffusion pipeline the models that one pass calls, by path; empty where the model is one."""
         self.probe: Probe | None = None
@@ -322,13 +329,19 @@ class Model:
             prompts = unpadded(prompts)
         if isinstance(prompts, Pairs):
             pairs = self.reading.pairs(prompts, bos)
-            refuse_strange(self, pairs.clean.ids, pairs.corrupted.ids, answers=(pairs.answers, pairs.wrong))
+            alone = all(pair.clean is pair.corrupted for pair in prompts)  # prompts without another
+            sides = (pairs.clean.ids, None if alone else pairs.corrupted.ids)
+            refuse_strange(self, *sides, answers=(pairs.answers, pairs.wrong))
             moved = pairs.to(self.device)
             clean, corrupted = (self._placing.placed(side) for side in (moved.clean, moved.corrupted))
             return replace(moved, clean=clean, corrupted=corrupted)
         tokens = self.reading.tokens(as_prompts(prompts), bos)
         refuse_strange(self, tokens.ids)
         return self._placing.placed(tokens.to(self.device))
+
+    def placed(self, tokens: Tokens) -> Tokens:
+        """The same prompts with the positions of a main stream that no token ids enter."""
+        return self._placing.placed(tokens)
 
     def places(self, tokens: Tokens, site: Site, *, attended: bool = False) -> Places:
         """The positions of some prompts at a site, or those that are attended to there.
@@ -339,6 +352,16 @@ class Model:
             PositionError: a role that ends behind the last position.
         """
         return self._placing.places(tokens, site.tensor, attended=attended)
+
+    # what rooms above do with it, in a word
+
+    def run(self, prompts: Any, interventions: Any = None, **options: Any) -> Any:
+        """What it says and holds for some prompts, as they are or under interventions: :func:`interp.run`."""
+        return _above().run(self, prompts, interventions, **options)
+
+    def edited(self, interventions: Any) -> AbstractContextManager[Model]:
+        """Inside, everything runs under interventions: :func:`interp.edited`."""
+        return _above().edited(self, interventions)
 
     # forward passes
 
@@ -375,7 +398,11 @@ class Model:
         whole = [s for s in sites if self.has(s) and self.taps(s.tensor).event in ("scores", "pattern")] if not rows else []
         attention = eager_attention(self.module) if whole else nullcontext()
         with self._busy, evaluating(self.module), fused_activations(self.module), attention:
-            yield
+            self.sessions += 1
+            try:
+                yield
+            finally:
+                self.sessions -= 1
 
     def leaving(self, sites: Collection[Site], *, keeping: bool) -> AbstractContextManager[None]:
         """Inside, forward passes are left once all of ``sites`` were seen, where the blocks are known to follow each other.
@@ -407,6 +434,11 @@ class Model:
 
 _BEFORE_W_O = {"resid_pre", "q", "k", "v", "scores", "pattern", "z"}
 """What of a block has been seen when W_O is called."""
+
+
+def _above() -> Any:
+    """The engine, which knows models and which models do not know: looked up when a model is asked for what it does."""
+    return import_module("interp.engine")
 
 
 def refuse_compiled(module: nn.Module) -> None:

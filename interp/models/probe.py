@@ -26,6 +26,7 @@ from interp.errors import ProbeError
 from interp.models.anatomy.choose import rounding
 from interp.models.examples import BATCH, last_token
 from interp.models.model import Model, Probe
+from interp.models.norms import Norm
 from interp.models.taps import BesideSink, Write
 from interp.sites import COMPONENTS, MAIN, Site
 
@@ -170,6 +171,8 @@ class _Stream:
     def outcomes(self) -> Iterator[Outcome]:
         layers = range(len(self.stream.blocks))
         outputs = [self._w_o(site) for site in self.sites if site.name in ("result", "cross_result")]
+        scales = [site for site in self.sites if site.name in SCALES and site.layer in (None, *self.kinds)]
+        outputs += [Site(side, path=_norm_path(self.model, site)) for site in scales for side in ("input", "output")]
         with torch.no_grad(), self.model.prepared(self.sites):
             self.inputs = varied(self.model, self.name)
             self.found = self.model.backend.run(self.inputs, reads=[*self.sites, *outputs], writes={})
@@ -285,10 +288,13 @@ class _Stream:
         yield from self._written([post], self.site("mlp_out", last))
         for step in self._steps(last):
             yield from self._added(last, *step)
+        for name in SCALES[:-1]:
+            yield from self._scaled(self.site(name, last))
 
     def _entrance(self) -> Iterator[Outcome]:
         yield from self._written([self.site("embed", None)], self.site("resid_pre", 0))
         yield from self._numbered()
+        yield from self._scaled(self.site("ln_final_scale", None))
 
     def _added(self, layer: int, name: str, before: str, end: str) -> Iterator[Outcome]:
         """Writing another run's value of what is added moves the stream behind it by the difference, or norms the new sum."""
@@ -317,6 +323,43 @@ class _Stream:
             alike.append(self._run({self.site("embed", None): lambda h: h + moved.to(h)}, first))
         what = f"what is added to {positions!r} is added to the stream that enters the first block"
         yield min((self.equal("write", found, other, what, (positions,)) for other in alike), key=lambda o: o.deviation)
+
+    def _scaled(self, site: Site) -> Iterator[Outcome]:
+        """A norm takes and gives what it should, and with another run's scale what its form makes of its input and that."""
+        if site not in self.found:
+            return
+        x, out = (Site(side, path=_norm_path(self.model, site)) for side in ("input", "output"))
+        given = self.found[out]
+        taken = self.found[x].reshape(given.shape)
+        norm = self.model.module.get_submodule(out.path or "")
+        norm = getattr(norm, "original_component", norm)  # of a bridge
+        if any(parameter.is_meta for parameter in norm.parameters()):  # its weights are elsewhere
+            return
+        form = Norm.of(norm, taken, given, self.tolerance)
+        if isinstance(form, str):
+            yield Outcome("write", f"{site!r} is of a norm of a known form ({form})", (site,), float("inf"), self.tolerance)
+            return
+        yield self.equal("write", self.found[site], form.scale(taken), f"{site!r} is what the norm divides by", (site,))
+        for what, passed, stream in (("takes", taken, self._taken(site)), ("gives", given, self._given(site))):
+            if stream in self.found:
+                law = f"what the norm of {site!r} {what} is {stream!r}"
+                yield self.equal("write", passed, self.found[stream].reshape(passed.shape), law, (site,))
+        found = self._run({site: _constant(self.others[site])}, out)
+        expected = form.apply(norm, taken, self.others[site]).to(found.dtype)
+        yield self.equal("write", found, expected, f"another run's {site!r} gives gain · c / σ + bias with that σ", (site,))
+
+    def _taken(self, site: Site) -> Site | None:
+        """The stream that a norm takes, of those before a part."""
+        if site.name == "ln_final_scale":
+            return self.site("resid_post", self.last)
+        names = {"ln1_scale": "resid_pre", "ln2_scale": "resid_mid"}
+        parallel = self.stream.order.get(site.layer or 0) == "parallel"
+        return self.site("resid_pre" if parallel else names[site.name], site.layer) if site.name in names else None
+
+    def _given(self, site: Site) -> Site | None:
+        """What a norm behind a part gives."""
+        names = {"ln1_post_scale": "attn_out", "ln2_post_scale": "mlp_out"}
+        return self.site(names[site.name], site.layer) if site.name in names else None
 
     def _gate(self, post: Site) -> Iterator[Outcome]:
         """Of a gated MLP the linear branch is linear: twice of it is twice what W_out reads."""
@@ -409,6 +452,15 @@ class _Stream:
             )
         scale = max(1e-6, float(expected.abs().max()), float(got.abs().max()))
         return Outcome(law, what, sites, float((got.float() - expected.float()).abs().max()) / scale, self.tolerance)
+
+
+SCALES = ("ln1_scale", "ln1_post_scale", "ln2_scale", "ln2_post_scale", "ln_final_scale")
+
+
+def _norm_path(model: Model, site: Site) -> str:
+    """The norm whose scale a site is; a bridge has a hook point for it inside the norm."""
+    path = model.taps(site).path
+    return path.removesuffix(".hook_scale")
 
 
 _BEFORE = {"cross_out": "resid_cross", "mlp_out": "resid_mid"}

@@ -46,7 +46,7 @@ def save(fig: go.Figure, path: str | os.PathLike[str], *, scale: float = 2.0) ->
     if kind not in SUFFIXES:
         raise UnknownNameError("figure ending", kind, SUFFIXES, f"of {path.name!r}")
     if kind == ".html":
-        page = fig.to_html(config=HTML_CONFIG, include_plotlyjs=True, include_mathjax=False, full_html=True)
+        page = fig.to_html(config=HTML_CONFIG, include_plotlyjs=True, include_mathjax=False, full_html=True, auto_play=False)
         path.write_text(page, encoding="utf-8")
         return path
     if missing := missing_exporter():

@@ -4,6 +4,7 @@
     >>> views.heatmap(effects)                                             # doctest: +SKIP
     >>> views.heatmap(effects, quantity="effect", metric="prob")           # doctest: +SKIP
     >>> views.heatmap(effects.isel(position=-1), x="head", y="layer")      # doctest: +SKIP
+    >>> views.heatmap(effects.sel(seed=0), slider="checkpoint")            # doctest: +SKIP
 
 Signed quantities are red below 0, blue above, with the colours symmetric about 0; raw values of one sign are sequential.
 Every colour that is not of the scale says why there is no number, and the legend names it: the site does not exist, it was
@@ -12,6 +13,7 @@ not computed yet, the normalising difference cannot be told from 0, or the effec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -25,6 +27,7 @@ from interp import effects as fx
 from interp.errors import UnknownNameError
 from interp.views import labels
 from interp.views.layout import PAGE, dress
+from interp.views.slider import with_slider
 
 #: Why a cell has no colour of the scale, in the order in which it is drawn. None of these colours occurs in the scales.
 WHY = {
@@ -52,12 +55,18 @@ class _Map:
     quantity: str
     metric: str
 
+    @property
+    def numbers(self) -> NDArray[np.float64]:
+        """What is coloured; NaN elsewhere."""
+        return np.where(self.why == "", self.table["mean"].values, np.nan)
+
 
 def heatmap(
     effects: xr.Dataset,
     *,
     x: str | None = None,
     y: str | None = None,
+    slider: str | None = None,
     quantity: str | None = None,
     metric: str | None = None,
     title: str | None = None,
@@ -70,9 +79,11 @@ def heatmap(
     """A map of mean effects over two swept axes, with intervals in the hover.
 
     Args:
-        effects: a result whose sweep has two axes (axes of length 1 do not count).
+        effects: a result whose sweep has two axes (axes of length 1 do not count), with ``slider`` three.
         x: the axis from left to right; by default the last one.
         y: the axis from bottom to top; by default the other one.
+        slider: a third axis, one map a value, in the same colours; the figure opens at the last one, and the line under the
+            title says which is shown.
         quantity: recovery, damage, effect or value. By default recovery of ``logit_diff`` when denoising, damage when
             noising, and the effect of any other metric.
         metric: by default the first.
@@ -89,61 +100,71 @@ def heatmap(
     """
     fx.validate(effects)
     one = fx.choose_metric(effects, metric)
-    x, y, one = _choose_axes(one, x, y)
-    drawn = _lay_out(one, x, y, quantity or _default_quantity(one), level, seed)
-    values = drawn.table["mean"].values
-    numbers = np.where(drawn.why == "", values, np.nan)
-    columns, rows = labels.ticks(one, x), labels.ticks(one, y)
-    hover = _hover(drawn, one, x, y)
-    grid = {"x": np.arange(len(columns.full)), "y": np.arange(len(rows.full)), "xgap": 0, "ygap": 0}
-    figure = go.Figure(
-        go.Heatmap(
-            z=numbers,
-            text=np.where(drawn.why == "", hover, ""),
-            hoverinfo="text",
-            hoverongaps=False,
-            colorbar={"title": {"text": labels.bar_name(one, drawn.quantity, drawn.metric), "side": "right"}},
-            **grid,
-            **_colours(drawn, numbers, limit),
-        )
-    )
-    for reason, colour in WHY.items():
-        chosen = drawn.why == reason
-        if chosen.any():
-            flat = {"colorscale": [[0, colour], [1, colour]], "zmin": 0, "zmax": 1, "showscale": False}
-            shown = {"name": reason, "showlegend": True, "hoverinfo": "text", "text": np.where(chosen, hover, "")}
-            figure.add_trace(go.Heatmap(z=np.where(chosen, 1.0, np.nan), hoverongaps=False, **shown, **flat, **grid))
-    head, under = labels.headline(one, drawn.quantity, drawn.metric), labels.provenance(one, drawn.table)
-    return dress(figure, title or head, under, columns, rows, width=width, template=template)
+    x, y, one = _choose_axes(one, x, y, slider)
+    quantity = quantity or default_quantity(one)
+    parts = [one.isel({slider: i}) for i in range(one.sizes[slider])] if slider is not None else [one]
+    maps = [_lay_out(part, x, y, quantity, level, seed) for part in parts]
+    colours = _colours(quantity, np.stack([drawn.numbers for drawn in maps]), limit)
+    reasons = [reason for reason in WHY if any((drawn.why == reason).any() for drawn in maps)]
+    figures = []
+    for part, drawn in zip(parts, maps, strict=True):
+        columns, rows = labels.ticks(part, x), labels.ticks(part, y)
+        figure = go.Figure(_traces(drawn, part, x, y, colours, reasons))
+        head, under = labels.headline(part, quantity, drawn.metric), labels.provenance(part, drawn.table)
+        figures.append(dress(figure, title or head, under, columns, rows, width=width, template=template))
+    return figures[0] if slider is None else with_slider(figures, slider, one[slider].values.tolist())
 
 
-def _default_quantity(ds: xr.Dataset) -> str:
+def _traces(
+    drawn: _Map, ds: xr.Dataset, x: str, y: str, colours: dict[str, object], reasons: Sequence[str]
+) -> list[go.Heatmap]:
+    """The map, and one trace for every reason why a cell has no colour of the scale."""
+    hover = _hover(drawn, ds, x, y)
+    grid = {"x": np.arange(ds.sizes[x]), "y": np.arange(ds.sizes[y]), "xgap": 0, "ygap": 0}
+    bar = {"title": {"text": labels.bar_name(ds, drawn.quantity, drawn.metric), "side": "right"}}
+    shared = {"hoverinfo": "text", "hoverongaps": False, **grid}
+    traces = [go.Heatmap(z=drawn.numbers, text=np.where(drawn.why == "", hover, ""), colorbar=bar, **shared, **colours)]
+    for reason in reasons:
+        chosen, colour = drawn.why == reason, WHY[reason]
+        flat = {"colorscale": [[0, colour], [1, colour]], "zmin": 0, "zmax": 1, "showscale": False}
+        shown = {"name": reason, "showlegend": True, "text": np.where(chosen, hover, "")}
+        traces.append(go.Heatmap(z=np.where(chosen, 1.0, np.nan), **shown, **flat, **shared))
+    return traces
+
+
+def default_quantity(ds: xr.Dataset) -> str:
+    """What is drawn of a result with one metric where nobody says."""
     if str(ds[names.METRIC].values) != "logit_diff":
         return "effect"
     return "recovery" if ds.attrs["patching"] == fx.DENOISING else "damage"
 
 
-def _choose_axes(ds: xr.Dataset, x: str | None, y: str | None) -> tuple[str, str, xr.Dataset]:
-    """The axes from left to right and from bottom to top; the dataset without any other."""
+def _choose_axes(ds: xr.Dataset, x: str | None, y: str | None, slider: str | None) -> tuple[str, str, xr.Dataset]:
+    """The axes from left to right and from bottom to top; the dataset without any other but the slider's."""
     swept = fx.swept_axes(ds)
-    for axis in (x, y):
+    for axis in (x, y, slider):
         if axis is not None and axis not in swept:
             raise UnknownNameError("swept axis", axis, swept)
-    if x is not None and x == y:
-        raise fx.EffectsError(f"x and y are both {x!r}; a heatmap needs two different axes")
+    asked = {"x": x, "y": y, "slider": slider}
+    for axis in swept:
+        if len(twice := [word for word, given in asked.items() if given == axis]) > 1:
+            raise fx.EffectsError(f"{' and '.join(twice)} are both {axis!r}; a heatmap needs different axes")
+    swept = tuple(a for a in swept if a != slider)
     if len(swept) > 2:  # an axis of length 1 is no axis, unless it was asked for
         extra = [a for a in swept if ds.sizes[a] == 1 and a not in (x, y)][: len(swept) - 2]
         ds = ds.isel(dict.fromkeys(extra, 0))
-        swept = fx.swept_axes(ds)
+        swept = tuple(a for a in swept if a not in extra)
     if len(swept) != 2:
         sizes = ", ".join(f"{a} ({ds.sizes[a]})" for a in swept) or "none"
         spare = [a for a in swept if a not in (x, y)]
         cure = (
             f"select one value of the others, e.g. effects.isel({', '.join(f'{a}=0' for a in spare[: len(swept) - 2])})"
+            + ("" if slider or len(swept) > 3 else f", or give slider={spare[0]!r}")
             if len(swept) > 2
             else "sweep a second axis"
         )
-        raise fx.EffectsError(f"a heatmap needs exactly two swept axes, this result has {len(swept)}: {sizes}; {cure}")
+        beside = f" beside slider={slider!r}" if slider else ""
+        raise fx.EffectsError(f"a heatmap needs exactly two swept axes{beside}, this result has {len(swept)}: {sizes}; {cure}")
     x = x or next(a for a in reversed(swept) if a != y)
     return x, y or next(a for a in swept if a != x), ds
 
@@ -153,8 +174,8 @@ def _lay_out(ds: xr.Dataset, x: str, y: str, quantity: str, level: float, seed: 
     raw = xr.Dataset(
         {"value": ds["value"].mean(names.EXAMPLE, skipna=False), "effect": fx.effect(ds).mean(names.EXAMPLE, skipna=False)}
     )
-    raw["base"] = fx.base(ds).mean(names.EXAMPLE)
-    raw = raw.transpose(y, x, missing_dims="ignore")
+    raw["base"] = fx.base(ds).mean(names.EXAMPLE).broadcast_like(raw["value"])
+    raw = raw.transpose(y, x)
     by_rule = ds["by_rule"].all(names.EXAMPLE).transpose(y, x).values
     why = np.full(by_rule.shape, "", object)
     if quantity != "value":
@@ -166,9 +187,10 @@ def _lay_out(ds: xr.Dataset, x: str, y: str, quantity: str, level: float, seed: 
     return _Map(table, raw, by_rule, why, quantity, str(ds[names.METRIC].values))
 
 
-def _colours(drawn: _Map, numbers: NDArray[np.float64], limit: float | None) -> dict[str, object]:
+def _colours(quantity: str, numbers: NDArray[np.float64], limit: float | None) -> dict[str, object]:
+    """The scale, from the numbers of every map that is drawn in it."""
     finite = numbers[np.isfinite(numbers)]
-    if drawn.quantity == "value" and finite.size and (finite.min() >= 0 or finite.max() <= 0):
+    if quantity == "value" and finite.size and (finite.min() >= 0 or finite.max() <= 0):
         share = finite.min() >= 0 and finite.max() <= 1  # a probability or an accuracy
         low, high = (0.0, 1.0) if share else (min(0.0, finite.min()), max(0.0, finite.max()))
         return {"colorscale": SEQUENTIAL, "zmin": low, "zmax": limit or high}
@@ -196,7 +218,7 @@ def _hover(drawn: _Map, ds: xr.Dataset, x: str, y: str) -> NDArray[np.object_]:
             lines = [f"{cell} {number} (n={n}{clusters})"]
             if np.isfinite(low):
                 lines.append(f"{level} interval {low:.3g} to {high:.3g}")
-            lines.append(f"{metric} {value[i, j]:.3g}, {base_name} {base:.3g}, effect {change[i, j]:+.3g}")
+            lines.append(f"{metric} {value[i, j]:.3g}, {base_name} {base[i, j]:.3g}, effect {change[i, j]:+.3g}")
             if drawn.by_rule[i, j]:
                 lines.append("equal to the base by rule, no forward pass")
             elif why == _NOISE:

@@ -18,6 +18,9 @@ from interp import effects as fx
 LONGEST = 14
 """Characters of a token on an axis; the hover has all of it."""
 
+_GIVEN = 60
+"""Characters of what was given in a subtitle."""
+
 DIFFER = "·"
 """Stands where the examples' tokens are not all the same."""
 
@@ -127,7 +130,15 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     source = f", source {attrs['source']}" if isinstance(attrs.get("source"), str) else ""
     fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
     words = [f"{attrs['patching']}{source}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
+    words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
+    words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []
     return escape(" · ".join([*words, f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *fixed]))
+
+
+def _short(given: str) -> str:
+    """What was given, without the word around it; its beginning where it is long."""
+    inner = given.removeprefix("Intervention(").removesuffix(")")
+    return inner if len(inner) <= _GIVEN else inner[: _GIVEN - 1] + "…"
 
 
 def clusters(table: xr.Dataset) -> str:

@@ -16,6 +16,7 @@ CROSS = {f"cross_{name}" for name in ("q", "k", "v", "scores", "pattern", "z", "
 MIXED = {"routing", "expert_out"}
 EXPERTS = SEQUENTIAL - {"mlp_pre", "mlp_post"} | MIXED
 MIXER = EVERYWHERE | {"mixer_out", "mixer_post"}
+BEFORE, BEHIND = {"ln1_scale", "ln2_scale"}, {"ln1_post_scale", "ln2_post_scale"}
 
 EXPECTED: dict[str, dict[str, set[str]]] = {
     **{name: {"main": SEQUENTIAL} for name in ("gpt2", "gpt-neo", "opt", "bloom", "bert", "distilbert", "roberta")},
@@ -42,7 +43,25 @@ EXPECTED: dict[str, dict[str, set[str]]] = {
     "stable-diffusion": {"main": GATED | CROSS, "text": SEQUENTIAL},
     "qwen2-vl": {"main": GATED, "vision": SEQUENTIAL - {"q", "k", "v", "scores", "pattern"}},
 }
-"""Components that some layer of each stream has, embeddings and logits left out."""
+"""Components that some layer of each stream has, embeddings, logits and the scales of norms left out."""
+
+BEHIND_SUMS: set[str] = set()
+SCALES: dict[str, set[str]] = {
+    "gpt-j": {"ln1_scale"},  # attention and MLP read one norm
+    "phi": {"ln1_scale"},
+    "falcon": {"ln1_scale"},
+    "bert": BEHIND_SUMS,
+    "distilbert": BEHIND_SUMS,
+    "roberta": BEHIND_SUMS,
+    "bart": BEHIND_SUMS,
+    "blip": BEHIND_SUMS,
+    "resnet": set(),  # its norms are of channels
+    "gemma2": BEFORE | BEHIND,
+    "gemma3": BEFORE | BEHIND,
+    "olmo2": BEHIND,
+    "mamba": {"ln1_scale"},
+}
+"""Scales of norms that some layer has, where they are not those before attention and MLP; BLIP's vision tower has these."""
 
 VALUE_BIASES = {
     *(
@@ -102,7 +121,11 @@ def test_it_has_its_sites_and_keeps_its_laws(architecture: str) -> None:
         pytest.skip(f"{architecture} needs {architectures.LIBRARIES[architecture]}")
     report = examine_architecture(architecture)
     if architecture in EXPECTED:
-        assert sites(report) == EXPECTED[architecture]
+        found = {stream: {name for name in names if not name.endswith("_scale")} for stream, names in sites(report).items()}
+        assert found == EXPECTED[architecture]
+        scales = {stream: names - found[stream] for stream, names in sites(report).items()}
+        expected = SCALES.get(architecture, BEFORE)
+        assert scales == {stream: BEFORE if stream == "vision" else expected for stream in scales}
     assert [verdict.spec() for verdict in report.verdicts if verdict.status == "failed"] == []
     assert set(report.refused) == {law for law, where in UNTESTABLE.items() if architecture in where}
     assert len(report.verdicts) == len(LAWS)

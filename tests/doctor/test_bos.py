@@ -70,19 +70,19 @@ def test_where_there_is_none(kind: str, given: dict[str, bool] | None, why: str)
 def test_reports_say_it() -> None:
     model = load(tiny.llama(0, max_position_embeddings=600), tokenizer=tokenizer())
     report = examine(model, ())
-    assert isinstance(report.bos, Loss)
-    assert f"loss: {report.bos}" in doctor.text(report).splitlines()
-    assert json.loads(json.dumps(report.spec()))["bos"]["with_bos"] == report.bos.with_bos
+    assert isinstance(report.loss, Loss)
+    assert f"loss: {report.loss}" in doctor.text(report).splitlines()
+    assert json.loads(json.dumps(report.spec()))["loss"]["with_bos"] == report.loss.with_bos
     none = examine(load(tiny.llama(0)), ())
-    assert none.spec()["bos"] == "none: the model has no tokenizer"
+    assert none.spec()["loss"] == "none: the model has no tokenizer"
     assert "loss: none: the model has no tokenizer" in doctor.text(none)
 
 
 def test_a_text_that_does_not_run_is_no_failure() -> None:
     """GPT-2 with 64 learned positions."""
     report = examine(load(tiny.gpt2(0), tokenizer=tokenizer()), ())
-    assert isinstance(report.bos, str)
-    assert report.bos.startswith("none: a text does not run (")
+    assert isinstance(report.loss, str)
+    assert report.loss.startswith("none: a text does not run (")
     assert report.failed == ()
 
 

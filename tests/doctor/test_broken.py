@@ -178,7 +178,7 @@ BROKEN: dict[str, tuple[str, str, Callable[[Model], Model], str]] = {
         "L2.mixer_out",
     ),
     "a module that counts, in a sweep": ("sweep", "llama", counting, "embed"),
-    "a constant beside a norm": ("fold_gains", "llama", beside_a_norm, "L0.attn_out"),
+    "a constant beside a norm": ("fold_gains", "llama", beside_a_norm, "L0.z"),
     "z is multiplied where it is written": (
         "fold_value_bias",
         "gpt2",

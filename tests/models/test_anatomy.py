@@ -13,6 +13,7 @@ from interp.models import Model, load
 from interp.models.zoo import ZooConfig, induction_construction
 from interp.sites import COMPONENTS, Site
 
+BEHIND = {"ln1_post_scale", "ln2_post_scale"}
 PER_LAYER = {c.name for c in COMPONENTS.values() if c.per_layer}
 
 
@@ -24,20 +25,24 @@ def attn_only(seed: int, **changes: object) -> PreTrainedModel:
 @pytest.mark.parametrize(
     ("make", "lacks", "sizes"),
     [
-        (tiny.gpt2, {"mlp_up"}, {"layer": 3, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32, "unit": 56}),
-        (tiny.llama, {"pos_embed"}, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 8, "d_model": 32, "unit": 56}),
-        (tiny.mistral, {"pos_embed"}, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 8, "d_model": 32, "unit": 56}),
+        (tiny.gpt2, {"mlp_up"} | BEHIND, {"layer": 3, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32, "unit": 56}),
+        (tiny.llama, {"pos_embed"} | BEHIND, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 8, "d_model": 32, "unit": 56}),
+        (tiny.mistral, {"pos_embed"} | BEHIND, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 8, "d_model": 32, "unit": 56}),
         (
             tiny.neox,
-            {"pos_embed", "mlp_up", "resid_mid"},
+            {"pos_embed", "mlp_up", "resid_mid"} | BEHIND,
             {"layer": 3, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32, "unit": 56},
         ),
         (tiny.gemma2, {"pos_embed"}, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 12, "d_model": 32, "unit": 56}),
-        (tiny.qwen3, {"pos_embed"}, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 12, "d_model": 32, "unit": 56}),
-        (tiny.bloom, {"pos_embed", "mlp_up"}, {"layer": 3, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32, "unit": 128}),
+        (tiny.qwen3, {"pos_embed"} | BEHIND, {"layer": 3, "head": 4, "kv_head": 2, "d_head": 12, "d_model": 32, "unit": 56}),
+        (
+            tiny.bloom,
+            {"pos_embed", "mlp_up"} | BEHIND,
+            {"layer": 3, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32, "unit": 128},
+        ),
         (
             attn_only,
-            {"resid_mid", "mlp_out", "mlp_pre", "mlp_up", "mlp_post"},
+            {"resid_mid", "mlp_out", "mlp_pre", "mlp_up", "mlp_post", "ln2_scale"} | BEHIND,
             {"layer": 2, "head": 4, "kv_head": 4, "d_head": 8, "d_model": 32},
         ),
     ],

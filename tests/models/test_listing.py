@@ -11,10 +11,10 @@ def test_layers_that_are_alike_are_one_line_and_others_their_own() -> None:
     """DeepSeek's first MLP is dense; the experts of the others have no common units."""
     sites = loaded("deepseek-v3").sites()
     lines = repr(sites).splitlines()
-    assert lines[0] == "embed             example, position, d_model 32"
-    assert "z           L0–2  example, position, head 4, d_head 8" in lines
-    assert "mlp_post    L0    example, position, unit 56" in lines
-    assert "expert_out  L1–2  example, position, expert 4, d_model 32" in lines
+    assert lines[0] == "embed                 example, position, d_model 32"
+    assert "z               L0–2  example, position, head 4, d_head 8" in lines
+    assert "mlp_post        L0    example, position, unit 56" in lines
+    assert "expert_out      L1–2  example, position, expert 4, d_model 32" in lines
     assert sum(max(1, len(one.layers)) for one in sites.listed) == len(sites)
 
 

@@ -134,7 +134,7 @@ def rows(made: Generated, cell: int) -> list[list[int]]:
     return [row[row >= 0].tolist() for row in made.ids[cell]]
 
 
-def write(kind: str, given: Sequence[Prompt], interventions: Any, **options: Any) -> Generated:
+def write(kind: str, given: Sequence[Prompt], interventions: Any, /, **options: Any) -> Generated:
     options = {"max_new_tokens": NEW, "min_new_tokens": NEW, "forced_eos_token_id": None} | options
     return generate(model(kind), list(given), interventions, **options)
 

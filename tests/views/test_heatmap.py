@@ -193,7 +193,7 @@ def test_another_number_of_axes_says_what_to_select(make):
         views.heatmap(ds)
     assert str(error.value) == (
         "a heatmap needs exactly two swept axes, this result has 3: layer (4), head (5), position (3); "
-        "select one value of the others, e.g. effects.isel(layer=0)"
+        "select one value of the others, e.g. effects.isel(layer=0), or give slider='layer'"
     )
     with pytest.raises(fx.EffectsError, match=r"e\.g\. effects\.isel\(position=0\)"):
         views.heatmap(ds, x="head", y="layer")

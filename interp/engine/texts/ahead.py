@@ -1,7 +1,7 @@
 """Interventions on text that is still to be written: prompts with positions to come behind them, and edits that reach there.
 
 >>> runs = Ahead(model, encoded, "clean", ahead=19, scope="new", rows=None)              # doctest: +SKIP
->>> cells = resolved([None, intervention], runs, paired=False)                           # doctest: +SKIP
+>>> *cells, as_it_is = resolved([None, intervention], runs, paired=False)                # doctest: +SKIP
 >>> cells[1].places[0].columns[0]             # of a prompt of five tokens, every column from 5 to 23   # doctest: +SKIP
 """
 
@@ -11,17 +11,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from interp import axes
+from interp.engine.asked import refuse_other_side
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
+from interp.engine.edits import Edits
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
-from interp.errors import GenerationError, InputError, PositionError, ShapeMismatchError
+from interp.errors import GenerationError, PositionError, ShapeMismatchError
 from interp.interventions import Activation, Change, Intervention
 from interp.models import Encoded, Model, Places
 from interp.models.places import Scope
 from interp.models.stepping import is_square
+from interp.models.taps import Write
 from interp.sites import LAST, Site
 
 _MOST = ("max_position_embeddings", "max_target_positions")
@@ -35,78 +40,130 @@ class Ahead(Runs):
         ahead: how many new tokens are fed to the model at most.
         scope: what all positions mean.
         rows: most rows in one batch, whatever the memory.
+        whole: the logits of every position are needed.
     """
 
-    def __init__(self, model: Model, encoded: Encoded, base: str, ahead: int, scope: Scope, rows: int | None) -> None:
-        reader = Reader(model, encoded, (), LAST, whole=False, columns=None)
+    def __init__(
+        self,
+        model: Model,
+        encoded: Encoded,
+        base: str,
+        ahead: int,
+        scope: Scope,
+        rows: int | None,
+        *,
+        whole: bool = False,
+    ) -> None:
+        reader = Reader(model, encoded, (), LAST, whole=whole, columns=None)
         budget = Budget(model, reader, encoded.clean.width + ahead, rows)
         kept = budget.whole + model.sizes.get(axes.LAYER, 1) * budget.row  # a row's pass, and its keys and values
         super().__init__(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
         self.rows = max(1, int(budget.bytes / kept)) if rows is None else rows
         self.ahead, self.scope = ahead, scope
-        if not self.base.flush:
-            raise GenerationError(
-                f"prompts of unequal length are padded on the right in {model.name}, and text goes on behind their end; "
-                "generate from prompts of one length together"
-            )
-        self._refuse_too_long()
         self._growing = self.base.growing(ahead, scope)
+        self._given = self.base.growing(ahead)  # of what is in force anyway, all positions are all of them
 
-    def _refuse_too_long(self) -> None:
-        """Learned positions are as many as were learned; rotary ones go on, though the model may not know them."""
+    def refuse_too_long(self, what: str) -> None:
+        """Learned positions are as many as were learned; rotary ones go on, though the model may not know them.
+
+        Args:
+            what: takes the positions, after the number of tokens of the longest prompt.
+
+        Raises:
+            PositionError: a prompt with all that comes behind it takes more.
+        """
         config = getattr(self.model.module, "config", None)
         most = next((m for name in _MOST if (m := getattr(config, name, None)) is not None), None)
         longest = int(self.base.lengths.max()) + self.ahead
         if isinstance(most, int) and longest > most and self.model.has(Site("pos_embed")):
             raise PositionError(
-                f"a prompt of {longest - self.ahead} tokens with max_new_tokens={self.ahead + 1} takes {longest} positions, "
-                f"but {self.model.name} has learned {most}"
+                f"a {what.format(longest - self.ahead)} takes {longest} positions, but {self.model.name} has learned {most}"
+            )
+
+    def refuse_padding_behind(self) -> None:
+        """Raise ``GenerationError`` unless every prompt ends where new tokens begin."""
+        if not self.base.flush:
+            raise GenerationError(
+                f"prompts of unequal length are padded on the right in {self.model.name}, and text goes on behind their end; "
+                "generate from prompts of one length together"
             )
 
     def places(self, which: str, site: Site, *, attended: bool = False) -> Places:
         found = super().places(which, site, attended=attended)
         return self._growing if which == "base" and found is self.base else found
 
+    def changed_places(self, site: Site, *, given: bool) -> Places:
+        found = self.places("base", site)
+        return self._given if given and found is self._growing else found
+
+    def ids(self, places: Places) -> Int[Tensor, "example position"] | None:
+        return self.base.ids if places in (self._growing, self._given) else super().ids(places)
+
     def grows(self, site: Site) -> bool:
         """Whether new tokens have a place at a site."""
         return super().places("base", site) is self.base
 
 
-def resolved(asked: Sequence[Intervention | None], runs: Ahead, paired: bool, *, chunked: bool) -> list[Cell]:
-    """Interventions resolved, with what they write; the model as it is has no places."""
-    real = [one for one in asked if one is not None]
+class _OfPrompts:
+    """Changes of a text that grows, in the run of its prompt alone."""
+
+    def __init__(self, edits: Edits, runs: Ahead) -> None:
+        self._edits, self._runs = edits, runs
+        self.places, self.sites = edits.places, edits.sites
+
+    def writes(self, columns: range | None = None) -> dict[Site, Write]:
+        columns = range(self._runs.base.width) if columns is None else columns
+        whole = {site: self._edits.write(site) for site in self.sites() if not self._runs.grows(site)}
+        return {**{site: write for site, write in self._edits.writes(columns).items() if self._runs.grows(site)}, **whole}
+
+
+def resolved(
+    asked: Sequence[Intervention | None],
+    runs: Ahead,
+    paired: bool,
+    *,
+    chunked: bool = False,
+    given: Intervention | None = None,
+) -> list[Cell]:
+    """Interventions resolved, with what they write, and behind them the model as it is, with nothing but what is given.
+
+    Args:
+        given: in force in every cell, before its own changes; all positions are all of them there, whatever the scope.
+    """
+    real = [one for one in (*asked, given) if one is not None]
     check(real, runs.model)
-    changes = [change for one in real for change in one.changes]
-    for change in changes:
-        _refuse(change, runs, paired)
-    placed = place(real, runs)
-    for cell in placed:
-        for where in cell.places:
-            split = chunked or int(where.columns.max()) >= runs.base.width
-            if where.change.joint > 1 and runs.grows(where.tensor) and split:
-                raise PositionError(f"{where.change!r} changes tokens as one that come in different passes; use the prompt's")
-    filled = iter([_widened(cell, runs) for cell in fill(placed, runs)])
-    return [Cell(Intervention(()), ()) if one is None else next(filled) for one in asked]
+    for change in (change for one in real for change in one.changes):
+        _refuse(change, runs, paired, given=given is not None and any(change is one for one in given.changes))
+    placed = place([one or Intervention(()) for one in (*asked, None)], runs, given)
+    for where in (where for cell in placed for where in cell.places):
+        split = chunked or int(where.columns.max()) >= runs.base.width
+        if where.change.joint > 1 and runs.grows(where.tensor) and split:
+            raise PositionError(f"{where.change!r} changes tokens as one that come in different passes; use the prompt's")
+    known = [_widened(cell, runs) for cell in fill(placed[-1:], runs)]
+    if given is not None:
+
+        def edits(examples: Tensor) -> _OfPrompts:
+            return _OfPrompts(Edits(known, torch.stack([torch.zeros_like(examples), examples], dim=-1)), runs)
+
+        runs.given = edits
+    return [*(_widened(cell, runs) for cell in fill(placed[:-1], runs, known)), *known]
 
 
-def _refuse(change: Change, runs: Ahead, paired: bool) -> None:
+def _refuse(change: Change, runs: Ahead, paired: bool, *, given: bool) -> None:
     """What cannot be meant of a text that grows, or of prompts without another."""
+    refuse_other_side(change, paired)
     source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
-    of = source.prompt if source is not None else None
-    if not paired and isinstance(of, str) and of in ("source", "clean", "corrupted"):
-        raise InputError(
-            f"{change!r} takes its values from the {of} prompt, but these are no pairs: pass interp.Pair(clean, corrupted), "
-            "or say whose values they are, as in Activation('another text'), Activation('base') or Constant(0.0)"
-        )
-    if not change.positions.is_all or runs.scope == "prompt":
+    scope = "all" if given else runs.scope
+    if not change.positions.is_all or scope == "prompt":
         return
     if not runs.grows(change.site):
-        if runs.scope == "new":
+        if scope == "new":
             raise PositionError(f"scope='new', but {change.site!r} has the positions of another stream, where nothing is new")
     elif source is not None and source.pool != "mean" and source.own_positions is None and runs.ahead:
         raise ShapeMismatchError(
-            f"{change!r} takes a value for every position, but other prompts have none at new tokens: pass scope='prompt', or "
-            "a source of one token, such as Activation(positions=-1)"
+            f"{change!r} takes a value for every position, but other prompts have none at new tokens: "
+            + ("name positions of the prompt, or " if given else "pass scope='prompt', or ")
+            + "a source of one token, such as Activation(positions=-1)"
         )
 
 

@@ -20,9 +20,10 @@ from torch import Tensor
 from interp import axes
 from interp.engine.cells import Cell
 from interp.engine.texts.ahead import Ahead
-from interp.errors import UnknownSiteError
-from interp.interventions import Intervention
-from interp.models.generation import Continued
+from interp.engine.texts.asked import named
+from interp.errors import GenerationError, UnknownSiteError
+from interp.interventions import Intervention, strength_of
+from interp.models.generation import Compared, Continued
 from interp.models.stepping import is_square
 from interp.models.taps import position_axis
 from interp.prompts import Prompt
@@ -55,6 +56,52 @@ class Generated:
     """The column of the first token of every row's prompt."""
     attrs: Mapping[str, Any]
     """Model, prompts, scope, seed and options, by which the same text is written again."""
+    compared: Compared | None = None
+    """With the model as it is, where that was asked for."""
+
+    @property
+    def unedited_logprobs(self) -> Float[Tensor, "cell row token"]:
+        """Log-probability of each new token under the unedited model – with what was given – behind the same text; NaN behind
+        the end.
+
+        Raises:
+            GenerationError: nothing was compared: ``compare=True`` was not passed.
+        """
+        return self._compared.logprobs
+
+    @property
+    def kl(self) -> Float[Tensor, "cell row token"]:
+        """D(edited ‖ unedited) of the next-token distributions at every step, in nats, before temperature and the like; NaN
+        behind the end. Its sum along a text that was drawn at temperature 1 estimates the divergence of whole texts.
+
+        Raises:
+            GenerationError: nothing was compared.
+        """
+        return self._compared.kl
+
+    @property
+    def reverse_kl(self) -> Float[Tensor, "cell row token"]:
+        """D(unedited ‖ edited), the direction of the metric ``"kl"``.
+
+        Raises:
+            GenerationError: nothing was compared.
+        """
+        return self._compared.reverse_kl
+
+    @property
+    def perplexity(self) -> Float[Tensor, "cell row"]:
+        """exp(−mean log-probability of a text's tokens) under the unedited model.
+
+        Raises:
+            GenerationError: nothing was compared.
+        """
+        return (-self.unedited_logprobs.nanmean(-1)).exp()
+
+    @property
+    def _compared(self) -> Compared:
+        if self.compared is None:
+            raise GenerationError("these texts were not compared with the unedited model; pass compare=True to generate")
+        return self.compared
 
     @property
     def lengths(self) -> Int[Tensor, "cell row"]:
@@ -82,16 +129,25 @@ class Generated:
         return tensor
 
     def table(self) -> pd.DataFrame:
-        """One line a row, as a pandas table."""
+        """One line a row, as a pandas table.
+
+        ``logprob`` is the sum over the text's tokens. Where the model as it is was compared, ``unedited_logprob`` is the same
+        under it, ``kl`` and ``reverse_kl`` are means over the tokens, and ``perplexity`` is that of :attr:`perplexity`.
+        ``strength`` is there where interventions differ in it.
+        """
         import pandas as pd
 
+        strengths = [strength_of(intervention) for intervention in self.interventions]
+        doses = len({strength for strength in strengths if strength is not None}) > 1
         lines = [
             {
                 "cell": cell,
-                "intervention": _name(intervention),
+                "intervention": self._name(intervention),
+                **({"strength": strengths[cell]} if doses else {}),
                 "prompt": self.prompts[row],
                 "text": text,
                 "logprob": float(self.logprob[cell, row]),
+                **self._beside(cell, row),
                 "tokens": int(self.lengths[cell, row]),
                 "stopped": self.stopped[cell][row],
             }
@@ -100,11 +156,25 @@ class Generated:
         ]
         return pd.DataFrame(lines)
 
+    def _beside(self, cell: int, row: int) -> dict[str, float]:
+        """Columns of the table that compare with the model as it is."""
+        if self.compared is None:
+            return {}
+        return {
+            "unedited_logprob": float(self.unedited_logprobs[cell, row].nansum()),
+            "kl": float(self.kl[cell, row].nanmean()),
+            "reverse_kl": float(self.reverse_kl[cell, row].nanmean()),
+            "perplexity": float(self.perplexity[cell, row]),
+        }
+
+    def _name(self, intervention: Intervention | None) -> str:
+        return named(intervention, self.attrs["given"])
+
     def __repr__(self) -> str:
         cells, rows, tokens = self.ids.shape
         head = f"Generated({cells} × {rows} rows, up to {tokens} tokens, scope {self.attrs['scope']!r})"
         shown = [
-            f"  {_name(intervention)}: {_short(prompt, end=True)!r} → {_short(text)!r}"
+            f"  {self._name(intervention)}: {_short(prompt, end=True)!r} → {_short(text)!r}"
             for intervention, texts in zip(self.interventions, self.texts, strict=True)
             for prompt, text in zip(self.prompts, texts, strict=True)
         ]
@@ -120,10 +190,6 @@ def _short(text: str, *, end: bool = False) -> str:
     if len(text) <= _WIDTH:
         return text
     return "…" + text[-_WIDTH:] if end else text[:_WIDTH] + "…"
-
-
-def _name(intervention: Intervention | None) -> str:
-    return "as it is" if intervention is None else repr(intervention)[len("Intervention(") : -1]
 
 
 def together(
@@ -155,7 +221,17 @@ def together(
         activations={site: tensor.unflatten(0, (cells, -1)) for site, tensor in found.items()},
         first=first,
         attrs=attrs,
+        compared=_beside(parts, cells, width),
     )
+
+
+def _beside(parts: Sequence[Continued], cells: int, width: int) -> Compared | None:
+    """What all batches gave beside the unedited model."""
+    found = [part.compared for part in parts if part.compared is not None]
+    if not found:
+        return None
+    each = (torch.cat([_longer(tensor, 1, width, torch.nan) for tensor in tensors]) for tensors in zip(*found, strict=True))
+    return Compared(*(tensor.unflatten(0, (cells, -1)) for tensor in each))
 
 
 def unreached(cells: Sequence[Cell], runs: Ahead, made: Generated, examples: Int[Tensor, " row"]) -> None:

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import axes
+from interp.engine.asked import encoded_pairs
 from interp.engine.cells import check, fill, place
 from interp.engine.edits import Edits
-from interp.engine.families import encoded_pairs
 from interp.engine.layout import canonical
 from interp.engine.prepared import Patching
 from interp.engine.readout import Reader

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from interp import axes
 from interp.errors import LoadError
-from interp.models.anatomy import roles
+from interp.models.anatomy import norms, roles
 from interp.models.anatomy.choose import Block, Chooser, rounding
 from interp.models.anatomy.record import Seen, Shapes, record, shapes
 from interp.models.anatomy.stacks import Found, child, stacks
 from interp.models.examples import batch_of
+from interp.models.norms import is_norm
 from interp.models.taps import IMAGE, Flat, Half, Layout, Named, Own, Pooled, Shared, Tap, Whole
 from interp.sites import COMPONENTS, MAIN, Site
 
@@ -271,7 +272,7 @@ class Anatomy:
             return self.block_of(site.path)
         if site.stream != MAIN:
             return None
-        return None if site.name == "logits" else -1 if site.layer is None else site.layer
+        return None if site.name in ("logits", "ln_final_scale") else -1 if site.layer is None else site.layer
 
     def block_of(self, path: str, stream: str = MAIN) -> int | None:
         """The number of the main stream's block that a module is, or is inside of; None if it is outside."""
@@ -379,7 +380,9 @@ class _Dissection:
         outside = [
             name
             for name, part in self.module.named_modules()
-            if isinstance(part, nn.Embedding) or name.rpartition(".")[2] in (*roles.EMBEDDING, *roles.POSITION_EMBEDDING)
+            if isinstance(part, nn.Embedding)
+            or is_norm(part)
+            or name.rpartition(".")[2] in (*roles.EMBEDDING, *roles.POSITION_EMBEDDING)
         ]
         return record(self.module, [*blocks, *inside, *outside, ""], attention, lambda: self.module(**self.inputs))
 
@@ -439,6 +442,12 @@ class _Dissection:
                     why = {"embed": "no embedding of its own enters the stream", "pos_embed": "no position embedding is added"}
                     absent = {**streams[stack.name].absent, name: why[name] + (" to the stream" if name == "pos_embed" else "")}
                     streams[stack.name] = replace(streams[stack.name], absent=absent)
+            final = norms.last(self.module, seen, stack.blocks, rounding(next(self.module.parameters()).dtype))
+            if isinstance(final, Tap):
+                self.taps[Site("ln_final_scale", stream=stack.name)] = final
+            else:
+                absent = {**streams[stack.name].absent, "ln_final_scale": final}
+                streams[stack.name] = replace(streams[stack.name], absent=absent)
 
     def _output(self, seen: Seen) -> Tap:
         """What the model says in the end: its logits, or those of the part that has some, or whatever it gives."""

@@ -18,10 +18,11 @@ import torch
 from einops import einsum, repeat
 from torch import Tensor, nn
 
-from interp.models.anatomy import roles
+from interp.models.anatomy import norms, roles
 from interp.models.anatomy.record import Seen
 from interp.models.anatomy.stacks import child, has
 from interp.models.maps import is_map
+from interp.models.norms import is_norm
 from interp.models.taps import IMAGE, BesideSink, Call, Experts, Flat, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
 
 Order = str
@@ -87,7 +88,7 @@ class Chooser:
             block.absent = dict.fromkeys(("resid_pre", "resid_post"), f"{path} {why}")
             return block
         block.within = path if len(pre) == self.batch else ""
-        block.taps |= {"resid_pre": self._tap(path, "input", block), "resid_post": self._tap(path, "output", block)}
+        block.taps |= {"resid_pre": self.tap(path, "input", block), "resid_post": self.tap(path, "output", block)}
         if pre.ndim == 4:  # a feature map: no parts are known of its blocks
             block.sizes |= _widths(pre.shape[1], post.shape[1])
             return block
@@ -97,6 +98,7 @@ class Chooser:
         self._mixer(block)
         self._mlp(block)
         self._stream(block, pre, post)
+        norms.of_block(self, block)
         return block
 
     # attention
@@ -130,9 +132,9 @@ class Chooser:
             block.absent |= {f"{prefix}{c}": why for c in ("q", "k", "v", "z", "result", "attn_out" if not prefix else "out")}
             return
         block.sizes |= {f"{prefix}head": heads, f"{prefix}d_head": z.shape[-1] // heads}
-        block.taps[f"{prefix}z"] = self._tap(w_o, "input", block, Heads(heads))
-        if is_map(self._part(w_o)) and not _is_norm(self._part(w_o)):
-            block.taps[f"{prefix}result"] = self._tap(w_o, "output", block, Results(heads))
+        block.taps[f"{prefix}z"] = self.tap(w_o, "input", block, Heads(heads))
+        if is_map(self._part(w_o)) and not is_norm(self._part(w_o)):
+            block.taps[f"{prefix}result"] = self.tap(w_o, "output", block, Results(heads))
         else:
             block.absent[f"{prefix}result"] = f"{w_o} is not a linear map"
         self._queries(block, path, prefix, heads, z, pattern)
@@ -147,7 +149,7 @@ class Chooser:
         nearest = float("inf")
         ways = list(self._projections(path, heads, z.shape[-1] // heads))
         for proposed in ways:
-            taps = {name: self._tap(tap.path, "output", block, tap.layout) for name, tap in proposed.items()}
+            taps = {name: self.tap(tap.path, "output", block, tap.layout) for name, tap in proposed.items()}
             values = self._read(taps["v"])
             if values is None:
                 continue
@@ -252,7 +254,7 @@ class Chooser:
         block.attention = block.attention or path
         out = self._beside(path, roles.W_O)
         if out is not None:
-            block.taps["mixer_post"] = self._tap(out, "input", block)
+            block.taps["mixer_post"] = self.tap(out, "input", block)
             block.sizes["mixer_unit"] = self._width(out, "input")
 
     def _mlp(self, block: Block) -> None:
@@ -275,21 +277,21 @@ class Chooser:
             return
         block.w_out = f"{path}.{out}"
         units = self._width(block.w_out, "input")
-        block.taps["mlp_post"], block.sizes["unit"] = self._tap(block.w_out, "input", block), units
+        block.taps["mlp_post"], block.sizes["unit"] = self.tap(block.w_out, "input", block), units
         gate, up, both, into = (child(inner, names) for names in (roles.GATE, roles.UP, roles.GATE_AND_UP, roles.W_IN))
         if gate and up:
             block.taps |= {
-                "mlp_pre": self._tap(f"{path}.{gate}", "output", block),
-                "mlp_up": self._tap(f"{path}.{up}", "output", block),
+                "mlp_pre": self.tap(f"{path}.{gate}", "output", block),
+                "mlp_up": self.tap(f"{path}.{up}", "output", block),
             }
         elif both and self._width(f"{path}.{both}") == 2 * units:
             # Which half is the gate is decided where it can be written (interp.models.probe).
             block.taps |= {
-                "mlp_pre": self._tap(f"{path}.{both}", "output", block, Units(0, units)),
-                "mlp_up": self._tap(f"{path}.{both}", "output", block, Units(units, 2 * units)),
+                "mlp_pre": self.tap(f"{path}.{both}", "output", block, Units(0, units)),
+                "mlp_up": self.tap(f"{path}.{both}", "output", block, Units(units, 2 * units)),
             }
         elif into or both:
-            block.taps["mlp_pre"] = self._tap(f"{path}.{into or both}", "output", block)
+            block.taps["mlp_pre"] = self.tap(f"{path}.{into or both}", "output", block)
             block.absent["mlp_up"] = "its MLPs are not gated"
         else:
             block.absent |= dict.fromkeys(("mlp_pre", "mlp_up"), f"no module of {path} is called {', '.join(roles.W_IN)}")
@@ -303,7 +305,7 @@ class Chooser:
             block.absent |= dict.fromkeys(("routing", "expert_out"), why)
             return
         block.sizes["expert"] = n = numbers.pop()
-        block.taps["expert_out"] = self._tap(path, "output", block, Experts(n))
+        block.taps["expert_out"] = self.tap(path, "output", block, Experts(n))
         block.taps["routing"] = Tap(path, "routing", Flat(Units(0, n)), within=block.within)
 
     # the stream
@@ -359,7 +361,7 @@ class Chooser:
                 block.norms[name] = best.norm
             if best.state is not None:
                 state = "resid_mid" if after == "mlp_out" else "resid_cross"
-                block.taps[state] = replace(self._tap(best.state, "input", block), in_place=True)
+                block.taps[state] = replace(self.tap(best.state, "input", block), in_place=True)
         if complete:
             block.order = "sequential"
 
@@ -416,13 +418,13 @@ class Chooser:
         for name, part in self._part(block.path).named_modules():
             path = f"{block.path}.{name}"
             seen = self.seen.input(path) if name and called.get(path, -1) > begun else None
-            if seen is not None and (_is_norm(part) or part._modules or name in (*roles.W_IN, *roles.GATE_AND_UP)):
+            if seen is not None and (is_norm(part) or part._modules or name in (*roles.W_IN, *roles.GATE_AND_UP)):
                 yield path, seen
 
     def _norms(self, block: Block) -> Iterator[str]:
         for name, part in self._part(block.path).named_modules():
             path = f"{block.path}.{name}"
-            if name and _is_norm(part) and path in self.seen.alone:
+            if name and is_norm(part) and path in self.seen.alone:
                 yield path
 
     # helpers
@@ -446,9 +448,9 @@ class Chooser:
 
     def _given_at(self, block: Block, path: str) -> Tap:
         """What a module gives, as it was before somebody wrote into it."""
-        return replace(self._tap(path, "output", block), copied=path in self.seen.overwritten)
+        return replace(self.tap(path, "output", block), copied=path in self.seen.overwritten)
 
-    def _tap(self, path: str, event: Any, block: Block, layout: Layout | None = None) -> Tap:
+    def tap(self, path: str, event: Any, block: Block, layout: Layout | None = None) -> Tap:
         """A tensor that a module takes or gives, with the examples in front."""
         seen = self.seen.input(path) if event == "input" else self.seen.output(path)
         layout = Whole() if layout is None else layout
@@ -491,10 +493,6 @@ def _mixing(pattern: Tensor, values: Tensor, z: Tensor) -> float:
     shared = repeat(values, "e k kv d -> e k (kv group) d", group=heads // groups)
     mixed = einsum(pattern.to(values), shared, "e head q k, e k head d -> e q head d").flatten(-2)
     return _deviation(mixed, z) if mixed.shape == z.shape else float("inf")
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
 
 
 _HEADS = ("num_heads", "n_heads", "num_attention_heads", "n_head", "heads")

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
-from interp import hook_names
+from interp import axes, hook_names
 from interp.models.anatomy import Anatomy, Stream
-from interp.models.backends.bridge_hooks import PointHandle, PointHooks, called
+from interp.models.backends.bridge_hooks import Column, PointHandle, PointHooks, called
 from interp.models.hooks import evaluating
 from interp.models.taps import Pooled, Results, Tap, Whole
 from interp.sites import COMPONENTS, MAIN, Site
@@ -103,7 +103,8 @@ class _Stack:
                 self.lacking[site] = why
                 continue
             # An alias of what the MLP's norm takes: the block adds to the very tensor, so that is what must change.
-            self.taps[site] = Tap(path, "output", in_place=site.name == "resid_mid" and alias)
+            layout = Column() if site.axes[-1] == axes.POSITION else Whole()
+            self.taps[site] = Tap(path, "output", layout, in_place=site.name == "resid_mid" and alias)
             modules[path] = points[name]
         for block in self.blocks:
             for path in filter(None, (self.part(block, ATTENTION), self.part(block, CROSS))):
@@ -139,7 +140,11 @@ class _Stack:
             seen = shapes.get(tap.path, [])
             if len(seen) != 1:
                 self.leave_out(site, f"its hook point {tap.path} fired {len(seen)} times in one forward pass")
-            elif len(seen[0]) != len(site.axes) or (site.layer is None and seen != stream):
+            elif isinstance(tap.layout, Column) and seen[0] != (*stream[0][:2], 1):
+                self.leave_out(site, f"its hook point {tap.path} holds a tensor of shape {seen[0]}, not one number a token")
+            elif not isinstance(tap.layout, Column) and (
+                len(seen[0]) != len(site.axes) or (site.layer is None and seen != stream)
+            ):
                 self.leave_out(site, f"its hook point {tap.path} holds a tensor of shape {seen[0]}, not {site.axes}")
         for layer, block in enumerate(self.blocks):
             for name, part in (("resid_mid", "mlp_out"), ("resid_cross", "cross_z")):

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from interp.models.hooks import Hooks
+from interp.models.taps import Call
 from interp.sites import Site
 
 
@@ -22,6 +24,17 @@ def called(bridge: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     rest = dict(inputs)
     first = next((rest.pop(name) for name in ("input_ids", "pixel_values", "input_values") if name in rest), None)
     return bridge(first, return_type="logits", **rest)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number a token, in a last axis of its own."""
+
+    def read(self, seen: Tensor, call: Call | None) -> Float[Tensor, "example position"]:
+        return seen[..., 0]
+
+    def put(self, seen: Tensor, new: Tensor, call: Call | None) -> Tensor:
+        return new[..., None]
 
 
 class PointHooks(Hooks):

@@ -3,6 +3,12 @@
     >>> names()
     ('induction-2l', 'language-4l')
     >>> interp.load("zoo/induction-2l")            # the folder path("induction-2l"), loaded like any other
+    >>> series()
+    ('induction-forming',)
+    >>> checkpoints("induction-forming").head(2)   # the columns seed, step, name, path: what interp.over takes
+       seed  step                                     name   path
+    0     0     0  zoo/induction-forming/seed0/step0000  /.../...
+    1     0    20  zoo/induction-forming/seed0/step0020  /.../...
 
 Importing this room makes transformers' Auto classes know the zoo's architecture (``register``), so ``AutoModelForCausalLM``
 opens the folders too.
@@ -12,7 +18,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from interp.errors import UnknownNameError
+from interp.models.zoo.backup import BACKUP, PRIMARY, backup_construction, backup_prompts
 from interp.models.zoo.handmade import (
     INDUCTION_HEADS,
     EqualityRows,
@@ -25,17 +34,23 @@ from interp.models.zoo.handmade import (
 from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM, register
 
 __all__ = [
+    "BACKUP",
     "INDUCTION_HEADS",
+    "PRIMARY",
     "EqualityRows",
     "HierarchicalEquality",
     "ZooConfig",
     "ZooForCausalLM",
+    "backup_construction",
+    "backup_prompts",
+    "checkpoints",
     "hierarchical_equality",
     "induction_construction",
     "induction_sequences",
     "induction_tokenizer",
     "names",
     "path",
+    "series",
 ]
 
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -44,17 +59,57 @@ register()
 
 
 def names() -> tuple[str, ...]:
-    """The trained models that ship with the package."""
+    """The trained models that ship with the package; for models stored while they were trained, see :func:`series`."""
     return tuple(sorted(folder.parent.name for folder in _WEIGHTS.glob("*/config.json")))
+
+
+def series() -> tuple[str, ...]:
+    """What ships as many checkpoints of one training, from several seeds."""
+    return tuple(sorted({folder.parents[2].name for folder in _WEIGHTS.glob("*/seed*/step*/config.json")}))
+
+
+def checkpoints(name: str) -> pd.DataFrame:
+    """Every checkpoint of a series, by seed and step: a row each.
+
+    Columns: ``seed`` and ``step`` (updates made, 0 = before the first) as integers, ``name`` as :func:`interp.load` takes it,
+    and ``path`` of the folder. Rows may be dropped before the table goes to ``interp.over``.
+
+    Raises:
+        UnknownNameError: no such series.
+    """
+    found = name.removeprefix("zoo/")
+    if found not in series():
+        raise UnknownNameError("series of zoo models", name, series())
+    rows = []
+    for config in (_WEIGHTS / found).glob("seed*/step*/config.json"):
+        step, seed = config.parent, config.parents[1]
+        numbers = (int(seed.name.removeprefix("seed")), int(step.name.removeprefix("step")))
+        rows.append((*numbers, f"zoo/{found}/{seed.name}/{step.name}", step))
+    return pd.DataFrame(sorted(rows, key=lambda row: row[:2]), columns=["seed", "step", "name", "path"])
 
 
 def path(name: str) -> Path:
     """The folder of a shipped model: configuration, weights, tokenizer and card; ``zoo/`` before the name is allowed.
 
+    Of a series the name goes on to the checkpoint: ``induction-forming/seed0/step0400``.
+
     Raises:
         UnknownNameError: no such model, with the near matches.
     """
     found = name.removeprefix("zoo/")
+    first = found.split("/")[0]
+    if first in series():
+        return _checkpoint(found, first)
     if found not in names():
-        raise UnknownNameError("zoo model", found, names())
+        raise UnknownNameError("zoo model", found, (*names(), *series()))
     return _WEIGHTS / found
+
+
+def _checkpoint(found: str, first: str) -> Path:
+    table = checkpoints(first)
+    if f"zoo/{found}" in set(table["name"]):
+        return _WEIGHTS / found
+    seeds, steps = (", ".join(map(str, table[column].unique())) for column in ("seed", "step"))
+    last = table["name"].iloc[-1]
+    why = f"{first} is a series of {len(table)} checkpoints, seeds {seeds} at steps {steps}; write {last!r}"
+    raise UnknownNameError("zoo model", found, [], why=why)

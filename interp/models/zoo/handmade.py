@@ -116,7 +116,7 @@ def induction_construction(
         model.model.embed_tokens.weight[tokens, tokens] = 1.0
         model.model.embed_positions.weight[places, place] = 1.0
 
-        copy, look = (_Head(model, *which) for which in INDUCTION_HEADS)
+        copy, look = (Head(model, *which) for which in INDUCTION_HEADS)
         # layer 0: the query at i and the key at parent(i) meet in coordinate parent(i)
         for i, parent in enumerate(above):
             if parent != ROOT:
@@ -133,13 +133,13 @@ def induction_construction(
         model.lm_head.weight[tokens, 2 * d0 + tokens] = 1.0
 
         for layer, head in INDUCTION_HEADS:
-            idle = _Head(model, layer, 1 - head)
+            idle = Head(model, layer, 1 - head)
             for weight in (idle.q, idle.k, idle.v):
                 weight.copy_(torch.randn(weight.shape, generator=noise) / d0**0.5)
     return model
 
 
-class _Head:
+class Head:
     """Views of one head's weights: ``q``, ``k``, ``v`` are ``[d_head, d_model]``, ``o`` is ``[d_model, d_head]``."""
 
     def __init__(self, model: ZooForCausalLM, layer: int, head: int) -> None:

@@ -131,7 +131,7 @@ def test_remote_probe(ask: Ask, drawn: int) -> None:
     answer = ask("remote_probe", seed=drawn)
     causal, checked, worst = answer["probe"]
     assert causal
-    assert checked == 39
+    assert checked == 46
     assert worst < 1e-5
     assert answer["requests"] > 10
 

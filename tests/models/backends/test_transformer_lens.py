@@ -21,9 +21,9 @@ from interp.models.backends.transformer_lens import _wordless, boot
 from interp.sites import COMPONENTS, Site, grid
 
 LACKING: dict[str, set[str]] = {family: set() for family in checks.FAMILIES} | {
-    "t5": {"embed", "scores", "pattern", "cross_scores", "cross_pattern"},
+    "t5": {"embed", "scores", "pattern", "cross_scores", "cross_pattern", "ln1_scale", "ln2_scale", "ln_final_scale"},
     "deepseek-v3": {"q", "k", "v", "z", "latent", "k_rotary", "routing", "expert_out"},
-    "mamba": {"mixer_post"},
+    "mamba": {"mixer_post", "ln1_scale"},
     "gpt-j": {"scores", "pattern"},
     "bert": {"scores", "pattern", "z", "attn_out", "mlp_out", "resid_mid"},  # norms behind the parts
     "mixtral": {"routing", "expert_out"},  # and it has no more: its hook_pre and hook_post are the whole mixture's
@@ -70,7 +70,7 @@ def test_sites(architecture: str, seed: int) -> None:
 def test_every_name_of_the_table_is_a_hook_of_some_bridge(seed: int) -> None:
     """The table of names against TransformerLens itself; mixers' outputs are named in state-space models alone."""
     found: set[str] = set()
-    for architecture in ("gpt2", "llama", "mamba", "t5"):
+    for architecture in ("gpt2", "llama", "gemma2", "mamba", "t5"):
         points = boot(checks.network(architecture, seed), None, copied=False).hook_dict
         for stack in ("blocks", "decoder_blocks", "encoder_blocks"):
             for name in {*hook_names.NAMES, *hook_names.CROSSED}:

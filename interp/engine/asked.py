@@ -1,0 +1,80 @@
+"""What is asked for, in whatever form: pairs, prompts, interventions.
+
+>>> listed(Change("L1.z"))
+[Intervention(L1.z ← Activation(source))]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from interp.errors import InputError
+from interp.interventions import Activation, Change, Intervention
+from interp.models import Encoded, Model, Tokens
+from interp.models.encoding import Bos, as_prompts
+from interp.models.unpadded import unpadded
+from interp.prompts import Pair, Pairs, Prompt
+
+
+def encoded_pairs(model: Model, pairs: Any, bos: Bos | None = None) -> Encoded:
+    """Pairs in whatever form they were given, as tensors."""
+    return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs), bos=bos)
+
+
+def _pairs(pairs: Any) -> Pairs:
+    if isinstance(pairs, Pairs):
+        return pairs
+    many = list(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]
+    if not many or not all(isinstance(pair, Pair) for pair in many):
+        raise ValueError(
+            f"pairs is {type(pairs).__name__ if many else 'empty'}; expected interp.Pairs from a task such as "
+            "interp.tasks.ioi(64), interp.pairs(clean, counterfactual, answer, wrong), interp.Pair or a list of them, or "
+            "model.encode(pairs)"
+        )
+    return Pairs(tuple(many))
+
+
+def listed(where: Any, argument: str = "where") -> list[Intervention]:
+    """Interventions from one or several, changes being interventions of one change."""
+    grids = (
+        "a grid such as interp.grid('resid_pre', layer=...), a mapping of names to grids, or " if argument == "where" else ""
+    )
+    many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
+    for one in many:
+        if not isinstance(one, Intervention | Change):
+            raise ValueError(
+                f"{argument} holds {one!r} of type {type(one).__name__}; expected {grids}interventions such as "
+                "Intervention.of('L9H6.z@-1')"
+            )
+    if not many:
+        raise ValueError(f"{argument} is an empty list; give at least one intervention")
+    return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
+
+
+def asked_prompts(model: Model, prompts: Any, bos: Bos | None = None) -> tuple[Encoded, bool]:
+    """Prompts or pairs as pairs, and whether they are pairs."""
+    many = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
+    if isinstance(many, Encoded | Pairs) or (isinstance(many, Sequence) and many and isinstance(many[0], Pair)):
+        return encoded_pairs(model, many, bos), True
+    if isinstance(many, Mapping) and isinstance(many.get("input_ids"), list) and isinstance(many["input_ids"][0], int):
+        many = [many["input_ids"]]  # what a tokenizer returns for one text
+    if isinstance(many, Tensor | Mapping):
+        many = unpadded(many)
+    if isinstance(many, Tokens) or not isinstance(many, Sequence):
+        raise InputError(f"prompts is {type(prompts).__name__}; expected texts, token ids, interp.Prompt or interp.Pair")
+    alone = tuple(Pair(prompt, prompt) for prompt in as_prompts(many))
+    return encoded_pairs(model, Pairs(alone, "prompts"), bos), False
+
+
+def refuse_other_side(change: Change, paired: bool) -> None:
+    """Raise if a change takes its values from the other prompt of a pair, and there is none."""
+    source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
+    of = source.prompt if source is not None else None
+    if not paired and isinstance(of, str) and of in ("source", "clean", "corrupted"):
+        raise InputError(
+            f"{change!r} takes its values from the {of} prompt, but these are no pairs: pass interp.Pair(clean, corrupted), "
+            "or say whose values they are, as in Activation('another text'), Activation('base') or Constant(0.0)"
+        )

@@ -1,0 +1,250 @@
+"""Direct logit attribution: a logit difference as the exact sum of what embeddings, heads, MLPs, units or source tokens write.
+
+    >>> found = dla(model, "The capital of France is", " Paris", " Rome")                    # doctest: +SKIP
+    >>> found.contribution.sel(term="L9H6").item(), found.total.item(), found.logit_diff.item()     # doctest: +SKIP
+    (0.61, 3.42, 3.42)
+    >>> dla(model, pairs, by="neuron", layers=[20]).contribution.sel(term="m20")              # doctest: +SKIP
+
+1. Run the prompts once; hold the scale σ of the last norm at each example's value.
+2. Pull the difference of the two tokens' unembedding columns back through the norm: a direction u / σ of the stream.
+3. The contribution of an additive part of the stream is its inner product with it: Σ contributions + bias = logit difference.
+
+Elhage et al., "A Mathematical Framework for Transformer Circuits" (2021); Wang et al., "Interpretability in the Wild" (2022).
+It is the direct path alone: what a head does by way of later layers is seen by patching (:func:`interp.patch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp import axes
+from interp.engine import provenance
+from interp.engine.additive import Additive, Term, Value
+from interp.engine.background import Given, in_force
+from interp.engine.precision import float32
+from interp.engine.single.answered import Answered, Words, answered
+from interp.errors import HeadOutOfRangeError, UnknownNameError, UnknownSiteError
+from interp.models import Model, Tokens
+from interp.models.decoding import FINAL, Decoder
+from interp.models.encoding import Bos
+from interp.sites import Positions, PositionsLike, Site
+
+By = Literal["layer", "component", "head", "neuron", "source"]
+BY = ("layer", "component", "head", "neuron", "source")
+
+
+def dla(
+    model: Model,
+    prompts: Any,
+    answer: Words = None,
+    wrong: Words = None,
+    *,
+    by: By = "head",
+    layers: int | Iterable[int] | None = None,
+    position: PositionsLike = -1,
+    given: Given = None,
+    bos: Bos | None = None,
+) -> xr.Dataset:
+    """Divide the difference of two logits among the parts that write to the residual stream, with the last norm's scale held.
+
+    Args:
+        prompts: a text, token ids, a :class:`interp.Prompt`, a list of such, or pairs, whose clean prompts are run.
+        answer: one token, a text as it follows the prompt or its id; one for all or one for each. By default the pairs' own.
+        wrong: the token that it is compared with, likewise. Without one the logit is compared with its mean over the
+            vocabulary, since a logit by itself holds a shift that the softmax takes out again.
+        by: ``"layer"``; ``"component"``: attention, mixer and MLP of every layer; ``"head"``: the same with every head by
+            itself; ``"neuron"``: MLPs by unit; ``"source"``: heads by the token attended to.
+        layers: those that are divided by head, unit or source; by default all of them.
+        position: at which token the logits are read: an index, or a role that names one token.
+        given: interventions in force, as in :func:`interp.patch`.
+        bos: how texts begin; by default as the model was loaded.
+
+    Returns:
+        ``contribution`` by (example, term), and by unit or source_position (tokens counted from the prompt's first; NaN behind
+        its end) where terms are divided by these; what is not is then in ``other`` by (example, other_term). ``total``, the
+        sum of everything; ``logit_diff``, the model's own, before a soft cap; ``scale``, σ. Coordinates of a term: ``layer``
+        and ``head`` (−1 for none) and ``kind``. "bias" is the last norm's bias and the unembedding's; "L3.rest" what layer 3
+        does to the stream otherwise, where something is given there, or where its parts are not known.
+
+    Raises:
+        InputError: the model's logits are no sum of contributions (the reason is told), or logits are given.
+        AnswerError: no answer, or one that is not one token. PositionError: ``position`` is not one token.
+        UnknownNameError, HeadOutOfRangeError, UnknownSiteError: ``by``, ``layers``, or a model that cannot be divided so.
+    """
+    if by not in BY:
+        raise UnknownNameError("by", by, BY)
+    decoder = Decoder.of(model)
+    chosen = _layers(model, layers)
+    with float32():
+        asked = answered(model, prompts, answer, wrong, position=position, given=given, bos=bos)
+    with torch.no_grad(), float32(), model.prepared(asked.changed):
+        asked.want([*Additive.sites(model, by, chosen), *([FINAL] if model.has(FINAL) else [])])
+        final = asked.read(Site("resid_post", layer=model.sizes[axes.LAYER] - 1))
+        scale = asked.read(FINAL).double() if model.has(FINAL) else decoder.scale(final).double()
+        directions, bias = decoder.directions(asked.right, asked.wrong)
+        parts = Additive(model, asked.read, directions / scale[:, None])
+        divided = _divided(parts, by, chosen)
+        divided.whole.append(Value(Term("bias", "bias"), bias))
+        logits = _logits(asked, decoder, final, scale)
+        compared = logits.mean(-1) if asked.wrong is None else _of(logits, asked.wrong)
+        own = _of(logits, asked.right) - compared
+    return _labelled(asked, divided, own, scale, by)
+
+
+def _layers(model: Model, layers: int | Iterable[int] | None) -> list[int]:
+    n = model.sizes[axes.LAYER]
+    chosen = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else sorted(set(layers))
+    outside = [layer for layer in chosen if not 0 <= layer < n]
+    if outside or not chosen:
+        said = f"layer {outside[0]} does not exist" if outside else "layers is empty"
+        raise HeadOutOfRangeError(f"layers={layers!r}: {said}; {model.name} has {n} layers, 0 to {n - 1}")
+    return chosen
+
+
+def _logits(
+    asked: Answered, decoder: Decoder, final: Float[Tensor, "example d_model"], scale: Float[Tensor, " example"]
+) -> Float[Tensor, "example vocab"]:
+    """The model's logits, before a soft cap, which is left out by running its unembedding alone."""
+    if decoder.softcap is None:
+        return asked.logits.double()
+    normed = final if decoder.norm is None or decoder.module is None else decoder.norm.apply(decoder.module, final, scale)
+    return decoder.logits(normed)
+
+
+def _of(logits: Float[Tensor, "example vocab"], ids: Int[Tensor, " example"]) -> Float[Tensor, " example"]:
+    return logits.gather(-1, ids.to(logits.device)[:, None])[:, 0]
+
+
+# the parts
+
+
+class _Divided(NamedTuple):
+    """Parts that are divided along a further axis, if there is one, and those that are not."""
+
+    whole: list[Value]
+    split: list[tuple[Term, Float[Tensor, "example part"]]]
+
+
+def _divided(parts: Additive, by: str, layers: Sequence[int]) -> _Divided:
+    model, found = parts.model, _Divided(parts.entering(), [])
+    for layer in parts.layers:
+        if by == "layer":
+            found.whole.append(parts.layer(layer))
+            continue
+        for term, value in parts.components(layer):
+            of_heads = term.kind == "attention" and by in ("head", "source") and layer in layers
+            of_units = term.kind == "mlp" and by == "neuron" and layer in layers
+            split = None
+            if of_heads:
+                split = parts.heads(layer) if by == "head" else parts.sources(layer)
+            elif of_units:
+                split = parts.units(layer)
+            if split is None:
+                found.whole.append(Value(term, value))
+                continue
+            if of_units:
+                found.split.append((term, split.parts))
+            else:
+                heads = [Term(f"L{layer}H{i}", "head", layer, i) for i in range(split.parts.shape[1])]
+                if by == "head":
+                    found.whole.extend(Value(head, split.parts[:, i]) for i, head in enumerate(heads))
+                else:
+                    found.split.extend((head, split.parts[:, i]) for i, head in enumerate(heads))
+            found.whole.extend(split.rest)
+    if by in ("neuron", "source") and not found.split:
+        name = "mlp_post" if by == "neuron" else "pattern"
+        why = model.anatomy.absent.get(name, f"what is known of it does not add up in the layers {list(layers)}")
+        raise UnknownSiteError("division", by, [b for b in BY if b != by], why=f"{model.name} cannot be divided so: {why}")
+    return found
+
+
+# the result
+
+
+def _labelled(
+    asked: Answered, divided: _Divided, own: Float[Tensor, " example"], scale: Float[Tensor, " example"], by: str
+) -> xr.Dataset:
+    n = len(asked.encoded)
+    whole = torch.stack([value for _, value in divided.whole], dim=-1)
+    total = whole.sum(-1) + sum((part.sum(-1) for _, part in divided.split), torch.zeros_like(own))
+    axis = {"neuron": axes.UNIT, "source": axes.SOURCE_POSITION}.get(by)
+    terms, others = [term for term, _ in divided.whole], []
+    data: dict[str, Any] = {}
+    coords: dict[str, Any] = {axes.EXAMPLE: np.arange(n)}
+    if axis is None:
+        data["contribution"] = ((axes.EXAMPLE, "term"), _numbers(asked, whole))
+    else:
+        others, terms = terms, [term for term, _ in divided.split]
+        parts = [part for _, part in divided.split]
+        if axis == axes.SOURCE_POSITION:
+            parts = [_aligned(asked.encoded.clean, part) for part in parts]
+            coords |= _source_tokens(asked.encoded.clean)
+        width = max(part.shape[-1] for part in parts)
+        padded = [torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=float("nan")) for part in parts]
+        stacked = rearrange(padded, "term example part -> example term part")
+        data["contribution"] = ((axes.EXAMPLE, "term", axis), _numbers(asked, stacked))
+        data["other"] = ((axes.EXAMPLE, "other_term"), _numbers(asked, whole))
+        coords[axis] = np.arange(width)
+    for name, value in (("total", total), ("logit_diff", own), ("scale", scale)):
+        data[name] = ((axes.EXAMPLE,), _numbers(asked, value))
+    coords |= _described("term", "", terms) | (_described("other_term", "other_", others) if others else {})
+    coords |= _prompts(asked)
+    attrs = provenance.identity(asked.model, asked.encoded) | in_force(asked.model, asked.given, None)
+    attrs |= {
+        "method": "direct logit attribution",
+        "by": by,
+        "position": repr(asked.where),
+        "held": "the scale of the last norm, at each example's own value, and of norms behind attention and MLP",
+        "wrong": "one token" if asked.wrong is not None else "the mean over the vocabulary",
+        "units": "logits",
+        "softcap": asked.model.stack.softcap if asked.model.stack is not None else None,
+        "logit_diff": "of the model's own logits, before a soft cap",
+        "deviation": float((total - own).abs().max()),
+        "device": str(asked.model.device),
+        "versions": provenance.versions(),
+    }
+    return xr.Dataset(data, coords, attrs)
+
+
+def _numbers(asked: Answered, tensor: Tensor) -> np.ndarray[Any, Any]:
+    return tensor.to(torch.float64 if asked.model.dtype == torch.float64 else torch.float32).cpu().numpy()
+
+
+def _described(dim: str, prefix: str, terms: Sequence[Term]) -> dict[str, Any]:
+    return {
+        dim: [term.name for term in terms],
+        f"{prefix}kind": (dim, [term.kind for term in terms]),
+        f"{prefix}layer": (dim, [-1 if term.layer is None else term.layer for term in terms]),
+        f"{prefix}head": (dim, [-1 if term.head is None else term.head for term in terms]),
+    }
+
+
+def _aligned(tokens: Tokens, part: Float[Tensor, "example column"]) -> Float[Tensor, "example source_position"]:
+    """Counted from each prompt's first token, NaN behind its end."""
+    columns = tokens.columns(Positions())[:, : int(tokens.lengths.max())].to(part.device)
+    return torch.where(columns >= 0, part.gather(-1, columns.clamp(min=0)), float("nan"))
+
+
+def _source_tokens(tokens: Tokens) -> dict[str, Any]:
+    longest = int(tokens.lengths.max())
+    words = [[*row, *[""] * (longest - len(row))] for row in tokens.strings]
+    return {"source_token": ((axes.EXAMPLE, axes.SOURCE_POSITION), words)} if words else {}
+
+
+def _prompts(asked: Answered) -> dict[str, Any]:
+    words = asked.model.tokenizer
+
+    def said(ids: Int[Tensor, " example"]) -> list[str]:
+        return [str(i) if words is None else words.decode([i]) for i in ids.tolist()]
+
+    texts = provenance.example_coordinates(asked.encoded)["clean_prompt"]
+    found = {"prompt": (axes.EXAMPLE, texts), "answer": (axes.EXAMPLE, said(asked.right))}
+    return found if asked.wrong is None else found | {"wrong": (axes.EXAMPLE, said(asked.wrong))}

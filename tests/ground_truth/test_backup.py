@@ -1,0 +1,79 @@
+"""The head with a backup: its numbers are written in its docstring, and every way of asking gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from interp import Change, Intervention, Pair, effects, grid, patch
+from interp.engine import attribute, edited, run
+from interp.interventions import Scale
+from interp.models import load
+from interp.models.zoo import BACKUP, PRIMARY, backup_construction, backup_prompts
+from interp.prompts import Pairs
+
+STRENGTH = 0.75
+FIRST, SECOND = (Change(f"L{layer}H{head}.z", edit=Scale(0.0)) for layer, head in (PRIMARY, BACKUP))
+
+
+def question() -> tuple[Any, Pairs]:
+    net = backup_construction(strength=STRENGTH).double()
+    prompts = backup_prompts(net).tolist()
+    pairs = [Pair(one, other, one[1], other[1]) for one, other in zip(prompts, prompts[1:] + prompts[:1], strict=True)]
+    return load(net, name="backup"), Pairs(tuple(pairs), "backup")
+
+
+def test_the_net_says_what_it_says() -> None:
+    net = backup_construction(n_tokens=4, strength=STRENGTH).double()
+    expected = torch.cat([torch.eye(4), torch.zeros(4, 2)], dim=-1).double()
+    with torch.no_grad():
+        torch.testing.assert_close(net(backup_prompts(net)).logits[:, -1], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("strategy", ["serial", "batched", "wavefront"])
+def test_given_gives_the_exact_values(strategy: Any) -> None:
+    """Expected: the docstring's table, of the answer's logit against another's."""
+    model, pairs = question()
+
+    def effect(change: Any, **options: Any) -> float:
+        found = effects.effect(patch(model, pairs, change, patching="noising", strategy=strategy, **options))
+        assert float(found.std()) < 1e-12
+        return float(found.mean())
+
+    assert effect(FIRST) == pytest.approx(STRENGTH - 1, abs=1e-9)
+    assert effect(SECOND) == pytest.approx(0, abs=1e-9)
+    assert effect(Intervention((FIRST, SECOND))) == pytest.approx(-1, abs=1e-9)
+    assert effect(SECOND, given=FIRST) == pytest.approx(-STRENGTH, abs=1e-9)
+    assert effect(FIRST, given=SECOND) == pytest.approx(-1, abs=1e-9)
+    assert effect(FIRST, hold="pattern") == pytest.approx(-1, abs=1e-9)
+    assert effect(FIRST, hold="L1.z") == pytest.approx(-1, abs=1e-9)
+    assert effect(SECOND, given=FIRST, hold="pattern") == pytest.approx(-STRENGTH, abs=1e-9)
+
+
+def test_every_way_of_saying_given() -> None:
+    """Expected: the logit of the subject by run, by raw calls of an edited model, and by slopes, which are exact in z here."""
+    model, pairs = question()
+    prompts = [pair.clean for pair in pairs]
+    subjects = torch.arange(len(prompts))
+    ran = run(model, prompts, [None, FIRST, SECOND, Intervention((FIRST, SECOND))])
+    said = ran.final[:, subjects, subjects].mean(-1)
+    torch.testing.assert_close(said, torch.tensor([1.0, STRENGTH, 1.0, 0.0]).double(), rtol=0, atol=1e-9)
+    ids = backup_prompts(model.module)
+    with torch.no_grad(), edited(model, FIRST), edited(model, SECOND):
+        assert float(model.module(ids).logits.abs().max()) < 1e-9
+    slope = effects.effect(attribute(model, pairs, SECOND, patching="noising", given=FIRST))
+    np.testing.assert_allclose(slope, -STRENGTH, atol=1e-9)
+
+
+def test_with_everything_held_effects_add_up() -> None:
+    """Expected: single effects are what each head says, and their sum is the effect of all of them."""
+    model, pairs = question()
+    single = patch(model, pairs, grid("z", layer=..., head=...), patching="noising", edit=Scale(0.0), hold="z")
+    every = Intervention(tuple(Change(f"L{layer}.z", edit=Scale(0.0)) for layer in range(2)))
+    together = patch(model, pairs, every, patching="noising", hold="z")
+    alone = effects.effect(single).sum(["layer", "head"]).squeeze()
+    np.testing.assert_allclose(alone, effects.effect(together).squeeze(), atol=1e-12)
+    np.testing.assert_allclose(effects.effect(single)[0, :, :, 0], [[-1, 0], [0, 0]], atol=1e-9)

@@ -1,0 +1,69 @@
+"""The map of heads by heads: numbers, names, colours and what has no number. Expected: the array that went in."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from interp import views
+from interp.errors import ShapeMismatchError
+
+
+def made_up(layers=3, heads=4, **attrs):
+    names = [f"L{i}H{j}" for i in range(layers) for j in range(heads)]
+    layer = np.repeat(np.arange(layers), heads)
+    values = np.arange(len(names) ** 2, dtype=float).reshape(len(names), -1) / len(names) ** 2
+    values[~(layer[:, None] < layer)] = np.nan
+    attrs = {"model": "tiny <model>", "quantity": "K-composition", "fold_norm": 1, "stream": "main"} | attrs
+    return xr.DataArray(values, {"sender": names, "receiver": names}, ("sender", "receiver"), name="composition", attrs=attrs)
+
+
+def test_numbers_names_and_colours():
+    scores = made_up()
+    figure = views.head_to_head(scores)
+    drawn, grey = figure.data
+    np.testing.assert_array_equal(drawn.z, scores.values)
+    assert (drawn.zmin, drawn.zmax) == (0, np.nanmax(scores.values))
+    assert drawn.text[0][4].startswith("<b>L0H0 → L1H0</b> 0.0278<br>K-composition, 48th of 48 pairs")
+    best = np.unravel_index(np.nanargmax(scores.values), scores.shape)
+    assert "1st of 48 pairs" in drawn.text[best[0]][best[1]]
+    np.testing.assert_array_equal(np.isnan(grey.z), np.isfinite(scores.values))
+    assert grey.name == "not before the receiver"
+    assert grey.text[4][0] == "<b>L1H0 → L0H0</b> not before the receiver"
+    assert figure.layout.xaxis.title.text == "receiver"
+    assert figure.layout.yaxis.title.text == "sender"
+    assert figure.layout.yaxis.ticktext[0] == "L0H0"
+    text = figure.layout.title.text
+    assert "K-composition, sender by receiver" in text
+    assert "tiny &lt;model&gt; · norms folded in · 48 pairs" in text
+
+
+def test_labels_of_many_heads_are_thinned():
+    figure = views.head_to_head(made_up(layers=12, heads=12))
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        assert len(axis.ticktext) <= 60
+        assert [f"L{i // 12}H{i % 12}" for i in axis.tickvals] == list(axis.ticktext)
+
+
+def test_limits_signs_and_other_names():
+    scores = made_up()
+    assert views.head_to_head(scores, limit=0.4, floor=0.1).data[0].zmax == 0.4
+    assert views.head_to_head(scores, floor=0.1).data[0].zmin == 0.1
+    signed = views.head_to_head(scores - 0.5).data[0]
+    assert signed.zmin == -signed.zmax < 0
+    whole = scores.fillna(0.5)
+    assert len(views.head_to_head(whole).data) == 1
+    bare = views.head_to_head(xr.DataArray(np.eye(3), dims=("from", "to")), title="mine")
+    assert bare.layout.title.text.startswith("mine")
+    assert bare.layout.xaxis.title.text == "to"
+    assert list(bare.layout.xaxis.ticktext) == ["0", "1", "2"]
+    other = views.head_to_head(made_up(fold_norm=0, stream="encoder"))
+    assert "stream encoder · norms left out" in other.layout.title.text
+
+
+def test_nothing_to_draw():
+    with pytest.raises(ShapeMismatchError, match=r"this array has sender \(12\)"):
+        views.head_to_head(made_up()[:, 0])
+    with pytest.raises(ShapeMismatchError, match="two axes"):
+        views.head_to_head(made_up()[:0])
+    empty = views.head_to_head(made_up() * np.nan)
+    assert np.isnan(empty.data[0].z).all()
