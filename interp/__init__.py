@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp import axes, effects, metrics, models, sites, stats, store, tasks, training, views
+    from interp.asking import pairs
     from interp.effects import damage, effect, recovery, summary, top
-    from interp.engine import Run, attribute, edited, explain, generate, patch, patch_edges, run, score
+    from interp.engine import Run, attribute, check, edited, explain, generate, patch, patch_edges, run, score
     from interp.engine.over import over
     from interp.engine.single.cache import cache
     from interp.interventions import (
@@ -64,6 +65,7 @@ _ROOMS = (
     "views",
 )
 _NAMES = {
+    "interp.asking": ("pairs",),
     "interp.engine.over": ("over",),
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
@@ -72,7 +74,7 @@ _NAMES = {
     "interp.methods.readouts.logit_lens": ("lens",),
     "interp.models.reweighted": ("reweighted",),
     "interp.effects": ("damage", "effect", "recovery", "summary", "top"),
-    "interp.engine": (*("Run", "attribute", "edited", "explain", "generate", "patch", "patch_edges", "run", "score"),),
+    "interp.engine": (*("Run", "attribute", "check", "edited", "explain", "generate", "patch", "patch_edges", "run", "score"),),
     "interp.interventions": (
         *("Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Noise", "ProjectOut"),
         *("Replace", "Scale", "SetCoefficient", "Subspace", "doses"),
@@ -87,9 +89,9 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
-    "ablate", "attention", "attribute", "axes", "cache", "damage", "dla", "doses", "edited", "effect", "effects", "explain",
-    "generate", "grid", "hook_name", "lens", "load", "metrics", "models", "optimal_constants", "over", "patch",
-    "patch_edges", "recovery", "reweighted", "run", "score", "sites", "stats", "store", "summary", "tasks", "top",
+    "ablate", "attention", "attribute", "axes", "cache", "check", "damage", "dla", "doses", "edited", "effect", "effects",
+    "explain", "generate", "grid", "hook_name", "lens", "load", "metrics", "models", "optimal_constants", "over", "pairs",
+    "patch", "patch_edges", "recovery", "reweighted", "run", "score", "sites", "stats", "store", "summary", "tasks", "top",
     "training", "views", "weights",
 ]  # fmt: skip
 

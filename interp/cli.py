@@ -43,7 +43,8 @@ class Doctor:
     all: tyro.conf.FlagCreatePairsOff[bool] = False
     """Instead of one model, every architecture that is answered for, built tiny from its configuration."""
     json: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print a list with an object for every model: architecture, passed, failed and refused laws, verdicts, sites."""
+    """Print a list with an object for every model: architecture, passed, failed and refused laws, verdicts, sites, and loss
+    with and without BOS."""
 
     def run(self) -> int:
         import json

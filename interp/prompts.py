@@ -7,6 +7,9 @@
     >>> Pairs((pair,), task="demo")
     Pairs(demo, 1 pair)
 
+A role is the span of a part, and may be given as the text of it: ``Prompt("Paris is in", {"city": "Paris"})``. A chat is a
+list of messages wherever a prompt is a text; :func:`interp.pairs` makes pairs of lists and tables.
+
 *clean* is the prompt with the behaviour, *corrupted* its contrast; a sweep runs on one of them, the base, and takes values
 from the other, the source (in causal-abstraction work the counterfactual). The README's page "Words" has the whole mapping.
 """
@@ -17,39 +20,60 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
 from typing import Any, SupportsInt, overload
 
 import numpy as np
 
+from interp.chats import Message, checked, is_chat, pieces, speakers, transcript
 from interp.errors import AnswerError, InputError, PositionError
+from interp.halves import By, halves
+from interp.spans import Said, spanned
+from interp.spans import Span as Span
 
-Text = str | Iterable[SupportsInt]
-"""Words, or token ids: a list, an array or a tensor of one axis."""
+Text = str | Iterable[SupportsInt] | Sequence[Message]
+"""Words; token ids as a list, an array or a tensor of one axis; or the messages of a chat."""
 Answer = str | int | tuple[int, ...]
 """A text of one token or several, a token's id, or the ids of several."""
 Answers = str | int | Iterable[str | int | list[int] | tuple[int, ...]]
 """Alternatives of equal standing, or the only one."""
-Span = tuple[int, int]
-"""Start and stop (exclusive) of a role: in characters of a text, else in positions."""
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Prompt:
-    """One prompt: a text, or token ids wherever a text is accepted, with the roles of its parts; and what else is shown.
+    """One prompt: a text, token ids or a chat, with the roles of its parts; and what else is shown.
 
+    >>> Prompt("Paris is in", {"city": "Paris"})
+    Prompt(text='Paris is in', roles={'city': (0, 5)})
+    >>> Prompt([{"role": "user", "content": "Where is Paris?"}], {"city": "Paris"}).roles
+    {'city': (15, 20), 'user': (6, 21)}
     >>> Prompt("<image> What is this?", images=(picture,))                                 # doctest: +SKIP
     >>> Prompt("translate: good day", target="guten")           # what the decoder of an encoder–decoder has said so far
-    Prompt(text='translate: good day', roles={}, target='guten', images=(), inputs={})
+    Prompt(text='translate: good day', roles={}, target='guten')
     >>> Prompt(inputs={"pixel_values": pixels}, roles={"beak": (30, 34)})                  # doctest: +SKIP
 
     A role in a stream of its own is written with the stream's name: ``{"vision:beak": (30, 34)}``.
 
+    Of a chat every message's content is a role as well: the last one of each speaker as ``"system"``, ``"user"``,
+    ``"assistant"``, those before it as ``"user 1"``, ``"user 2"``, … A role of the same name that is given comes first.
+
+    Args:
+        text: what is said, as a text, token ids, or messages such as ``{"role": "user", "content": "Where is Paris?"}``.
+        roles: parts by name: the text that a part covers, where it occurs once; the text and which of its occurrences it is,
+            ``("Paris", 1)`` for the second (of a chat, counted through all its messages); or a span of characters, of token
+            ids one of positions. The spans are what is kept.
+        messages: of a chat, where ``text`` does not hold them.
+        templated: whether the text is what a chat template wrote, special tokens and all, to which none are added.
+
     Raises:
-        InputError: ``text`` is neither a text nor token ids along one axis.
-        PositionError: a role is not inside the text.
+        InputError: ``text`` is neither a text nor token ids along one axis, nor a chat.
+        PositionError: a role is not inside the text, or its text is not there once.
     """
 
     text: str | tuple[int, ...]
+    """Of a chat, its transcript: a line for each message."""
     roles: Mapping[str, Span]
     target: str | tuple[int, ...] | Prompt | None
     """What an encoder–decoder's decoder begins with; None for the token that it always begins with."""
@@ -57,23 +81,40 @@ class Prompt:
     """Pictures, which the model's own processor turns into numbers."""
     inputs: Mapping[str, Any]
     """Arguments of the model's forward as arrays of this one example: ``{"pixel_values": [channel, row, column]}``."""
+    messages: tuple[Message, ...]
+    """Of a chat, which the tokenizer's own template turns into text."""
+    templated: bool
 
     def __init__(
         self,
         text: Text = "",
-        roles: Mapping[str, Span] | None = None,
+        roles: Mapping[str, Said] | None = None,
         target: Text | Prompt | None = None,
         images: Iterable[Any] = (),
         inputs: Mapping[str, Any] | None = None,
+        messages: Sequence[Message] = (),
+        templated: bool = False,
     ) -> None:
-        said = target if target is None or isinstance(target, Prompt) else _said(target)
-        _set(self, text=_said(text), roles=roles or {}, target=said, images=tuple(images), inputs=inputs or {})
+        told = checked(text) if is_chat(text) else checked(messages)  # type: ignore[arg-type]
+        said = transcript(told) if told and (is_chat(text) or not text) else _said(text)
+        if told and (said != transcript(told) or (is_chat(text) and messages)):
+            raise InputError("a prompt has a text as well as messages; give one of them, a chat as Prompt([{…}, …])")
+        decoder = target if target is None or isinstance(target, Prompt) else _said(target)
+        _set(self, text=said, target=decoder, images=tuple(images), inputs=inputs or {}, messages=told, templated=templated)
+        within = [(piece.start, piece.stop) for piece in pieces(told)] if told else [(0, len(said))]
+        given = {role: spanned(role, span, said, within) for role, span in (roles or {}).items()}
+        _set(self, roles={**given, **{who: span for who, span in speakers(told).items() if who not in given}})
+        self._check_roles()
+
+    def _check_roles(self) -> None:
         for role, (start, stop) in self.roles.items():
             within = len(self.text) if self.text and ":" not in role else stop
             if not 0 <= start < stop <= within:
                 raise PositionError(
                     f"role {role!r} spans [{start}, {stop}) of a prompt of length {len(self.text)}: {self.text!r}"
                 )
+            if self.messages and ":" not in role and not any(a <= start and stop <= b for a, b in _contents(self.messages)):
+                raise PositionError(f"role {role!r} spans {self.text[start:stop]!r} of a chat, which no one message says")
 
     def spec(self) -> dict[str, Any]:
         text = self.text if isinstance(self.text, str) else list(self.text)
@@ -84,7 +125,39 @@ class Prompt:
             found["images"] = [_digest(image) for image in self.images]
         if self.inputs:
             found["inputs"] = {name: _digest(array) for name, array in sorted(self.inputs.items())}
-        return found
+        if self.messages:
+            found["messages"] = [dict(message) for message in self.messages]
+        return found | ({"templated": True} if self.templated else {})
+
+    def record(self) -> Any:
+        """What JSON lines hold of it besides its roles: a text, ids or messages; with more to it, an object.
+
+        Raises:
+            InputError: it has pictures or arrays, which are no JSON.
+        """
+        if self.images or self.inputs:
+            raise InputError(f"a prompt with {'images' if self.images else 'inputs'} cannot be written as JSON lines")
+        said: Any = self.text if isinstance(self.text, str) else list(self.text)
+        said = [dict(message) for message in self.messages] or said
+        if self.target is None and not self.templated:
+            return said
+        found: dict[str, Any] = {"text": said} | ({"templated": True} if self.templated else {})
+        if isinstance(self.target, Prompt):
+            spans = {role: list(span) for role, span in self.target.roles.items()}
+            return found | {"target": {"text": self.target.record(), "roles": spans}}
+        return found if self.target is None else found | {"target": Prompt(self.target).record()}
+
+    def __repr__(self) -> str:
+        shown = {"target": self.target, "images": self.images, "inputs": self.inputs, "messages": self.messages}
+        rest = "".join(f", {name}={value!r}" for name, value in shown.items() if value is not None and value not in ((), {}))
+        return f"Prompt(text={self.text!r}, roles={self.roles!r}{rest}{', templated=True' if self.templated else ''})"
+
+
+def _contents(messages: Sequence[Message]) -> list[Span]:
+    """What each message says, as spans of the transcript."""
+    said = pieces(messages)
+    own = [[piece for piece in said if piece.message == number] for number in range(len(messages))]
+    return [(some[0].start, some[-1].stop) for some in own if some]
 
 
 def _set(what: object, **fields: Any) -> None:
@@ -101,7 +174,7 @@ def _said(given: Text) -> str | tuple[int, ...]:
     if not isinstance(given, Iterable) or (shape is not None and len(shape) != 1):
         what = f"a {type(given).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
         raise InputError(f"the text of a prompt is {what}; expected a text, or the token ids of one prompt: [position]")
-    return tuple(int(token) for token in given)
+    return tuple(int(token) for token in given)  # type: ignore[arg-type]  # no messages
 
 
 def _digest(array: Any) -> str:
@@ -153,6 +226,18 @@ class Pair:
         if both := set(self.answers) & set(self.wrong):
             raise AnswerError(f"an answer is both right and wrong: {sorted(map(str, both))}")
 
+    def record(self) -> dict[str, Any]:
+        """What one of JSON lines holds of it; :func:`interp.pairs` reads it back.
+
+        Raises:
+            InputError: a prompt has pictures or arrays, which are no JSON.
+        """
+        sides = {"clean": self.clean, "counterfactual": self.corrupted}
+        found: dict[str, Any] = {name: prompt.record() for name, prompt in sides.items()}
+        found |= {"answers": list(self.answers), "wrong": list(self.wrong)}
+        found["roles"] = {name: {r: list(span) for r, span in prompt.roles.items()} for name, prompt in sides.items()}
+        return found | {"template": self.template, "entities": list(self.entities)}
+
     def swap(self) -> Pair:
         """The same pair seen from the other side: the corrupted prompt becomes the clean one."""
         return replace(self, clean=self.corrupted, corrupted=self.clean, answers=self.wrong, wrong=self.answers)
@@ -199,9 +284,79 @@ class Pairs(Sequence[Pair]):
     def __iter__(self) -> Iterator[Pair]:
         return iter(self.items)
 
+    def __add__(self, other: Pairs) -> Pairs:
+        """The pairs of two tasks, one after the other; what made them is kept of both."""
+        if not isinstance(other, Pairs):
+            return NotImplemented
+        if not (self.items and other.items):
+            return self if self.items else other
+        task = self.task if self.task == other.task else f"{self.task} + {other.task}"
+        parts = [{"task": of.task, "pairs": len(of), **of.made_by} for of in (self, other)]
+        return Pairs(self.items + other.items, task, self.made_by if self.made_by == other.made_by else {"parts": parts})
+
     def swap(self) -> Pairs:
         """Every pair seen from the other side."""
         return replace(self, items=tuple(pair.swap() for pair in self.items))
+
+    def sample(self, n: int, seed: int = 0) -> Pairs:
+        """Some of the pairs, drawn without replacement; all of them in another order if ``n`` is their number.
+
+        Raises:
+            ValueError: fewer than ``n`` pairs.
+        """
+        if not 0 < n <= len(self):
+            raise ValueError(f"a sample of n={n} pairs; expected 1 to {len(self)}, the number of pairs")
+        drawn = np.random.default_rng(seed).permutation(len(self))[:n].tolist()
+        return self._some(drawn, sample={"n": n, "of": len(self), "seed": seed})
+
+    def split(self, by: By = None, fraction: float = 0.5, seed: int = 0) -> tuple[Pairs, Pairs]:
+        """Two sets of pairs that share nothing: no pair, no template or no entity.
+
+        >>> train, test = pairs.split(by="template", fraction=0.8)                           # doctest: +SKIP
+
+        What is drawn does not depend on the order of the pairs, which stay in theirs.
+
+        Args:
+            by: ``"template"``, ``"entity"``, or None for the pairs themselves, equal ones together.
+            fraction: of the templates, entities or different pairs, that the first set has.
+            seed: of the draw.
+
+        Raises:
+            ValueError: a set would be empty, or the pairs do not name their templates or entities.
+            UnknownNameError: ``by`` is none of these.
+
+        Warns:
+            RuntimeWarning: pairs with entities of both sets are in neither; ``made_by`` holds their number.
+        """
+        *sides, lost = halves(self.items, by, fraction, seed)
+        how = {"by": by or "pair", "fraction": fraction, "seed": seed, "left_out": lost}
+        one, other = (
+            self._some(side, split={**how, "set": name}) for side, name in zip(sides, ("first", "second"), strict=True)
+        )
+        return one, other
+
+    def _some(self, numbers: Sequence[int], **how: Any) -> Pairs:
+        return replace(self, items=tuple(self.items[i] for i in numbers), made_by={**self.made_by, **how})
+
+    def check(self, model: Any, **options: Any) -> Any:
+        """How well a model does this; see :func:`interp.check`."""
+        # The engine is above this floor: it is imported by name when it is asked for, and nothing here depends on it.
+        return import_module("interp.engine").check(model, self, **options)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One plain object a pair, which :func:`interp.pairs` reads back to the same digest.
+
+        Raises:
+            InputError: a prompt has pictures or arrays, which are no JSON.
+        """
+        return [pair.record() for pair in self.items]
+
+    def to_jsonl(self, path: str | PathLike[str]) -> Path:
+        """Write the pairs as JSON lines, one a pair; ``interp.pairs(path)`` reads them back."""
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self.records())
+        target = Path(path)
+        target.write_text("".join(lines), encoding="utf-8")
+        return target
 
     @property
     def roles(self) -> tuple[str, ...]:

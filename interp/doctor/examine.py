@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from interp.doctor.bos import Loss, loss_with_and_without_bos
 from interp.doctor.generation import OF_THE_WHOLE, of_parts
 from interp.doctor.laws import LAWS, Law
 from interp.doctor.patient import RAISES, Patient
@@ -30,6 +31,8 @@ class Report:
     """Components that a stream does not have, each with the reason."""
     verdicts: tuple[Verdict, ...]
     """In the order of the laws."""
+    loss: Loss | str = "none: it was not asked"
+    """The loss of a text with and without BOS, or why there is none."""
 
     @property
     def passed(self) -> tuple[str, ...]:
@@ -62,6 +65,7 @@ class Report:
                 {"stream": s.stream, "name": s.name, "layers": list(s.layers), "sizes": dict(s.sizes)} for s in self.sites
             ],
             "absent": dict(self.absent),
+            "loss": self.loss if isinstance(self.loss, str) else self.loss.spec(),
         }
 
 
@@ -79,7 +83,16 @@ def examine(model: Model, laws: Sequence[Law] = LAWS, *, progress: Callable[[str
         if progress is not None:
             progress(law.name)
         verdicts.append(_of_pipeline(law, patient, parts) if parts else _verdict(law, patient))
-    return Report(model.name, model.sites().listed, _absent(model), tuple(verdicts))
+    return Report(model.name, model.sites().listed, _absent(model), tuple(verdicts), _loss(model))
+
+
+def _loss(model: Model) -> Loss | str:
+    if model.parts:
+        return "none: it is no causal language model"
+    try:
+        return loss_with_and_without_bos(model)
+    except RAISES as error:  # a text that is too long for it, a forward that needs more than a text
+        return f"none: a text does not run ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
 
 
 def _of_pipeline(law: Law, whole: Patient, parts: Mapping[str, Patient]) -> Verdict:

@@ -20,7 +20,7 @@ _MARKS = {"passed": "✓", "failed": "✗", "refused": "–"}
 
 
 def text(report: Report) -> str:
-    """One model: its sites, what it lacks and why, and every law."""
+    """One model: its sites, what it lacks and why, every law, and its loss with and without BOS."""
     lines = [report.architecture, "", "sites"]
     lines += textwrap.indent(described(report.sites), "  ").splitlines()
     lines += _of_absent(report)
@@ -28,7 +28,7 @@ def text(report: Report) -> str:
     for verdict in report.verdicts:
         lines += _of_verdict(verdict)
     counts = [(report.passed, "passed"), (report.failed, "failed"), (report.refused, "refused")]
-    lines += ["", ", ".join(f"{len(laws)} {what}" for laws, what in counts)]
+    lines += ["", f"loss: {report.loss}", "", ", ".join(f"{len(laws)} {what}" for laws, what in counts)]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from interp.engine.attribution import attribute
+from interp.engine.checking import Check, check
 from interp.engine.edge_patching import patch_edges
 from interp.engine.graph import Edge, edges
 from interp.engine.plan import Plan
@@ -16,12 +17,14 @@ from interp.engine.texts.generating import generate
 from interp.engine.texts.scoring import score
 
 __all__ = [
+    "Check",
     "Edge",
     "Generated",
     "Gradients",
     "Plan",
     "Run",
     "attribute",
+    "check",
     "edges",
     "edited",
     "explain",

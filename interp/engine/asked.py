@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.errors import InputError
 from interp.interventions import Activation, Change, Intervention
 from interp.models import Encoded, Model, Tokens
-from interp.models.encoding import Bos, as_prompt
+from interp.models.encoding import Bos, as_prompts
 from interp.models.unpadded import unpadded
 from interp.prompts import Pair, Pairs, Prompt
 
@@ -40,7 +40,8 @@ def _pairs(pairs: Any) -> Pairs:
     if not many or not all(isinstance(pair, Pair) for pair in many):
         raise ValueError(
             f"pairs is {type(pairs).__name__ if many else 'empty'}; expected interp.Pairs from a task such as "
-            "interp.tasks.ioi(64), interp.Pair(clean, corrupted, answers, wrong) or a list of them, or model.encode(pairs)"
+            "interp.tasks.ioi(64), interp.pairs(clean, counterfactual, answer, wrong), interp.Pair or a list of them, or "
+            "model.encode(pairs)"
         )
     return Pairs(tuple(many))
 
@@ -73,12 +74,7 @@ def asked_prompts(model: Model, prompts: Any, bos: Bos | None = None) -> tuple[E
         many = unpadded(many)
     if isinstance(many, Tokens) or not isinstance(many, Sequence):
         raise InputError(f"prompts is {type(prompts).__name__}; expected texts, token ids, interp.Prompt or interp.Pair")
-    if any(isinstance(prompt, Mapping) for prompt in many):
-        raise InputError(
-            "prompts are chat messages; make a prompt of them first, with "
-            "model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
-        )
-    alone = tuple(Pair(prompt, prompt) for prompt in map(as_prompt, many))
+    alone = tuple(Pair(prompt, prompt) for prompt in as_prompts(many))
     return encoded_pairs(model, Pairs(alone, "prompts"), bos), False
 
 

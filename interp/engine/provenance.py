@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from functools import cache
@@ -24,6 +26,7 @@ def versions() -> dict[str, str]:
 
 
 def identity(model: Model, encoded: Encoded) -> dict[str, Any]:
+    """What the numbers are of. Chats are known by their tokens too: a template may change, or write today's date."""
     return {
         "model": model.name,
         "model_digest": model.digest,
@@ -31,7 +34,23 @@ def identity(model: Model, encoded: Encoded) -> dict[str, Any]:
         "pairs_digest": encoded.pairs.digest,
         "bos": encoded.bos,
         "dtype": str(model.dtype).removeprefix("torch."),
+        **({"bos_asked": encoded.asked} if encoded.asked != "model" else {}),  # special tokens may be others than BOS
+        **({"chat_tokens": _tokens(encoded)} if _chats(encoded) else {}),
     }
+
+
+def _chats(encoded: Encoded) -> bool:
+    return any(prompt.messages for pair in encoded.pairs for prompt in (pair.clean, pair.corrupted))
+
+
+def _tokens(encoded: Encoded) -> str:
+    """sha256 of the real token ids of all prompts, 16 hexadecimal digits."""
+    total = hashlib.sha256()
+    for side in (encoded.clean, encoded.corrupted):
+        if side.ids is not None:
+            for row, real in zip(side.ids.cpu(), side.mask.cpu(), strict=True):
+                total.update(json.dumps(row[real].tolist()).encode())
+    return total.hexdigest()[:16]
 
 
 def spec(

@@ -10,6 +10,7 @@ and are always given to the model, because some models do not derive them from t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -18,15 +19,20 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import AnswerError, PositionError, UnequalLengthsError
+from interp.chats import is_chat
+from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
 from interp.models.answers import Answered
 from interp.models.answers import strings as _strings
 from interp.models.places import Places, padded
+from interp.models.templates import written
 from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
 
 Bos = Literal["model"] | bool
-"""``"model"``: what the tokenizer adds by itself; True: exactly one BOS in front; False: no special tokens."""
+"""``"model"``: what the tokenizer adds by itself; True: exactly one BOS in front; False: no special tokens are added.
+
+To what a chat template wrote, which holds its own, ``"model"`` adds none, and True a BOS where it does not begin with one.
+"""
 
 
 def mask_of(argument: str) -> str:
@@ -232,7 +238,7 @@ def encode(
     """Encode prompts.
 
     Args:
-        prompts: texts, token ids or :class:`interp.prompts.Prompt`, mixed freely.
+        prompts: texts, token ids, chats or :class:`interp.prompts.Prompt`, mixed freely.
         tokenizer: may be None if every prompt is given as ids.
         bos: see :data:`Bos`; ids are taken as they are.
         begin: a token in front of every text, which then gets no other special tokens.
@@ -268,9 +274,17 @@ def as_prompt(prompt: Any) -> Prompt:
     """A prompt from whatever stands for one."""
     if isinstance(prompt, int):
         raise PositionError(
-            f"a prompt is a text, a list of token ids or a Prompt, not {prompt}; one prompt of ids is [[{prompt}, …]]"
+            f"a prompt is a text, a list of token ids, a chat or a Prompt, not {prompt}; one prompt of ids is [[{prompt}, …]]"
         )
+    if isinstance(prompt, Mapping):
+        raise InputError(f"a chat is a list of messages, [{{…}}], but here is one mapping: {dict(prompt)!r}")
     return prompt if isinstance(prompt, Prompt) else Prompt(prompt if isinstance(prompt, str) else tuple(prompt))
+
+
+def as_prompts(prompts: Any) -> list[Prompt]:
+    """One or several prompts, in whatever form: a text, a chat or a Prompt alone is one of them."""
+    alone = isinstance(prompts, str | Prompt) or is_chat(prompts)
+    return [as_prompt(prompt) for prompt in ([prompts] if alone else prompts)]
 
 
 def together(spans: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Int[Tensor, "example span"]]:
@@ -281,6 +295,7 @@ def together(spans: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Int[Tens
 def _encode_one(
     prompt: Prompt, tokenizer: Tokenizer | None, bos: Bos, begin: int | None, lacking: str
 ) -> tuple[list[int], dict[str, list[int]], tuple[str, ...]]:
+    prompt = written(prompt, tokenizer, lacking=lacking)
     own = {role: span for role, span in prompt.roles.items() if ":" not in role}
     if not isinstance(prompt.text, str):
         ids = list(prompt.text)
@@ -290,14 +305,21 @@ def _encode_one(
         return ids, roles, _strings(ids, tokenizer)
     if tokenizer is None:
         raise PositionError(f"prompt {prompt.text!r} is a text, but {lacking}: pass tokenizer= to load, or give token ids")
-    special = bos == "model" and begin is None
+    special = bos == "model" and begin is None and not prompt.templated
     found = tokenizer(prompt.text, add_special_tokens=special, return_offsets_mapping=bool(own))
     ids = list(found["input_ids"])
     spans = [tuple(span) for span in found["offset_mapping"]] if own else []
     if bos is True and begin is None:
         if tokenizer.bos_token_id is None:
             raise PositionError("bos=True, but this tokenizer has no BOS token; use bos='model' or bos=False")
-        begin = tokenizer.bos_token_id
+        begin = tokenizer.bos_token_id if ids[:1] != [tokenizer.bos_token_id] else None
+    if special and len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+        warnings.warn(
+            f"prompt {prompt.text!r} begins with BOS itself, and the tokenizer adds another; give a chat as its messages, or "
+            "what a chat template wrote as Prompt(text, templated=True)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if begin is not None:
         ids, spans = [begin, *ids], [(0, 0), *spans]
     if not ids:

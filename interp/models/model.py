@@ -27,7 +27,7 @@ from interp import axes
 from interp.errors import CompiledModelError, HeadOutOfRangeError, LoadError, UnknownSiteError
 from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
-from interp.models.encoding import Bos, Tokens
+from interp.models.encoding import Bos, Tokens, as_prompts
 from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, shaped_experts, standing_in
 from interp.models.listing import Sites
 from interp.models.placement import devices
@@ -313,14 +313,16 @@ class Model:
 
     def encode(
         self,
-        prompts: Pairs | Sequence[Prompt | str | Sequence[int]] | Tensor | Mapping[str, Any] | str,
+        prompts: Pairs | Prompt | Sequence[Any] | Tensor | Mapping[str, Any] | str,
         *,
         bos: Bos | None = None,
     ) -> Any:
         """Encode pairs (to :class:`Encoded`) or prompts (to :class:`Tokens`), padded on the left, on the model's device.
 
-        Token ids may come as a tensor, ``[example, position]``, all of them real, or as what a tokenizer of transformers
-        returns, ``input_ids`` and ``attention_mask``, padded on either side.
+        A prompt is a text, a list of token ids, a chat (a list of messages, written by the tokenizer's own template) or a
+        :class:`interp.Prompt`; a text, a chat or a Prompt may come alone. Token ids may come as a tensor,
+        ``[example, position]``, all of them real, or as what a tokenizer of transformers returns, ``input_ids`` and
+        ``attention_mask``, padded on either side.
         """
         bos = self.bos if bos is None else bos
         if isinstance(prompts, (Tensor, Mapping)):
@@ -335,7 +337,7 @@ class Model:
             moved = pairs.to(self.device)
             clean, corrupted = (self._placing.placed(side) for side in (moved.clean, moved.corrupted))
             return replace(moved, clean=clean, corrupted=corrupted)
-        tokens = self.reading.tokens([prompts] if isinstance(prompts, str) else prompts, bos)
+        tokens = self.reading.tokens(as_prompts(prompts), bos)
         refuse_strange(self, tokens.ids)
         return self._placing.placed(tokens.to(self.device))
 

@@ -40,7 +40,8 @@ def pictured(prompt: Prompt, processor: Any, tokenizer: Tokenizer | None, image:
         )
     told = isinstance(prompt.text, str) and bool(prompt.text) and hasattr(processor, "image_processor")
     process = processor if told else getattr(processor, "image_processor", processor)
-    made = dict(process(images=list(prompt.images), return_tensors="pt", **({"text": prompt.text} if told else {})))
+    text = {"text": prompt.text, **({"add_special_tokens": False} if prompt.templated else {})} if told else {}
+    made = dict(process(images=list(prompt.images), return_tensors="pt", **text))
     arrays = {name: array for name, array in made.items() if name not in _OF_TOKENS}
     asked = replace(prompt, images=(), inputs={**arrays, **prompt.inputs})
     if "input_ids" not in made:
@@ -55,7 +56,7 @@ def _moved(prompt: Prompt, ids: Sequence[int], tokenizer: Tokenizer | None, imag
     rest = {role: span for role, span in prompt.roles.items() if ":" in role}
     if not own or tokenizer is None:
         return rest
-    found = tokenizer(prompt.text, return_offsets_mapping=True)
+    found = tokenizer(prompt.text, add_special_tokens=not prompt.templated, return_offsets_mapping=True)
     spans = [tuple(span) for span in found["offset_mapping"]]
     starts = _starts(list(found["input_ids"]), ids, image)
     if starts is None:

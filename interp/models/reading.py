@@ -33,6 +33,7 @@ from interp.models.encoding import (
 from interp.models.examples import batch_of
 from interp.models.pictures import pictured
 from interp.models.places import Places, padded
+from interp.models.templates import written
 from interp.prompts import Answer, Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.sites import MAIN
@@ -84,7 +85,7 @@ class Reading:
             InputError: an argument of the forward that is missing, unknown, or of another shape than the model takes.
             UnequalLengthsError: prompts that would need padding which the model cannot take.
         """
-        asked = [pictured(as_prompt(prompt), self.processor, self.tokenizer, self.image) for prompt in prompts]
+        asked = [pictured(self.written(as_prompt(prompt)), self.processor, self.tokenizer, self.image) for prompt in prompts]
         if not asked:
             raise PositionError("no prompt was given")
         read = {
@@ -103,6 +104,10 @@ class Reading:
         if self.main is not None and self.main in read:
             return replace(read[self.main], argument=self.main, numbered=self.numbered, **rest)
         return Tokens(mask=torch.ones(len(asked), 1, dtype=torch.bool), **rest)
+
+    def written(self, prompt: Prompt) -> Prompt:
+        """A chat as the text that the model's own template makes of it, with its roles; any other prompt as it is."""
+        return written(prompt, self.tokenizer, self.processor, lacking=self.lacking)
 
     def pairs(self, pairs: Pairs, bos: Bos) -> Encoded:
         """Encode both sides of every pair, and the answers, of which all tokens but the last stand behind both sides.
@@ -203,6 +208,7 @@ class Reading:
             if not answer:
                 raise AnswerError("an answer given as token ids is empty")
             return answer
+        prompt = self.written(prompt)
         if self.tokenizer is None:
             raise AnswerError(f"answer {answer!r} is a text, but {self.lacking}: give its token id")
         of = as_prompt(prompt.target or "") if self.main == "decoder_input_ids" else prompt

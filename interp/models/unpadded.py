@@ -25,6 +25,7 @@ def unpadded(batch: Tensor | Mapping[str, Any]) -> list[tuple[int, ...]]:
     if isinstance(batch, Mapping) and "input_ids" not in batch:
         raise PositionError(
             f"a mapping of prompts has input_ids and attention_mask, but here {', '.join(map(str, batch)) or 'nothing'}"
+            + ("; a chat is a list of messages, [{…}]" if "role" in batch else "")
         )
     try:
         ids = torch.as_tensor(batch["input_ids"] if isinstance(batch, Mapping) else batch)

@@ -137,7 +137,11 @@ WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "type": ({"interventions": ["L1.z"]}, ValueError, "interventions holds 'L1.z' of type str"),
     "none": ({"interventions": []}, ValueError, "empty list"),
     "captured": ({"capture": ["L9.z"]}, HeadOutOfRangeError, "layer 9"),
-    "messages": ({"prompts": [{"role": "user", "content": "Hi"}]}, InputError, "apply_chat_template"),
+    "messages": (
+        {"prompts": [{"role": "user", "content": "Hi"}]},
+        InputError,
+        "is a chat, 'user: Hi', but the model has no tok",
+    ),
     "prompts": ({"prompts": 3}, InputError, "prompts is int"),
 }
 

@@ -73,6 +73,22 @@ def test_a_picture_in_a_text_becomes_as_many_tokens_as_it_has_patches(seed: int)
     }
 
 
+def test_a_picture_in_a_chat(seed: int) -> None:
+    """The template says where the picture is; no special tokens are added to what it writes."""
+    model = llava()
+    model.tokenizer.chat_template = (  # type: ignore[union-attr]
+        "{% for m in messages %}{% for p in m['content'] %}{{ '<image> ' if p['type'] == 'image' else p['text'] }}{% endfor %}"
+        "{% endfor %} ?"
+    )
+    parts = [{"type": "image"}, {"type": "text", "text": "this red"}]
+    found = model.encode(Prompt([{"role": "user", "content": parts}], {"colour": "red"}, images=(photo(seed),)))
+    same = model.encode(Prompt("<image> this red ?", {"colour": "red", "user": "this red"}, images=(photo(seed),)))
+    assert torch.equal(found.ids, same.ids)
+    assert torch.equal(found.inputs()["pixel_values"], same.inputs()["pixel_values"])
+    assert {role: at.tolist() for role, at in found.roles.items()} == {role: at.tolist() for role, at in same.roles.items()}
+    assert found.roles["colour"].tolist() == [[1 + PATCHES]]
+
+
 def test_pictures_and_numbers_give_the_same_pass(seed: int) -> None:
     model = llava()
     given = processor()(text="<image> red", images=[photo(seed)], return_tensors="pt")

@@ -1,0 +1,68 @@
+"""What identifies a run: BOS, the policy that put it there, and the tokens of chats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import xarray as xr
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers import models as tokenizer_models
+from transformers import PreTrainedTokenizerFast
+
+from interp.engine import patch
+from interp.models import Model, load
+from interp.prompts import Pair, Pairs
+from interp.sites import grid
+from interp.store import Store
+
+WORDS = ["<s>", "</s>", "a", "b", "c", "d", "user:", "bot:", "1", "2", "<unk>"]
+PAIRS = Pairs((Pair("a b", "a c", "d", "b"),))
+
+
+def model(ends: bool = False, template: str | None = None) -> Model:
+    """One word a token; the tokenizer adds either nothing or an end."""
+    inner = Tokenizer(tokenizer_models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if ends:
+        inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    made.chat_template = template
+    return load(tiny.llama(0), tokenizer=made, name="tiny")
+
+
+def run(tested: Model, pairs: Pairs, bos: Any = "model") -> xr.Dataset:
+    return patch(tested, tested.encode(pairs, bos=bos), grid("resid_post", layer=0, position=-1))
+
+
+def test_bos_is_in_the_id_of_a_run(tmp_path: Path) -> None:
+    tested, store = model(), Store(tmp_path)
+    with_bos, without, by_itself = (run(tested, PAIRS, bos) for bos in (True, False, "model"))
+    assert (with_bos.attrs["spec"]["bos"], without.attrs["spec"]["bos"]) == (True, False)
+    assert len({store.save(result) for result in (with_bos, without, by_itself)}) == 3
+    assert store.save(run(tested, PAIRS, True)) == store.save(with_bos)
+    assert "bos_asked" not in by_itself.attrs["spec"], "so that ids of runs with the default stay as they were"
+
+
+def test_other_special_tokens_are_in_it_too() -> None:
+    """An end that the tokenizer adds, and that bos=False leaves out, changes the numbers though neither begins with BOS."""
+    tested = model(ends=True)
+    one, other = run(tested, PAIRS), run(tested, PAIRS, False)
+    assert float(abs(one.clean - other.clean).max()) > 1e-3
+    assert one.attrs["bos"] == other.attrs["bos"]
+    assert one.attrs["spec"] != other.attrs["spec"]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_chat_is_known_by_its_tokens(same: bool) -> None:
+    """The same messages written by another template are another run."""
+    template = "{% for m in messages %}user: {{ m['content'] }} {% endfor %}bot:"
+    chats = Pairs((Pair([{"role": "user", "content": "a b"}], [{"role": "user", "content": "a c"}], "d", "b"),))
+    one = run(model(template=template), chats)
+    other = run(model(template=template if same else "1 " + template), chats)
+    assert one.attrs["pairs_digest"] == other.attrs["pairs_digest"]
+    assert (one.attrs["spec"] == other.attrs["spec"]) is same
+    assert "chat_tokens" not in run(model(), PAIRS).attrs
+    assert one.clean_prompt.values.tolist() == ["user: a b"]
