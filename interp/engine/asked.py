@@ -64,18 +64,34 @@ def listed(where: Any, argument: str = "where") -> list[Intervention]:
 
 
 def asked_prompts(model: Model, prompts: Any, bos: Bos | None = None) -> tuple[Encoded, bool]:
-    """Prompts or pairs as pairs, and whether they are pairs."""
-    many = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
-    if isinstance(many, Encoded | Pairs) or (isinstance(many, Sequence) and many and isinstance(many[0], Pair)):
-        return prompts_alone(model, encoded_pairs(model, many, bos)), True
+    """Prompts or pairs as pairs without answers behind them, and whether they are pairs."""
+    pairs, paired = as_pairs(prompts)
+    return prompts_alone(model, encoded_pairs(model, pairs, bos)), paired
+
+
+def as_pairs(prompts: Any) -> tuple[Pairs | Encoded, bool]:
+    """Prompts or pairs as pairs, a prompt that came alone with itself; and whether they are pairs.
+
+    Raises:
+        InputError: prompts of another kind, none, or pairs and prompts together.
+    """
+    many: Any = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
+    if isinstance(many, Encoded | Pairs):
+        return many, True
     if isinstance(many, Mapping) and isinstance(many.get("input_ids"), list) and isinstance(many["input_ids"][0], int):
         many = [many["input_ids"]]  # what a tokenizer returns for one text
     if isinstance(many, Tensor | Mapping):
         many = unpadded(many)
-    if isinstance(many, Tokens) or not isinstance(many, Sequence):
-        raise InputError(f"prompts is {type(prompts).__name__}; expected texts, token ids, interp.Prompt or interp.Pair")
-    alone = tuple(Pair(prompt, prompt) for prompt in as_prompts(many))
-    return encoded_pairs(model, Pairs(alone, "prompts"), bos), False
+    if isinstance(many, Tokens) or not isinstance(many, Sequence) or not many:
+        what = "empty" if isinstance(many, Sequence) else type(prompts).__name__
+        raise InputError(
+            f"prompts is {what}; expected a text, token ids, chat messages, interp.Prompt, interp.Pair, or a list of such"
+        )
+    if all(isinstance(one, Pair) for one in many):
+        return Pairs(tuple(many)), True
+    if any(isinstance(one, Pair) for one in many):
+        raise InputError("prompts holds pairs and prompts; give either")
+    return Pairs(tuple(Pair(prompt, prompt) for prompt in as_prompts(many)), "prompts"), False
 
 
 def refuse_other_side(change: Change, paired: bool) -> None:

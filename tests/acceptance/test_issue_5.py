@@ -212,7 +212,7 @@ def test_answers_of_two_tokens(model: Model, figures: dict[str, Any]) -> None:
     figures["worst deviation of the log-probability"] = max(gaps)
     figures["log-probability, clean"] = found["clean"].sel(metric="logprob").values.round(3).tolist()
     figures["recovery of the last token, layer 29"] = float(
-        interp.recovery(found).sel(metric="logit_diff", layer=29, position=-1)
+        interp.recovery(found).sel(metric="logit_diff", layer=29, position="-1")
     )
     assert max(gaps) <= 1e-3
 
@@ -228,7 +228,7 @@ def test_a_chat_task(model: Model, figures: dict[str, Any]) -> None:
     pairs = interp.pairs([chat("France")], [chat("Spain")], ["French"], ["Spanish"])
     found = interp.patch(model, pairs, grid("resid_pre", layer=[0, 15, 29], position=["country", -1]))
     figures["recovery, country, layer 0"] = float(interp.recovery(found).sel(layer=0, position="country")[0])
-    figures["recovery, last, layer 29"] = float(interp.recovery(found).sel(layer=29, position=-1)[0])
+    figures["recovery, last, layer 29"] = float(interp.recovery(found).sel(layer=29, position="-1")[0])
     made = interp.generate(model, [pair.clean for pair in pairs], max_new_tokens=8)
     figures["written"] = made.texts[0][0]
     figures["check"] = repr(pairs.check(model)).split("\n")[0]

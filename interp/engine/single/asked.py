@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.engine import provenance
+from interp.engine.asked import as_pairs, prompts_alone, refuse_other_side
 from interp.engine.background import given_changes
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
@@ -23,12 +24,10 @@ from interp.engine.precision import computed, float32
 from interp.engine.prepared import expanded
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
-from interp.errors import InputError, UnknownNameError
-from interp.interventions import Activation, Change, Intervention
+from interp.errors import AnswerError, InputError, UnknownNameError
+from interp.interventions import Intervention
 from interp.models import Encoded, Model, Tokens
-from interp.models.encoding import as_prompt
-from interp.models.unpadded import unpadded
-from interp.prompts import Pair, Pairs, Prompt
+from interp.prompts import Pairs, Prompt
 from interp.sites import LAST, Site
 
 SIDES = ("clean", "corrupted")
@@ -119,10 +118,14 @@ def ask(
         raise UnknownNameError("side", side, SIDES)
     if bos not in (None, "model", True, False):
         raise UnknownNameError("bos", bos, ("model", "True", "False"))
-    pairs, paired = _pairs(prompts)
+    pairs, paired = as_pairs(prompts)
     if answers is not None:
         pairs = _answered(pairs.pairs if isinstance(pairs, Encoded) else pairs, answers)
-    encoded = pairs if isinstance(pairs, Encoded) else model.encode(pairs, bos=bos)
+    whole = pairs if isinstance(pairs, Encoded) else model.encode(pairs, bos=bos)
+    if answers is not None and whole.forced:
+        words = next(spelled for (spelled,) in whole.answered.right_strings if len(spelled) > 1)
+        raise AnswerError(f"target {''.join(words)!r} is {len(words)} tokens, {', '.join(map(repr, words))}; give one of them")
+    encoded = replace(prompts_alone(model, whole), answers=whole.answers)
     tokens: Tokens = getattr(encoded, side)
     reader = Reader(model, encoded, (), LAST, whole=False, columns=None)
     batch = min(Budget(model, reader, tokens.width).whole_rows(), 256)
@@ -131,37 +134,12 @@ def ask(
     cells: Sequence[Cell] = ()
     if intervention is not None:
         check([intervention], model)
-        if not paired:
-            for change in intervention.changes:
-                _refuse_unpaired(change)
+        for change in intervention.changes:
+            refuse_other_side(change, paired)
         runs = Runs(model, encoded, side, batch, reader)
         with float32(), torch.no_grad():
             cells = fill(place([intervention], runs), runs)
     return Asked(model, encoded, side, paired, intervention, cells, batch)
-
-
-def _pairs(prompts: Any) -> tuple[Pairs | Encoded, bool]:
-    """Prompts as pairs, and whether they came as pairs."""
-    many: Any = [prompts] if isinstance(prompts, str | Prompt | Pair) else prompts
-    if isinstance(many, Encoded | Pairs):
-        return many, True
-    if isinstance(many, Mapping) and isinstance(many.get("input_ids"), list) and isinstance(many["input_ids"][0], int):
-        many = [many["input_ids"]]  # what a tokenizer returns for one text
-    if isinstance(many, Tensor | Mapping):
-        many = unpadded(many)
-    if isinstance(many, Tokens) or not isinstance(many, Sequence) or not many:
-        what = "empty" if isinstance(many, Sequence) else type(prompts).__name__
-        raise InputError(f"prompts is {what}; expected a text, token ids, interp.Prompt, interp.Pair or a list of such")
-    if all(isinstance(one, Pair) for one in many):
-        return Pairs(tuple(many)), True
-    if any(isinstance(one, Pair) for one in many):
-        raise InputError("prompts holds pairs and prompts; give either")
-    if any(isinstance(one, Mapping) for one in many):
-        raise InputError(
-            "prompts are chat messages; make a prompt of them first, with "
-            "model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)"
-        )
-    return Pairs(tuple(Pair(one, one) for one in map(as_prompt, many)), "prompts"), False
 
 
 def _answered(pairs: Pairs, answers: Sequence[str | int]) -> Pairs:
@@ -171,13 +149,3 @@ def _answered(pairs: Pairs, answers: Sequence[str | int]) -> Pairs:
     every = list(answers) * (len(pairs) if len(answers) == 1 else 1)
     items = tuple(replace(pair, answers=(one,), wrong=()) for pair, one in zip(pairs, every, strict=True))
     return replace(pairs, items=items)
-
-
-def _refuse_unpaired(change: Change) -> None:
-    source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
-    of = source.prompt if source is not None else None
-    if isinstance(of, str) and of in ("source", *SIDES):
-        raise InputError(
-            f"given: {change!r} takes its values from the {of} prompt, but these are no pairs: pass interp.Pair(clean, "
-            "corrupted), or say whose values they are, as in Activation('another text'), Activation('base') or Constant(0.0)"
-        )

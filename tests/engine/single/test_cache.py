@@ -243,7 +243,7 @@ def test_the_other_prompts_values_can_be_given_to_pairs_only() -> None:
     np.testing.assert_allclose(ds[0, 1, -1], other[0, 1, -1], atol=1e-5)
     assert np.abs(ds[0, 1, 0] - other[0, 1, 0]).max() > 1e-2
     close(other[0, 2], raw(model, tuple(reversed(IDS[0])), "transformer.h.2"))
-    with pytest.raises(InputError, match=r"given: .*these are no pairs"):
+    with pytest.raises(InputError, match="these are no pairs"):
         cache(model, IDS, "resid_post", given=given)
     text = Intervention.of("L1.resid_post@-1", source=Activation(Prompt(IDS[1]), positions=-1))
     close(cache(model, IDS[:1], "resid_post", given=text).resid_post[0, 1, -1], raw(model, IDS[1], "transformer.h.1")[-1])
@@ -368,8 +368,6 @@ def test_mistakes_are_told() -> None:
         cache(model, IDS, "z", side="base")
     with pytest.raises(UnknownNameError, match=r"unknown bos 'yes' \(known: model, True, False\)"):
         ask(model, IDS, bos="yes")
-    with pytest.raises(InputError, match=r"chat messages.*apply_chat_template"):
-        cache(model, [{"role": "user", "content": "hi"}], "z")
     with pytest.raises(InputError, match="prompts is empty"):
         cache(model, [], "z")
     with pytest.raises(InputError, match="prompts is int"):

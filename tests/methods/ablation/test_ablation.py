@@ -268,7 +268,7 @@ def test_a_constant_is_saved_and_restored() -> None:
         ({"kind": "optimal", "where": grid("L1.pattern", position="end")}, UnknownSiteError, "another length in every prompt"),
         ({"pairs": [(1, 2)], "where": grid("L1.z"), "metric": "logprob"}, AnswerError, "needs the 'answers'"),
         ({"pairs": [(1, 2, 3)], "reference": "counterfactual"}, InputError, "prompts without one"),
-        ({"pairs": []}, InputError, "without prompts"),
+        ({"pairs": []}, InputError, "prompts is empty"),
         ({"where": "L1.z"}, ValueError, "expected a grid"),
     ],
 )
