@@ -56,8 +56,8 @@ for parameter in network.parameters():
 
 temporary = tempfile.TemporaryDirectory()
 folder = temporary.name
-network.save_pretrained(folder)
 words.save_pretrained(folder)
+network.save_pretrained(folder)
 
 # %%
 model = interp.load(folder)  # a hub id, a folder, a GGUF file or your own nn.Module

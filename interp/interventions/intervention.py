@@ -67,7 +67,7 @@ class Change:
         set_(self, "positions", Positions.parse(positions))
         set_(self, "source", _source(self.site, source))
         set_(self, "edit", _edit(edit, source))
-        set_(self, "featurizer", featurizer)
+        set_(self, "featurizer", _featurizer(self.site, featurizer))
         set_(self, "keep_error", keep_error)
         set_(self, "attended", Positions.parse(attended))
         if not self.attended.is_all and not self.square:
@@ -140,6 +140,15 @@ def _source(site: Site, source: Any) -> Source:
     raise InputError(
         f"source of the change of {site!r} is of type {type(source).__name__}; expected Activation(…), Constant(…) or "
         "Noise(…): a number or a vector is written Constant(value)"
+    )
+
+
+def _featurizer(site: Site, featurizer: Any) -> Featurizer:
+    if isinstance(featurizer, Featurizer):
+        return featurizer
+    raise InputError(
+        f"featurizer of the change of {site!r} is of type {type(featurizer).__name__}; expected encode, decode and spec: "
+        "a matrix with orthonormal columns is written Subspace(matrix)"
     )
 
 

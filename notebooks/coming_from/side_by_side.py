@@ -77,7 +77,8 @@ class Peers:
             ValueError: an answer of another shape than ours.
         """
         mine = np.asarray(ours)
-        at = np.unravel_index(np.abs(mine).argmax(), mine.shape)
+        middling = np.abs(mine).ravel().argsort()[3 * mine.size // 4]  # the largest may be a 1 that everyone has
+        at = np.unravel_index(middling, mine.shape)
         rows = [_row(OURS, mine, mine, at)]
         rows += [_row(peer, answers[task], mine, at) for peer, answers in self.numbers.items()]
         where = ", ".join(map(str, at))

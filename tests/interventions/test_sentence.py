@@ -410,3 +410,9 @@ def test_a_value_is_no_source(value: object) -> None:
     with pytest.raises(InputError, match=rf"L1\.resid_post.*{type(value).__name__}.*Constant\(value\)"):
         begin(object.__new__(Change), "L1.resid_post", source=value)
     assert Change("L1.resid_post").source == Activation()
+
+
+def test_a_matrix_is_no_featurizer() -> None:
+    begin = inspect.unwrap(Change.__init__)
+    with pytest.raises(InputError, match=r"L1\.resid_post.*Tensor.*Subspace\(matrix\)"):
+        begin(object.__new__(Change), "L1.resid_post", featurizer=torch.eye(8))
