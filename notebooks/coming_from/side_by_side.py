@@ -56,7 +56,7 @@ class Peers:
         Raises:
             RuntimeError: one of them failed; with the end of what it said.
         """
-        environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONIOENCODING": "utf-8"}
+        environment = os.environ | {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
         started = {
             peer: subprocess.Popen(
                 [sys.executable, "-m", "coming_from.worker", name, str(folder)],
