@@ -25,7 +25,7 @@ from typing import Any
 from torch import Tensor
 
 from interp.axes import FEATURE
-from interp.errors import PositionError, ShapeMismatchError, UnknownNameError, UnknownSiteError
+from interp.errors import InputError, PositionError, ShapeMismatchError, UnknownNameError, UnknownSiteError
 from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
 from interp.interventions.free import Context, Free, Function
@@ -65,9 +65,9 @@ class Change:
         set_ = object.__setattr__
         set_(self, "site", Site.parse(site))
         set_(self, "positions", Positions.parse(positions))
-        set_(self, "source", Activation() if source is None else source)
+        set_(self, "source", _source(self.site, source))
         set_(self, "edit", _edit(edit, source))
-        set_(self, "featurizer", featurizer)
+        set_(self, "featurizer", _featurizer(self.site, featurizer))
         set_(self, "keep_error", keep_error)
         set_(self, "attended", Positions.parse(attended))
         if not self.attended.is_all and not self.square:
@@ -129,6 +129,27 @@ class Change:
         edit = "" if isinstance(self.edit, Replace) else f" {self.edit!r}"
         basis = "" if isinstance(self.featurizer, Identity) else f" in {self.featurizer!r}"
         return f"{self.site!r}{at}{source}{edit}{basis}"
+
+
+def _source(site: Site, source: Any) -> Source:
+    """A number or a vector is no source by itself: it would be easy to mistake for a scale."""
+    if source is None:
+        return Activation()
+    if isinstance(source, Source):
+        return source
+    raise InputError(
+        f"source of the change of {site!r} is of type {type(source).__name__}; expected Activation(…), Constant(…) or "
+        "Noise(…): a number or a vector is written Constant(value)"
+    )
+
+
+def _featurizer(site: Site, featurizer: Any) -> Featurizer:
+    if isinstance(featurizer, Featurizer):
+        return featurizer
+    raise InputError(
+        f"featurizer of the change of {site!r} is of type {type(featurizer).__name__}; expected encode, decode and spec: "
+        "a matrix with orthonormal columns is written Subspace(matrix)"
+    )
 
 
 def _edit(edit: Any, source: Source | None) -> Edit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interp.errors import ShapeMismatchError
+from interp.errors import InputError, ShapeMismatchError
 from interp.interventions import (
     Activation,
     Add,
@@ -400,3 +401,18 @@ def test_which_source_is_the_counterfactual_run_itself(source: Activation, count
 def test_every_basis_has_a_spec() -> None:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         assert len(Subspace(torch.eye(4)[:, :2].to(dtype)).spec()["sha256"]) == 16
+
+
+@pytest.mark.parametrize("value", [torch.zeros(8), 0.0, "clean"])
+def test_a_value_is_no_source(value: object) -> None:
+    """Refused where it is written, not as the engine reads it. Unwrapped, since checked annotations would refuse it first."""
+    begin = inspect.unwrap(Change.__init__)
+    with pytest.raises(InputError, match=rf"L1\.resid_post.*{type(value).__name__}.*Constant\(value\)"):
+        begin(object.__new__(Change), "L1.resid_post", source=value)
+    assert Change("L1.resid_post").source == Activation()
+
+
+def test_a_matrix_is_no_featurizer() -> None:
+    begin = inspect.unwrap(Change.__init__)
+    with pytest.raises(InputError, match=r"L1\.resid_post.*Tensor.*Subspace\(matrix\)"):
+        begin(object.__new__(Change), "L1.resid_post", featurizer=torch.eye(8))
