@@ -64,7 +64,7 @@ class Norm:
             return f"it takes {tuple(x.shape)} and gives {tuple(out.shape)}"
         if x.is_meta:
             return "what it gives is not known on the meta device"
-        if isinstance(weight := getattr(module, "weight", None), Tensor) and weight.shape != x.shape[-1:]:
+        if isinstance(weight := parameter(module, "weight"), Tensor) and weight.shape != x.shape[-1:]:
             return f"its gain has not the width of what it takes, {x.shape[-1]}"
         size = max(1e-6, float(out.abs().max()))
         missed = {form: float((form.apply(module, x).double() - out.double()).abs().max()) / size for form in _forms(module)}
@@ -76,7 +76,8 @@ class Norm:
     @classmethod
     def alone(cls, module: Any) -> Norm | str:
         """The same of a norm with a weight, by what it makes of random numbers."""
-        weight: Tensor = module.weight
+        weight = parameter(module, "weight")
+        assert weight is not None
         x = torch.randn(1, 2, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
         with torch.no_grad():
             return cls.of(module, x, module(x))
@@ -94,8 +95,9 @@ class Norm:
         """By which the quotient is multiplied."""
         if self.unit is None:
             return 1.0
-        weight: Tensor = module.weight.to(torch.promote_types(module.weight.dtype, torch.float32))
-        return weight + (1 - self.unit)
+        weight = parameter(module, "weight")
+        assert weight is not None
+        return weight.to(torch.promote_types(weight.dtype, torch.float32)) + (1 - self.unit)
 
     def back(self, module: nn.Module, direction: Float[Tensor, "*axes d_model"]) -> Float[Tensor, "*axes d_model"]:
         """The direction d' for which ⟨d', x⟩ / σ is ⟨d, what the norm gives less its bias⟩."""
@@ -119,13 +121,27 @@ def form_of(model: Model, site: Site) -> tuple[Norm, nn.Module]:
 
 def bias_of(module: nn.Module) -> Tensor | float:
     """What a norm adds in the end; 0 without."""
-    bias = getattr(module, "bias", None)
-    return bias if isinstance(bias, Tensor) else 0.0
+    bias = parameter(module, "bias")
+    return 0.0 if bias is None else bias
+
+
+def parameter(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter of a module, brought in for a moment where accelerate has put it away; None without."""
+    found, hook = getattr(module, name, None), getattr(module, "_hf_hook", None)
+    if not isinstance(found, Tensor):
+        return None
+    if not found.is_meta or hook is None:
+        return found
+    hook.pre_forward(module)
+    try:
+        return getattr(module, name).detach().clone()
+    finally:
+        hook.post_forward(module, None)
 
 
 def _forms(module: Any) -> Iterator[Norm]:
     """Forms that a norm may have, LayerNorm's first; ε is one of the small numbers that the module holds."""
-    weight = getattr(module, "weight", None)
+    weight = parameter(module, "weight")
     units = (1.0, 0.0) if isinstance(weight, Tensor) else (None,)
     if hasattr(module, "eps") and module.eps is None:  # torch's RMSNorm then takes the least number of the dtype
         small = [torch.finfo(weight.dtype if isinstance(weight, Tensor) else torch.float32).eps]

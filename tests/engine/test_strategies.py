@@ -105,7 +105,7 @@ def changes(draw: st.DrawFn) -> dict[str, Any]:
 
 def made(model: Model, drawn: dict[str, Any]) -> Change:
     """A change of this model from drawn data."""
-    sites = [s for s in model.sites() if s.name != "logits"]
+    sites = [s for s in model.sites() if s.name != "logits" and not s.name.endswith("_scale")]
     site = sites[drawn["site"] % len(sites)]
     axis = next((a for a in ("head", "unit") if a in site.component.selectable), None)
     if axis and drawn["index"]:
@@ -227,8 +227,8 @@ def test_the_draw_above_is_not_all_refusals(kind: str, seed: int) -> None:
     """Every source runs at components of every kind, on prompts of one length, and moves something."""
     model = sweeps.model(kind)
     pairs = sweeps.random_pairs(seed, [6, 6, 6], early=True)
-    sites = [s for s in model.sites() if s.name != "logits" and s.layer in (None, 1)]
-    all_sites = [s for s in model.sites() if s.name != "logits"]
+    sites = [s for s in model.sites() if s.name != "logits" and not s.name.endswith("_scale") and s.layer in (None, 1)]
+    all_sites = [s for s in model.sites() if s.name != "logits" and not s.name.endswith("_scale")]
     for k, source in enumerate(EVERY_SOURCE):
         drawn = {"positions": "end", "source": source, "edit": "replace", "rank": None, "keep_error": True, "which": 1}
         interventions = [

@@ -493,7 +493,7 @@ def test_tensors_that_are_no_prompts(batch: Any, words: str, tiny_llama: PreTrai
 
 
 def test_one_prompt_of_ids_in_place_of_several() -> None:
-    words = r"a prompt is a text, a list of token ids or a Prompt, not 1; one prompt of ids is \[\[1, …\]\]"
+    words = r"a prompt is a text, a list of token ids, a chat or a Prompt, not 1; one prompt of ids is \[\[1, …\]\]"
     with pytest.raises(PositionError, match=words):
         sweeps.unchecked(encode)([1, 2, 3], None)
 
