@@ -20,16 +20,17 @@ An edit may be any function of the values and their context (:mod:`interp.interv
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
 
 from interp.axes import FEATURE
-from interp.errors import PositionError, ShapeMismatchError, UnknownNameError, UnknownSiteError
+from interp.errors import InputError, PositionError, ShapeMismatchError, UnknownNameError, UnknownSiteError
 from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
 from interp.interventions.free import Context, Free, Function
-from interp.interventions.source import Activation, Source
+from interp.interventions.source import Activation, Constant, Noise, Source
 from interp.sites import ALL, Positions, PositionsLike, Site
 
 IDENTITY = Identity()
@@ -65,7 +66,7 @@ class Change:
         set_ = object.__setattr__
         set_(self, "site", Site.parse(site))
         set_(self, "positions", Positions.parse(positions))
-        set_(self, "source", Activation() if source is None else source)
+        set_(self, "source", Activation() if source is None else _source(source))
         set_(self, "edit", _edit(edit, source))
         set_(self, "featurizer", featurizer)
         set_(self, "keep_error", keep_error)
@@ -131,14 +132,39 @@ class Change:
         return f"{self.site!r}{at}{source}{edit}{basis}"
 
 
+def _source(source: Any) -> Source:
+    """A source, or what is wrong with something else in its place."""
+    if isinstance(source, Activation | Constant | Noise):
+        return source
+    hint = "Constant(value) for one value, Activation('a prompt', positions=-1) for that of another run"
+    hint = "this is an edit: pass it as edit=" if callable(source) else hint
+    raise InputError(f"source is of type {type(source).__name__}; expected Activation, Constant or Noise; {hint}")
+
+
+def _takes_two(function: Any) -> bool:
+    """Whether a function can be called with values and their context, as far as can be told."""
+    try:
+        signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # builtins without a signature
+        return True
+    return True
+
+
 def _edit(edit: Any, source: Source | None) -> Edit:
     """Any function stands for the edit that it makes."""
     if edit is None:
         return Replace()
+    if isinstance(edit, type):
+        raise InputError(f"edit is the class {edit.__name__}; give one of it, as in {edit.__name__}(…)")
     if isinstance(edit, Edit):
         return edit
     if not callable(edit):
         raise UnknownNameError("edit", edit, ["Replace()", "Add()", "Scale()", "Interpolate()", "a function (h, ctx) -> h"])
+    if not _takes_two(edit):
+        name = getattr(edit, "__name__", type(edit).__name__)
+        raise InputError(f"edit {name}{signature(edit)} cannot be called with (h, ctx), the values and their context")
     return Free(edit, reads_source=source is not None)
 
 
