@@ -412,7 +412,7 @@ def test_which_source_is_the_counterfactual_run_itself(source: Activation, count
 )
 def test_what_is_no_source_and_no_edit_is_told_when_it_is_said(options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        sweeps.unchecked(Change)("L1H3.z", -1, **options)
+        sweeps.unchecked(Change.__init__)(object.__new__(Change), "L1H3.z", -1, **options)
 
 
 @pytest.mark.parametrize("edit", [torch.nn.ReLU(), max, lambda h, ctx, *more: h, lambda *both: both[0]])
