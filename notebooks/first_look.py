@@ -102,8 +102,8 @@ assert p[1] < 0.01 < 0.95 < p[2]
 # %% [markdown]
 # ## Where heads look
 #
-# `attention` gives the patterns of all heads, and numbers that say what a head mostly attends to. The view draws one head
-# a panel.
+# `attention` gives the patterns of all heads, and numbers that say what a head mostly attends to. The view shows one head;
+# the slider below it chooses which.
 
 # %%
 attention = interp.attention(model, text, layers=1)
