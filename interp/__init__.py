@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interp import axes, effects, metrics, models, sites, stats, store, tasks, training, views
-    from interp.asking import pairs
     from interp.effects import damage, effect, recovery, summary, top
     from interp.engine import Run, attribute, check, edited, explain, generate, patch, patch_edges, run, score
     from interp.engine.over import over
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from interp.models import Model, load, weights
     from interp.models.reweighted import reweighted
     from interp.prompts import Pair, Pairs, Prompt
+    from interp.prompts.asking import pairs
     from interp.sites import Positions, Site, grid, hook_name
     from interp.store import Store
 
@@ -65,7 +65,7 @@ _ROOMS = (
     "views",
 )
 _NAMES = {
-    "interp.asking": ("pairs",),
+    "interp.prompts.asking": ("pairs",),
     "interp.engine.over": ("over",),
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),

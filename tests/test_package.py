@@ -20,7 +20,7 @@ from interp import errors
 
 ROOT = Path(__file__).parents[1]
 PEERS = {"transformer_lens", "nnsight", "pyvene"}
-TORCH_FREE = ("errors", "axes", "sites", "prompts", "asking", "effects", "stats", "tasks", "store", "views")
+TORCH_FREE = ("errors", "axes", "sites", "prompts", "prompts.asking", "effects", "stats", "tasks", "store", "views")
 
 
 def python(code: str) -> dict[str, object]:

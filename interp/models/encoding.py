@@ -19,13 +19,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.chats import is_chat
 from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
 from interp.models.answers import Answered
 from interp.models.answers import strings as _strings
 from interp.models.places import Places, padded
 from interp.models.templates import written
 from interp.prompts import Pairs, Prompt
+from interp.prompts.chats import is_chat
 from interp.protocols import Tokenizer
 
 Bos = Literal["model"] | bool

@@ -16,10 +16,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from interp.chats import Message, Piece, changed, pieces, speakers
 from interp.errors import InputError, PositionError
 from interp.prompts import Prompt
-from interp.spans import Span
+from interp.prompts.chats import Message, Piece, changed, pieces, speakers
+from interp.prompts.spans import Span
 
 NO_TEMPLATE = "its tokenizer has no chat template"
 Places = Mapping[Piece, int]

@@ -12,8 +12,8 @@ import pytest
 import sweeps
 
 from interp.errors import UnknownNameError
-from interp.halves import halves
 from interp.prompts import Pair, Pairs
+from interp.prompts.halves import halves
 
 
 def made(n: int, templates: int = 4, entities: int = 0) -> Pairs:

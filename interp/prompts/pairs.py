@@ -27,11 +27,10 @@ from typing import Any, SupportsInt, overload
 
 import numpy as np
 
-from interp.chats import Message, checked, is_chat, pieces, speakers, transcript
 from interp.errors import AnswerError, InputError, PositionError
-from interp.halves import By, halves
-from interp.spans import Said, spanned
-from interp.spans import Span as Span
+from interp.prompts.chats import Message, checked, is_chat, pieces, speakers, transcript
+from interp.prompts.halves import By, halves
+from interp.prompts.spans import Said, Span, spanned
 
 Text = str | Iterable[SupportsInt] | Sequence[Message]
 """Words; token ids as a list, an array or a tensor of one axis; or the messages of a chat."""

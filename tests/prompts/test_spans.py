@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from interp.errors import PositionError
 from interp.prompts import Prompt
-from interp.spans import spanned
+from interp.prompts.spans import spanned
 
 TEXT = "Paris is in France, and Paris is large"
 

@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from interp.chats import is_chat
 from interp.errors import AnswerError, InputError, PositionError
-from interp.prompts import Pair, Pairs, Prompt
-from interp.tables import Row, as_table, blank, rows_of
+from interp.prompts.chats import is_chat
+from interp.prompts.pairs import Pair, Pairs, Prompt
+from interp.prompts.tables import Row, as_table, blank, rows_of
 
 _WANTED = {
     "clean": "the prompt with the behaviour",

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import interp
-from interp.asking import _answers, pairs
 from interp.errors import AnswerError, InputError, PositionError, UnknownNameError
 from interp.prompts import Pair, Pairs, Prompt
-from interp.tables import Row
+from interp.prompts.asking import _answers, pairs
+from interp.prompts.tables import Row
 from interp.tasks import greater_than, ioi
 
 ONE = Pair("Paris is in", "Rome is in", " France", " Italy")
