@@ -30,7 +30,7 @@ from interp.errors import InputError, PositionError, ShapeMismatchError, Unknown
 from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
 from interp.interventions.free import Context, Free, Function
-from interp.interventions.source import Activation, Constant, Noise, Source
+from interp.interventions.source import Activation, Source
 from interp.sites import ALL, Positions, PositionsLike, Site
 
 IDENTITY = Identity()
@@ -66,9 +66,9 @@ class Change:
         set_ = object.__setattr__
         set_(self, "site", Site.parse(site))
         set_(self, "positions", Positions.parse(positions))
-        set_(self, "source", Activation() if source is None else _source(source))
+        set_(self, "source", _source(self.site, source))
         set_(self, "edit", _edit(edit, source))
-        set_(self, "featurizer", featurizer)
+        set_(self, "featurizer", _featurizer(self.site, featurizer))
         set_(self, "keep_error", keep_error)
         set_(self, "attended", Positions.parse(attended))
         if not self.attended.is_all and not self.square:
@@ -132,13 +132,26 @@ class Change:
         return f"{self.site!r}{at}{source}{edit}{basis}"
 
 
-def _source(source: Any) -> Source:
-    """A source, or what is wrong with something else in its place."""
-    if isinstance(source, Activation | Constant | Noise):
+def _source(site: Site, source: Any) -> Source:
+    """A number or a vector is no source by itself: it would be easy to mistake for a scale."""
+    if source is None:
+        return Activation()
+    if isinstance(source, Source):
         return source
-    hint = "Constant(value) for one value, Activation('a prompt', positions=-1) for that of another run"
-    hint = "this is an edit: pass it as edit=" if callable(source) else hint
-    raise InputError(f"source is of type {type(source).__name__}; expected Activation, Constant or Noise; {hint}")
+    hint = "this is an edit: pass it as edit=" if callable(source) else "a number or a vector is written Constant(value)"
+    raise InputError(
+        f"source of the change of {site!r} is of type {type(source).__name__}; expected Activation(…), Constant(…) or "
+        f"Noise(…): {hint}"
+    )
+
+
+def _featurizer(site: Site, featurizer: Any) -> Featurizer:
+    if isinstance(featurizer, Featurizer):
+        return featurizer
+    raise InputError(
+        f"featurizer of the change of {site!r} is of type {type(featurizer).__name__}; expected encode, decode and spec: "
+        "a matrix with orthonormal columns is written Subspace(matrix)"
+    )
 
 
 def _takes_two(function: Any) -> bool:

@@ -152,13 +152,13 @@ class Model:
         """How prompts become what its forward is given."""
         self._placing = Placing(self)
         self._busy = threading.RLock()
-        self.backend: Backend = self.peer.backend(self)
         self.background: Any = None
         """Interventions that :meth:`edited` has put in force."""
         self.standing: Any = None
         """The hooks that make them where the module is called by others."""
         self.sessions = 0
         """How many :meth:`prepared` contexts are open: what runs then is run by this library."""
+        self.backend: Backend = self.peer.backend(self)
         self.parts: Mapping[str, Model] = {}
         """Of a diffusion pipeline the models that one pass calls, by path; empty where the model is one."""
         self.probe: Probe | None = None

@@ -118,7 +118,7 @@ def test_caching_ten_sites_keeps_ten_sites(model: Model, figures: dict[str, Any]
 def _tensor_bytes() -> int:
     storages = {}
     for thing in gc.get_objects():
-        if isinstance(thing, Tensor) and thing.device.type == "cpu":
+        if issubclass(type(thing), Tensor) and thing.device.type == "cpu":  # asking some objects for their class warns
             storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
     return sum(storages.values())
 
@@ -179,7 +179,7 @@ def test_paris_and_new_york_city(model: Model, figures: dict[str, Any]) -> None:
     figures["rule"] = found.attrs["unequal"]
     assert figures["tokens"][0] != figures["tokens"][1]
     assert figures["recovery, city, layers 0, 10, 29"][0] > figures["recovery, city, layers 0, 10, 29"][2] + 0.3
-    assert figures["recovery, END, layers 0, 10, 29"][2] > 0.9
+    assert figures["recovery, END, layers 0, 10, 29"][2] > 0.8  # one block is still to come
 
 
 @pytest.mark.done_when(5, ASK)
@@ -267,29 +267,29 @@ def test_given_on_the_backup_head(figures: dict[str, Any]) -> None:
 
 
 @pytest.mark.done_when(5, HELD)
-def test_with_everything_held_effects_add_up_and_equal_attribution(model: Model, figures: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", ["zoo/language-4l, float64", "SmolLM2-135M-Instruct, float32"])
+def test_with_everything_held_effects_add_up_and_equal_attribution(name: str, smollm2: Path, figures: dict[str, Any]) -> None:
     """Each component alone with all others and all norms held: what it adds in the source less what it adds in the base."""
-    pairs = interp.tasks.ioi(2, seed=5, tokenizer=model.tokenizer)
-    layers = range(model.sizes["layer"])
-    single = [Change(Site(name, layer=layer), -1) for layer in layers for name in ("attn_out", "mlp_out")]
-    hold = ("attn_out", "mlp_out", "ln_scale")
-    found = interp.effect(interp.patch(model, pairs, [*single, Intervention(tuple(single))], patching="noising", hold=hold))[0]
-    scale = float(abs(found).max())
-    figures["sum of effects less effect of all, relative"] = float(abs(found[:-1].sum("cell") - found[-1]).max()) / scale
-    corrupted = interp.dla(model, pairs.swap(), by="component")
-    clean = interp.dla(model, pairs, by="component")
-    figures["components"] = len(single)
-    # the corrupted run's contribution under the clean run's scale, with the clean run's answers
-    rescaled = -corrupted.contribution * corrupted.scale / clean.scale
-    expected = rescaled - clean.contribution
-    by_term = {str(term): expected.sel(term=term).values for term in expected.term.values}
-    gaps = []
-    for cell, change in enumerate(single):
-        name = f"m{change.site.layer}" if change.site.name == "mlp_out" else f"L{change.site.layer}.attn_out"
-        gaps.append(float(np.abs(found[cell].values - by_term[name]).max()))
-    figures["worst difference from attribution, relative"] = max(gaps) / scale
-    assert figures["sum of effects less effect of all, relative"] <= 1e-6
-    assert figures["worst difference from attribution, relative"] <= 1e-5
+    exact = name.endswith("float64")
+    model = interp.load("zoo/language-4l", dtype="float64") if exact else interp.load(smollm2)
+    pairs = interp.tasks.ioi(4, seed=5, tokenizer=model.tokenizer)
+    single = [Change(Site(n, layer=layer), -1) for layer in range(model.sizes["layer"]) for n in ("attn_out", "mlp_out")]
+    every, hold = Intervention(tuple(single)), ("attn_out", "mlp_out", "ln_scale")
+    found = interp.effect(interp.patch(model, pairs, [*single, every], patching="noising", hold=hold))[0]
+    clean, corrupted = interp.dla(model, pairs, by="component"), interp.dla(model, pairs.swap(), by="component")
+    # what the corrupted run adds to the clean one's answers, under the clean run's scale
+    expected = -corrupted.contribution * corrupted.scale / clean.scale - clean.contribution
+    names = [f"{change.site.name[0]}{change.site.layer}" for change in single]
+    gaps = [abs(found[cell].values - expected.sel(term=term).values).max() for cell, term in enumerate(names)]
+    size = (
+        1.0 if exact else 10 * (1 + float(abs(model.run(pairs).final).max()))
+    )  # float32: rounding of 60 differences of logits
+    figures["components"], figures["largest effect"] = len(single), float(abs(found).max())
+    figures["sum of effects less effect of all"] = float(abs(found[:-1].sum("cell") - found[-1]).max())
+    figures["worst difference from attribution"] = float(max(gaps))
+    figures["allowed"] = 1e-6 * size
+    assert figures["sum of effects less effect of all"] <= figures["allowed"]
+    assert figures["worst difference from attribution"] <= figures["allowed"]
 
 
 @pytest.mark.done_when(5, "notebooks and the page for those who come from elsewhere run")

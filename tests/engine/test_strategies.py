@@ -111,7 +111,8 @@ def made(model: Model, drawn: dict[str, Any]) -> Change:
     if axis and drawn["index"]:
         site = site.at(**{axis: drawn["which"] % model.anatomy.size(site, axis)})
     last = site.axes[-1]
-    width = None if last == "source_position" or (last == "unit" and site.unit is not None) else model.anatomy.size(site, last)
+    one = last in ("source_position", "position") or (last == "unit" and site.unit is not None)
+    width = None if one else model.anatomy.size(site, last)
     layer = drawn["which"] % model.sizes["layer"]
     same = {s.name for s in model.sites() if s.name in STREAMS} if site.name in STREAMS else {site.name}
     if site.name in ("q", "z"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from typing import Any
@@ -404,8 +405,8 @@ def test_which_source_is_the_counterfactual_run_itself(source: Activation, count
     [
         ({"source": lambda h, ctx: h}, r"type function.*this is an edit: pass it as edit="),
         ({"source": Scale(0.0)}, r"type Scale.*this is an edit: pass it as edit="),
-        ({"source": torch.zeros(2)}, r"type Tensor.*Constant\(value\)"),
-        ({"source": "another text"}, r"type str.*Activation\('a prompt'"),
+        ({"source": torch.zeros(2)}, r"type Tensor.*written Constant\(value\)"),
+        ({"source": "another text"}, r"type str; expected Activation\(…\)"),
         ({"edit": lambda h: h}, r"edit <lambda>\(h\) cannot be called with \(h, ctx\)"),
         ({"edit": Scale}, r"edit is the class Scale; give one of it, as in Scale\(…\)"),
     ],
@@ -423,3 +424,18 @@ def test_whatever_takes_two_arguments_may_be_an_edit(edit: Any) -> None:
 def test_every_basis_has_a_spec() -> None:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         assert len(Subspace(torch.eye(4)[:, :2].to(dtype)).spec()["sha256"]) == 16
+
+
+@pytest.mark.parametrize("value", [torch.zeros(8), 0.0, "clean"])
+def test_a_value_is_no_source(value: object) -> None:
+    """Refused where it is written, not as the engine reads it. Unwrapped, since checked annotations would refuse it first."""
+    begin = inspect.unwrap(Change.__init__)
+    with pytest.raises(InputError, match=rf"L1\.resid_post.*{type(value).__name__}.*Constant\(value\)"):
+        begin(object.__new__(Change), "L1.resid_post", source=value)
+    assert Change("L1.resid_post").source == Activation()
+
+
+def test_a_matrix_is_no_featurizer() -> None:
+    begin = inspect.unwrap(Change.__init__)
+    with pytest.raises(InputError, match=r"L1\.resid_post.*Tensor.*Subspace\(matrix\)"):
+        begin(object.__new__(Change), "L1.resid_post", featurizer=torch.eye(8))
