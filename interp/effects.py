@@ -161,9 +161,14 @@ def validate(ds: xr.Dataset | xr.DataTree) -> xr.Dataset:
         raise EffectsError(
             f"this result holds several families ({', '.join(families)}); choose one: result[{families[0]!r}].to_dataset()"
         )
+    if not isinstance(ds, xr.Dataset):
+        raise EffectsError(f"a result of interp.patch is an xarray Dataset; got {type(ds).__name__}")
     lacking = [v for v in ("value", "clean", "corrupt", "by_rule") if v not in ds.data_vars]
     if lacking:
-        raise EffectsError(f"a result has the variables value, clean, corrupt and by_rule; missing: {', '.join(lacking)}")
+        raise EffectsError(
+            f"a result of interp.patch has the variables value, clean, corrupt and by_rule; missing: {', '.join(lacking)}; "
+            "attention, lens and dla have views of their own: interp.views.attention(…)"
+        )
     swept = swept_axes(ds)
     one = (names.METRIC,) if names.METRIC in ds["value"].dims else ()
     models = tuple(a for a in names.MODELS if a in ds["clean"].dims)

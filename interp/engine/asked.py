@@ -56,7 +56,7 @@ def listed(where: Any, argument: str = "where") -> list[Intervention]:
         if not isinstance(one, Intervention | Change):
             raise ValueError(
                 f"{argument} holds {one!r} of type {type(one).__name__}; expected {grids}interventions such as "
-                "Intervention.of('L9H6.z@-1')"
+                "interp.Change('L9H6.z', -1, edit=interp.Scale(0.0))"
             )
     if not many:
         raise ValueError(f"{argument} is an empty list; give at least one intervention")

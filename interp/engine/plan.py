@@ -104,14 +104,15 @@ class Plan:
     def __repr__(self) -> str:
         total = self.cells * self.examples
         lines = [
-            f"{self.cells:,} cells × {self.examples:,} examples = {total:,} rows on {self.model}",
+            f"{_many(self.cells, 'cell')} × {_many(self.examples, 'example')} = {_many(total, 'row')} on {self.model}",
             f"  by rule     {self.by_rule:,} cannot have an effect and are the base's value, without a forward pass",
         ]
         lines += [f"  {e.strategy:<10}  {_described(e)}" for e in self.chosen]
-        lines += [f"  whole pass  {count:,} cells, because {reason}" for reason, count in self.fallback().items()]
+        lines += [f"  whole pass  {_many(count, 'cell')}, because {reason}" for reason, count in self.fallback().items()]
         if any(e.strategy == "wavefront" for e in self.chosen):
             lines.append(
-                f"              {self.merged} groups by first position; the base run is kept in {_many(self.shards, 'part')}"
+                f"              {_many(self.merged, 'group')} by first position; the base run is kept in "
+                f"{_many(self.shards, 'part')}"
             )
         lines.append(f"  readout     {self.readout}; kernels: {_listed(self.kernels)}")
         lines.append(f"  operations  {self.fraction:.1%} of one forward pass a patch ({_flops(self.naive)})")

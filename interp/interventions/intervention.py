@@ -20,6 +20,7 @@ An edit may be any function of the values and their context (:mod:`interp.interv
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 from torch import Tensor
@@ -137,9 +138,10 @@ def _source(site: Site, source: Any) -> Source:
         return Activation()
     if isinstance(source, Source):
         return source
+    hint = "this is an edit: pass it as edit=" if callable(source) else "a number or a vector is written Constant(value)"
     raise InputError(
         f"source of the change of {site!r} is of type {type(source).__name__}; expected Activation(…), Constant(…) or "
-        "Noise(…): a number or a vector is written Constant(value)"
+        f"Noise(…): {hint}"
     )
 
 
@@ -152,14 +154,30 @@ def _featurizer(site: Site, featurizer: Any) -> Featurizer:
     )
 
 
+def _takes_two(function: Any) -> bool:
+    """Whether a function can be called with values and their context, as far as can be told."""
+    try:
+        signature(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # builtins without a signature
+        return True
+    return True
+
+
 def _edit(edit: Any, source: Source | None) -> Edit:
     """Any function stands for the edit that it makes."""
     if edit is None:
         return Replace()
+    if isinstance(edit, type):
+        raise InputError(f"edit is the class {edit.__name__}; give one of it, as in {edit.__name__}(…)")
     if isinstance(edit, Edit):
         return edit
     if not callable(edit):
         raise UnknownNameError("edit", edit, ["Replace()", "Add()", "Scale()", "Interpolate()", "a function (h, ctx) -> h"])
+    if not _takes_two(edit):
+        name = getattr(edit, "__name__", type(edit).__name__)
+        raise InputError(f"edit {name}{signature(edit)} cannot be called with (h, ctx), the values and their context")
     return Free(edit, reads_source=source is not None)
 
 

@@ -141,7 +141,10 @@ def _named(model: Model, key: str, value: Any, known: Mapping[str, nn.Parameter]
     pattern = key not in known and any(mark in key for mark in "*?[")
     names = fnmatch.filter(known, key) if pattern else [name for name in known if name == key]
     if not names:
-        raise UnknownNameError("pattern of parameters" if pattern else "parameter", key, known, f"of {model.name}")
+        head = key.partition(".")[0]
+        matrices = [f"{head}.W_{which}" for which in "QKVO"] if head.rpartition(":")[2].startswith("L") else []
+        kind = "pattern of parameters" if pattern else "parameter"
+        raise UnknownNameError(kind, key, known, f"of {model.name}", aliases=matrices)
     yield from ((name, value, None) for name in names)
 
 

@@ -113,6 +113,9 @@ def test_a_page_to_read(pairs: Any) -> None:
     ):
         assert word in page, word
     assert "divergence" in page or "kl" in page
+    one = str(explain(sweeps.model("llama"), pairs, Intervention.of("L1.z"), "kl"))
+    assert one.startswith("1 cell × 3 examples = 3 rows on ")
+    assert " 1 group by first position" in one
     assert all(len(line) <= 140 for line in page.splitlines())
 
 

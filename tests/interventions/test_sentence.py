@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from typing import Any
 
 import pytest
+import sweeps
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -396,6 +398,27 @@ def test_coordinates_left_out_are_the_targets(source: Activation, target: str, s
 )
 def test_which_source_is_the_counterfactual_run_itself(source: Activation, counterpart: bool) -> None:
     assert source.is_counterpart == counterpart
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source": lambda h, ctx: h}, r"type function.*this is an edit: pass it as edit="),
+        ({"source": Scale(0.0)}, r"type Scale.*this is an edit: pass it as edit="),
+        ({"source": torch.zeros(2)}, r"type Tensor.*written Constant\(value\)"),
+        ({"source": "another text"}, r"type str; expected Activation\(…\)"),
+        ({"edit": lambda h: h}, r"edit <lambda>\(h\) cannot be called with \(h, ctx\)"),
+        ({"edit": Scale}, r"edit is the class Scale; give one of it, as in Scale\(…\)"),
+    ],
+)
+def test_what_is_no_source_and_no_edit_is_told_when_it_is_said(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        sweeps.unchecked(Change.__init__)(object.__new__(Change), "L1H3.z", -1, **options)
+
+
+@pytest.mark.parametrize("edit", [torch.nn.ReLU(), max, lambda h, ctx, *more: h, lambda *both: both[0]])
+def test_whatever_takes_two_arguments_may_be_an_edit(edit: Any) -> None:
+    assert Change("L1H3.z", -1, edit=edit).edit.kind == "free"
 
 
 def test_every_basis_has_a_spec() -> None:

@@ -293,6 +293,7 @@ def test_mistakes_are_told_before_anything_is_touched(seed: int) -> None:
     told(UnknownNameError, r"did you mean 'model\.norm\.weight'", {**good, "model.norm.wieght": torch.zeros(1)})
     unknown = r"unknown pattern of parameters 'model\.layer\.\*\.weight'"
     told(UnknownNameError, unknown, {**good, "model.layer.*.weight": torch.zeros(1)})
+    told(UnknownNameError, r"did you mean 'L1H3\.W_", {**good, "L1H3.W_X": torch.zeros(1)})
     wrong = r"lm_head\.weight has shape \(97, 32\), torch\.float32 on cpu; the weight to put there has shape \(32, 97\), torch"
     told(ShapeMismatchError, wrong, {**good, "lm_head.weight": lambda w: w.T})
     told(ShapeMismatchError, r"torch\.float64 on cpu", {"lm_head.weight": lambda w: w.double()})

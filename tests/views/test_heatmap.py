@@ -189,6 +189,8 @@ def three(make):
 
 def test_another_number_of_axes_says_what_to_select(make):
     ds = three(make)
+    with pytest.raises(fx.EffectsError, match=r"is an xarray Dataset; got DataArray"):
+        views.heatmap(ds["value"])
     with pytest.raises(fx.EffectsError) as error:
         views.heatmap(ds)
     assert str(error.value) == (

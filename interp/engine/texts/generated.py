@@ -172,13 +172,18 @@ class Generated:
 
     def __repr__(self) -> str:
         cells, rows, tokens = self.ids.shape
-        head = f"Generated({cells} × {rows} rows, up to {tokens} tokens, scope {self.attrs['scope']!r})"
+        size = f"{_many(cells, 'intervention')} × {_many(rows, 'text')} of up to {_many(tokens, 'token')}"
+        head = f"Generated({size}, scope {self.attrs['scope']!r})"
         shown = [
             f"  {self._name(intervention)}: {_short(prompt, end=True)!r} → {_short(text)!r}"
             for intervention, texts in zip(self.interventions, self.texts, strict=True)
             for prompt, text in zip(self.prompts, texts, strict=True)
         ]
         return "\n".join([head, *shown[:_SHOWN], *([f"  … {len(shown) - _SHOWN} more"] if len(shown) > _SHOWN else [])])
+
+
+def _many(n: int, one: str) -> str:
+    return f"{n} {one}{'' if n == 1 else 's'}"
 
 
 _SHOWN, _WIDTH = 12, 100

@@ -102,6 +102,8 @@ def ablate(
     """
     encoded, paired = asked_prompts(model, pairs)
     _check(kind, prompts, reference, over, by, paired=paired)
+    if kind == "resample" and reference == "base" and len(encoded) == 1:
+        raise InputError("kind='resample' takes the values of other prompts, and this is one alone: give several")
     patching: Patching = "noising" if prompts == "clean" else "denoising"
     options = Options(patching, "auto", given_changes(model, given), rows=rows, progress=progress, precision=precision)
     said: dict[str, Any] = {"kind": kind}

@@ -79,6 +79,8 @@ class TokenCircuit(Factored):
         if len(ids) != 1:
             tokens = [encode.decode([i]) for i in ids]
             raise WeightsError(f"{text!r} is {len(ids)} tokens ({tokens}); a row is one token (a space in front is part of it)")
+        if ids[0] == getattr(encode, "unk_token_id", None):
+            raise WeightsError(f"{text!r} is no token of this tokenizer (a space in front is part of a token)")
         return int(ids[0])
 
     def _texts(self, ids: Any) -> Any:

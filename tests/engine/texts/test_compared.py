@@ -173,6 +173,7 @@ def test_what_is_given_comes_first(seed: int) -> None:
     with pytest.raises(OrderError, match="do not commute"):
         write("gpt2", prompts("gpt2", seed), Intervention.of(half, steered(5.0)))
     assert "what is given:" in repr(one)
+    assert repr(one).startswith("Generated(4 interventions × 2 texts of up to 6 tokens, scope ")
 
 
 def test_the_unedited_model_has_what_is_given(seed: int) -> None:

@@ -270,6 +270,7 @@ def test_a_constant_is_saved_and_restored() -> None:
         ({"pairs": [(1, 2, 3)], "reference": "counterfactual"}, InputError, "prompts without one"),
         ({"pairs": []}, InputError, "prompts is empty"),
         ({"where": "L1.z"}, ValueError, "expected a grid"),
+        ({"pairs": [(1, 2, 3)], "kind": "resample"}, InputError, "the values of other prompts, and this is one alone"),
     ],
 )
 def test_refusals(options: dict[str, Any], error: type[Exception], words: str, pairs: Pairs) -> None:

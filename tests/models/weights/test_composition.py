@@ -194,6 +194,11 @@ def test_refusals_of_tokens(seed: int) -> None:
     torch.testing.assert_close(embedding_matrix(architectures.loaded("gemma")), tiny.WIDTH**0.5 * table)
 
 
+def test_an_unknown_word_is_no_row() -> None:
+    with pytest.raises(WeightsError, match=r"'Emma' is no token of this tokenizer \(a space in front"):
+        full_ov(load("zoo/language-4l", check=False), "L1H3").table(1, [" Sara", "Emma"])
+
+
 def test_several_tokens_are_no_row(smollm2: Any) -> None:
     model = load(smollm2, check=False)
     circuit = full_ov(model, "L3H2")
