@@ -106,7 +106,7 @@ ran = interp.run(model, clean, logits="last")
 ran.next(1)
 
 # %%
-peers.compare("next_token", ran.final[0].log_softmax(-1))
+peers.compare("next_token", ran.final.log_softmax(-1))
 
 # %% [markdown]
 # ## 2 · Keep one activation
@@ -196,7 +196,7 @@ torch.testing.assert_close(interp.run(model, clean, by_function).final, interp.r
 show("logit_lens")
 
 # %%
-lens = interp.lens(model, pairs, tokens=-1)
+lens = interp.lens(model, pairs, position=-1)
 peers.compare("logit_lens", lens.target_logit.squeeze("position"))
 
 # %% [markdown]

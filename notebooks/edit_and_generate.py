@@ -238,7 +238,7 @@ first, backup = Change("L0H0.z", edit=Scale(0.0)), Change("L1H0.z", edit=Scale(0
 
 
 def logit(intervention=None, **options):
-    final = net.run(prompts, intervention, **options).final[0]
+    final = net.run(prompts, intervention, **options).final
     return round(final.gather(1, prompts[:, 1:2]).mean().item(), 3)
 
 

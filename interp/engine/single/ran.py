@@ -66,8 +66,12 @@ class Run:
         return self.activation(site)
 
     @property
-    def final(self) -> Float[Tensor, "cell example vocab"]:
-        """Logits at the last real position of every prompt, under every intervention."""
+    def final(self) -> Float[Tensor, "*cell example vocab"]:
+        """Logits at the last real position of every prompt, ``[cell,] example, vocab``."""
+        return self._final if self.several else self._final[0]
+
+    @property
+    def _final(self) -> Float[Tensor, "cell example vocab"]:
         if self.logits is None:
             raise PositionError("no logits were kept: pass logits='last' or 'all'")
         every = self.logits if self.several else self.logits[None]
@@ -79,18 +83,21 @@ class Run:
         return every[:, torch.arange(every.shape[1], device=every.device), lengths.to(every.device) - 1]
 
     def next(self, k: int = 5) -> pd.DataFrame:
-        """The k likeliest next tokens of every prompt under every intervention, with their probabilities, as a pandas table."""
+        """The k likeliest next tokens of every prompt under every intervention, with their probabilities, as a pandas table.
+
+        What there is one of, a prompt or an intervention, has no column.
+        """
         import pandas as pd
 
-        found = self.final.float().softmax(-1).topk(min(k, self.final.shape[-1]))
+        found = self._final.float().softmax(-1).topk(min(k, self._final.shape[-1]))
         lines = []
         for cell, one in enumerate(self.interventions):
             for example, prompt in enumerate(self.prompts):
                 likely = zip(found.indices[cell, example].tolist(), found.values[cell, example].tolist(), strict=True)
                 of = {"cell": cell, "intervention": name(one), "prompt": prompt}
                 lines += [of | {"rank": i, "token": self._token(t), "prob": p} for i, (t, p) in enumerate(likely)]
-        table = pd.DataFrame(lines)
-        return table if self.several else table.drop(columns=["cell", "intervention"])
+        spare = ([] if self.several else ["cell", "intervention"]) + ([] if len(self.prompts) > 1 else ["prompt"])
+        return pd.DataFrame(lines).drop(columns=spare)
 
     def _token(self, number: int) -> str:
         return str(number) if self.tokenizer is None else str(self.tokenizer.decode([number]))
@@ -107,7 +114,7 @@ class Run:
         return "\n".join([head, *lines])
 
     def _says(self) -> list[str]:
-        best = self.final.argmax(-1).tolist()
+        best = self._final.argmax(-1).tolist()
         said = [
             f"  {name(one) + ': ' if self.several else ''}{short(prompt)!r} → {self._token(best[cell][example])!r}"
             for cell, one in enumerate(self.interventions)

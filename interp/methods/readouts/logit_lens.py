@@ -53,7 +53,7 @@ def lens(
     target: str | int | Sequence[str | int] | None = None,
     sites: str | Site = "resid_post",
     given: Any = None,
-    tokens: Any = None,
+    position: Any = None,
     translators: Translators | None = None,
     bos: Bos | None = None,
     side: str = "clean",
@@ -67,7 +67,7 @@ def lens(
             id; one for all prompts or one for each. Of pairs by default their answers (the first, where there are several).
         sites: what is decoded: a component of the stream's width in every layer that has it.
         given: interventions in force, as in :func:`interp.patch`.
-        tokens: at which positions: all, an index, several, or a role, as in :class:`interp.Positions`.
+        position: at which positions: all, an index, several, or a role, as in :class:`interp.Positions`.
         translators: of a tuned lens, by layer (−1 is what enters block 0); layers without one are decoded as they are.
         bos: how texts begin; by default as the model was loaded.
         side: of pairs, which prompts are run.
@@ -99,7 +99,7 @@ def lens(
     wanted = asked.encoded.answers[:, 0] if target is not None or (asked.paired and _answered(asked)) else None
     layers, hidden, last = _hidden(asked, component)
     maps = _translated(model, translators or {}, layers)
-    places = _Places.of(asked, tokens)
+    places = _Places.of(asked, position)
     found = _Found.empty(
         len(asked.tokens), len(layers), places.width, min(top, model.anatomy.outputs or top), wanted is not None
     )
@@ -184,13 +184,13 @@ class _Places:
         try:
             positions = Positions.parse(tokens)
         except TypeError:
-            raise PositionError(f"tokens={tokens!r}; expected an index, several indices, or one role") from None
+            raise PositionError(f"position={tokens!r}; expected an index, several indices, or one role") from None
         columns = asked.tokens.columns(positions, what="tokens").cpu()
         first = asked.tokens.first.cpu()
         at = torch.where(columns >= 0, columns - first[:, None], -1)
         example, slot = (at >= 0).nonzero(as_tuple=True)
         if not len(example):
-            raise PositionError(f"tokens={positions!r} names no position")
+            raise PositionError(f"position={positions!r} names no position")
         rows = torch.stack([example, at[example, slot], slot], dim=-1)
         words = [
             [row[p] if p >= 0 else "" for p in where] for row, where in zip(asked.tokens.strings, at.tolist(), strict=False)

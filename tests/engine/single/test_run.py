@@ -46,7 +46,7 @@ def test_as_it_is(kind: str, seed: int) -> None:
     for row, ids in zip(ran.logits, texts, strict=True):
         near(row[: len(ids)], alone(model, ids))
         assert bool(row[len(ids) :].isnan().all())
-    near(ran.final[0], torch.stack([alone(model, ids)[-1] for ids in texts]))
+    near(ran.final, torch.stack([alone(model, ids)[-1] for ids in texts]))
     last = run(model, texts, logits="last")
     near(last.final, ran.final)
     assert last.logits is not None
@@ -61,8 +61,8 @@ def test_a_function_is_a_torch_hook(kind: str, seed: int) -> None:
     ran = run(model, texts, Change("L1.mlp_out", edit=lambda h, ctx: h.flip(1).tanh() + 1), capture="L2.resid_pre")
     for i, ids in enumerate(texts):
         expected = sweeps.rerun(model.module, path, ids, lambda h: h.flip(1).tanh() + 1)
-        near(ran.final[0, i], expected)
-    assert not torch.allclose(ran.final[0, 0], alone(model, texts[0])[-1])
+        near(ran.final[i], expected)
+    assert not torch.allclose(ran.final[0], alone(model, texts[0])[-1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,13 +97,13 @@ def test_pairs_and_other_prompts(seed: int) -> None:
     model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 6])
     change = Change("L1.resid_pre", "end")
     found = patch(model, pairs, change, "logit_diff").value[0, 0]
-    final = run(model, pairs, change).final[0]
+    final = run(model, pairs, change).final
     for i, pair in enumerate(pairs):
         answers, wrong = (max(float(final[i, int(a)]) for a in side) for side in (pair.answers, pair.wrong))
         assert abs(answers - wrong - float(found[i])) < 1e-5 * (1 + abs(answers))
     text = prompts(seed + 1, 9)[0]
     other = Change("L3.resid_post" if model.sizes["layer"] > 3 else "L2.resid_post", -1, source=Activation(text, positions=-1))
-    near(run(model, pairs, other).final[0], alone(model, text)[-1].expand(2, -1))
+    near(run(model, pairs, other).final, alone(model, text)[-1].expand(2, -1))
 
 
 def test_what_is_given_comes_first(seed: int) -> None:
@@ -126,7 +126,7 @@ def test_any_module_and_its_path(seed: int) -> None:
     asked = [Prompt(inputs={"input": row}) for row in x]
     ran = run(model, asked, Change("1:output", edit=lambda h, ctx: 2 * h), capture="0:output")
     with torch.no_grad():
-        near(ran.final[0], net[2](2 * net[1](net[0](x))))
+        near(ran.final, net[2](2 * net[1](net[0](x))))
         near(ran["0:output"].reshape(2, 6), net[0](x))
 
 
@@ -156,7 +156,7 @@ def test_tables_and_words(seed: int) -> None:
     assert table[table["rank"] == 0].prob.tolist() == pytest.approx(best.flatten().tolist())
     assert f"{str(second)[-20:]}' →" in repr(ran)
     assert "L2.z Scale(factor=0.0): " in repr(ran)
-    assert list(run(model, first).next(1).columns) == ["prompt", "rank", "token", "prob"]
+    assert list(run(model, first).next(1).columns) == ["rank", "token", "prob"]
 
 
 def test_noise_is_drawn_once_a_position(seed: int) -> None:

@@ -141,20 +141,20 @@ def test_other_parts_of_the_stream() -> None:
 
 def test_some_positions_alone() -> None:
     model = sweeps.model("gpt2")
-    every, last, two = lens(model, IDS), lens(model, IDS, tokens=-1), lens(model, IDS, tokens=[0, -2])
+    every, last, two = lens(model, IDS), lens(model, IDS, position=-1), lens(model, IDS, position=[0, -2])
     assert last.position.values.tolist() == [-1]
     assert last.input_token.values.flatten().tolist() == ["2", "8", "90"]
     assert two.input_token.values.tolist() == [["5", "9"], ["11", "3"], ["60", "1"]]
     for e, ids in enumerate(IDS):
         np.testing.assert_allclose(last.prob[e, :, 0], every.prob[e, :, len(ids) - 1], atol=1e-6)
         np.testing.assert_allclose(two.kl[e, :, 1], every.kl[e, :, len(ids) - 2], atol=1e-5)
-    role = lens(model, [Prompt(IDS[0], {"S": (1, 3)})], tokens="S")
+    role = lens(model, [Prompt(IDS[0], {"S": (1, 3)})], position="S")
     assert role.position.values.tolist() == ["S[0]", "S[1]"]
     np.testing.assert_allclose(role.prob[0], every.prob[0, :, 1:3], atol=1e-6)
     with pytest.raises(PositionError, match="past the end of example 1"):
-        lens(model, IDS, tokens=4)
-    with pytest.raises(PositionError, match=r"tokens=\['S', 'END'\]; expected an index, several indices, or one role"):
-        lens(model, IDS, tokens=["S", "END"])
+        lens(model, IDS, position=4)
+    with pytest.raises(PositionError, match=r"position=\['S', 'END'\]; expected an index, several indices, or one role"):
+        lens(model, IDS, position=["S", "END"])
 
 
 def test_on_a_changed_model() -> None:
