@@ -16,6 +16,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from interp.verbs import promised
+
 if TYPE_CHECKING:
     from interp import axes, effects, metrics, models, sites, stats, store, tasks, training, views
     from interp.effects import damage, effect, recovery, summary, top
@@ -84,6 +86,7 @@ _NAMES = {
     "interp.sites": ("Positions", "Site", "grid", "hook_name"),
     "interp.store": ("Store",),
 }
+promised({"run": "interp.engine:run", "edited": "interp.engine:edited", "check": "interp.engine:check"})
 _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [

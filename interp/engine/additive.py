@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from interp.models import Model
 from interp.models.anatomy.choose import rounding
+from interp.models.decoding import form_of
 from interp.models.maps import is_map, matrix
-from interp.models.norms import bias_of, form_of
+from interp.models.norms import bias_of
 from interp.sites import Site
 
 WRITERS = {"attn_out": "a", "mixer_out": "x", "cross_out": "c", "mlp_out": "m"}

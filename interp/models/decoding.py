@@ -27,8 +27,9 @@ from interp.errors import InputError
 from interp.models.hooks import Left
 from interp.models.maps import matrix
 from interp.models.model import Model
-from interp.models.norms import Norm, bias_of, form_of
+from interp.models.norms import Norm, Scale, bias_of
 from interp.models.stack import Stack
+from interp.models.taps import Flat
 from interp.sites import MAIN, Site
 
 FINAL = Site("ln_final_scale")
@@ -138,6 +139,14 @@ class Decoder:
         weight, own = self._weight, bias_of(self.head)
         chosen = weight[:, ids.to(weight.device)].mT.double()
         return chosen, own[ids.to(own.device)].double() if isinstance(own, Tensor) else chosen.new_zeros(len(ids))
+
+
+def form_of(model: Model, site: Site) -> tuple[Norm, nn.Module]:
+    """The form of the norm whose scale a site of a model is, and the norm."""
+    tap = model.taps(site)
+    layout = tap.layout.layout if isinstance(tap.layout, Flat) else tap.layout
+    assert isinstance(layout, Scale)
+    return layout.norm, model.module.get_submodule(tap.path)
 
 
 def _before(model: Model, stack: Stack, form: Norm | None, module: nn.Module | None) -> float:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,6 +38,7 @@ from interp.models.unpadded import unpadded
 from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
 from interp.sites import COMPONENTS, MAIN, Site
+from interp.verbs import fulfil
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,11 +359,12 @@ class Model:
 
     def run(self, prompts: Any, interventions: Any = None, **options: Any) -> Any:
         """What it says and holds for some prompts, as they are or under interventions: :func:`interp.run`."""
-        return _above().run(self, prompts, interventions, **options)
+        return fulfil("run")(self, prompts, interventions, **options)
 
     def edited(self, interventions: Any) -> AbstractContextManager[Model]:
         """Inside, everything runs under interventions: :func:`interp.edited`."""
-        return _above().edited(self, interventions)
+        found: AbstractContextManager[Model] = fulfil("edited")(self, interventions)
+        return found
 
     # forward passes
 
@@ -436,11 +437,6 @@ class Model:
 
 _BEFORE_W_O = {"resid_pre", "q", "k", "v", "scores", "pattern", "z"}
 """What of a block has been seen when W_O is called."""
-
-
-def _above() -> Any:
-    """The engine, which knows models and which models do not know: looked up when a model is asked for what it does."""
-    return import_module("interp.engine")
 
 
 def refuse_compiled(module: nn.Module) -> None:

@@ -19,17 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.models.taps import Call, Flat, first_tensor
-from interp.sites import Site
-
-if TYPE_CHECKING:
-    from interp.models.model import Model
+from interp.models.taps import Call, first_tensor
 
 EXACT = 1e-4
 """By how much a norm's form may miss its output, relative to the largest number, in at least float32."""
@@ -109,14 +105,6 @@ class Norm:
     ) -> Float[Tensor, "*axes d_model"]:
         """What the norm makes of ``x``, in at least float32; with another σ, if one is given."""
         return self.centre(x) / (self.scale(x) if scale is None else scale)[..., None] * self.gain(module) + bias_of(module)
-
-
-def form_of(model: Model, site: Site) -> tuple[Norm, nn.Module]:
-    """The form of the norm whose scale a site of a model is, and the norm."""
-    tap = model.taps(site)
-    layout = tap.layout.layout if isinstance(tap.layout, Flat) else tap.layout
-    assert isinstance(layout, Scale)
-    return layout.norm, model.module.get_submodule(tap.path)
 
 
 def bias_of(module: nn.Module) -> Tensor | float:

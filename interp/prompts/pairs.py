@@ -20,7 +20,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsInt, overload
@@ -31,6 +30,7 @@ from interp.errors import AnswerError, InputError, PositionError
 from interp.prompts.chats import Message, checked, is_chat, pieces, speakers, transcript
 from interp.prompts.halves import By, halves
 from interp.prompts.spans import Said, Span, spanned
+from interp.verbs import fulfil
 
 Text = str | Iterable[SupportsInt] | Sequence[Message]
 """Words; token ids as a list, an array or a tensor of one axis; or the messages of a chat."""
@@ -339,8 +339,7 @@ class Pairs(Sequence[Pair]):
 
     def check(self, model: Any, **options: Any) -> Any:
         """How well a model does this; see :func:`interp.check`."""
-        # The engine is above this floor: it is imported by name when it is asked for, and nothing here depends on it.
-        return import_module("interp.engine").check(model, self, **options)
+        return fulfil("check")(model, self, **options)
 
     def records(self) -> list[dict[str, Any]]:
         """One plain object a pair, which :func:`interp.pairs` reads back to the same digest.

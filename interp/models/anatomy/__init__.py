@@ -305,6 +305,14 @@ def _bare(module: nn.Module, inputs: Mapping[str, Tensor], silent: Mapping[str, 
     return Stream(MAIN, absent=absent, reads="input_ids", positions=ids.shape[1])
 
 
+def _block(chooser: Chooser, path: str) -> Block:
+    """A block with its parts and, where it has a stream and is no feature map, the scales of its norms."""
+    block, enters = chooser.block(path), chooser.seen.input(path)
+    if "resid_pre" in block.taps and enters is not None and enters.ndim != 4:
+        norms.of_block(chooser, block)
+    return block
+
+
 class _Dissection:
     """One walk through a model."""
 
@@ -319,7 +327,7 @@ class _Dissection:
         seen = self._seen(guesses)
         found = stacks(self.module, seen.order)
         chooser = Chooser(self.module, seen, self.batch, rounding(next(self.module.parameters()).dtype))
-        streams = {stack.name: self._stream(stack, [chooser.block(path) for path in stack.blocks]) for stack in found}
+        streams = {stack.name: self._stream(stack, [_block(chooser, path) for path in stack.blocks]) for stack in found}
         silent = {name: stream for name, stream in streams.items() if Site("resid_pre", layer=0, stream=name) not in self.taps}
         self.taps = {site: tap for site, tap in self.taps.items() if site.stream not in silent}
         found = tuple(stack for stack in found if stack.name not in silent)

@@ -18,7 +18,7 @@ import torch
 from einops import einsum, repeat
 from torch import Tensor, nn
 
-from interp.models.anatomy import norms, roles
+from interp.models.anatomy import roles
 from interp.models.anatomy.record import Seen
 from interp.models.anatomy.stacks import child, has
 from interp.models.maps import is_map
@@ -98,7 +98,6 @@ class Chooser:
         self._mixer(block)
         self._mlp(block)
         self._stream(block, pre, post)
-        norms.of_block(self, block)
         return block
 
     # attention

@@ -12,19 +12,16 @@ form (:class:`interp.models.norms.Norm`); a norm of another form leaves its site
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from interp.models.anatomy import roles
+from interp.models.anatomy.choose import Block, Chooser
 from interp.models.anatomy.record import Seen
 from interp.models.anatomy.stacks import child
 from interp.models.norms import Norm, Scale, is_norm
 from interp.models.taps import Tap
-
-if TYPE_CHECKING:
-    from interp.models.anatomy.choose import Block, Chooser
 
 _BEFORE = {"ln1_scale": "attention", "ln2_scale": "the MLP"}
 _BEHIND = {"ln1_post_scale": "attn_out", "ln2_post_scale": "mlp_out"}
