@@ -22,7 +22,8 @@ from interp.engine import attribute, patch, pieces
 from interp.errors import UnknownSiteError
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Noise, Scale
 from interp.models import Model, load
-from interp.models.norms import Norm, bias_of, form_of
+from interp.models.decoding import form_of
+from interp.models.norms import Norm, bias_of
 from interp.sites import Site, grid
 
 NORMS: dict[str, dict[str, str]] = {
