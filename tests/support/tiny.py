@@ -29,7 +29,7 @@ from interp.sites import COMPONENTS
 LAYERS, WIDTH, HEADS, KV_HEADS, MLP, VOCAB, LENGTH = 3, 32, 4, 2, 56, 97, 64
 
 RARE = {n for n in COMPONENTS if n.startswith(("cross_", "mixer_"))} | {"resid_cross", "latent", "k_rotary"}
-RARE |= {"routing", "expert_out", "ln1_post_scale", "ln2_post_scale"}
+RARE |= {"routing", "expert_out"}
 """Components that few architectures have."""
 
 
