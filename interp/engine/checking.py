@@ -30,7 +30,7 @@ from interp.errors import AnswerError, UnknownNameError
 from interp.metrics import FromLogits, resolve
 from interp.models import Encoded, Model
 from interp.models.encoding import Bos
-from interp.prompts import Answer, Pair, Pairs
+from interp.prompts import Answer, Pairs
 from interp.stats import bootstrap_mean
 
 By = Literal["margin", "top1"]
@@ -85,12 +85,12 @@ class Check:
     @cached_property
     def answer_tokens(self) -> list[tuple[str, ...]]:
         """The tokens of each pair's first answer, as they follow its prompt."""
-        return [_spelt(self.model, pair, pair.answers) for pair in self.pairs]
+        return [spelt[0] if spelt else () for spelt in self.encoded.answered.right_strings]
 
     @cached_property
     def wrong_tokens(self) -> list[tuple[str, ...]]:
         """The same of its first wrong answer."""
-        return [_spelt(self.model, pair, pair.wrong) for pair in self.pairs]
+        return [spelt[0] if spelt else () for spelt in self.encoded.answered.wrong_strings]
 
     @property
     def several(self) -> list[int]:
@@ -236,20 +236,6 @@ def _measured(model: Model, encoded: Encoded, names: Sequence[str]) -> list[dict
         runs.want_logits("clean", "corrupted")
         sides = [reader.measure(runs.logits(side), everyone, runs.reference).cpu().numpy() for side in ("clean", "corrupted")]
     return [{metric.name: values for metric, values in zip(metrics, side, strict=True)} for side in sides]
-
-
-def _spelt(model: Model, pair: Pair, answers: Sequence[Answer]) -> tuple[str, ...]:
-    """The tokens of the first answer, as it follows the clean prompt."""
-    tokenizer = model.tokenizer
-    if not answers or not isinstance(answers[0], str) or tokenizer is None:
-        return _decoded(model, answers[:1])
-    answer, prompt = answers[0], model.reading.written(pair.clean)
-    text = prompt.text if isinstance(prompt.text, str) and prompt.target is None else ""
-    before, after, alone = (
-        list(tokenizer(some, add_special_tokens=False)["input_ids"]) for some in (text, text + answer, answer)
-    )
-    ids = after[len(before) :] if text and after[: len(before)] == before else alone
-    return _decoded(model, ids)
 
 
 def _decoded(model: Model, ids: Sequence[Any]) -> tuple[str, ...]:
