@@ -195,7 +195,7 @@ def test_long_stretches_that_show_nothing_are_left_out() -> None:
 
 
 def test_answers_of_several_tokens_and_alike() -> None:
-    answers = [("France", "Italy"), ("a b", "a c"), ("Peru", "Lima"), ("c d", "d")]
+    answers = [(" France", " Italy"), (" a b", " a c"), (" Peru", " Lima"), (" c d", " d")]
     told = Pairs(tuple(replace(p, answers=(a,), wrong=(w,)) for p, (a, w) in zip(pairs(), answers, strict=True)))
     other = check(model(), told)
     assert other.answer_tokens == [("France",), ("a", "b"), ("Peru",), ("c", "d")]
