@@ -154,7 +154,7 @@ def assemble(
 _REQUIRED = ("patching", "noise_floor", "engine_semantics", "spec")
 
 
-def validate(ds: xr.Dataset | xr.DataTree) -> xr.Dataset:
+def validate(ds: Any) -> xr.Dataset:
     """``ds`` itself where it is laid out as a result, else an error that says what is not."""
     if isinstance(ds, xr.DataTree):
         families = [node.path.strip("/") for node in ds.leaves]

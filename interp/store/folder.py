@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def inspect(folder: Path) -> Run:
         run = Run(folder.name, folder, marker["name"], tuple(marker["tags"]), marker=marker)
         sizes = _sizes(folder, marker)
         wrong = next((f for f in marker["files"] if sizes.get(f) != marker["files"][f]["size"]), None)
+        if wrong is not None and (read_marker(folder) or marker)["data"] != marker["data"]:
+            return inspect(folder)  # replaced while it was looked at
     except StoreError as error:
         return Run(folder.name, folder, status=DAMAGED, reason=str(error))
     if wrong is None:
@@ -129,7 +132,9 @@ def _sizes(folder: Path, marker: Mapping[str, Any]) -> dict[str, int]:
             path = Path(parent, name)
             if path.is_symlink():
                 raise StoreError(f"run {folder.name}: {path.relative_to(folder)} is a link; links are not followed")
-        found |= {Path(parent, f).relative_to(root).as_posix(): Path(parent, f).stat().st_size for f in files}
+        for path in (Path(parent, name) for name in files):
+            with suppress(FileNotFoundError):  # removed by whoever has just replaced the run
+                found[path.relative_to(root).as_posix()] = path.stat().st_size
     if strangers := sorted(set(found) - set(marker["files"])):
         raise StoreError(f"run {folder.name}: {marker['data']}/{strangers[0]} is a foreign file, not written with the run")
     return found
