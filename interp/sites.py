@@ -447,7 +447,7 @@ def grid(
 ) -> Grid:
     """A grid of single-site interventions, one cell for every combination of the swept axes.
 
-    >>> grid("resid_pre", layer=..., position=...)
+    >>> grid("resid_pre", position=...)
     grid(resid_pre, layer=all, position=all)
     >>> grid("z", layer=[8, 9], head=..., position=-1)
     grid(z, layer=[8, 9], head=all, position=-1)
@@ -457,7 +457,7 @@ def grid(
     Args:
         site: a component name (``"z"``), or a site with some coordinates already fixed (``"L9.z"``).
         layer, head, expert, unit, call, half: ``...`` sweeps all of them, a sequence sweeps those, a number fixes one, None
-            leaves the site's own.
+            leaves the site's own. Without a layer all of them are swept.
         position: ``...`` sweeps every raw index; a list of indices or roles sweeps those; a single index or role (or several,
             as ``Positions``) fixes them; None means all positions together.
         attended: of scores and patterns, the attended positions at which every cell is changed; None means whole rows.
@@ -469,7 +469,7 @@ def grid(
     """
     base = Site.parse(site)
     if base.path is None and layer is None and base.layer is None and base.component.per_layer:
-        raise HeadOutOfRangeError(f"site {base.name!r} exists once a layer: give layer=... for all of them, a number or a list")
+        layer = ...
     asked = {"layer": layer, "head": head, "expert": expert, "unit": unit, "call": call, "half": half}
     swept: dict[str, tuple[int | str, ...] | None] = {}
     for axis, given in asked.items():

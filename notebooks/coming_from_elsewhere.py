@@ -174,7 +174,7 @@ peers.compare("patch_the_stream", stream.value.sel(metric="logit_diff"))
 show("steer")
 
 # %%
-push = interp.Change("L1.resid_post", source=interp.Constant(steering), edit=interp.Add(4))
+push = interp.Change("L1.resid_post", source=steering, edit=interp.Add(4))
 steered = interp.patch(model, pairs, push, "logit_diff", patching="noising")
 peers.compare("steer", steered.value.sel(metric="logit_diff").squeeze("cell"))
 

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 import interp
-from interp import Activation, Add, Change, Constant, Scale
+from interp import Activation, Add, Change, Scale
 from interp.models import zoo
 
 model = interp.load("zoo/language-4l")
@@ -145,7 +145,7 @@ assert model.run(text).next(1).token.item() == " Daniel"
 # %%
 (token,) = model.tokenizer.encode(" Emma", add_special_tokens=False)
 emma = model.module.get_output_embeddings().weight[token].detach()
-steer = Change("L2.resid_post", source=Constant(emma), edit=Add())
+steer = Change("L2.resid_post", source=emma, edit=Add())
 doses = interp.doses(steer, [0, 10, 20, 40, 80])
 written = interp.generate(model, text, doses, scope="prompt", compare=True, max_new_tokens=6)
 written.table()[["strength", "text", "logprob", "kl", "perplexity"]].round(2)

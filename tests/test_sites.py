@@ -274,10 +274,15 @@ def test_the_spec_is_json_and_tells_grids_apart() -> None:
     assert len(set(specs)) == len(specs)
 
 
+def test_without_a_layer_a_grid_sweeps_all_of_them() -> None:
+    assert grid("z", head=...).spec() == grid("z", layer=..., head=...).spec()
+    assert grid("L2.z", head=...).axes == ("head",)
+    assert grid("embed").axes == ()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: grid("z", head=...), "site 'z' exists once a layer: give layer=... for all of them, a number or a list"),
         (lambda: grid("z", layer=[]), "layer is an empty list"),
         (lambda: grid("resid_pre", layer=..., head=...), "site 'resid_pre' has no head axis"),
         (lambda: grid("z", layer=..., unit=[0]), "site 'z' has no unit axis"),

@@ -153,7 +153,8 @@ class Check:
             if "margin" in values:
                 mean, low, high, _ = bootstrap_mean(values["margin"], templates)
                 said.append(f"answer above wrong {(values['margin'] > 0).mean():4.0%}")
-                said.append(f"margin {float(mean):+.2f} [{float(low):+.2f}, {float(high):+.2f}] logits")
+                interval = "" if np.isnan(low) else f" [{float(low):+.2f}, {float(high):+.2f}]"
+                said.append(f"margin {float(mean):+.2f}{interval} logits")
             mean, low, high, _ = bootstrap_mean(values["logprob"], templates)
             said += [f"answer on top {values['top1'].mean():4.0%}", f"log-probability {float(mean):.2f} nats"]
             lines.append(f"  {name:{width}}  {', '.join(said)}")

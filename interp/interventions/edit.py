@@ -15,6 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from interp.errors import InputError
+
 
 @runtime_checkable
 class Edit(Protocol):
@@ -31,6 +33,22 @@ class Edit(Protocol):
     def reads_source(self) -> bool: ...
     def __call__(self, h: Tensor, s: Tensor) -> Tensor: ...
     def spec(self) -> dict[str, Any]: ...
+
+
+def number(edit: object, name: str) -> None:
+    """Raise unless the strength of an edit is one number: what is added or kept is the source's, a vector belongs there.
+
+    Raises:
+        InputError: it is a vector, as in ``Add(v)``.
+    """
+    given = getattr(edit, name)
+    if getattr(given, "ndim", 0):
+        kind = type(edit).__name__
+        reads = "" if not getattr(edit, "reads_source", False) else f"Change(site, source=vector, edit={kind}(4.0)), or "
+        raise InputError(
+            f"{name} of {kind} is a tensor of shape {tuple(given.shape)}, expected a number, how strongly; a vector is the "
+            f"source, as in {reads}any function (h, ctx) -> h is an edit"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +76,9 @@ class Add:
     reads_source = True
     strength = "scale"
 
+    def __post_init__(self) -> None:
+        number(self, "scale")
+
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return h + self.scale * s.to(h.dtype)
 
@@ -75,6 +96,9 @@ class Scale:
     reads_source = False
     strength = "factor"
 
+    def __post_init__(self) -> None:
+        number(self, "factor")
+
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return self.factor * h
 
@@ -91,6 +115,9 @@ class Interpolate:
     commutes = False
     reads_source = True
     strength = "weight"
+
+    def __post_init__(self) -> None:
+        number(self, "weight")
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return h + self.weight * (s.to(h.dtype) - h)

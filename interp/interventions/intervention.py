@@ -23,6 +23,9 @@ from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interp.axes import FEATURE
@@ -30,7 +33,7 @@ from interp.errors import InputError, PositionError, ShapeMismatchError, Unknown
 from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
 from interp.interventions.free import Context, Free, Function
-from interp.interventions.source import Activation, Source
+from interp.interventions.source import Activation, Constant, Source
 from interp.sites import ALL, Positions, PositionsLike, Site
 
 IDENTITY = Identity()
@@ -57,7 +60,7 @@ class Change:
         self,
         site: str | Site,
         positions: PositionsLike = ALL,
-        source: Source | None = None,
+        source: Source | Tensor | NDArray[np.floating[Any]] | None = None,
         edit: EditLike | None = None,
         featurizer: Featurizer = IDENTITY,
         keep_error: bool = True,
@@ -133,15 +136,17 @@ class Change:
 
 
 def _source(site: Site, source: Any) -> Source:
-    """A number or a vector is no source by itself: it would be easy to mistake for a scale."""
+    """A tensor is the constant that it is; a number is none by itself: it would be easy to mistake for a scale."""
     if source is None:
         return Activation()
     if isinstance(source, Source):
         return source
-    hint = "this is an edit: pass it as edit=" if callable(source) else "a number or a vector is written Constant(value)"
+    if isinstance(source, Tensor | np.ndarray):
+        return Constant(torch.as_tensor(source))
+    hint = "this is an edit: pass it as edit=" if callable(source) else "a number is written Constant(value)"
     raise InputError(
-        f"source of the change of {site!r} is of type {type(source).__name__}; expected Activation(…), Constant(…) or "
-        f"Noise(…): {hint}"
+        f"source of the change of {site!r} is of type {type(source).__name__}; expected Activation(…), Constant(…), "
+        f"Noise(…) or a tensor: {hint}"
     )
 
 
@@ -165,7 +170,7 @@ def _takes_two(function: Any) -> bool:
     return True
 
 
-def _edit(edit: Any, source: Source | None) -> Edit:
+def _edit(edit: Any, source: object) -> Edit:
     """Any function stands for the edit that it makes."""
     if edit is None:
         return Replace()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError, ShapeMismatchError
-from interp.interventions.edit import Edit
+from interp.interventions.edit import Edit, number
 from interp.interventions.intervention import Change, Intervention
 
 Dosed = TypeVar("Dosed", Change, Intervention)
@@ -39,6 +39,9 @@ class AddPreservingNorm:
     commutes = False
     reads_source = True
     strength = "scale"
+
+    def __post_init__(self) -> None:
+        number(self, "scale")
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         old, s = _precise(h, s)
@@ -75,6 +78,9 @@ class SetCoefficient:
     commutes = False
     reads_source = True
     strength = "coefficient"
+
+    def __post_init__(self) -> None:
+        number(self, "coefficient")
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return _with_coefficient(h, s, self.coefficient)

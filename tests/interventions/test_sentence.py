@@ -18,6 +18,7 @@ from interp.errors import InputError, ShapeMismatchError
 from interp.interventions import (
     Activation,
     Add,
+    AddPreservingNorm,
     Apply,
     Change,
     Constant,
@@ -28,6 +29,7 @@ from interp.interventions import (
     Noise,
     Replace,
     Scale,
+    SetCoefficient,
     Subspace,
     apply,
     knock_out,
@@ -405,7 +407,6 @@ def test_which_source_is_the_counterfactual_run_itself(source: Activation, count
     [
         ({"source": lambda h, ctx: h}, r"type function.*this is an edit: pass it as edit="),
         ({"source": Scale(0.0)}, r"type Scale.*this is an edit: pass it as edit="),
-        ({"source": torch.zeros(2)}, r"type Tensor.*written Constant\(value\)"),
         ({"source": "another text"}, r"type str; expected Activation\(…\)"),
         ({"edit": lambda h: h}, r"edit <lambda>\(h\) cannot be called with \(h, ctx\)"),
         ({"edit": Scale}, r"edit is the class Scale; give one of it, as in Scale\(…\)"),
@@ -426,7 +427,24 @@ def test_every_basis_has_a_spec() -> None:
         assert len(Subspace(torch.eye(4)[:, :2].to(dtype)).spec()["sha256"]) == 16
 
 
-@pytest.mark.parametrize("value", [torch.zeros(8), 0.0, "clean"])
+def test_a_tensor_is_the_constant_that_it_is() -> None:
+    vector = torch.arange(8.0)
+    written, short = (
+        Change("L1.resid_post", source=Constant(vector), edit=Add()),
+        Change("L1.resid_post", source=vector, edit=Add()),
+    )
+    assert short.spec() == written.spec() == Change("L1.resid_post", source=vector.numpy(), edit=Add()).spec()
+
+
+@pytest.mark.parametrize("edit", [Add, AddPreservingNorm, Scale, Interpolate, SetCoefficient])
+def test_a_vector_is_no_strength(edit: Any) -> None:
+    """``Add(v)`` reads as if v were added; the strength is a number, the vector the source."""
+    begin = inspect.unwrap(edit.__init__)
+    with pytest.raises(InputError, match=rf"of {edit.__name__} is a tensor of shape \(8,\), expected a number.*the source"):
+        begin(object.__new__(edit), torch.zeros(8))
+
+
+@pytest.mark.parametrize("value", [0.0, "clean"])
 def test_a_value_is_no_source(value: object) -> None:
     """Refused where it is written, not as the engine reads it. Unwrapped, since checked annotations would refuse it first."""
     begin = inspect.unwrap(Change.__init__)
