@@ -167,7 +167,12 @@ class FromLogits:
 
     def __call__(self, readout: Readout) -> Values:
         read = readout.final if self.reads.positions == LAST else readout.logits
-        values = self.function(read)
+        try:
+            values = self.function(read)
+        except Exception as failed:
+            axes = "row, example, vocab" if read.ndim == 3 else "row, example, position, vocab"
+            failed.add_note(f"in the metric {self.name!r}, which is called with logits [{axes}] of shape {tuple(read.shape)}")
+            raise
         if tuple(values.shape) != tuple(read.shape[:2]):
             raise ValueError(
                 f"metric {self.name!r} returned shape {tuple(values.shape)} for logits of shape {tuple(read.shape)}; "

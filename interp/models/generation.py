@@ -97,8 +97,12 @@ def configured(model: Model, *, max_new_tokens: int, use_cache: bool = True, **o
     known = [name for name in vars(config) if not name.startswith("_") and name not in (*_OURS, *_NOT_OURS)]
     for name in options:
         if name not in known:
-            raise UnknownNameError("option of generation", name, known, why=_ELSEWHERE if name in _NOT_OURS else "")
+            where = "among the arguments of generate and of transformers' GenerationConfig"
+            raise UnknownNameError("option of generation", name, known, where, why=_ELSEWHERE if name in _NOT_OURS else "")
     _check_options(model, options)
+    drawn = [name for name in options if name in _OF_DRAWING]
+    if drawn and not options.get("do_sample", config.do_sample):
+        raise GenerationError(f"{drawn[0]}={options[drawn[0]]!r} is for tokens that are drawn; pass do_sample=True")
     with quiet():
         config.update(**options, max_new_tokens=max_new_tokens, use_cache=use_cache, num_return_sequences=1)
     mode = str(config.get_generation_mode().value)
@@ -107,9 +111,6 @@ def configured(model: Model, *, max_new_tokens: int, use_cache: bool = True, **o
         raise GenerationError(
             f"{mode} moves rows and passes about, so that no edit stays with its row; use greedy search or sampling: {beams}"
         )
-    drawn = [name for name in options if name in _OF_DRAWING]
-    if drawn and not config.do_sample:
-        raise GenerationError(f"{drawn[0]}={options[drawn[0]]!r} is for tokens that are drawn; pass do_sample=True")
     config.max_length = None
     config.disable_compile = True
     if config.eos_token_id is None and "eos_token_id" not in options:

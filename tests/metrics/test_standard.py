@@ -278,6 +278,14 @@ def test_a_function_of_another_shape_is_named(function: object) -> None:
         metric(readout(torch.randn(2, 3, 5), [[0]] * 3, [[1]] * 3))
 
 
+def test_what_fails_in_a_function_says_what_it_was_called_with() -> None:
+    metric = FromLogits(lambda out: out.logits, "mine")  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError) as failed:
+        metric(readout(torch.randn(2, 3, 5), [[0]] * 3, [[1]] * 3))
+    said = "in the metric 'mine', which is called with logits [row, example, vocab] of shape (2, 3, 5)"
+    assert failed.value.__notes__ == [said]
+
+
 def test_missing_answers_are_counted_and_named() -> None:
     reads, some = LogitDiff().reads, padded([[1], [], [2], [], []])
     require(reads, "m", padded([[1]]), padded([[2]]))
