@@ -394,9 +394,9 @@ def _beside(array: xr.DataArray, dims: Sequence[str]) -> np.ndarray[Any, Any]:
 def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float = 0.95) -> pd.DataFrame:
     """The ``k`` cells of largest |effect|, strongest first, as a table.
 
-    Columns: ``cell`` (``L9H6``), the swept axes, ``effect`` with ``low`` and ``high``, the normalised quantity that fits the
-    run (``recovery`` when denoising, ``damage`` when noising; NaN where it is undefined) and ``n``. The strongest of many are
-    partly strong by luck: their intervals are not adjusted for the choice.
+    Columns: ``cell`` (``L9H6``, or the intervention or edge that it is), the swept axes, ``effect`` with ``low`` and ``high``,
+    the normalised quantity that fits the run (``recovery`` when denoising, ``damage`` when noising; NaN where it is undefined)
+    and ``n``. The strongest of many are partly strong by luck: their intervals are not adjusted for the choice.
     """
     chosen = choose_metric(ds, metric)
     table = summary(chosen, "effect", level=level).isel({names.METRIC: 0})
@@ -404,13 +404,20 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     table[normalised] = summary(chosen, normalised, level=level)["mean"].isel({names.METRIC: 0})
     axes = swept_axes(ds)
     flat = table.stack(place=axes, create_index=False) if axes else table.expand_dims("place")
-    columns = [a for a in names.ALL if a in flat.coords and a not in (names.CELL, names.METRIC)] or [*axes]
+    columns = [a for a in names.ALL if a in flat.coords and a not in (names.CELL, names.METRIC)]
     data = {c: np.broadcast_to(flat[c].values, flat.sizes["place"]) for c in columns}
     data |= {c: flat[c].values for c in ("mean", "low", "high", normalised, "n")}
     frame = pd.DataFrame(data).rename(columns={"mean": "effect"}).dropna(subset=["effect"])
-    frame.insert(0, "cell", [cell_name(row) for row in frame[columns].to_dict("records")])
+    told = [name for name in _TOLD if name in flat.coords] or [names.CELL] * (names.CELL in axes and not columns)
+    said = np.broadcast_to(flat[told[0]].values, flat.sizes["place"])[frame.index] if told else [""] * len(frame)
+    at = [cell_name(row) for row in frame[columns].to_dict("records")] if columns or not told else [""] * len(frame)
+    frame.insert(0, "cell", [" ".join(filter(None, (str(one), where))) for one, where in zip(said, at, strict=True)])
     order = frame["effect"].abs().sort_values(ascending=False, kind="stable").index[:k]
     return frame.loc[order].reset_index(drop=True)
+
+
+_TOLD = ("edge", "intervention")
+"""Coordinates that say what a cell of a list is."""
 
 
 def choose_metric(ds: xr.Dataset, metric: str | None = None) -> xr.Dataset:

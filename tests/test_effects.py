@@ -176,6 +176,23 @@ def test_top_of_cells_shows_their_own_coordinates():
     assert table["effect"].tolist() == [3.5, 1.0]
 
 
+@pytest.mark.parametrize("told", ["edge", "intervention", None])
+def test_top_of_a_list_names_its_cells(told):
+    words = ["embed → L0H1.q", "L0H1 → logits"]
+    ds = effects.assemble(
+        np.array([[[1.0, 1.0], [3.0, 4.0]]]),
+        np.full((1, 2), 4.0),
+        np.zeros((1, 2)),
+        axes={"cell": [0, 1]},
+        metrics=["logit_diff"],
+        coords={told: ("cell", words)} if told else {},
+        attrs=ATTRS,
+    )
+    table = effects.top(ds)
+    assert table.columns.tolist() == ["cell", "effect", "low", "high", "recovery", "n"]
+    assert table["cell"].tolist() == (words[::-1] if told else ["1", "0"])
+
+
 def test_a_result_may_have_no_swept_axis():
     ds = effects.assemble(np.ones((1, 3)), np.full((1, 3), 2.0), np.zeros((1, 3)), axes={}, metrics=["logit_diff"], attrs=ATTRS)
     assert effects.recovery(ds).item() == 0.5
