@@ -19,6 +19,11 @@ from interp.models.encoding import Bos, as_prompts
 from interp.models.unpadded import unpadded
 from interp.prompts import Pair, Pairs, Prompt
 
+Asked = Intervention | Change | Sequence[Intervention | Change | None] | None
+"""What is run: None is the model as it is."""
+BASE = {"denoising": "corrupted", "noising": "clean"}
+"""Which prompts of the pairs are the base."""
+
 
 def encoded_pairs(model: Model, pairs: Any, bos: Bos | None = None) -> Encoded:
     """Pairs in whatever form they were given, as tensors."""
@@ -63,6 +68,24 @@ def listed(where: Any, argument: str = "where") -> list[Intervention]:
     return [one if isinstance(one, Intervention) else Intervention((one,)) for one in many]
 
 
+def several(interventions: Any) -> list[Intervention | None]:
+    """One or several, of which None is the model as it is."""
+    one = not isinstance(interventions, Sequence) or isinstance(interventions, str)
+    many = [interventions] if one else list(interventions)
+    if not many:
+        raise ValueError("interventions is an empty list; None is the model as it is")
+    real = [one for one in many if one is not None]
+    found = iter(listed(real, "interventions") if real else [])
+    return [None if one is None else next(found) for one in many]
+
+
+def named(one: Intervention | None, given: Any) -> str:
+    """What an intervention is called in a result."""
+    if one is None:
+        return "as it is" if given is None else "what is given"
+    return one.in_words
+
+
 def asked_prompts(model: Model, prompts: Any, bos: Bos | None = None) -> tuple[Encoded, bool]:
     """Prompts or pairs as pairs without answers behind them, and whether they are pairs."""
     pairs, paired = as_pairs(prompts)
@@ -92,6 +115,25 @@ def as_pairs(prompts: Any) -> tuple[Pairs | Encoded, bool]:
     if any(isinstance(one, Pair) for one in many):
         raise InputError("prompts holds pairs and prompts; give either")
     return Pairs(tuple(Pair(prompt, prompt) for prompt in as_prompts(many)), "prompts"), False
+
+
+def said(model: Model, prompt: Prompt) -> str:
+    """A prompt as text."""
+    return prompt.text if isinstance(prompt.text, str) else in_text(model, prompt.text)
+
+
+def in_text(model: Model, ids: Sequence[int]) -> str:
+    """Token ids as text, or as numbers where there is no tokenizer."""
+    return " ".join(map(str, ids)) if model.tokenizer is None else str(model.tokenizer.decode(list(ids)))
+
+
+def side_in_words(side: str | None, n: int) -> str:
+    """Which prompts of n pairs were run; empty if they were no pairs.
+
+    >>> side_in_words("corrupted", 16), side_in_words(None, 16)
+    ('corrupted prompts of 16 pairs', '')
+    """
+    return "" if side is None else f"{side} prompts of {n} pairs" if n > 1 else f"{side} prompt of 1 pair"
 
 
 def refuse_other_side(change: Change, paired: bool) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import torch
 import xarray as xr
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -31,7 +31,7 @@ from interp.engine.background import Given, Hold, given_changes, held, in_force
 from interp.engine.batches import halvings, in_batches
 from interp.engine.bundles import bundled, difference
 from interp.engine.cells import Cell, fill
-from interp.engine.edits import Edits, Rows
+from interp.engine.edits import Edits
 from interp.engine.families import Where, asked, check_words, labelled, sourced
 from interp.engine.layout import canonical
 from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
@@ -189,7 +189,7 @@ def _passes(prepared: Prepared) -> _Found:
 
         def run(chunk: slice) -> tuple[Tensor, Tensor]:
             examples = everyone[chunk]
-            frozen = None if beside is None else Edits([beside], _rows(examples)).writes()
+            frozen = None if beside is None else Edits.of(beside, examples).writes()
             found = slopes(model, reader, runs.base.take(chunk), examples, cells.sites, reference, frozen)
             with torch.no_grad():
                 return found.value, cells.moved(examples, found)
@@ -234,18 +234,13 @@ class _Cells:
 
     def _together(self, cell: Cell, examples: Tensor, found: Slopes) -> Float[Tensor, "metric example"]:
         """The sum over tensors of what several changes move."""
-        edits = Edits([cell], _rows(examples))
+        edits = Edits.of(cell, examples)
         total = torch.zeros(len(found.gradient), len(examples), dtype=self.dtype, device=examples.device)
         for site in edits.sites(own=True):
             h = found.activation[site]
             step = difference(edits.write(site, own=True)(h), h, self.dtype)
             total += torch.stack([(g[site].to(step) * step).flatten(1).sum(1) for g in found.gradient]).to(total.device)
         return total
-
-
-def _rows(examples: Int[Tensor, " row"]) -> Rows:
-    """The only cell there is, on some examples."""
-    return torch.stack([torch.zeros_like(examples), examples], dim=-1)
 
 
 def _warn_of_least(prepared: Prepared, found: _Found) -> None:

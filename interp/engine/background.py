@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from interp.engine.asked import listed
+from interp.engine.cells import Cell, fill
+from interp.engine.edits import Edits
+from interp.engine.runs import Runs
 from interp.errors import OrderError, UnknownSiteError
 from interp.interventions import Activation, Change, Intervention
 from interp.models import Model
-from interp.sites import COMPONENTS, MAIN, Site
+from interp.sites import MAIN, Site
 
 Given = Intervention | Change | Sequence[Intervention | Change] | None
 Hold = str | Site | Sequence[str | Site]
@@ -36,6 +39,19 @@ def given_changes(model: Model, given: Any) -> Intervention | None:
     if not many:
         return None
     return Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
+
+
+def give(runs: Runs, given: Cell | None) -> list[Cell]:
+    """Put what is given in force on the base run; returns it with what it writes, in a list that is empty without it.
+
+    Raises:
+        PositionError, ShapeMismatchError, UnequalLengthsError: a source does not fit its target.
+    """
+    if given is None:
+        return []
+    known = fill([given], runs)
+    runs.given = lambda examples: Edits.of(known[0], examples)
+    return known
 
 
 def refuse_background(model: Model, what: str) -> None:
@@ -70,14 +86,9 @@ def _sites(model: Model, word: str | Site) -> list[Site]:
         if not found:
             raise UnknownSiteError("part to hold", word, [], why=f"no scale of a norm of {model.name} was found")
         return found
-    if isinstance(word, str) and word in COMPONENTS and COMPONENTS[word].per_layer:
-        model.check(Site(word))
-        return [site for site in model.sites() if site.name == word and site.stream == MAIN]
     site = Site.parse(word)
     model.check(site)
-    if site.layer is None and site.path is None and site.component.per_layer:  # of another stream
-        return [one for one in model.sites() if (one.name, one.stream) == (site.name, site.stream)]
-    return [site]
+    return list(model.each(site))
 
 
 def in_force(model: Model, given: Intervention | None, hold: Intervention | None) -> dict[str, Any]:
@@ -88,7 +99,7 @@ def in_force(model: Model, given: Intervention | None, hold: Intervention | None
 
 def words(model: Model, hold: Intervention) -> list[str]:
     """What is held, a component by its name where all of its layers are."""
-    sites = [change.site for change in hold.changes]
-    layers = {site.name: [one for one in model.sites() if (one.name, one.stream) == (site.name, site.stream)] for site in sites}
-    whole = {name for name, every in layers.items() if every and {*every} <= {*sites}}
-    return list(dict.fromkeys(site.name if site.name in whole else repr(site) for site in sites))
+    sites = dict.fromkeys(change.site for change in hold.changes)
+    alike = dict.fromkeys(site.at(layer=None) for site in sites)
+    whole = {site for site in alike if {*model.each(site)} <= sites.keys()}
+    return list(dict.fromkeys(repr(every if (every := site.at(layer=None)) in whole else site) for site in sites))

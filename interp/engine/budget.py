@@ -20,6 +20,7 @@ from interp.models import Model
 _CPU_BYTES = 1 << 30
 _CPU_TOKENS = 1024
 """On a CPU larger passes stop paying: what a block leaves no longer fits in its caches."""
+_BATCH = 256
 _KEYS = 16
 """Keys and values of so many positions, which every row has a copy of, take about what one carried position takes."""
 
@@ -102,6 +103,11 @@ class Budget:
     def whole_rows(self) -> int:
         """Most rows of a whole forward pass."""
         return self._limited(int(self.bytes / (self.seen * self.whole)))
+
+    @property
+    def batch(self) -> int:
+        """Most prompts of a whole forward pass of the base or a source, beyond which a pass gains nothing."""
+        return min(self.whole_rows(), _BATCH)
 
     def backward_rows(self) -> int:
         """Most rows of a whole forward pass whose activations are kept, in every layer, for the backward pass."""

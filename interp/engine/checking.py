@@ -230,8 +230,7 @@ def _measured(model: Model, encoded: Encoded, names: Sequence[str]) -> list[dict
 
     metrics = (*resolve(list(names)), FromLogits(says, "says"))
     reader = Reader.of(model, encoded, metrics)
-    batch = min(Budget(model, reader, encoded.clean.width, None).whole_rows(), 256)
-    runs = Runs(model, encoded, "clean", batch, reader)
+    runs = Runs(model, encoded, "clean", Budget(model, reader, encoded.clean.width).batch, reader)
     everyone = torch.arange(len(encoded), device=model.device)
     with torch.no_grad(), model.prepared(), float32():
         runs.want_logits("clean", "corrupted")

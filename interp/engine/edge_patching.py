@@ -20,7 +20,7 @@ import xarray as xr
 
 from interp import axes, effects
 from interp.engine import gauge, provenance
-from interp.engine.asked import encoded_pairs
+from interp.engine.asked import BASE, encoded_pairs
 from interp.engine.background import refuse_background
 from interp.engine.batches import halvings
 from interp.engine.budget import Budget
@@ -87,7 +87,7 @@ def patch_edges(
     encoded, metrics = encoded_pairs(model, pairs), resolve_metrics(metric)
     reader = Reader.of(model, encoded, metrics)
     budget = Budget(model, reader, encoded.clean.width, rows)
-    runs = Runs(model, encoded, "corrupted" if patching == "denoising" else "clean", min(budget.whole_rows(), 256), reader)
+    runs = Runs(model, encoded, BASE[patching], budget.batch, reader)
     source = Activation() if source is None else source
     with torch.no_grad(), model.prepared(), float32(precision), halvings() as halved:
         runs.want_logits("clean", "corrupted")

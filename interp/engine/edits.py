@@ -65,6 +65,11 @@ class Edits:
                 self._parts[place.tensor].append(_Part(place, span, examples))
             start = span.stop
 
+    @classmethod
+    def of(cls, cell: Cell, examples: Int[Tensor, " row"]) -> Edits:
+        """Those of one cell, whose rows are some examples."""
+        return cls([cell], torch.stack([torch.zeros_like(examples), examples], dim=-1))
+
     def sites(self, first: int = 0, stop: int | None = None, *, own: bool = False) -> list[Site]:
         """Where rows ``first`` to ``stop`` are changed.
 

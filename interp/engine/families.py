@@ -100,7 +100,7 @@ def _of_list(interventions: list[Intervention]) -> Family:
         interventions,
         axes={axes.CELL: list(range(len(interventions)))},
         exists=np.ones(len(interventions), dtype=bool),
-        coords={"intervention": (axes.CELL, [repr(i)[len("Intervention(") : -1] for i in interventions])},
+        coords={"intervention": (axes.CELL, [i.in_words for i in interventions])},
         attrs={"site": ", ".join(sites), "positions": "listed"},
         spec={"interventions": [i.spec() for i in interventions]},
     )

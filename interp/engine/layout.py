@@ -8,9 +8,12 @@ torch.Size([2, 7, 4, 9])
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from interp import axes
+from interp.errors import UnknownSiteError
 from interp.sites import Site
 
 LOGITS = Site("logits")
@@ -35,6 +38,24 @@ def canonical_axes(site: Site) -> tuple[str, ...]:
 def canonical(site: Site, tensor: Tensor) -> Tensor:
     """A view of a site's tensor in the engine's order."""
     return tensor.permute(_order(site)) if tensor.ndim == len(site.axes) else tensor
+
+
+def captured(activations: Mapping[Site, Tensor], site: str | Site, in_front: int) -> Tensor:
+    """What was captured at a site, of one head, unit or expert where it names one.
+
+    Args:
+        activations: whole tensors in the axes that their sites declare, with others in front of these.
+        in_front: how many axes more than the site's own a tensor has before the one of a head.
+
+    Raises:
+        UnknownSiteError: it was not captured.
+    """
+    asked = Site.parse(site)
+    if asked.tensor not in activations:
+        raise UnknownSiteError("captured site", asked, map(repr, activations), why="it was not named in capture=")
+    tensor, axis = activations[asked.tensor], indexed_axis(asked)
+    index = None if axis is None else getattr(asked, axis)
+    return tensor if axis is None or index is None else tensor.select(asked.axes.index(axis) + in_front, index)
 
 
 def declared(site: Site, tensor: Tensor) -> Tensor:

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp import axes
-from interp.engine.background import both
+from interp.engine.asked import BASE
+from interp.engine.background import both, give
 from interp.engine.budget import Budget
-from interp.engine.cells import Cell, check, fill, place
-from interp.engine.edits import Edits, Rows
+from interp.engine.cells import Cell, check, place
+from interp.engine.edits import Rows
 from interp.engine.forks import Forks, forked
 from interp.engine.joins import NEVER, begun, join, moved, refused, resumes
 from interp.engine.lines import Lines
@@ -161,8 +162,7 @@ def prepare(
     )
     reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
     budget = Budget(model, reader, encoded.clean.width, options.rows)
-    base = "corrupted" if options.patching == "denoising" else "clean"
-    runs = Runs(model, encoded, base, batch=min(budget.whole_rows(), 256), reader=reader)
+    runs = Runs(model, encoded, BASE[options.patching], budget.batch, reader)
     streams = beside is not None and any(change.site.name == "resid_pre" for change in beside.changes)
     cells, begins = place(interventions, runs, given, hold), _begins(model, interventions, options, beside, _whole(encoded))
     # What is given or held between two blocks comes between a row's change before and its change after: no row forks there.
@@ -217,16 +217,9 @@ def start(prepared: Prepared) -> list[Cell]:
     Raises:
         PositionError, ShapeMismatchError, UnequalLengthsError: a source does not fit its target.
     """
-    runs, given = prepared.runs, prepared.given
-    known = fill([given], runs) if given is not None else []
-    if given is not None:
-
-        def edits(examples: Tensor) -> Edits:
-            return Edits(known, torch.stack([torch.zeros_like(examples), examples], dim=-1))
-
-        runs.given = edits
+    known = give(prepared.runs, prepared.given)
     if bool((prepared.depths != NEVER).any()):
-        runs.keep(prepared.kept, prepared.budget)
+        prepared.runs.keep(prepared.kept, prepared.budget)
     return known
 
 

@@ -282,8 +282,13 @@ class Intervention:
     def spec(self) -> dict[str, Any]:
         return {"changes": [change.spec() for change in self.changes], "ordered": self.ordered}
 
+    @property
+    def in_words(self) -> str:
+        """Its changes one after the other, as in a table."""
+        return "; ".join(map(repr, self.changes))
+
     def __repr__(self) -> str:
-        return f"Intervention({'; '.join(map(repr, self.changes))})"
+        return f"Intervention({self.in_words})"
 
 
 def _change(target: str | Site, options: dict[str, Any]) -> Change:

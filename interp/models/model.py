@@ -247,8 +247,14 @@ class Model:
 
     def _somewhere(self, site: Site) -> Site:
         """The site itself, or in the first layer that has it where it names none."""
-        site = site.tensor.at(call=None, half=None)
-        return next(s for s in self.sites() if s == site or (site.layer is None and s.at(layer=None) == site))
+        return self.each(site.tensor.at(call=None, half=None))[0]
+
+    def each(self, site: Site) -> tuple[Site, ...]:
+        """The site itself, or in every layer that has it where it leaves out which."""
+        if site.path is not None or site.layer is not None or not site.component.per_layer:
+            return (site,)
+        layers = [s.layer for s in self.anatomy.taps if (s.name, s.stream) == (site.name, site.stream)]
+        return tuple(site.at(layer=layer) for layer in sorted(layer for layer in layers if layer is not None))
 
     def has(self, site: Site) -> bool:
         """Whether the tensor of a site exists; layers may differ in what they have."""

@@ -16,17 +16,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.engine.asked import asked_prompts, refuse_other_side
-from interp.engine.background import Given, given_changes
-from interp.engine.budget import Budget
-from interp.engine.cells import check, fill, place
-from interp.engine.edits import Edits
-from interp.engine.prepared import expanded
-from interp.engine.readout import Reader
+from interp.engine.background import Given
 from interp.engine.runs import Runs
+from interp.engine.single.asked import Asked, ask
 from interp.errors import AnswerError, InputError, PositionError
-from interp.interventions import Activation, Intervention
-from interp.models import Encoded, Model
+from interp.interventions import Activation
+from interp.models import Model
 from interp.models.encoding import Bos
 from interp.prompts import Pairs
 from interp.sites import Positions, PositionsLike, Site
@@ -37,15 +32,12 @@ _BASE = Activation("base")
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class Answered(Asked):
     """Prompts with one answer each, and the runs of them."""
 
-    model: Model
-    encoded: Encoded
     runs: Runs
     columns: Int[Tensor, "example 1"]
     where: Positions
-    given: Intervention | None
     _wanted: dict[Site, Int[Tensor, "example 1"] | None] = field(default_factory=dict)
     _read: dict[Site, Tensor] = field(default_factory=dict)
 
@@ -69,11 +61,6 @@ class Answered:
     def logits(self) -> Float[Tensor, "example vocab"]:
         """What the model says at the position."""
         return self.runs.logits("base")[:, 0]
-
-    @property
-    def changed(self) -> set[Site]:
-        """Every tensor that is changed, or read for it."""
-        return set() if self.given is None else {site.tensor for change in self.given.changes for site in change.sites}
 
     @property
     def right(self) -> Int[Tensor, " example"]:
@@ -108,10 +95,10 @@ def answered(
         PositionError: ``position`` does not name one token.
     """
     where = Positions.parse(position)
-    encoded, paired = asked_prompts(model, prompts, bos)
-    pairs, n = encoded.pairs, len(encoded)
-    pairs = _answered(pairs, _each(answer, "answer", n), _each(wrong, "wrong", n))
-    encoded = model.encode(pairs, bos=encoded.asked)
+    asked = ask(model, prompts, given=given, bos=bos)
+    n = len(asked.encoded)
+    pairs = _answered(asked.encoded.pairs, _each(answer, "answer", n), _each(wrong, "wrong", n))
+    encoded = model.encode(pairs, bos=asked.encoded.asked)
     columns = encoded.clean.columns(where, what="position")
     if columns.shape[1] != 1 or bool((columns < 0).any()):
         many = (columns >= 0).sum(-1)
@@ -120,20 +107,13 @@ def answered(
             f"position={where!r} names {int(many[example])} tokens in example {example}; logits are read at one, such as -1"
             + (f" or '{where.role}[-1]'" if where.role else "")
         )
-    reader = Reader(model, encoded, (), where, whole=False, columns=None)
-    runs = Runs(model, encoded, "clean", min(Budget(model, reader, encoded.clean.width).whole_rows(), 256), reader)
-    changes = given_changes(model, given)
-    if changes is not None:
-        changes = expanded(changes, model)
-        check([changes], model)
-        for change in changes.changes:
-            refuse_other_side(change, paired)
-            if change.site.name == "logits":
-                raise InputError(f"given: {change!r} changes logits, which is no part of what is written to the stream")
-        with torch.no_grad(), model.prepared({site for change in changes.changes for site in change.sites}):
-            cells = fill(place([changes], runs), runs)
-        runs.given = lambda examples: Edits(cells, torch.stack([torch.zeros_like(examples), examples], dim=-1))
-    return Answered(model, encoded, runs, columns, where, changes)
+    for change in asked.given.changes if asked.given is not None else ():
+        if change.site.name == "logits":
+            raise InputError(f"given: {change!r} changes logits, which is no part of what is written to the stream")
+    asked = replace(asked, encoded=encoded)
+    runs = asked.start(where)
+    asked.give(runs)
+    return Answered(model, encoded, asked.side, asked.paired, asked.given, runs, columns, where)
 
 
 def _each(words: Words, name: str, n: int) -> list[str | int] | None:

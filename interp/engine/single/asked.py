@@ -1,7 +1,10 @@
 """Prompts of one run, and what is in force on them: the one place where prompts and ``given=`` become writes.
 
 >>> asked = ask(model, ["Hello there", "Hi"], given=Intervention.of("L1H3.z", source=Constant(0.0)))   # doctest: +SKIP
->>> forward(model, asked.tokens, reads, None, asked.edits(torch.arange(2)))                            # doctest: +SKIP
+>>> runs = asked.start()                                                                               # doctest: +SKIP
+>>> asked.give(runs)                                                                                   # doctest: +SKIP
+>>> runs.logits("base").shape                                                                          # doctest: +SKIP
+torch.Size([2, 1, 49152])
 """
 
 from __future__ import annotations
@@ -11,15 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from interp.engine import provenance
-from interp.engine.asked import as_pairs, prompts_alone, refuse_other_side
-from interp.engine.background import given_changes
+from interp.engine.asked import as_pairs, prompts_alone, refuse_other_side, said
+from interp.engine.background import give, given_changes
 from interp.engine.budget import Budget
-from interp.engine.cells import Cell, check, fill, place
-from interp.engine.edits import Edits
+from interp.engine.cells import Cell, check, place
 from interp.engine.precision import computed, float32
 from interp.engine.prepared import expanded
 from interp.engine.readout import Reader
@@ -27,15 +27,15 @@ from interp.engine.runs import Runs
 from interp.errors import AnswerError, InputError, UnknownNameError
 from interp.interventions import Intervention
 from interp.models import Encoded, Model, Tokens
-from interp.prompts import Pairs, Prompt
-from interp.sites import LAST, Site
+from interp.prompts import Pairs
+from interp.sites import LAST, Positions, Site
 
 SIDES = ("clean", "corrupted")
 
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Prompts as tensors, with the changes in force on them resolved."""
+    """Prompts as tensors, and what is in force on them."""
 
     model: Model
     encoded: Encoded
@@ -45,10 +45,7 @@ class Asked:
     paired: bool
     """Whether they came as pairs."""
     given: Intervention | None
-    cells: Sequence[Cell]
-    """What is given, with its values; empty if nothing is."""
-    batch: int
-    """Most prompts in one forward pass."""
+    """With one change for each call of a module that has several."""
 
     @property
     def tokens(self) -> Tokens:
@@ -64,13 +61,24 @@ class Asked:
     @property
     def prompts(self) -> list[str]:
         """What every prompt says; ids are decoded where there is a tokenizer."""
-        return [self._said(getattr(pair, self.side)) for pair in self.encoded.pairs]
+        return [said(self.model, getattr(pair, self.side)) for pair in self.encoded.pairs]
 
-    def edits(self, examples: Int[Tensor, " example"]) -> Edits | None:
-        """The writes of some prompts; None if nothing is given."""
-        if not self.cells:
-            return None
-        return Edits(self.cells, torch.stack([torch.zeros_like(examples), examples], dim=-1))
+    def start(self, positions: Positions = LAST, *, whole: bool = False, rows: int | None = None) -> Runs:
+        """Runs of these prompts, with nothing in force yet.
+
+        Args:
+            positions: where logits are read.
+            whole: the logits of every position are needed.
+            rows: most prompts in one pass; by default what a memory budget allows.
+        """
+        reader = Reader(self.model, self.encoded, (), positions, whole=whole, columns=None)
+        batch = Budget(self.model, reader, self.tokens.width, rows).batch
+        return Runs(self.model, self.encoded, self.side, batch, reader)
+
+    def give(self, runs: Runs) -> list[Cell]:
+        """Put what is given in force on the base of such runs; see :func:`interp.engine.background.give`."""
+        with float32(), torch.no_grad():
+            return give(runs, None if self.given is None else place([self.given], runs)[0])
 
     def attrs(self) -> dict[str, Any]:
         """Where numbers of this run come from."""
@@ -84,12 +92,6 @@ class Asked:
             "versions": provenance.versions(),
         }
 
-    def _said(self, prompt: Prompt) -> str:
-        if isinstance(prompt.text, str):
-            return prompt.text
-        words = self.model.tokenizer
-        return " ".join(map(str, prompt.text)) if words is None else str(words.decode(list(prompt.text)))
-
 
 def ask(
     model: Model,
@@ -100,7 +102,7 @@ def ask(
     side: str = "clean",
     answers: Sequence[str | int] | None = None,
 ) -> Asked:
-    """Encode prompts and resolve what is in force on them.
+    """Encode prompts and check what is in force on them; nothing is run.
 
     Args:
         prompts: a text, token ids, a :class:`interp.Prompt`, a list of such, what a tokenizer returns, or pairs.
@@ -112,7 +114,7 @@ def ask(
     Raises:
         InputError: prompts of another kind, answers that are not one an example, or another prompt's values without one.
         UnknownNameError: another side, another way to begin.
-        UnknownSiteError, HeadOutOfRangeError, OrderError, PositionError, ShapeMismatchError: what does not fit of ``given``.
+        UnknownSiteError, HeadOutOfRangeError, OrderError: what does not fit of ``given``.
     """
     if side not in SIDES:
         raise UnknownNameError("side", side, SIDES)
@@ -126,20 +128,13 @@ def ask(
         words = next(spelled for (spelled,) in whole.answered.right_strings if len(spelled) > 1)
         raise AnswerError(f"target {''.join(words)!r} is {len(words)} tokens, {', '.join(map(repr, words))}; give one of them")
     encoded = replace(prompts_alone(model, whole), answers=whole.answers)
-    tokens: Tokens = getattr(encoded, side)
-    reader = Reader(model, encoded, (), LAST, whole=False, columns=None)
-    batch = min(Budget(model, reader, tokens.width).whole_rows(), 256)
     intervention = given_changes(model, given)
     intervention = None if intervention is None else expanded(intervention, model)
-    cells: Sequence[Cell] = ()
     if intervention is not None:
         check([intervention], model)
         for change in intervention.changes:
             refuse_other_side(change, paired)
-        runs = Runs(model, encoded, side, batch, reader)
-        with float32(), torch.no_grad():
-            cells = fill(place([intervention], runs), runs)
-    return Asked(model, encoded, side, paired, intervention, cells, batch)
+    return Asked(model, encoded, side, paired, intervention)
 
 
 def _answered(pairs: Pairs, answers: Sequence[str | int]) -> Pairs:

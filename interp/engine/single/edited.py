@@ -209,7 +209,7 @@ class _Standing(Stepping):
         cell: Cell = fill(place([Intervention(self._changes, ordered=self.whole.ordered)], runs), runs)[0]
         self._others = _kept(runs.prompts), _kept(runs.found)
         rows = torch.arange(len(tokens), device=tokens.mask.device)
-        edits = Edits([cell], torch.stack([torch.zeros_like(rows), rows], dim=-1))
+        edits = Edits.of(cell, rows)
         found: dict[Site, Write] = {}
         for number, where in enumerate(cell.places):
             site, grows = where.tensor, runs.grows(where.tensor)

@@ -20,11 +20,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from interp.engine.batches import in_batches
-from interp.engine.edits import Edits
 from interp.engine.layout import LOGITS, canonical
 from interp.engine.pieces import Placed
 from interp.engine.precision import float32
-from interp.engine.prompts import Columns, forward
+from interp.engine.prompts import Changing, Columns, forward
 from interp.engine.single.asked import Asked
 from interp.engine.single.variables import Variable
 from interp.errors import PositionError, ShapeMismatchError
@@ -160,7 +159,7 @@ class _Watched:
     """
 
     def __init__(
-        self, edits: Edits | None, looks: Mapping[Site, list[tuple[Filled, int]]], examples: range, width: int
+        self, edits: Changing | None, looks: Mapping[Site, list[tuple[Filled, int]]], examples: range, width: int
     ) -> None:
         self.edits, self.looks, self.examples, self.width = edits, looks, examples, width
 
@@ -197,7 +196,8 @@ def filled(asked: Asked, wanted: Sequence[Variable]) -> list[Filled]:
 
     Backends other than torch hooks give all that was read when a pass ends; it is let go one tensor after another.
     """
-    model, tokens = asked.model, asked.tokens
+    model, tokens, runs = asked.model, asked.tokens, asked.start()
+    asked.give(runs)
     arrays = [Filled(asked, variable) for variable in wanted]
     looks: dict[Site, list[tuple[Filled, int]]] = defaultdict(list)
     for array in arrays:
@@ -211,7 +211,7 @@ def filled(asked: Asked, wanted: Sequence[Variable]) -> list[Filled]:
 
     def run(part: slice) -> None:
         examples = range(part.start, part.stop)
-        edits = asked.edits(torch.arange(part.start, part.stop, device=model.device))
+        edits = None if runs.given is None else runs.given(torch.arange(part.start, part.stop, device=model.device))
         watched = _Watched(edits, looks, examples, tokens.width)
         ran = forward(model, tokens.take(list(examples)), reads, None, watched if hooked else edits)
         for site in () if hooked else tuple(looks):
@@ -219,7 +219,7 @@ def filled(asked: Asked, wanted: Sequence[Variable]) -> list[Filled]:
             watched.take(site, take, range(tokens.width))
 
     with float32(), torch.no_grad(), model.prepared({*looks, *asked.changed}):
-        in_batches(len(tokens), asked.batch, run)
+        in_batches(len(tokens), runs.batch, run)
     return arrays
 
 

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp import axes
-from interp.errors import PositionError, UnknownSiteError
+from interp.engine.asked import named, side_in_words
+from interp.engine.layout import captured
+from interp.errors import PositionError
 from interp.interventions import Intervention
 from interp.protocols import Tokenizer
 from interp.sites import Site
@@ -53,14 +54,7 @@ class Run:
         Raises:
             UnknownSiteError: it was not asked for.
         """
-        asked = Site.parse(site)
-        if asked.tensor not in self.activations:
-            raise UnknownSiteError("captured site", asked, map(repr, self.activations), why="it was not named in capture=")
-        tensor = self.activations[asked.tensor]
-        for axis in axes.INDEXED:
-            if (index := getattr(asked, axis)) is not None:
-                tensor = tensor.select(asked.axes.index(axis) + int(self.several), index)
-        return tensor
+        return captured(self.activations, site, in_front=int(self.several))
 
     def __getitem__(self, site: str | Site) -> Tensor:
         return self.activation(site)
@@ -94,17 +88,22 @@ class Run:
         for cell, one in enumerate(self.interventions):
             for example, prompt in enumerate(self.prompts):
                 likely = zip(found.indices[cell, example].tolist(), found.values[cell, example].tolist(), strict=True)
-                of = {"cell": cell, "intervention": name(one), "prompt": prompt}
+                of = {"cell": cell, "intervention": self._name(one), "prompt": prompt}
                 lines += [of | {"rank": i, "token": self._token(t), "prob": p} for i, (t, p) in enumerate(likely)]
         spare = ([] if self.several else ["cell", "intervention"]) + ([] if len(self.prompts) > 1 else ["prompt"])
         return pd.DataFrame(lines).drop(columns=spare)
+
+    def _name(self, intervention: Intervention | None) -> str:
+        return named(intervention, self.attrs["given"])
 
     def _token(self, number: int) -> str:
         return str(number) if self.tokenizer is None else str(self.tokenizer.decode([number]))
 
     def __repr__(self) -> str:
         many = f"{len(self.interventions)} interventions × " if self.several else ""
-        head = f"Run({many}{len(self.prompts)} prompt{'' if len(self.prompts) == 1 else 's'} on {self.attrs['model']})"
+        n = len(self.prompts)
+        of = side_in_words(self.attrs["side"], n) or f"{n} prompt{'' if n == 1 else 's'}"
+        head = f"Run({many}{of} on {self.attrs['model']})"
         lines = [f"  {site!r}  {list(tensor.shape)}" for site, tensor in list(self.activations.items())[:_SHOWN]]
         if len(self.activations) > _SHOWN:
             lines.append(f"  … {len(self.activations) - _SHOWN} more sites")
@@ -116,7 +115,7 @@ class Run:
     def _says(self) -> list[str]:
         best = self._final.argmax(-1).tolist()
         said = [
-            f"  {name(one) + ': ' if self.several else ''}{short(prompt)!r} → {self._token(best[cell][example])!r}"
+            f"  {self._name(one) + ': ' if self.several else ''}{short(prompt)!r} → {self._token(best[cell][example])!r}"
             for cell, one in enumerate(self.interventions)
             for example, prompt in enumerate(self.prompts)
         ]
@@ -129,8 +128,3 @@ _SHOWN, _WIDTH = 8, 80
 def short(text: str) -> str:
     """The end of a long prompt, where the model goes on."""
     return text if len(text) <= _WIDTH else "…" + text[-_WIDTH:]
-
-
-def name(intervention: Intervention | None) -> str:
-    """An intervention in a table."""
-    return "as it is" if intervention is None else repr(intervention)[len("Intervention(") : -1]

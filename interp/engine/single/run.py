@@ -18,11 +18,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.engine import gauge, provenance
-from interp.engine.asked import asked_prompts, listed, refuse_other_side
-from interp.engine.background import Given, Hold, both, given_changes, held, in_force
+from interp.engine import gauge
+from interp.engine.asked import BASE, Asked, refuse_other_side, several
+from interp.engine.background import Given, Hold, both, held, in_force
 from interp.engine.batches import in_batches
-from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, fill, place
 from interp.engine.edits import Edits
 from interp.engine.families import check_words
@@ -30,18 +29,17 @@ from interp.engine.layout import LOGITS, declared
 from interp.engine.precision import float32
 from interp.engine.prepared import Patching, expanded
 from interp.engine.prompts import forward
-from interp.engine.readout import Reader
 from interp.engine.runs import Runs
+from interp.engine.single.asked import ask
 from interp.engine.single.ran import Run
 from interp.errors import UnknownNameError
-from interp.interventions import Change, Intervention
+from interp.interventions import Intervention
 from interp.models import Model, Places
 from interp.models.encoding import Bos
 from interp.models.taps import position_axis
 from interp.sites import LAST, Positions, Site
 
 Logits = Literal["all", "last", "none"]
-Asked = Intervention | Change | Sequence[Intervention | Change | None] | None
 
 
 def run(
@@ -82,37 +80,31 @@ def run(
     if logits not in ("all", "last", "none"):
         raise UnknownNameError("logits", logits, ("all", "last", "none"))
     many = isinstance(interventions, Sequence)
-    every = _interventions(interventions)
+    every = several(interventions)
     sites = captured_sites(model, capture)
-    encoded, paired = asked_prompts(model, prompts, bos)
-    before, frozen = given_changes(model, given), held(model, hold)
-    for change in (change for one in (*every, before) if one is not None for change in one.changes):
-        refuse_other_side(change, paired)
-    reader = Reader(model, encoded, (), LAST, whole=True, columns=None)
-    budget = Budget(model, reader, encoded.clean.width, rows)
-    side = "corrupted" if patching == "denoising" else "clean"
-    runs = Runs(model, encoded, side, min(budget.whole_rows(), 256), reader)
-    cells, changed = _cells(every, runs, before, frozen)
+    asked, frozen = ask(model, prompts, given=given, bos=bos, side=BASE[patching]), held(model, hold)
+    for change in (change for one in every if one is not None for change in one.changes):
+        refuse_other_side(change, asked.paired)
+    runs = asked.start(whole=True, rows=rows)
+    cells, changed = _cells(every, runs, asked.given, frozen)
     session = model.prepared({*changed, *sites})
     with torch.no_grad(), session, float32():
-        cells = _filled(cells, runs, before)
+        cells = fill(cells, runs, asked.give(runs))
         tensors = [] if logits == "none" else [LOGITS]
         tensors += dict.fromkeys(site.tensor for site in sites if site.tensor != LOGITS or logits == "none")
-        parts = _run(runs, cells, tensors, logits, budget.whole_rows())
-    attrs = provenance.identity(model, encoded) | {"patching": patching if paired else None}
-    attrs |= in_force(model, before, frozen) | {"versions": provenance.versions()}
-    attrs |= gauge.attribute(model, [one for one in (*every, before) if one is not None])
-    tokens = runs.base
+        parts = _run(runs, cells, tensors, logits)
+    attrs = asked.attrs() | {"patching": patching if asked.paired else None} | in_force(model, asked.given, frozen)
+    attrs |= gauge.attribute(model, [one for one in (*every, asked.given) if one is not None])
 
     def shaped(tensor: Tensor) -> Tensor:
         return tensor.unflatten(0, (len(every), -1)) if many else tensor
 
     return Run(
         interventions=tuple(every),
-        prompts=tuple(_said(model, runs, e) for e in range(len(encoded))),
-        strings=tuple(getattr(encoded, side).strings),
-        ids=tokens.ids,
-        mask=tokens.mask,
+        prompts=tuple(asked.prompts),
+        strings=tuple(asked.tokens.strings),
+        ids=asked.tokens.ids,
+        mask=asked.tokens.mask,
         logits=shaped(parts[LOGITS]) if logits != "none" else None,
         activations={site: shaped(parts[site]) for site in dict.fromkeys(site.tensor for site in sites)},
         several=many,
@@ -131,21 +123,8 @@ def captured_sites(model: Model, capture: str | Site | Sequence[str | Site]) -> 
     for word in [capture] if isinstance(capture, str | Site) else capture:
         site = Site.parse(word)
         model.check(site)
-        if site.path is None and site.layer is None and site.component.per_layer:
-            own = [one for one in model.sites() if (one.name, one.stream) == (site.name, site.stream)]
-            found += [one.at(head=site.head, unit=site.unit, expert=site.expert) for one in own]
-        else:
-            found.append(site)
+        found += model.each(site)
     return list(dict.fromkeys(found))
-
-
-def _interventions(given: Any) -> list[Intervention | None]:
-    many = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-    if not many:
-        raise ValueError("interventions is an empty list; None is the model as it is")
-    real = [one for one in many if one is not None]
-    found = iter(listed(real, "interventions") if real else [])
-    return [None if one is None else next(found) for one in many]
 
 
 def _cells(
@@ -153,37 +132,20 @@ def _cells(
 ) -> tuple[list[Cell], set[Site]]:
     """Where everything acts, and the sites at which it does or is read."""
     model = runs.model
-    before = None if given is None else expanded(given, model)
     frozen = None if hold is None else expanded(hold, model)
-    beside = both(before, frozen)
+    beside = both(given, frozen)
     real = [expanded(one, model) for one in every if one is not None]
     check([*real, *([beside] if beside else [])], model)
-    placed = iter(place(real, runs, before, frozen))
+    placed = iter(place(real, runs, given, frozen))
     alone = Cell(Intervention(()), ())
     if beside is not None:
-        alone = Cell(beside, tuple(p for p in place([beside], runs, before, frozen)[0].places if p.given))
+        alone = Cell(beside, tuple(p for p in place([beside], runs, given, frozen)[0].places if p.given))
     cells = [alone if one is None else next(placed) for one in every]
     changes = [change for one in (*real, *([beside] if beside else [])) for change in one.changes]
     return cells, {site for change in changes for site in change.sites}
 
 
-def _filled(cells: Sequence[Cell], runs: Runs, given: Intervention | None) -> list[Cell]:
-    """The same with what they write, what is given in force on the base."""
-    known: list[Cell] = []
-    if given is not None:
-        known = fill(place([expanded(given, runs.model)], runs), runs)
-        in_base = known
-
-        def edits(examples: Tensor) -> Edits:
-            return Edits(in_base, torch.stack([torch.zeros_like(examples), examples], dim=-1))
-
-        runs.given = edits
-    return fill(cells, runs, known)
-
-
-def _run(
-    runs: Runs, cells: Sequence[Cell], sites: Sequence[Site], logits: Logits, limit: int
-) -> dict[Site, Float[Tensor, "row ..."]]:
+def _run(runs: Runs, cells: Sequence[Cell], sites: Sequence[Site], logits: Logits) -> dict[Site, Float[Tensor, "row ..."]]:
     """Every site in all rows, cell by cell, in the axes that it declares."""
     examples = torch.arange(len(runs.base), device=runs.model.device)
     every = torch.stack(
@@ -200,12 +162,12 @@ def _run(
             found[site] = aligned(site, declared(site, ran.found[site].tensor), runs.model.places(tokens, site), positions)
         return found
 
-    parts = in_batches(len(every), limit, one)
+    parts = in_batches(len(every), runs.batch, one)
     return {site: torch.cat([part.pop(site) for part in parts]) for site in sites}
 
 
 def aligned(
-    site: Site, tensor: Float[Tensor, "example ..."], places: Places, positions: Positions = LAST
+    site: Site, tensor: Float[Tensor, "example ..."], places: Places, positions: Positions
 ) -> Float[Tensor, "example ..."]:
     """A site's tensor with positions counted from each prompt's first real token; NaN behind the end of shorter ones."""
     if tensor.ndim != len(site.axes):
@@ -228,11 +190,3 @@ def _picked(tensor: Tensor, axis: int, columns: Int[Tensor, "example position"])
     at = columns.to(tensor.device).reshape(shape)
     picked = tensor.gather(axis, at.clamp(min=0).expand(*tensor.shape[:axis], columns.shape[1], *tensor.shape[axis + 1 :]))
     return picked.masked_fill(at < 0, torch.nan)
-
-
-def _said(model: Model, runs: Runs, example: int) -> str:
-    """A prompt as text."""
-    prompt = getattr(runs.encoded.pairs[example], runs.side["base"])
-    if isinstance(prompt.text, str):
-        return prompt.text
-    return " ".join(map(str, prompt.text)) if model.tokenizer is None else str(model.tokenizer.decode(list(prompt.text)))

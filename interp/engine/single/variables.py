@@ -68,7 +68,7 @@ def _gathered(model: Model, name: str, group: Sequence[Site]) -> list[Variable]:
         return [_alone(model, site) for site in group]
     kept: dict[Site, set[int] | None] = {}
     for site in group:
-        for tensor in _tensors(model, site):
+        for tensor in model.each(site.tensor):
             index, before = _index(site), kept.get(tensor, set())
             kept[tensor] = None if index is None or before is None else before | {index}
     numbers = list(kept.values())
@@ -81,18 +81,10 @@ def _gathered(model: Model, name: str, group: Sequence[Site]) -> list[Variable]:
 
 
 def _alone(model: Model, site: Site) -> Variable:
-    tensors, index = _tensors(model, site), _index(site)
+    tensors, index = model.each(site.tensor), _index(site)
     every = site.path is None and site.layer is None and site.component.per_layer
     layers = tuple(tensor.layer for tensor in tensors if tensor.layer is not None) if every else None
     return Variable(repr(site), tensors, layers, None if index is None else (index,), single=True)
-
-
-def _tensors(model: Model, site: Site) -> tuple[Site, ...]:
-    """Its tensor, or those of every layer that has it."""
-    if site.path is not None or site.layer is not None or not site.component.per_layer:
-        return (site.tensor,)
-    layers = sorted(s.layer for s in model.sites() if (s.name, s.stream) == (site.name, site.stream) and s.layer is not None)
-    return tuple(site.tensor.at(layer=layer) for layer in layers)
 
 
 def _index(site: Site) -> int | None:

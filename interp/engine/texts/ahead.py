@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from interp import axes
 from interp.engine.asked import refuse_other_side
@@ -56,7 +55,7 @@ class Ahead(Growing):
         reader = Reader(model, encoded, (), LAST, whole=whole, columns=None)
         budget = Budget(model, reader, encoded.clean.width + ahead, rows)
         kept = budget.whole + model.sizes.get(axes.LAYER, 1) * budget.row  # a row's pass, and its keys and values
-        super().__init__(model, encoded, base, ahead, scope, batch=min(budget.whole_rows(), 256), reader=reader)
+        super().__init__(model, encoded, base, ahead, scope, batch=budget.batch, reader=reader)
         self.rows = max(1, int(budget.bytes / kept)) if rows is None else rows
         self.ahead, self.scope = ahead, scope
 
@@ -112,6 +111,8 @@ def resolved(
     Args:
         given: in force in every cell, before its own changes; all positions are all of them there, whatever the scope.
     """
+    if given is not None:  # changes of its own: the same may be asked for again, at other positions
+        given = replace(given, changes=tuple(map(replace, given.changes)))
     real = [one for one in (*asked, given) if one is not None]
     check(real, runs.model)
     for change in (change for one in real for change in one.changes):
@@ -123,11 +124,7 @@ def resolved(
             raise PositionError(f"{where.change!r} changes tokens as one that come in different passes; use the prompt's")
     known = [_widened(cell, runs) for cell in fill(placed[-1:], runs)]
     if given is not None:
-
-        def edits(examples: Tensor) -> _OfPrompts:
-            return _OfPrompts(Edits(known, torch.stack([torch.zeros_like(examples), examples], dim=-1)), runs)
-
-        runs.given = edits
+        runs.given = lambda examples: _OfPrompts(Edits.of(known[0], examples), runs)
     return [*(_widened(cell, runs) for cell in fill(placed[:-1], runs, known)), *known]
 
 

@@ -17,16 +17,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp import axes
+from interp.engine.asked import in_text, named, said, side_in_words
 from interp.engine.cells import Cell
+from interp.engine.layout import captured
 from interp.engine.texts.ahead import Ahead
-from interp.engine.texts.asked import named
-from interp.errors import GenerationError, UnknownSiteError
+from interp.errors import GenerationError
 from interp.interventions import Intervention, strength_of
 from interp.models.generation import Compared, Continued
 from interp.models.stepping import is_square
 from interp.models.taps import position_axis
-from interp.prompts import Prompt
 from interp.sites import Site
 
 if TYPE_CHECKING:
@@ -119,14 +118,7 @@ class Generated:
         Raises:
             UnknownSiteError: it was not asked for.
         """
-        asked = Site.parse(site)
-        if asked.tensor not in self.activations:
-            raise UnknownSiteError("captured site", asked, map(repr, self.activations), why="it was not named in capture=")
-        tensor = self.activations[asked.tensor]
-        for axis in axes.INDEXED:
-            if (index := getattr(asked, axis)) is not None:
-                tensor = tensor.select(asked.axes.index(axis) + 1, index)
-        return tensor
+        return captured(self.activations, site, in_front=1)
 
     def table(self) -> pd.DataFrame:
         """One line a row, as a pandas table.
@@ -173,7 +165,8 @@ class Generated:
     def __repr__(self) -> str:
         cells, rows, tokens = self.ids.shape
         size = f"{_many(cells, 'intervention')} × {_many(rows, 'text')} of up to {_many(tokens, 'token')}"
-        head = f"Generated({size}, scope {self.attrs['scope']!r})"
+        side = side_in_words(self.attrs["side"], rows // self.attrs["num_return_sequences"])
+        head = f"Generated({size}{' from ' if side else ''}{side}, scope {self.attrs['scope']!r})"
         shown = [
             f"  {self._name(intervention)}: {_short(prompt, end=True)!r} → {_short(text)!r}"
             for intervention, texts in zip(self.interventions, self.texts, strict=True)
@@ -211,14 +204,14 @@ def together(
     logprobs = torch.cat([_longer(part.logprobs, 1, width, torch.nan) for part in parts])
     stopped = [reason for part in parts for reason in part.stopped]
     lengths = (ids >= 0).sum(-1)
-    said = [row[: int(n) - (why == "eos")].tolist() for row, n, why in zip(ids, lengths, stopped, strict=True)]
-    texts = [_text(runs, tokens) for tokens in said]
+    new = [row[: int(n) - (why == "eos")].tolist() for row, n, why in zip(ids, lengths, stopped, strict=True)]
+    texts = [in_text(runs.model, tokens) for tokens in new]
     first = runs.base.first[examples.to(runs.base.first.device)]
     found = {site: _captured(site, parts, runs, width, first.repeat(cells), lengths) for site in capture}
     in_cells = range(0, len(texts), len(examples))
     return Generated(
         interventions=tuple(asked),
-        prompts=tuple(_prompt(runs, e) for e in examples.tolist()),
+        prompts=tuple(said(runs.model, getattr(runs.encoded.pairs[e], runs.side["base"])) for e in examples.tolist()),
         texts=tuple(tuple(texts[i : i + len(examples)]) for i in in_cells),
         ids=ids.unflatten(0, (cells, -1)),
         logprobs=logprobs.unflatten(0, (cells, -1)),
@@ -284,16 +277,3 @@ def _longer(tensor: Tensor, axis: int, length: int, filler: float) -> Tensor:
     """The same with more behind it along an axis."""
     missing = length - tensor.shape[axis]
     return torch.nn.functional.pad(tensor, (0, 0) * (tensor.ndim - 1 - axis) + (0, missing), value=filler)
-
-
-def _text(runs: Ahead, ids: list[int]) -> str:
-    tokenizer = runs.model.tokenizer
-    return " ".join(map(str, ids)) if tokenizer is None else str(tokenizer.decode(ids))
-
-
-def _prompt(runs: Ahead, example: int) -> str:
-    """An example's prompt as text: what its tokens say, where they are known."""
-    prompt: Prompt = getattr(runs.encoded.pairs[example], runs.side["base"])
-    if isinstance(prompt.text, str):
-        return prompt.text
-    return _text(runs, list(prompt.text))

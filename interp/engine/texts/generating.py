@@ -16,8 +16,8 @@ from typing import Any, get_args
 import torch
 
 from interp.engine import gauge, provenance
-from interp.engine.asked import asked_prompts
-from interp.engine.background import Given
+from interp.engine.asked import BASE, Asked, asked_prompts, several
+from interp.engine.background import Given, given_changes
 from interp.engine.batches import in_batches
 from interp.engine.budget import check_rows
 from interp.engine.cells import Cell
@@ -27,7 +27,6 @@ from interp.engine.precision import float32
 from interp.engine.prepared import Patching
 from interp.engine.spans import recorded
 from interp.engine.texts.ahead import Ahead, resolved
-from interp.engine.texts.asked import Asked, in_force, several
 from interp.engine.texts.generated import Generated, together, unreached
 from interp.errors import GenerationError, PositionError, UnknownNameError
 from interp.models import Model
@@ -98,9 +97,9 @@ def generate(
     sites = [Site.parse(site).tensor for site in capture]
     for site in sites:
         model.check(site)
-    asked, force = several(interventions), in_force(model, given)
+    asked, force = several(interventions), given_changes(model, given)
     encoded, paired = asked_prompts(model, prompts)
-    runs = Ahead(model, encoded, "corrupted" if patching == "denoising" else "clean", max_new_tokens - 1, scope, rows)
+    runs = Ahead(model, encoded, BASE[patching], max_new_tokens - 1, scope, rows)
     runs.refuse_padding_behind()
     runs.refuse_too_long(f"prompt of {{}} tokens with max_new_tokens={max_new_tokens}")
     with float32(), torch.no_grad():
@@ -126,6 +125,7 @@ def generate(
         "seed": seed if config.do_sample else None,
         "use_cache": use_cache,
         "patching": patching if paired else None,
+        "side": BASE[patching] if paired else None,
         "given": None if force is None else repr(force),
         "options": {name: value for name, value in config.to_diff_dict().items() if name not in _SAID_ELSEWHERE},
         "versions": provenance.versions(),

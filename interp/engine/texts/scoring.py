@@ -23,8 +23,8 @@ from torch import Tensor
 
 from interp import axes
 from interp.engine import gauge, provenance
-from interp.engine.asked import asked_prompts
-from interp.engine.background import Given
+from interp.engine.asked import BASE, Asked, asked_prompts, named, several
+from interp.engine.background import Given, given_changes
 from interp.engine.batches import in_batches
 from interp.engine.budget import check_rows
 from interp.engine.cells import Cell
@@ -35,7 +35,6 @@ from interp.engine.precision import float32
 from interp.engine.prepared import Patching
 from interp.engine.prompts import forward
 from interp.engine.texts.ahead import Ahead, resolved
-from interp.engine.texts.asked import Asked, in_force, named, several
 from interp.errors import GenerationError, PositionError
 from interp.interventions import Intervention, strength_of
 from interp.models import Model
@@ -85,11 +84,11 @@ def score(
     _refuse(model)
     check_words(patching)
     check_rows(rows)
-    asked, force = several(interventions), in_force(model, given)
+    asked, force = several(interventions), given_changes(model, given)
     encoded, paired = asked_prompts(model, texts)
     sites = {change.site for one in (*asked, force) if one is not None for change in one.changes}
     whole = model.stack is None or any(site.layer is None or site.path is not None for site in sites)
-    runs = Ahead(model, encoded, "corrupted" if patching == "denoising" else "clean", 0, "all", rows, whole=whole)
+    runs = Ahead(model, encoded, BASE[patching], 0, "all", rows, whole=whole)
     runs.refuse_too_long("text of {} tokens")
     counted = _counted(runs, of)
     with float32(), torch.no_grad():
@@ -103,6 +102,7 @@ def score(
         parts = in_batches(len(every), most, run)
     attrs = provenance.identity(model, encoded) | {
         "patching": patching if paired else None,
+        "side": BASE[patching] if paired else None,
         "given": None if force is None else repr(force),
         "of": repr(Positions.parse(of)) if of is not None else None,
         "versions": provenance.versions(),

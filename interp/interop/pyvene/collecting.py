@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp import axes
-from interp.engine.asked import encoded_pairs
+from interp.engine.asked import BASE, encoded_pairs
 from interp.engine.cells import check, fill, place
 from interp.engine.edits import Edits
 from interp.engine.layout import canonical
@@ -51,13 +51,13 @@ def collect(
     with torch.no_grad(), model.prepared([*sites, *(change.site for change in found.changes)]):
         writes: dict[Any, Any] = {}
         reader = Reader.of(model, encoded, resolve(lambda logits: logits[..., 0]), whole=True)
-        base = "corrupted" if patching == "denoising" else "clean"
+        base = BASE[patching]
         runs = Runs(model, encoded, base, batch=len(encoded), reader=reader)
         if found.changes:
             check([found.intervention], model)
-            cells = fill(place([found.intervention], runs), runs)
+            cell = fill(place([found.intervention], runs), runs)[0]
             examples = torch.arange(len(encoded), device=model.device)
-            writes = Edits(cells, torch.stack([torch.zeros_like(examples), examples], dim=-1)).writes()
+            writes = Edits.of(cell, examples).writes()
         values = model.backend.run(model.inputs(runs.base), sites, writes)
         return [_taken(values[read.site.tensor], read, runs.base) for read in found.reads]
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from interp import axes
 from interp.engine import provenance
 from interp.engine.additive import Additive, Term, Value
-from interp.engine.background import Given, in_force
+from interp.engine.background import Given
 from interp.engine.precision import float32
 from interp.engine.single.answered import Answered, Words, answered
 from interp.errors import HeadOutOfRangeError, UnknownNameError, UnknownSiteError
@@ -197,8 +197,7 @@ def _labelled(
         data[name] = ((axes.EXAMPLE,), _numbers(asked, value))
     coords |= _described("term", "", terms) | (_described("other_term", "other_", others) if others else {})
     coords |= _prompts(asked)
-    attrs = provenance.identity(asked.model, asked.encoded) | in_force(asked.model, asked.given, None)
-    attrs |= {
+    attrs = asked.attrs() | {
         "method": "direct logit attribution",
         "by": by,
         "position": repr(asked.where),
@@ -208,8 +207,6 @@ def _labelled(
         "softcap": asked.model.stack.softcap if asked.model.stack is not None else None,
         "logit_diff": "of the model's own logits, before a soft cap",
         "deviation": float((total - own).abs().max()),
-        "device": str(asked.model.device),
-        "versions": provenance.versions(),
     }
     return xr.Dataset(data, coords, attrs)
 
