@@ -26,7 +26,7 @@ from interp import stats
 from interp.errors import ShapeMismatchError, UnknownNameError
 from interp.views import labels
 from interp.views.heatmap import default_quantity
-from interp.views.layout import FONT, PAGE
+from interp.views.layout import PAGE, Heading
 
 #: Eight colours that stay apart for colour-blind readers (Okabe and Ito, Color Universal Design, 2008).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C00")
@@ -234,32 +234,15 @@ def _dressed(
     width: int,
     template: str,
 ) -> go.Figure:
-    size = 12 if width >= 480 else 9
-    glyph = 0.62 * size
-    title = labels.wrap(head, int((width - 24) / (glyph * 1.25)))
-    small = labels.wrap(under, int((width - 24) / glyph))
+    heading = Heading(head, under, width)
+    size, glyph, above = heading.size, heading.glyph, heading.height + 4
     left, right = int(5 * glyph + 2.6 * size), 16
-    above = int(22 + 1.35 * size * 1.25 * len(title) + 1.6 * size * len(small))
     in_a_row = max(1, int((width - left) / (14 * glyph)))
     below = int(4.2 * size + (1.9 * size * -(-lines // in_a_row) + 10 if lines else 0))
     height = above + panels * _PANEL + below
-    grey = f"<span style='font-size:{size}px'>{{}}</span>"
     figure.update_layout(
-        template=template,
-        width=width,
-        height=height,
-        margin={"l": left, "r": right, "t": above, "b": below, "pad": 0, "autoexpand": False},
-        font={"family": FONT, "size": size},
-        title={
-            "text": "<br>".join([*title, *(grey.format(line) for line in small)]),
-            "font": {"size": round(size * 1.25)},
-            "x": 12 / width,
-            "xanchor": "left",
-            "y": 1 - (12 + 1.25 * size) / height,
-            "yanchor": "bottom",
-        },
+        **heading.layout(height, template, left=left, right=right, above=above, below=below),
         legend={"orientation": "h", "x": 0, "y": -4.2 * size / (panels * _PANEL), "yanchor": "top", "font": {"size": size}},
-        hoverlabel={"align": "left", "font": {"family": FONT}},
         hovermode="closest",
     )
     chosen = _ticks(places, [str(v) for v in values], width - left - right, glyph)

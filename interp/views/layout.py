@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import plotly.graph_objects as go
 
 from interp.views.labels import Ticks, wrap
@@ -14,6 +16,49 @@ FONT = "DejaVu Sans, Verdana, Arial, Helvetica, sans-serif"
 
 _CELL, _SMALLEST, _LARGEST = 24, 120, 560
 _MOST_COLUMNS, _MOST_ROWS = 60, 40
+
+
+class Heading:
+    """A figure's title with its provenance under it, in type of the size that goes with the width.
+
+    Args:
+        title: one line or more, wrapped to the width.
+        subtitle: the provenance, its parts divided by `` · ``.
+        width: of the figure, in pixels.
+    """
+
+    def __init__(self, title: str, subtitle: str, width: int) -> None:
+        self.width, self.size = width, 12 if width >= 480 else 9
+        self.glyph = 0.62 * self.size
+        """Mean width of a character."""
+        self._head = wrap(title, int((width - 24) / (self.glyph * 1.25)))
+        self._under = wrap(subtitle, int((width - 24) / self.glyph))
+
+    @property
+    def height(self) -> int:
+        """Pixels that it takes."""
+        return int(18 + 1.35 * self.size * 1.25 * len(self._head) + 1.6 * self.size * len(self._under))
+
+    def layout(self, height: int, template: str, *, left: int, right: int, above: int, below: int) -> dict[str, Any]:
+        """The layout of a figure of some height in all, with margins, that has this title."""
+        grey = f"<span style='font-size:{self.size}px'>{{}}</span>"
+        return {
+            "template": template,
+            "width": self.width,
+            "height": height,
+            "margin": {"l": left, "r": right, "t": above, "b": below, "pad": 0, "autoexpand": False},
+            "font": {"family": FONT, "size": self.size},
+            "title": {
+                "text": "<br>".join([*self._head, *(grey.format(line) for line in self._under)]),
+                "font": {"size": round(self.size * 1.25)},
+                "x": 12 / self.width,
+                "xanchor": "left",
+                # plotly anchors the first line, not the block: "bottom" puts that line's foot at y
+                "y": 1 - (12 + 1.25 * self.size) / height,
+                "yanchor": "bottom",
+            },
+            "hoverlabel": {"align": "left", "font": {"family": FONT}},
+        }
 
 
 def dress(
@@ -39,8 +84,8 @@ def dress(
         template: name of a plotly template.
         square: no taller than wide.
     """
-    size = 12 if width >= 480 else 9
-    glyph = 0.62 * size  # mean width of a character
+    heading = Heading(title, subtitle, width)
+    size, glyph, above = heading.size, heading.glyph, heading.height
     left = int(30 + size + glyph * min(rows.longest, 18))
     right = int(60 + 3 * size)
     inner = max(80, width - left - right)
@@ -49,30 +94,12 @@ def dress(
     places, text = columns.thinned(min(_MOST_COLUMNS, max(1, int(inner / (1.25 * size if upright else across)))))
     below = int(size * 2.8 + (0.92 * glyph * min(columns.longest, 20) if upright else size))
     height = min(_LARGEST, max(_SMALLEST, _CELL * len(rows.full)), *([inner] if square else []))
-    head = wrap(title, int((width - 24) / (glyph * 1.25)))
-    under = wrap(subtitle, int((width - 24) / glyph))
-    above = int(18 + 1.35 * size * 1.25 * len(head) + 1.6 * size * len(under))
     legend = sum(bool(trace.showlegend) for trace in figure.data)
     bottom = below + (int(8 + 2.2 * size * (1 if width >= 480 else legend)) if legend else 0)
     row_places, row_text = rows.thinned(min(_MOST_ROWS, max(1, int(height / (1.3 * size)))))
-    grey = f"<span style='font-size:{size}px'>{{}}</span>"
     figure.update_layout(
-        template=template,
-        width=width,
-        height=above + height + bottom,
-        margin={"l": left, "r": right, "t": above, "b": bottom, "pad": 0, "autoexpand": False},
-        font={"family": FONT, "size": size},
-        title={
-            "text": "<br>".join([*head, *(grey.format(line) for line in under)]),
-            "font": {"size": round(size * 1.25)},
-            "x": 12 / width,
-            "xanchor": "left",
-            # plotly anchors the first line, not the block: "bottom" puts that line's foot at y
-            "y": 1 - (12 + 1.25 * size) / (above + height + bottom),
-            "yanchor": "bottom",
-        },
+        **heading.layout(above + height + bottom, template, left=left, right=right, above=above, below=bottom),
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -below / height, "yanchor": "top", "font": {"size": size}},
-        hoverlabel={"align": "left", "font": {"family": FONT}},
     )
     bar = {"thickness": 12, "len": 1, "ypad": 0, "x": 1.02, "outlinewidth": 0, "nticks": 5, "exponentformat": "e"}
     coloured = [trace for trace in figure.data if "colorbar" in trace]
