@@ -20,10 +20,11 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from interp.errors import ShapeMismatchError, SiteNotFiredError
+from interp.errors import CompiledModelError, ShapeMismatchError, SiteNotFiredError
 from interp.models.inside import InsideAttention
 from interp.models.taps import (
     Call,
@@ -366,3 +367,21 @@ def _experts(tap: Tap) -> int:
 
 def _gelu_tanh(x: Tensor) -> Tensor:
     return nn.functional.gelu(x, approximate="tanh")
+
+
+def refuse_compiled(module: nn.Module) -> None:
+    """Raise ``CompiledModelError`` for a module that is compiled, wholly or in part, because its hooks would be ignored."""
+    for name, child in module.named_modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            which = f"its module {name!r}" if name else "the model"
+            raise CompiledModelError(
+                f"{which} is TorchScript, which runs no hooks inside; pass the module that it was made from"
+            )
+        wrapped = hasattr(child, "_orig_mod")
+        forward = hasattr(child.__dict__.get("forward"), "_torchdynamo_orig_callable")
+        if wrapped or forward or getattr(child, "_compiled_call_impl", None) is not None:
+            which = f"its module {name!r}" if name else "the model"
+            mend = "pass the original, model._orig_mod" if wrapped and not name else "load it again without compiling it"
+            raise CompiledModelError(
+                f"{which} is compiled (torch.compile): hooks added after the first call are silently ignored; {mend}"
+            )

@@ -23,11 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from interp import axes
-from interp.errors import CompiledModelError, HeadOutOfRangeError, LoadError, UnknownSiteError
+from interp.errors import HeadOutOfRangeError, LoadError, UnknownSiteError
 from interp.models import digest, examples
 from interp.models.anatomy import Anatomy
 from interp.models.encoding import Bos, Tokens, as_prompts
-from interp.models.hooks import Hooks, Left, eager_attention, evaluating, fused_activations, leave, shaped_experts, standing_in
+from interp.models.hooks import (
+    Hooks,
+    Left,
+    eager_attention,
+    evaluating,
+    fused_activations,
+    leave,
+    refuse_compiled,
+    shaped_experts,
+    standing_in,
+)
 from interp.models.listing import Sites
 from interp.models.placement import devices
 from interp.models.places import Places
@@ -443,21 +453,3 @@ class Model:
 
 _BEFORE_W_O = {"resid_pre", "q", "k", "v", "scores", "pattern", "z"}
 """What of a block has been seen when W_O is called."""
-
-
-def refuse_compiled(module: nn.Module) -> None:
-    """Raise ``CompiledModelError`` for a module that is compiled, wholly or in part, because its hooks would be ignored."""
-    for name, child in module.named_modules():
-        if isinstance(child, torch.jit.ScriptModule):
-            which = f"its module {name!r}" if name else "the model"
-            raise CompiledModelError(
-                f"{which} is TorchScript, which runs no hooks inside; pass the module that it was made from"
-            )
-        wrapped = hasattr(child, "_orig_mod")
-        forward = hasattr(child.__dict__.get("forward"), "_torchdynamo_orig_callable")
-        if wrapped or forward or getattr(child, "_compiled_call_impl", None) is not None:
-            which = f"its module {name!r}" if name else "the model"
-            mend = "pass the original, model._orig_mod" if wrapped and not name else "load it again without compiling it"
-            raise CompiledModelError(
-                f"{which} is compiled (torch.compile): hooks added after the first call are silently ignored; {mend}"
-            )

@@ -27,7 +27,8 @@ import torch
 from torch import nn
 
 from interp.errors import UnknownNameError, WeightsError
-from interp.models.model import Model, refuse_compiled
+from interp.models.hooks import refuse_compiled
+from interp.models.model import Model
 from interp.models.weights.by_head import HEADS_OF, fitting, head_change
 from interp.sites import Site
 

@@ -237,6 +237,8 @@ def test_the_other_prompt_of_a_pair(seed: int) -> None:
         torch.testing.assert_close(one.activation("L1H2.pattern")[0, 0, 5, :6], own)
     same(made[0], made[1], 0, 0)
     noising = write("gpt2", pairs, None, patching="noising")  # type: ignore[arg-type]
+    assert " from the clean prompt of 1 pair, scope " in repr(noising)
+    assert " from the corrupted prompt of 1 pair, scope " in repr(made[0])
     same(noising, write("gpt2", [Prompt(clean)], None), 0, 0)
 
 

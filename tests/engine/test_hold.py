@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from interp import Change, Site, effects, explain, grid, patch
+from interp.doctor.architectures import loaded
 from interp.engine import attribute
+from interp.engine.background import held, words
 from interp.errors import HeadOutOfRangeError, UnknownSiteError
 from interp.interventions import Constant, Gate, Intervention, Scale
 from interp.metrics import FromLogits
@@ -133,6 +135,23 @@ def test_results_and_figures_say_what_was_held(seed: int) -> None:
     assert "given L0.mlp_out ← Constant(0.0)" in " ".join(said.split())
     assert "hold" not in patch(model, pairs, where).attrs
     assert "eager" in repr(explain(model, pairs, where, hold="pattern"))
+
+
+def test_one_head_of_every_layer_is_held(seed: int) -> None:
+    """A head without a layer is that head in each of them, and no other."""
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 8, 7, 6])
+    where = grid("resid_pre", layer=..., position="end")
+    named = patch(model, pairs, where, FIRST, hold="H1.z")
+    listed = patch(model, pairs, where, FIRST, hold=[f"L{layer}H1.z" for layer in range(model.sizes["layer"])])
+    np.testing.assert_array_equal(named.value, listed.value)
+    assert float(abs(named.value - patch(model, pairs, where, FIRST, hold="z").value).max()) > 1e-5
+    assert named.attrs["hold"] == listed.attrs["hold"] == ["H1.z"]
+
+
+def test_a_stream_that_is_held_is_named() -> None:
+    model = loaded("t5")
+    assert words(model, held(model, ("z", "encoder:L0.z"))) == ["z", "encoder:L0.z"]  # type: ignore[arg-type]
+    assert words(model, held(model, "encoder:z")) == ["encoder:z"]  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_held(seed: int) -> None:

@@ -35,6 +35,16 @@ def test_gaps_between_layers_are_shown() -> None:
     assert described([Listed("main", "z", (0, 1, 2, 5), {"position": None, "head": 3})]) == "z  L0–2, L5  position, head 3"
 
 
+def test_a_site_in_every_layer_that_has_it() -> None:
+    """One that names its layer, or that no layer has, is itself; a head stays the one that was named."""
+    model = loaded("deepseek-v3")
+    assert model.each(Site("z", head=1)) == tuple(Site("z", layer=layer, head=1) for layer in range(3))
+    assert model.each(Site("expert_out")) == (Site("expert_out", layer=1), Site("expert_out", layer=2))
+    for word in ("L2.z", "embed", "model.norm:output"):
+        assert model.each(Site.parse(word)) == (Site.parse(word),)
+    assert {site.stream for site in loaded("t5").each(Site("z", stream="encoder"))} == {"encoder"}
+
+
 def test_they_are_a_tuple_of_sites() -> None:
     sites = loaded("gpt2").sites()
     assert isinstance(sites, Sites)

@@ -44,7 +44,7 @@ def cache(
             ``"L2H1.z"`` one head, ``"encoder:L0.z"`` another stream, ``"features.3:output"`` a module by its path.
         given: interventions in force, as in :func:`interp.patch`.
         bos: how texts begin: ``"model"``, True or False; by default as the model was loaded.
-        side: of pairs, which prompts are run.
+        side: of pairs, which prompts are run; :func:`interp.run` runs the corrupted ones by default.
 
     Returns:
         A variable a component (``z``, ``encoder:z``, a module's path), float32, or float64 where the model is, with the site's

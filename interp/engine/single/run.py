@@ -60,7 +60,8 @@ def run(
     Args:
         model: any model.
         prompts: a text, token ids, chat messages, a :class:`interp.Prompt`, a list of such, or what a tokenizer returns; or
-            pairs, of which the base is run, so that ``Activation()`` means the other prompt's.
+            pairs, of which the base is run, by default the corrupted prompts (where :func:`interp.cache` runs the clean ones),
+            so that ``Activation()`` means the other prompt's.
         interventions: one; or several, of which None is the model as it is, and results then have an axis ``cell`` in front.
         capture: sites whose activations are kept, after the edits: ``"L3.z"``, ``"L3H1.z"``, ``"resid_post"`` for all layers.
         logits: ``"all"`` positions, the ``"last"`` alone, or ``"none"``.

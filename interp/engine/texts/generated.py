@@ -166,7 +166,7 @@ class Generated:
         cells, rows, tokens = self.ids.shape
         size = f"{_many(cells, 'intervention')} × {_many(rows, 'text')} of up to {_many(tokens, 'token')}"
         side = side_in_words(self.attrs["side"], rows // self.attrs["num_return_sequences"])
-        head = f"Generated({size}{' from ' if side else ''}{side}, scope {self.attrs['scope']!r})"
+        head = f"Generated({size}{' from the ' if side else ''}{side}, scope {self.attrs['scope']!r})"
         shown = [
             f"  {self._name(intervention)}: {_short(prompt, end=True)!r} → {_short(text)!r}"
             for intervention, texts in zip(self.interventions, self.texts, strict=True)

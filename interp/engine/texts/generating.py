@@ -61,7 +61,8 @@ def generate(
     Args:
         model: a model with the ``generate`` of transformers, run by torch hooks.
         prompts: a text, token ids, a chat (a list of messages), a :class:`interp.Prompt`, a list of such, or what a tokenizer
-            returns; or pairs, of which the base is continued, so that ``Activation()`` means the other prompt's.
+            returns; or pairs, of which the base is continued, by default the corrupted prompts, so that ``Activation()`` means
+            the other prompt's.
         interventions: one or several; None, alone or among them, is the model as it is. :func:`interp.interventions.doses`
             makes several strengths of one.
         given: in force in every row, before its own changes; all positions are all of them there, whatever the scope. Then

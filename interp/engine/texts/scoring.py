@@ -60,8 +60,9 @@ def score(
 
     Args:
         model: one whose logits at a token are of the next one.
-        texts: a text, token ids, a :class:`interp.Prompt`, a list of such; or pairs, of which the base is scored, so that
-            ``Activation()`` means the other prompt's. Of an encoder–decoder the decoder's text is scored.
+        texts: a text, token ids, a :class:`interp.Prompt`, a list of such; or pairs, of which the base is scored, by default
+            the corrupted prompts, so that ``Activation()`` means the other prompt's. Of an encoder–decoder the decoder's text
+            is scored.
         interventions: one or several; None, alone or among them, is the model as it is.
         given: in force in every cell, before its own changes; then None is the model with what is given.
         of: whose tokens the mean is of – a role, or indices – by default all but the first, which comes after nothing.
@@ -74,7 +75,8 @@ def score(
         and behind a text's end; ``nll`` (cell, example), minus its mean over the tokens that are meant, ``tokens`` (example),
         how many these are, and ``perplexity`` (cell, example), e to the ``nll``. With ``compare``, ``kl`` (cell, example,
         position) is D(edited ‖ unedited) of the distribution that the token at that position is one of, ``reverse_kl`` the
-        other way round. ``token`` (example, position) is what stands there.
+        other way round. ``token`` (example, position) is what stands there. The
+        attribute ``side`` says which prompts of pairs were scored.
 
     Raises:
         GenerationError: the model does not say what comes next.

@@ -81,7 +81,7 @@ def ablate(
             ablated together.
         kind: see the table above.
         metric: by default ``"logit_diff"`` of pairs, and ``"kl"`` to the model as it is of plain prompts.
-        prompts: which prompts of the pairs the model runs on.
+        prompts: which prompts of the pairs the model runs on; :func:`interp.patch` runs on the corrupted ones by default.
         reference: whose values ``mean`` and ``resample`` take: those of the same prompts, or of the pairs' other ones.
         over: of a mean, see :class:`interp.Activation`; by default ``("example", "span")``, of attention rows ``("example",)``.
         by: a mean within groups, ``"template"`` or ``"entities"``.
@@ -116,15 +116,15 @@ def ablate(
         over = (axes.EXAMPLE,) if over is None and _square(where) else over or (axes.EXAMPLE, SPAN)
         source = Activation("base" if reference == "base" else "source", pool="mean", over=over, by=by)
         said |= {"reference": reference, "over": list(over), "by": by} if kind == "mean" else {}
-    prepared, families = _asked(model, encoded, where, metric or ("logit_diff" if paired else "kl"), source, options)
+    metric = metric or ("logit_diff" if paired else "kl")
     if kind == "optimal":
-        found = optimal_constants(
-            model, pairs, where, metric=metric, prompts=prompts, given=given, loss=loss, steps=steps, lr=lr, rows=rows,
-            precision=precision, progress=progress,
-        )  # fmt: skip
+        metrics = resolve_metrics(metric)
+        found, families = _trained(model, encoded, where, metrics[0], options, given, loss, steps, lr)
         said |= dict(found.training)
         families = _with(families, found.interventions, said)
-        prepared = prepare(model, encoded, [f.interventions for f in families.values()], prepared.metrics, options)
+        prepared = prepare(model, encoded, [f.interventions for f in families.values()], metrics, options)
+    else:
+        prepared, families = _asked(model, encoded, where, metric, source, options)
     results = [labelled(prepared, one, f) for one, f in zip(measure(prepared), families.values(), strict=True)]
     results = [result.assign_attrs(ablation=said) for result in results]
     return xr.DataTree.from_dict(dict(zip(families, results, strict=True))) if isinstance(where, Mapping) else results[0]
@@ -172,14 +172,33 @@ def optimal_constants(
         others: as for :func:`ablate`.
     """
     encoded, paired = asked_prompts(model, pairs)
-    if prompts == "corrupted" and loss == "kl":
-        raise ValueError("loss='kl' compares with the clean prompts' run, but prompts='corrupted'; pass loss='metric'")
-    own = metric or ("logit_diff" if paired else "kl")
-    raised = resolve_metrics(own)[0] if loss == "metric" else _Lowered(resolve_metrics(loss)[0])
     patching: Patching = "noising" if prompts == "clean" else "denoising"
     options = Options(patching, "auto", given_changes(model, given), rows=rows, progress=progress, precision=precision)
-    shared: dict[str, Any] = {"patching": patching, "given": given, "rows": rows, "precision": precision, "progress": progress}
-    prepared, _ = _asked(model, encoded, where, raised, Activation("base"), options)
+    own = resolve_metrics(metric or ("logit_diff" if paired else "kl"))[0]
+    return _trained(model, encoded, where, own, options, given, loss, steps, lr)[0]
+
+
+# ------------------------------------------------------------------------------------------------------- steps
+
+
+def _trained(
+    model: Model,
+    encoded: Encoded,
+    where: Where,
+    metric: Metric,
+    options: Options,
+    given: Given,
+    loss: MetricLike,
+    steps: int,
+    lr: float,
+) -> tuple[Optimal, dict[str, Family]]:
+    """See :func:`optimal_constants`; and the families of the cells, with the base's own values in place of constants."""
+    if options.patching == "denoising" and loss == "kl":
+        raise ValueError("loss='kl' compares with the clean prompts' run, but prompts='corrupted'; pass loss='metric'")
+    raised = metric if loss == "metric" else _Lowered(resolve_metrics(loss)[0])
+    shared: dict[str, Any] = {name: getattr(options, name) for name in ("patching", "rows", "precision", "progress")}
+    shared |= {"given": given}
+    prepared, families = _asked(model, encoded, where, raised, Activation("base"), options)
     moments = _moments(prepared)
     of_zero = [_constants(one, [torch.zeros_like(mean) for mean, _ in own]) for one, own in moments]
     of_mean = [_constants(one, [mean for mean, _ in own]) for one, own in moments]
@@ -206,10 +225,7 @@ def optimal_constants(
     optimal = np.fmin(optimal, np.minimum(zero, mean))
     training = {"loss": loss if isinstance(loss, str) else raised.name, "steps": steps, "lr": lr, "in_sample": True}
     training |= {f"loss_{name}": float(of.mean()) for name, of in (("zero", zero), ("mean", mean), ("optimal", optimal))}
-    return Optimal(tuple(begun), zero, mean, optimal, training)
-
-
-# ------------------------------------------------------------------------------------------------------- steps
+    return Optimal(tuple(begun), zero, mean, optimal, training), families
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def attention(
         heads: one or several, the same in every layer; None for all.
         given: interventions in force, as in :func:`interp.patch`.
         bos: how texts begin; by default as the model was loaded.
-        side: of pairs, which prompts are run.
+        side: of pairs, which prompts are run; :func:`interp.run` runs the corrupted ones by default.
 
     Returns:
         ``pattern`` (example, layer, head, position, source_position), ``entropy`` (example, layer, head, position), and by

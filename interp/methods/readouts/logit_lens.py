@@ -70,7 +70,7 @@ def lens(
         position: at which positions: all, an index, several, or a role, as in :class:`interp.Positions`.
         translators: of a tuned lens, by layer (−1 is what enters block 0); layers without one are decoded as they are.
         bos: how texts begin; by default as the model was loaded.
-        side: of pairs, which prompts are run.
+        side: of pairs, which prompts are run; :func:`interp.run` runs the corrupted ones by default.
 
     Returns:
         By (example, layer, position, rank), the most probable first and rank 1: ``token_id``, ``token``, ``prob``, ``logit``.

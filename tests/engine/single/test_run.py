@@ -159,6 +159,26 @@ def test_tables_and_words(seed: int) -> None:
     assert list(run(model, first).next(1).columns) == ["rank", "token", "prob"]
 
 
+def test_which_prompts_of_pairs_were_run(seed: int) -> None:
+    """Expected: the raw module on the corrupted prompts, and with noising on the clean ones, and words that say so."""
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 6, 6])
+    for patching, side in (("denoising", "corrupted"), ("noising", "clean")):
+        ran = run(model, pairs, [None, Change("L1.z")], patching=patching)  # type: ignore[arg-type]
+        assert repr(ran).startswith(f"Run(2 interventions × {side} prompts of 3 pairs on ")
+        assert ran.attrs["side"] == side
+        near(ran.final[0], torch.stack([alone(model, getattr(pair, side).text)[-1] for pair in pairs]))
+    assert repr(run(model, pairs[:1])).startswith("Run(corrupted prompt of 1 pair on ")
+    assert repr(run(model, prompts(seed, 6, 6))).startswith("Run(2 prompts on ")
+
+
+def test_what_is_given_is_not_the_model_as_it_is(seed: int) -> None:
+    model, texts = sweeps.model("gpt2"), prompts(seed, 5)
+    zero = Change("L0.z", edit=Scale(0.0))
+    ran = run(model, texts, [None, Change("L2.z", edit=Scale(0.0))], given=zero)
+    assert set(ran.next(1).intervention) == {"what is given", "L2.z Scale(factor=0.0)"}
+    near(ran.final[0], run(model, texts, zero).final)
+
+
 def test_noise_is_drawn_once_a_position(seed: int) -> None:
     model, texts = sweeps.model("gpt2"), prompts(seed, 6, 6)
     change = Change("L0.resid_pre", source=Noise(0.3, seed=5), edit=Add())

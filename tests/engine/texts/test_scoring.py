@@ -156,6 +156,7 @@ def test_what_is_given_and_pairs(seed: int) -> None:
     near("gpt2", patched.logprob[1, 0, 1:], logprobs(theirs, corrupted[1:]))  # what leaves the last block is the clean prompt's
     noised = score(model("gpt2"), [Pair(clean, corrupted)], patching="noising")
     np.testing.assert_allclose(noised.logprob[0, 0], first, rtol=0, atol=1e-12)
+    assert [found.attrs["side"] for found in (patched, noised, one)] == ["corrupted", "clean", None]
     score(model("gpt2"), given, Change(SITE, source=mean("base", over=("example", "position"))))
 
 
