@@ -18,7 +18,7 @@ from torch import Tensor
 
 from interp.engine.background import Given
 from interp.engine.runs import Runs
-from interp.engine.single.asked import Asked, ask
+from interp.engine.single.asked import Asked, ask, require_one_token
 from interp.errors import AnswerError, InputError, PositionError
 from interp.interventions import Activation
 from interp.models import Model
@@ -99,6 +99,8 @@ def answered(
     n = len(asked.encoded)
     pairs = _answered(asked.encoded.pairs, _each(answer, "answer", n), _each(wrong, "wrong", n))
     encoded = model.encode(pairs, bos=asked.encoded.asked)
+    for name, words in (("answer", encoded.answered.right_strings), ("wrong", encoded.answered.wrong_strings)):
+        require_one_token(name, words)
     columns = encoded.clean.columns(where, what="position")
     if columns.shape[1] != 1 or bool((columns < 0).any()):
         many = (columns >= 0).sum(-1)

@@ -27,6 +27,7 @@ from interp.engine.runs import Runs
 from interp.errors import AnswerError, InputError, UnknownNameError
 from interp.interventions import Intervention
 from interp.models import Encoded, Model, Tokens
+from interp.models.answers import Texts
 from interp.prompts import Pairs
 from interp.sites import LAST, Positions, Site
 
@@ -124,9 +125,8 @@ def ask(
     if answers is not None:
         pairs = _answered(pairs.pairs if isinstance(pairs, Encoded) else pairs, answers)
     whole = pairs if isinstance(pairs, Encoded) else model.encode(pairs, bos=bos)
-    if answers is not None and whole.forced:
-        words = next(spelled for (spelled,) in whole.answered.right_strings if len(spelled) > 1)
-        raise AnswerError(f"target {''.join(words)!r} is {len(words)} tokens, {', '.join(map(repr, words))}; give one of them")
+    if answers is not None:
+        require_one_token("target", whole.answered.right_strings)
     encoded = replace(prompts_alone(model, whole), answers=whole.answers)
     intervention = given_changes(model, given)
     intervention = None if intervention is None else expanded(intervention, model)
@@ -135,6 +135,13 @@ def ask(
         for change in intervention.changes:
             refuse_other_side(change, paired)
     return Asked(model, encoded, side, paired, intervention)
+
+
+def require_one_token(name: str, answers: Texts) -> None:
+    """Raise ``AnswerError`` for answers of several tokens, where one is looked at."""
+    words = next((spelled for those in answers for spelled in those if len(spelled) > 1), None)
+    if words is not None:
+        raise AnswerError(f"{name} {''.join(words)!r} is {len(words)} tokens, {', '.join(map(repr, words))}; give one of them")
 
 
 def _answered(pairs: Pairs, answers: Sequence[str | int]) -> Pairs:

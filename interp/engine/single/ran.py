@@ -100,8 +100,8 @@ class Run:
         return str(number) if self.tokenizer is None else str(self.tokenizer.decode([number]))
 
     def __repr__(self) -> str:
-        many = f"{len(self.interventions)} interventions × " if self.several else ""
-        n = len(self.prompts)
+        cells, n = len(self.interventions), len(self.prompts)
+        many = f"{cells} intervention{'' if cells == 1 else 's'} × " if self.several else ""
         of = side_in_words(self.attrs["side"], n) or f"{n} prompt{'' if n == 1 else 's'}"
         head = f"Run({many}{of} on {self.attrs['model']})"
         lines = [f"  {site!r}  {list(tensor.shape)}" for site, tensor in list(self.activations.items())[:_SHOWN]]
