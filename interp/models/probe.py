@@ -23,7 +23,7 @@ from einops import einsum, repeat
 from torch import Tensor
 
 from interp.errors import ProbeError
-from interp.models.anatomy.choose import rounding
+from interp.models.deviation import rounding
 from interp.models.examples import BATCH, last_token
 from interp.models.model import Model, Probe
 from interp.models.norms import Norm
