@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from interp.errors import LoadError
 from interp.models.anatomy import Anatomy, dissect
+from interp.models.layouts import Heads, Layout, Units
 from interp.models.maps import in_out
 from interp.models.model import Model
 from interp.models.probe import settle
-from interp.models.taps import Heads, Layout, Tap, Units
+from interp.models.taps import Tap
 
 D_HEAD, INNER, VOCABULARY = 8, 72, 256
 _WIDTHS = ("hidden_size", "word_embed_proj_dim")

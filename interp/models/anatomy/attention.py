@@ -18,9 +18,10 @@ from interp.models.anatomy import roles
 from interp.models.anatomy.evidence import Block, Evidence, missed
 from interp.models.anatomy.stacks import child
 from interp.models.deviation import deviation
+from interp.models.layouts import BesideSink, Heads, Layout, MergedHeads, Results, Units, Whole
 from interp.models.maps import is_map
 from interp.models.norms import is_norm
-from interp.models.taps import BesideSink, Heads, Layout, MergedHeads, Results, Tap, Units, Whole
+from interp.models.taps import Tap
 
 
 def of_block(evidence: Evidence, block: Block, names: tuple[str, ...], prefix: str) -> None:

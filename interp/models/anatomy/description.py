@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from interp import axes
 from interp.errors import LoadError
 from interp.models.anatomy.record import Shapes
-from interp.models.taps import Flat, Half, Named, Own, Pooled, Shared, Tap
+from interp.models.layouts import Flat, Half, Named, Own, Pooled, Shared
+from interp.models.taps import Tap
 from interp.sites import MAIN, Site
 
 

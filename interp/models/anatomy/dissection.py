@@ -21,8 +21,9 @@ from interp.models.anatomy.record import Seen, record
 from interp.models.anatomy.stacks import Found, child, stacks
 from interp.models.deviation import rounding
 from interp.models.examples import batch_of
+from interp.models.layouts import IMAGE, Flat, Layout, Own, Pooled
 from interp.models.norms import is_norm
-from interp.models.taps import IMAGE, Flat, Layout, Own, Pooled, Tap
+from interp.models.taps import Tap
 from interp.sites import COMPONENTS, MAIN, Site
 
 

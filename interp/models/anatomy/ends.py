@@ -17,7 +17,8 @@ from interp.models.anatomy import norms, roles
 from interp.models.anatomy.evidence import Evidence
 from interp.models.anatomy.record import shapes
 from interp.models.anatomy.stacks import Found
-from interp.models.taps import IMAGE, Flat, Layout, Own, Pooled, Shared, Tap, Whole
+from interp.models.layouts import IMAGE, Flat, Layout, Own, Pooled, Shared, Whole
+from interp.models.taps import Tap
 from interp.sites import MAIN
 
 

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from interp.models.anatomy.record import Seen
 from interp.models.anatomy.stacks import has
-from interp.models.taps import IMAGE, Call, Flat, Layout, Tap, Whole
+from interp.models.calls import Call
+from interp.models.layouts import IMAGE, Flat, Layout, Whole
+from interp.models.taps import Tap
 
 
 @dataclass

@@ -11,7 +11,9 @@ from __future__ import annotations
 from interp.models.anatomy import roles
 from interp.models.anatomy.evidence import Block, Evidence
 from interp.models.anatomy.stacks import child
-from interp.models.taps import Experts, Flat, Tap, Units
+from interp.models.experts import Experts
+from interp.models.layouts import Flat, Units
+from interp.models.taps import Tap
 
 
 def mixer(evidence: Evidence, block: Block) -> None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from interp.models.anatomy.description import Anatomy, Repeated, Stream
 from interp.models.anatomy.record import Shapes
-from interp.models.taps import IMAGE, Tap
+from interp.models.layouts import IMAGE
+from interp.models.taps import Tap
 from interp.sites import MAIN, Site
 
 

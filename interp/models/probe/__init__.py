@@ -4,8 +4,8 @@
     Probe(causal=True, checked=36, worst=2.4e-07)
 
 Every site fires once; what is read there is what its name says (:mod:`interp.models.probe.read`), and what is written there
-has the effect that its name says (:mod:`interp.models.probe.written`, :mod:`interp.models.probe.norms`). A site that breaks a
-law makes the model refused, or is left out.
+has the effect that its name says (:mod:`interp.models.probe.written`, :mod:`interp.models.probe.norms`). ``probe`` refuses a
+model with a site that breaks a law, ``settle`` leaves the site out.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ import torch
 from einops import einsum, repeat
 
 from interp.models.examples import BATCH
+from interp.models.layouts import BesideSink
 from interp.models.probe.runs import Outcome, Runs
-from interp.models.taps import BesideSink
 
 
 def outcomes(runs: Runs) -> Iterator[Outcome]:
