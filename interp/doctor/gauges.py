@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from interp.doctor.readers import flow, owners
 from interp.doctor.verdict import Refused, kept
 from interp.models import Model
+from interp.models.layouts import BesideSink, Flat, Heads, Layout
 from interp.models.model import TorchHooks
 from interp.models.norms import Norm
-from interp.models.taps import BesideSink, Flat, Heads, Layout
 from interp.sites import Site
 
 

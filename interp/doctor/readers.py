@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from interp.models import Model
+from interp.models.calls import output_tensor
 from interp.models.norms import is_norm
-from interp.models.taps import output_tensor
 
 _FOLLOWED = {
     *("view", "reshape", "flatten", "unflatten", "contiguous", "clone", "detach", "to", "float", "type_as", "type"),

@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.models import Model
-from interp.models.anatomy.choose import rounding
 from interp.models.decoding import form_of
+from interp.models.deviation import rounding
 from interp.models.maps import is_map, matrix
 from interp.models.norms import bias_of
 from interp.sites import Site

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.interventions import Add, Change, Constant, Intervention
 from interp.models import Model
-from interp.models.taps import BesideSink, Flat, Heads
+from interp.models.layouts import BesideSink, Flat, Heads
 from interp.sites import Site
 
 _AT = {f"{prefix}{name}": prefix for prefix in ("", "cross_") for name in ("pattern", "v", "z", "result")}

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from interp.errors import InputError
 from interp.models.hooks import Left
+from interp.models.layouts import Flat
 from interp.models.maps import matrix
 from interp.models.model import Model
 from interp.models.norms import Norm, Scale, bias_of
 from interp.models.stack import Stack
-from interp.models.taps import Flat
 from interp.sites import MAIN, Site
 
 FINAL = Site("ln_final_scale")

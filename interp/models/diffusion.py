@@ -24,7 +24,7 @@ from interp.errors import LoadError
 from interp.models import examples
 from interp.models.anatomy import Anatomy, Repeated
 from interp.models.anatomy.parts import composed
-from interp.models.taps import first_tensor
+from interp.models.calls import first_tensor
 from interp.sites import MAIN
 
 DENOISERS = ("unet", "transformer")

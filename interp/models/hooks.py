@@ -25,24 +25,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from interp.errors import CompiledModelError, ShapeMismatchError, SiteNotFiredError
+from interp.models.calls import Call, first_tensor, output_tensor, with_first, with_output, with_tensors
+from interp.models.experts import chosen, dense, routed
 from interp.models.inside import InsideAttention
-from interp.models.taps import (
-    Call,
-    Flat,
-    Reads,
-    Tap,
-    Units,
-    Write,
-    at_positions,
-    chosen,
-    dense,
-    first_tensor,
-    output_tensor,
-    routed,
-    with_first,
-    with_output,
-    with_tensors,
-)
+from interp.models.layouts import Flat, Units
+from interp.models.taps import Reads, Tap, Write, at_positions
 from interp.sites import Site
 
 Forward = Callable[..., Any]

@@ -19,8 +19,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from interp.models.calls import Call, first_tensor
 from interp.models.queries import Queries, QueryWrite
-from interp.models.taps import Call, first_tensor
 from interp.sites import Site
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from interp import axes
 from interp.errors import HeadOutOfRangeError, LoadError, UnknownSiteError
 from interp.models import digest, examples
-from interp.models.anatomy import Anatomy
+from interp.models.anatomy import Anatomy, dissect
 from interp.models.encoding import Bos, Tokens, as_prompts
 from interp.models.hooks import (
     Hooks,
@@ -151,12 +151,12 @@ class Model:
             with evaluating(module), eager_attention(module), shaped_experts(module):
                 if anatomy is None and self.peer.anatomy and self.example:
                     anatomy = self.peer.anatomy(self.example)
-                self.anatomy = anatomy or Anatomy.of(module, self.example or None)
+                self.anatomy = anatomy or dissect(module, self.example or None)
         except _FAILS as error:
             reason = str(error).strip().split("\n")[0][:200]
             what = "random inputs" if example is None else f"example={examples.described(self.example)}"
             self.unknown = f"a forward pass on {what} failed ({type(error).__name__}: {reason})"
-            self.example, self.anatomy = {}, Anatomy.of(module, None)
+            self.example, self.anatomy = {}, dissect(module, None)
         self.anatomy = self.anatomy.with_axes(axes or {})
         self.reading = reading_of(self)
         """How prompts become what its forward is given."""

@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.models.taps import Call, first_tensor
+from interp.models.calls import Call, first_tensor
 
 EXACT = 1e-4
 """By how much a norm's form may miss its output, relative to the largest number, in at least float32."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from interp.models.anatomy.choose import rounding
+from interp.models.deviation import rounding
 from interp.models.encoding import mask_of, position_ids_of
 from interp.models.examples import embedding
 from interp.models.model import Model

@@ -25,12 +25,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp import kernels
+from interp.models.calls import first_tensor, output_tensor, with_first
 from interp.models.encoding import Tokens
 from interp.models.examples import text_config
 from interp.models.hooks import Forward, Hooks, Left, leave, standing_in
 from interp.models.keys_values import Carried, KeysValues
+from interp.models.layouts import Flat
 from interp.models.maps import in_out
-from interp.models.taps import Flat, first_tensor, output_tensor, with_first
 from interp.models.trees import Batch, Tree, batch_of, leaves, mapped
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from interp import kernels
 from interp.errors import ProbeError
 from interp.models.anatomy import Anatomy
-from interp.models.anatomy.choose import rounding
+from interp.models.deviation import rounding
 from interp.models.encoding import Tokens
 from interp.models.hooks import Hooks
 from interp.models.maps import applied, in_out

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import LoadError
-from interp.models.anatomy import Anatomy
+from interp.models.anatomy import Anatomy, dissect
+from interp.models.layouts import Heads, Layout, Units
 from interp.models.maps import in_out
 from interp.models.model import Model
 from interp.models.probe import settle
-from interp.models.taps import Heads, Layout, Tap, Units
+from interp.models.taps import Tap
 
 D_HEAD, INNER, VOCABULARY = 8, 72, 256
 _WIDTHS = ("hidden_size", "word_embed_proj_dim")
@@ -77,7 +78,7 @@ def _narrowed(config: Any) -> Any:
 
 def anatomy(module: nn.Module, small: Model, inputs: Mapping[str, Tensor]) -> Anatomy:
     """The sites of a module on the meta device: its twin's, in its own sizes."""
-    bare = Anatomy.of(module, inputs)
+    bare = dissect(module, inputs)
     taps = {site: _widened(tap, module, small.module) for site, tap in small.anatomy.taps.items()}
     streams = {name: replace(stream, layers=bare.streams[name].layers) for name, stream in small.anatomy.streams.items()}
     modules = {place: _widened(tap, module, small.module) for place, tap in small.anatomy.modules.items()}

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from interp.doctor import LAWS, Report, architectures, examine
 from interp.models import Model
+from interp.models.calls import Call, first_tensor
+from interp.models.layouts import Heads, Layout, Results, Whole
 from interp.models.maps import in_out
-from interp.models.taps import Call, Heads, Layout, Results, Tap, Whole, first_tensor
+from interp.models.taps import Tap
 from interp.sites import Site
 
 BY_NAME = {law.name: law for law in LAWS}

@@ -21,8 +21,9 @@ from interp import effects
 from interp.engine import patch
 from interp.errors import ProbeError, SiteNotFiredError, UnknownSiteError
 from interp.models import Model, load
+from interp.models.layouts import Heads
 from interp.models.probe import probe
-from interp.models.taps import Heads, Tap
+from interp.models.taps import Tap
 from interp.prompts import Prompt
 from interp.sites import COMPONENTS, Site, grid
 

@@ -17,7 +17,8 @@ from interp.doctor import architectures
 from interp.errors import CompiledModelError, ShapeMismatchError, SiteNotFiredError, UnknownSiteError
 from interp.models import Model, load
 from interp.models.hooks import Hooks, eager_attention, evaluating
-from interp.models.taps import Heads, Tap
+from interp.models.layouts import Heads
+from interp.models.taps import Tap
 from interp.models.zoo import ZooConfig
 from interp.sites import Site
 

@@ -15,7 +15,7 @@ from interp.errors import LoadError, PositionError, UnknownNameError
 from interp.interventions import Change, Intervention
 from interp.metrics import FromLogits
 from interp.models import Model, load
-from interp.models.taps import Named
+from interp.models.layouts import Named
 from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site, grid
 

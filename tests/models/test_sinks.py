@@ -19,7 +19,7 @@ from interp.engine import gauge, patch
 from interp.errors import UserError
 from interp.interventions import Constant, Intervention, attention_knockout
 from interp.models import Model
-from interp.models.taps import BesideSink
+from interp.models.layouts import BesideSink
 from interp.prompts import Pair
 from interp.sites import Site, grid
 

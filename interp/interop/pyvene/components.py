@@ -19,7 +19,8 @@ from typing import NamedTuple
 from interp import axes
 from interp.errors import HeadOutOfRangeError, InteropError, UnknownNameError, UnknownSiteError
 from interp.models import Model
-from interp.models.taps import Tap, Whole
+from interp.models.layouts import Whole
+from interp.models.taps import Tap
 from interp.sites import MODULE_SIDES, Site
 
 

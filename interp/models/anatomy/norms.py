@@ -1,7 +1,7 @@
 """The norms of a stream: before attention and MLP, behind what they give, and behind the last block.
 
-    >>> found = of_block(chooser, block)                                                      # doctest: +SKIP
-    >>> found["ln1_scale"].path, found["ln1_scale"].layout.norm.centred                       # doctest: +SKIP
+    >>> of_block(evidence, block)                                                             # doctest: +SKIP
+    >>> block.taps["ln1_scale"].path, block.taps["ln1_scale"].layout.norm.centred             # doctest: +SKIP
     ('transformer.h.0.ln_1', True)
 
 Which norm is which is told by what passes: the norm whose output is, number by number, what attention or the MLP takes; the
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.models.anatomy import roles
-from interp.models.anatomy.choose import Block, Chooser
-from interp.models.anatomy.record import Seen
+from interp.models.anatomy.evidence import Block, Evidence
 from interp.models.anatomy.stacks import child
 from interp.models.norms import Norm, Scale, is_norm
 from interp.models.taps import Tap
@@ -27,12 +26,12 @@ _BEFORE = {"ln1_scale": "attention", "ln2_scale": "the MLP"}
 _BEHIND = {"ln1_post_scale": "attn_out", "ln2_post_scale": "mlp_out"}
 
 
-def of_block(chooser: Chooser, block: Block) -> None:
+def of_block(evidence: Evidence, block: Block) -> None:
     """Note where the scales of a block's norms are seen, or why they are not."""
     known: dict[str, str] = {}
     for name, part in _BEFORE.items():
-        reader = _reader(chooser, block, name)
-        path = None if reader is None else _read_by(chooser, block, reader)
+        reader = _reader(evidence, block, name)
+        path = None if reader is None else _read_by(evidence, block, reader)
         if reader is None:
             block.absent[name] = f"{block.path} has no module that is known to be {part}"
         elif path is None:
@@ -43,47 +42,47 @@ def of_block(chooser: Chooser, block: Block) -> None:
             block.absent[name] = f"attention and MLP read one norm, {path}: it is {known[path]}"
         else:
             known[path] = name
-            _keep(chooser, block, name, path)
+            _keep(evidence, block, name, path)
     for name, added in _BEHIND.items():
         tap = block.taps.get(added)
-        if tap is not None and is_norm(chooser.module.get_submodule(tap.path)):
-            _keep(chooser, block, name, tap.path)
+        if tap is not None and is_norm(evidence.part(tap.path)):
+            _keep(evidence, block, name, tap.path)
         else:
             block.absent[name] = f"no norm stands between {added} and the stream"
 
 
-def last(module: nn.Module, seen: Seen, blocks: Sequence[str], tolerance: float) -> Tap | str:
+def last(evidence: Evidence, blocks: Sequence[str]) -> Tap | str:
     """Where the scale of the norm behind the last block is seen, or why it is not."""
-    left = seen.output(blocks[-1])
+    left = evidence.seen.output(blocks[-1])
     if left is None or left.ndim != 3:
         return "what leaves the last block is not a tensor of tokens"
-    path = next((path for path in _outside(module, blocks) if _same(seen.input(path), left)), None)
+    path = next((path for path in _outside(evidence.module, blocks) if _same(evidence.seen.input(path), left)), None)
     if path is None:
         return "no norm takes what leaves the last block as it is"
-    return _tap(module, seen, path, tolerance)
+    return _tap(evidence, path)
 
 
-def _keep(chooser: Chooser, block: Block, name: str, path: str) -> None:
-    found = _tap(chooser.module, chooser.seen, path, chooser.tolerance)
+def _keep(evidence: Evidence, block: Block, name: str, path: str) -> None:
+    found = _tap(evidence, path)
     if isinstance(found, str):
         block.absent[name] = found
     else:
         assert isinstance(found.layout, Scale)
-        block.taps[name] = chooser.tap(path, "output", block, found.layout)
+        block.taps[name] = evidence.tap(path, "output", block, found.layout)
 
 
-def _tap(module: nn.Module, seen: Seen, path: str, tolerance: float) -> Tap | str:
-    x, out = seen.input(path), seen.output(path)
+def _tap(evidence: Evidence, path: str) -> Tap | str:
+    x, out = evidence.seen.input(path), evidence.seen.output(path)
     if x is None or out is None:
-        return f"{path} is called {len(seen.inputs[path])} times in one pass"
+        return f"{path} is called {len(evidence.seen.inputs[path])} times in one pass"
     with torch.no_grad():
-        form = Norm.of(module.get_submodule(path), x, out, tolerance)
+        form = Norm.of(evidence.part(path), x, out, evidence.tolerance)
     return f"{path}: {form}" if isinstance(form, str) else Tap(path, "output", Scale(form))
 
 
-def _reader(chooser: Chooser, block: Block, name: str) -> str | None:
+def _reader(evidence: Evidence, block: Block, name: str) -> str | None:
     """The module that takes what a norm gives: attention or a mixer, the MLP, or the first map of an MLP without a module."""
-    part = chooser.module.get_submodule(block.path)
+    part = evidence.part(block.path)
     if name == "ln1_scale":
         own = child(part, (*roles.ATTENTION, *roles.MIXER))
         return None if own is None else f"{block.path}.{own}"
@@ -94,13 +93,13 @@ def _reader(chooser: Chooser, block: Block, name: str) -> str | None:
     return None if into is None else into.path
 
 
-def _read_by(chooser: Chooser, block: Block, reader: str) -> str | None:
+def _read_by(evidence: Evidence, block: Block, reader: str) -> str | None:
     """The last norm of a block whose output a module takes."""
-    taken, called = chooser.seen.input(reader), {path: i for i, path in enumerate(chooser.seen.order)}
-    names = [name for name, part in chooser.module.get_submodule(block.path).named_modules() if name and is_norm(part)]
+    taken, called = evidence.seen.input(reader), {path: i for i, path in enumerate(evidence.seen.order)}
+    names = [name for name, part in evidence.part(block.path).named_modules() if name and is_norm(part)]
     before = [path for name in names if called.get(path := f"{block.path}.{name}", len(called)) < called.get(reader, -1)]
     before.sort(key=lambda path: -called[path])
-    return next((path for path in before if _same(chooser.seen.output(path), taken)), None)
+    return next((path for path in before if _same(evidence.seen.output(path), taken)), None)
 
 
 def _outside(module: nn.Module, blocks: Sequence[str]) -> Iterator[str]:

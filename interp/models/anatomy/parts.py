@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from interp.models.anatomy import Anatomy, Repeated, Stream
+from interp.models.anatomy.description import Anatomy, Repeated, Stream
 from interp.models.anatomy.record import Shapes
-from interp.models.taps import IMAGE, Tap
+from interp.models.layouts import IMAGE
+from interp.models.taps import Tap
 from interp.sites import MAIN, Site
 
 

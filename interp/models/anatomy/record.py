@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from interp.models.calls import first_tensor, output_tensor
 from interp.models.inside import SOFTMAX
-from interp.models.taps import first_tensor, output_tensor
 
 Shapes = dict[tuple[str, str], tuple[int, ...]]
 """Shape of a tensor by path and side, ``"input"`` or ``"output"``, of modules that are called once."""

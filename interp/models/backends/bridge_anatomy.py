@@ -23,7 +23,8 @@ from interp import axes, hook_names
 from interp.models.anatomy import Anatomy, Stream
 from interp.models.backends.bridge_hooks import Column, PointHandle, PointHooks, called
 from interp.models.hooks import evaluating
-from interp.models.taps import Pooled, Results, Tap, Whole
+from interp.models.layouts import Pooled, Results, Whole
+from interp.models.taps import Tap
 from interp.sites import COMPONENTS, MAIN, Site
 
 STACKS = (("blocks", MAIN), ("decoder_blocks", MAIN), ("encoder_blocks", "encoder"))

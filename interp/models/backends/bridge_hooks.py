@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
+from interp.models.calls import Call
 from interp.models.hooks import Hooks
-from interp.models.taps import Call
 from interp.sites import Site
 
 

@@ -18,8 +18,8 @@ from typing import Any
 from nnsight import save
 from torch import Tensor
 
+from interp.models.calls import Call, first_tensor, output_tensor, with_first, with_output
 from interp.models.hooks import Hooks
-from interp.models.taps import Call, first_tensor, output_tensor, with_first, with_output
 from interp.sites import Site
 
 

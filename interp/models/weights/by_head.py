@@ -18,9 +18,9 @@ from einops import rearrange
 from torch import Tensor
 
 from interp.errors import ShapeMismatchError, WeightsError
+from interp.models.layouts import Heads
 from interp.models.maps import in_out
 from interp.models.model import Model
-from interp.models.taps import Heads
 from interp.models.weights.projections import head_map
 from interp.sites import MAIN, Site
 

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import WeightsError
+from interp.models.layouts import Flat, Heads
 from interp.models.maps import is_map, matrix
 from interp.models.model import Model
-from interp.models.taps import Flat, Heads
 from interp.sites import Site
 
 

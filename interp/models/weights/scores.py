@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import WeightsError
-from interp.models.anatomy.choose import rounding
+from interp.models.deviation import rounding
 from interp.models.examples import BATCH, text_config
 from interp.models.hooks import Hooks
 from interp.models.model import Model

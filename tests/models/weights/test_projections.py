@@ -12,7 +12,7 @@ from torch import Tensor
 from interp.doctor import architectures
 from interp.models import Model
 from interp.models.anatomy.record import record
-from interp.models.taps import Flat
+from interp.models.layouts import Flat
 from interp.models.weights.projections import output_map, projection
 from interp.sites import Site
 
