@@ -232,6 +232,11 @@ def base(ds: xr.Dataset) -> xr.DataArray:
     return ds["corrupt" if ds.attrs["patching"] == DENOISING else "clean"]
 
 
+def paired(ds: xr.Dataset) -> bool:
+    """Whether the prompts have counterfactuals, so that recovery and damage are defined."""
+    return bool(ds.attrs.get("paired", True))
+
+
 def effect(ds: xr.Dataset) -> xr.DataArray:
     """``value − base``, of every example."""
     return _named(ds["value"] - base(ds), ds, "effect")
@@ -290,6 +295,11 @@ def _normalised(ds: xr.Dataset, quantity: str, aggregate: str | None, floor: flo
 
 def _fraction(ds: xr.Dataset, quantity: str) -> tuple[xr.DataArray, xr.DataArray]:
     """Numerator and denominator of a normalised quantity, in float64."""
+    if not paired(ds):
+        raise EffectsError(
+            f"{quantity} compares with a counterfactual, and these prompts have none; take the effect: interp.effect(effects), "
+            "quantity='effect'"
+        )
     value, clean, corrupt = (ds[v].astype("float64") for v in ("value", "clean", "corrupt"))
     return (value - corrupt if quantity == "recovery" else clean - value), clean - corrupt
 
@@ -395,18 +405,20 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     """The ``k`` cells of largest |effect|, strongest first, as a table.
 
     Columns: ``cell`` (``L9H6``, or the intervention or edge that it is), the swept axes, ``effect`` with ``low`` and ``high``,
-    the normalised quantity that fits the run (``recovery`` when denoising, ``damage`` when noising; NaN where it is undefined)
-    and ``n``. The strongest of many are partly strong by luck: their intervals are not adjusted for the choice.
+    the normalised quantity that fits the run (``recovery`` when denoising, ``damage`` when noising; NaN where it is undefined,
+    left out of prompts without a counterfactual) and ``n``. The strongest of many are partly strong by luck: their intervals
+    are not adjusted for the choice.
     """
     chosen = choose_metric(ds, metric)
     table = summary(chosen, "effect", level=level).isel({names.METRIC: 0})
-    normalised = "recovery" if ds.attrs["patching"] == DENOISING else "damage"
-    table[normalised] = summary(chosen, normalised, level=level)["mean"].isel({names.METRIC: 0})
+    normalised = ["recovery" if ds.attrs["patching"] == DENOISING else "damage"] if paired(ds) else []
+    for quantity in normalised:
+        table[quantity] = summary(chosen, quantity, level=level)["mean"].isel({names.METRIC: 0})
     axes = swept_axes(ds)
     flat = table.stack(place=axes, create_index=False) if axes else table.expand_dims("place")
     columns = [a for a in names.ALL if a in flat.coords and a not in (names.CELL, names.METRIC)]
     data = {c: np.broadcast_to(flat[c].values, flat.sizes["place"]) for c in columns}
-    data |= {c: flat[c].values for c in ("mean", "low", "high", normalised, "n")}
+    data |= {c: flat[c].values for c in ("mean", "low", "high", *normalised, "n")}
     frame = pd.DataFrame(data).rename(columns={"mean": "effect"}).dropna(subset=["effect"])
     told = [name for name in _TOLD if name in flat.coords] or [names.CELL] * (names.CELL in axes and not columns)
     said = np.broadcast_to(flat[told[0]].values, flat.sizes["place"])[frame.index] if told else [""] * len(frame)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp import axes, effects
 from interp.engine import gauge, provenance
-from interp.engine.asked import encoded_pairs, listed
+from interp.engine.asked import asked_pairs, contrasted, listed, refuse_other_side
 from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
@@ -25,10 +25,11 @@ from interp.interventions import Activation, Change, Identity, Intervention, Sou
 from interp.interventions.source import UNEQUAL
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
-from interp.sites import Grid, Positions, Site
+from interp.sites import Grid, Positions, Site, grid
 
 STRATEGIES = ("auto", "wavefront", "batched", "serial")
-Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid]
+Where = Grid | str | Site | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid | str | Site]
+"""Where a sweep acts; a site alone is the grid of it, and of a component without a layer every layer is a cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,8 @@ def asked(
     model: Model, pairs: Any, where: Any, metric: Any, change: dict[str, Any], options: Options
 ) -> tuple[Prepared, dict[str, Family]]:
     """Everything that is asked for, checked and resolved."""
-    encoded = encoded_pairs(model, pairs)
+    where = gridded(where)
+    encoded, paired = asked_pairs(model, pairs)
     metrics = resolve_metrics(metric)
     if isinstance(where, Grid | Mapping):
         grids = {"": where} if isinstance(where, Grid) else dict(where)
@@ -62,7 +64,23 @@ def asked(
                 "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
             )
         families = {"": _of_list(listed(where))}
+    every = [one for family in families.values() for one in family.interventions]
+    for one in [*every, *([options.given] if options.given is not None else [])]:
+        for own in one.changes:
+            refuse_other_side(own, paired)
+    if not contrasted(encoded):
+        families = {name: replace(family, attrs=family.attrs | {"paired": False}) for name, family in families.items()}
     return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
+
+
+def gridded(where: Any) -> Any:
+    """Sites as their grids, alone or by name; anything else as it is."""
+    if isinstance(where, Mapping):
+        return {name: gridded(one) for name, one in where.items()}
+    if not isinstance(where, str | Site):
+        return where
+    site = Site.parse(where)
+    return grid(site, layer=... if site.path is None and site.layer is None and site.component.per_layer else None)
 
 
 def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any]) -> Family:

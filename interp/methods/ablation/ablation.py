@@ -32,7 +32,7 @@ from interp.engine import patch
 from interp.engine.asked import asked_prompts, listed
 from interp.engine.background import Given, given_changes
 from interp.engine.cells import fill
-from interp.engine.families import Family, Where, asked, labelled
+from interp.engine.families import Family, Where, asked, gridded, labelled
 from interp.engine.measure import measure
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
@@ -77,8 +77,8 @@ def ablate(
 
     Args:
         pairs: pairs, or plain prompts.
-        where: a grid; a mapping of names to grids; or interventions, whose sites and positions alone count: their changes are
-            ablated together.
+        where: a grid or a site; a mapping of names to such; or interventions, whose sites and positions alone count: their
+            changes are ablated together.
         kind: see the table above.
         metric: by default ``"logit_diff"`` of pairs, and ``"kl"`` to the model as it is of plain prompts.
         prompts: which prompts of the pairs the model runs on; :func:`interp.patch` runs on the corrupted ones by default.
@@ -100,6 +100,7 @@ def ablate(
         InputError: plain prompts have no counterfactual.
         TrainingError, UnknownSiteError: constants that cannot be trained. And what :func:`interp.patch` raises.
     """
+    where = gridded(where)
     encoded, paired = asked_prompts(model, pairs)
     _check(kind, prompts, reference, over, by, paired=paired)
     if kind == "resample" and reference == "base" and len(encoded) == 1:
@@ -171,6 +172,7 @@ def optimal_constants(
         lr: first learning rate, in units of the cell's root mean square.
         others: as for :func:`ablate`.
     """
+    where = gridded(where)
     encoded, paired = asked_prompts(model, pairs)
     patching: Patching = "noising" if prompts == "clean" else "denoising"
     options = Options(patching, "auto", given_changes(model, given), rows=rows, progress=progress, precision=precision)
