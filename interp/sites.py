@@ -107,6 +107,9 @@ COMPONENTS: Mapping[str, Component] = {
     )
 }
 
+SPELLINGS = tuple(c.lens for c in COMPONENTS.values())
+"""Names in TransformerLens' style."""
+
 #: Sides of a module named by its path, for models and places that no role names.
 MODULE_SIDES = ("input", "output")
 
@@ -160,7 +163,7 @@ class Site:
                 )
             return
         if self.name not in COMPONENTS:
-            raise UnknownSiteError("site", self.name, COMPONENTS)
+            raise _unknown(self.name)
         for axis in axes.INDEXED:
             index = getattr(self, axis)
             if index is not None and axis not in self.component.selectable:
@@ -242,8 +245,7 @@ class Site:
             written = (*axes.INDEXED, axes.LAYER, axes.CALL)
             number: dict[str, Any] = {k: int(found[k]) for k in written if found[k] is not None}
             return cls(name, stream=_stream(found["stream"]), half=_half(found["half"]), **number)
-        spellings = [c.lens for c in COMPONENTS.values()]
-        raise UnknownSiteError("site", text, COMPONENTS, aliases=spellings)
+        raise _unknown(text)
 
     def __repr__(self) -> str:
         stream = "" if self.stream == MAIN else f"{self.stream}:"
@@ -500,6 +502,10 @@ def grid(
     if not span.is_all and not base.square:
         raise PositionError(f"attended={span!r} of {base!r}: only scores and patterns have rows of attended positions")
     return Grid(base, positions, ordered, span)
+
+
+def _unknown(text: str) -> UnknownSiteError:
+    return UnknownSiteError("site", text, COMPONENTS, aliases=SPELLINGS, listing="model.sites() lists a model's own")
 
 
 def _half(letter: str | None) -> int | None:

@@ -86,8 +86,7 @@ def _sites(model: Model, word: str | Site) -> list[Site]:
         if not found:
             raise UnknownSiteError("part to hold", word, [], why=f"no scale of a norm of {model.name} was found")
         return found
-    site = Site.parse(word)
-    model.check(site)
+    site = model.site(word)
     return list(model.each(site))
 
 

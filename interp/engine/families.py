@@ -49,7 +49,7 @@ def asked(
     model: Model, pairs: Any, where: Any, metric: Any, change: dict[str, Any], options: Options
 ) -> tuple[Prepared, dict[str, Family]]:
     """Everything that is asked for, checked and resolved."""
-    where = gridded(where)
+    where = gridded(model, where)
     encoded, paired = asked_pairs(model, pairs)
     metrics = resolve_metrics(metric)
     if isinstance(where, Grid | Mapping):
@@ -73,13 +73,13 @@ def asked(
     return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
 
 
-def gridded(where: Any) -> Any:
+def gridded(model: Model, where: Any) -> Any:
     """Sites as their grids, alone or by name; anything else as it is."""
     if isinstance(where, Mapping):
-        return {name: gridded(one) for name, one in where.items()}
+        return {name: gridded(model, one) for name, one in where.items()}
     if not isinstance(where, str | Site):
         return where
-    site = Site.parse(where)
+    site = model.site(where)
     return grid(site, layer=... if site.path is None and site.layer is None and site.component.per_layer else None)
 
 

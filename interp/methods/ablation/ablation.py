@@ -100,7 +100,7 @@ def ablate(
         InputError: plain prompts have no counterfactual.
         TrainingError, UnknownSiteError: constants that cannot be trained. And what :func:`interp.patch` raises.
     """
-    where = gridded(where)
+    where = gridded(model, where)
     encoded, paired = asked_prompts(model, pairs)
     _check(kind, prompts, reference, over, by, paired=paired)
     if kind == "resample" and reference == "base" and len(encoded) == 1:
@@ -172,7 +172,7 @@ def optimal_constants(
         lr: first learning rate, in units of the cell's root mean square.
         others: as for :func:`ablate`.
     """
-    where = gridded(where)
+    where = gridded(model, where)
     encoded, paired = asked_prompts(model, pairs)
     patching: Patching = "noising" if prompts == "clean" else "denoising"
     options = Options(patching, "auto", given_changes(model, given), rows=rows, progress=progress, precision=precision)

@@ -269,7 +269,7 @@ def test_a_constant_is_saved_and_restored() -> None:
         ({"pairs": [(1, 2)], "where": grid("L1.z"), "metric": "logprob"}, AnswerError, "needs the 'answers'"),
         ({"pairs": [(1, 2, 3)], "reference": "counterfactual"}, InputError, "prompts without one"),
         ({"pairs": []}, InputError, "prompts is empty"),
-        ({"where": "L1.z"}, ValueError, "expected a grid"),
+        ({"where": ["L1.z"]}, ValueError, "expected a grid"),
         ({"pairs": [(1, 2, 3)], "kind": "resample"}, InputError, "the values of other prompts, and this is one alone"),
     ],
 )
