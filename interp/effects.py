@@ -401,6 +401,26 @@ def _beside(array: xr.DataArray, dims: Sequence[str]) -> np.ndarray[Any, Any]:
     )
 
 
+def at(ds: xr.Dataset, **coords: Any) -> xr.Dataset:
+    """The cells at some coordinates, ``at(effects, layer=3, position=-1)``: ``sel``, which knows what a position is.
+
+    Where a grid sweeps roles and indices together, its positions are text, and ``effects.sel(position="-1")`` has to say so.
+
+    Raises:
+        UnknownNameError: an axis or a value that is not there, with those that are.
+    """
+    chosen: dict[str, Any] = {}
+    for axis, value in coords.items():
+        if axis not in ds.indexes:
+            raise UnknownNameError("axis", axis, map(str, ds.indexes))
+        known = ds.indexes[axis].tolist()
+        wanted = [str(one) if isinstance(known[0], str) else one for one in (value if isinstance(value, list) else [value])]
+        if missing := [one for one in wanted if one not in known]:
+            raise UnknownNameError(axis, missing[0], map(str, known), "of this result")
+        chosen[axis] = wanted if isinstance(value, list) else wanted[0]
+    return ds.sel(chosen)
+
+
 def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float = 0.95) -> pd.DataFrame:
     """The ``k`` cells of largest |effect|, strongest first, as a table.
 

@@ -461,7 +461,8 @@ def grid(
         layer, head, expert, unit, call, half: ``...`` sweeps all of them, a sequence sweeps those, a number fixes one, None
             leaves the site's own. Without a layer all of them are swept.
         position: ``...`` sweeps every raw index; a list of indices or roles sweeps those; a single index or role (or several,
-            as ``Positions``) fixes them; None means all positions together.
+            as ``Positions``) fixes them; None means all positions together. Of a list with roles in it the result's coordinate
+            is text: ``effects.sel(position="-1")``, or ``interp.effects.at(effects, position=-1)``.
         attended: of scores and patterns, the attended positions at which every cell is changed; None means whole rows.
 
     Raises:
