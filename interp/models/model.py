@@ -370,12 +370,15 @@ class Model:
             every = (pairs.answers, pairs.wrong, *([pairs.later, pairs.later_wrong] if pairs.forced else []))
             alone = all(pair.clean is pair.corrupted for pair in prompts)  # prompts without another
             sides = (pairs.clean.ids, None if alone else pairs.corrupted.ids)
-            refuse_strange(self, *sides, answers=every)
+            both = [side for pair in prompts for side in ((pair.clean,) if alone else (pair.clean, pair.corrupted))]
+            words = [one for pair in prompts for one in (*pair.answers, *pair.wrong)]
+            refuse_strange(self, both, *sides, answers=every, words=words)
             moved = pairs.to(self.device)
             clean, corrupted = (self._placing.placed(side) for side in (moved.clean, moved.corrupted))
             return replace(moved, clean=clean, corrupted=corrupted)
-        tokens = self.reading.tokens(as_prompts(prompts), bos)
-        refuse_strange(self, tokens.ids)
+        many = as_prompts(prompts)
+        tokens = self.reading.tokens(many, bos)
+        refuse_strange(self, many, tokens.ids)
         return self._placing.placed(tokens.to(self.device))
 
     def placed(self, tokens: Tokens) -> Tokens:
