@@ -49,9 +49,23 @@ def asked(
     model: Model, pairs: Any, where: Any, metric: Any, change: dict[str, Any], options: Options
 ) -> tuple[Prepared, dict[str, Family]]:
     """Everything that is asked for, checked and resolved."""
-    where = gridded(model, where)
     encoded, paired = asked_pairs(model, pairs)
     metrics = resolve_metrics(metric)
+    families = named(model, encoded, where, change)
+    every = [one for family in families.values() for one in family.interventions]
+    for one in [*every, *([options.given] if options.given is not None else [])]:
+        for own in one.changes:
+            refuse_other_side(own, paired)
+    return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
+
+
+def named(model: Model, encoded: Encoded, where: Any, change: dict[str, Any]) -> dict[str, Family]:
+    """The families of cells that are asked for, by name; one alone has none.
+
+    Args:
+        change: source, edit, featurizer and ``keep_error`` of a grid's changes.
+    """
+    where = gridded(model, where)
     if isinstance(where, Grid | Mapping):
         grids = {"": where} if isinstance(where, Grid) else dict(where)
         if not grids:
@@ -64,13 +78,9 @@ def asked(
                 "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
             )
         families = {"": _of_list(listed(where))}
-    every = [one for family in families.values() for one in family.interventions]
-    for one in [*every, *([options.given] if options.given is not None else [])]:
-        for own in one.changes:
-            refuse_other_side(own, paired)
     if not contrasted(encoded):
         families = {name: replace(family, attrs=family.attrs | {"paired": False}) for name, family in families.items()}
-    return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
+    return families
 
 
 def gridded(model: Model, where: Any) -> Any:
