@@ -60,7 +60,7 @@ def test_one_prompt_is_one(prompts: list[list[int]]) -> None:
 def test_what_needs_another_prompt_says_so(prompts: list[list[int]]) -> None:
     model = sweeps.model("gpt2")
     for options in ({}, {"source": Activation("clean")}, {"edit": Scale(0.0), "given": Change("L0.mlp_out")}):
-        with pytest.raises(InputError, match="but these are no pairs: pass interp.Pair"):
+        with pytest.raises(InputError, match=r"but these are no pairs: pass interp\.Pair"):
             patch(model, prompts, HEADS, third, **options)
     with pytest.raises(InputError, match="but these are no pairs"):
         explain(model, prompts, Change("L1.z"), third)
@@ -125,6 +125,6 @@ def test_a_misspelt_site_is_answered_with_the_models_own(prompts: list[list[int]
 
 
 def test_a_change_that_names_no_layer(prompts: list[list[int]]) -> None:
-    words = "does not say which layer: name one, as in L3.resid_post, or sweep all of them with interp.grid('resid_post', layer=...)"
+    words = "does not say which layer: name one, as in L3.resid_post, or sweep all of them with interp.grid('resid_post', "
     with pytest.raises(HeadOutOfRangeError, match=re.escape(words)):
         patch(sweeps.model("gpt2"), prompts, Change("resid_post", edit=Scale(0.0)), third)
