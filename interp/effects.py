@@ -206,6 +206,12 @@ def validate(ds: Any) -> xr.Dataset:
     return ds
 
 
+def _require(given: Any) -> None:
+    """Raise if it is no result at all."""
+    if not isinstance(given, xr.Dataset):
+        validate(given)
+
+
 def _check_rule(ds: xr.Dataset) -> None:
     """Cells by rule equal the base exactly; sites that do not exist have no value."""
     if ds["by_rule"].any():
@@ -227,6 +233,7 @@ def swept_axes(ds: xr.Dataset) -> tuple[str, ...]:
 
 def base(ds: xr.Dataset) -> xr.DataArray:
     """The run that was intervened on: corrupted when denoising, clean when noising, with what was given in force."""
+    _require(ds)
     if "given" in ds:
         return ds["given"]
     return ds["corrupt" if ds.attrs["patching"] == DENOISING else "clean"]
@@ -234,12 +241,14 @@ def base(ds: xr.Dataset) -> xr.DataArray:
 
 def paired(ds: xr.Dataset) -> bool:
     """Whether the prompts have counterfactuals, so that recovery and damage are defined."""
+    _require(ds)
     return bool(ds.attrs.get("paired", True))
 
 
 def effect(ds: xr.Dataset) -> xr.DataArray:
     """``value − base``, of every example."""
-    return _named(ds["value"] - base(ds), ds, "effect")
+    before = base(ds)
+    return _named(ds["value"] - before, ds, "effect")
 
 
 def value_of(ds: xr.Dataset, quantity: str) -> xr.DataArray:
@@ -352,6 +361,7 @@ def summary(
         raise UnknownNameError("quantity", quantity, QUANTITIES)
     if method not in ("bootstrap", "t"):
         raise UnknownNameError("method", method, ("bootstrap", "t"))
+    _require(ds)
     ds = ds if names.METRIC in ds.dims else ds.expand_dims(names.METRIC)
     labels = np.asarray(ds[clusters].values).astype(str) if clusters is not None and clusters in ds.coords else None
     found = 0 if labels is None else len(set(labels.tolist()))

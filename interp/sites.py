@@ -126,6 +126,8 @@ _INDICES = re.compile(r"-?\d+(,-?\d+)*\Z")
 _HALVES = "uc"
 """How a half of the batch is written: unconditional, conditional."""
 
+_NO_POSITION = "position={!r}: give an index, a role such as 'subject', a list of these, or ... for all of them"
+
 MAIN = "main"
 """The stream of a site that names none: the decoder of a model that has one, the only stack of blocks of others."""
 
@@ -220,7 +222,7 @@ class Site:
         """
         if isinstance(site, Site):
             return site
-        text = site.strip()
+        text = _text(site)
         for pattern, name in _LENS:
             if found := pattern.match(text):
                 layer = found.groupdict().get("layer")
@@ -332,7 +334,10 @@ class Positions:
             return cls(role=found["role"], pick=int(found["pick"]) if found["pick"] is not None else None)
         if isinstance(positions, Integral):
             return cls(indices=(int(positions),))
-        return cls(indices=_numbers(positions))
+        try:
+            return cls(indices=_numbers(positions))
+        except TypeError:
+            raise PositionError(_NO_POSITION.format(positions)) from None
 
     def __repr__(self) -> str:
         if self.is_all:
@@ -481,7 +486,11 @@ def grid(
         if isinstance(given, Integral):
             base = base.at(**{axis: int(given)})
             continue
-        values = None if given is ... else _numbers(given)
+        try:
+            values = None if given is ... else _numbers(given)
+        except TypeError:
+            many = f"{axis}={given!r}: give ... for all of them, a number, or a list of numbers"
+            raise HeadOutOfRangeError(many) from None
         if values is not None:
             _refuse_empty_or_repeated(axis, values)
         base.at(**{axis: values[0] if values else 0})  # refuses an axis that the component does not have
@@ -490,7 +499,7 @@ def grid(
     if position is ...:
         swept[axes.POSITION] = None
     elif isinstance(position, Iterable) and not isinstance(position, str | Positions):
-        places = tuple(p if isinstance(p, str) else index(p) for p in position)
+        places = tuple(p if isinstance(p, str) else _position(p, position) for p in position)
         _refuse_empty_or_repeated(axes.POSITION, places, PositionError)
         swept[axes.POSITION] = places
     else:
@@ -505,12 +514,26 @@ def grid(
     return Grid(base, positions, ordered, span)
 
 
+def _text(site: Any) -> str:
+    if not isinstance(site, str):
+        why = f"its type is {type(site).__name__}; a site is one name, such as 'L3.z', or an interp.Site"
+        raise UnknownSiteError("site", site, [], why=why)
+    return site.strip()
+
+
 def _unknown(text: str) -> UnknownSiteError:
     return UnknownSiteError("site", text, COMPONENTS, aliases=SPELLINGS, listing="model.sites() lists a model's own")
 
 
 def _half(letter: str | None) -> int | None:
     return None if letter is None else _HALVES.index(letter)
+
+
+def _position(one: Any, positions: Any) -> int:
+    try:
+        return index(one)
+    except TypeError:
+        raise PositionError(_NO_POSITION.format(positions)) from None
 
 
 def _numbers(given: Any) -> tuple[int, ...]:

@@ -18,6 +18,14 @@ from interp.models import Encoded, Model, Tokens
 from interp.models.encoding import Bos, as_prompts
 from interp.models.unpadded import unpadded
 from interp.prompts import Pair, Pairs, Prompt
+from interp.sites import Grid
+
+
+def require_model(model: Any) -> None:
+    """Raise if it was not loaded by this library."""
+    if not isinstance(model, Model):
+        what = f"the text {model!r}" if isinstance(model, str) else f"a {type(model).__name__}"
+        raise InputError(f"model is {what}; pass what interp.load(…) returns, which takes a name, a folder or a live module")
 
 Asked = Intervention | Change | Sequence[Intervention | Change | None] | None
 """What is run: None is the model as it is."""
@@ -27,6 +35,7 @@ BASE = {"denoising": "corrupted", "noising": "clean"}
 
 def encoded_pairs(model: Model, pairs: Any, bos: Bos | None = None) -> Encoded:
     """Pairs in whatever form they were given, as tensors."""
+    require_model(model)
     return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs), bos=bos)
 
 
@@ -58,6 +67,8 @@ def listed(where: Any, argument: str = "where") -> list[Intervention]:
     )
     many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
     for one in many:
+        if isinstance(one, Grid) and argument == "where":
+            raise ValueError(f"where holds {one!r} in a list; several grids are given by name: {{'first': interp.grid(…), …}}")
         if not isinstance(one, Intervention | Change):
             raise ValueError(
                 f"{argument} holds {one!r} of type {type(one).__name__}; expected {grids}interventions such as "

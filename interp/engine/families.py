@@ -70,6 +70,9 @@ def named(model: Model, encoded: Encoded, where: Any, change: dict[str, Any]) ->
         grids = {"": where} if isinstance(where, Grid) else dict(where)
         if not grids:
             raise ValueError("where is an empty mapping; name at least one grid")
+        for name, one in grids.items():
+            if not isinstance(one, Grid):
+                raise ValueError(f"where[{name!r}] is a {type(one).__name__}; a mapping holds grids; interventions are a list")
         change |= {"featurizer": change["featurizer"] or Identity()}
         families = {name: _of_grid(model, encoded, grid, change) for name, grid in grids.items()}
     else:

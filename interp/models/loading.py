@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from interp.errors import LoadError
+from interp.errors import LoadError, UnknownNameError
 from interp.models import backends, diffusion
 from interp.models.checkpoint import moved, named_dtype, weights_of
 from interp.models.companions import own_processor, own_tokenizer, tokenizer_at
@@ -86,8 +86,11 @@ def load(
     Raises:
         LoadError: with the reason in one line.
         CompiledModelError: the module is compiled.
+        UnknownNameError: another ``bos``.
         ProbeError: a site is not what its name says.
     """
+    if bos not in ("model", True, False):
+        raise UnknownNameError("bos", bos, ("model", "True", "False"))
     if diffusion.is_pipeline(model):
         settings = {key: options.pop(key) for key in ("steps", "guidance", "output") if key in options}
         _refuse_changes(dtype, device, allow_pickle, options)

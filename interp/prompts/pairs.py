@@ -174,7 +174,13 @@ def _said(given: Text) -> str | tuple[int, ...]:
     if not isinstance(given, Iterable) or (shape is not None and len(shape) != 1):
         what = f"a {type(given).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
         raise InputError(f"the text of a prompt is {what}; expected a text, or the token ids of one prompt: [position]")
-    return tuple(int(token) for token in given)  # type: ignore[arg-type]  # no messages
+    tokens = [listed(token) for token in listed(given)]
+    if strange := [token for token in tokens if not _is_id(token) or token < 0]:
+        raise InputError(
+            f"the text of a prompt is a list with {strange[0]!r} in it; expected a text, or the token ids of one prompt, whole "
+            "numbers from 0 on; several prompts are a list of prompts"
+        )
+    return tuple(tokens)
 
 
 def _digest(array: Any) -> str:
@@ -278,7 +284,7 @@ def one_answer(given: Any) -> Answer:
         return str(one)
     if _is_id(one):
         return int(one)
-    if isinstance(one, list | tuple) and one and all(_is_id(listed(token)) for token in one):
+    if isinstance(one, list | tuple) and all(_is_id(listed(token)) for token in one):
         return tuple(int(token) for token in one)
     raise AnswerError(
         f"{given!r} is a {type(given).__name__}; expected a text such as ' Paris', as it follows the prompt, a token id, "
