@@ -115,7 +115,7 @@ def check(interventions: Sequence[Intervention], model: Model) -> None:
                 name = repr(change.site)
                 raise HeadOutOfRangeError(
                     f"{change!r} does not say which layer: name one, as in {change.site.at(layer=3)!r}, or sweep all of them "
-                    f"with interp.grid({name!r}, layer=...)"
+                    f"with interp.grid({name!r})"
                 )
 
 

@@ -92,8 +92,7 @@ def gridded(model: Model, where: Any) -> Any:
         return {name: gridded(model, one) for name, one in where.items()}
     if not isinstance(where, str | Site):
         return where
-    site = model.site(where)
-    return grid(site, layer=... if site.path is None and site.layer is None and site.component.per_layer else None)
+    return grid(model.site(where))
 
 
 def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any]) -> Family:

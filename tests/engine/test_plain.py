@@ -125,6 +125,6 @@ def test_a_misspelt_site_is_answered_with_the_models_own(prompts: list[list[int]
 
 
 def test_a_change_that_names_no_layer(prompts: list[list[int]]) -> None:
-    words = "does not say which layer: name one, as in L3.resid_post, or sweep all of them with interp.grid('resid_post', "
+    words = "does not say which layer: name one, as in L3.resid_post, or sweep all of them with interp.grid('resid_post')"
     with pytest.raises(HeadOutOfRangeError, match=re.escape(words)):
         patch(sweeps.model("gpt2"), prompts, Change("resid_post", edit=Scale(0.0)), third)
