@@ -28,7 +28,8 @@ variable       dims                       meaning
 metric. Coordinates: names of metrics and roles are text, layers,
 heads, units and raw positions are integers; ``template``, ``clean_prompt``, ``corrupted_prompt`` run along example,
 ``clean_token`` and ``corrupted_token`` along position and example. A ``cell`` axis carries plain coordinates (layer, head,
-position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else.
+position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else. Of prompts without a
+counterfactual ``clean`` and ``corrupt`` are the same and the attribute ``paired`` is False: nothing is normalised.
 
 Several families are an ``xarray.DataTree`` of such datasets.
 """

@@ -204,7 +204,7 @@ def _hover(drawn: _Map, ds: xr.Dataset, x: str, y: str) -> NDArray[np.object_]:
     fixed = {a: ds[a].item() for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0}
     table = {c: drawn.table[c].values for c in ("mean", "low", "high", "n")}
     value, change, base = (drawn.raw[c].values for c in ("value", "effect", "base"))
-    base_name = "corrupted" if ds.attrs["patching"] == fx.DENOISING else "clean"
+    base_name = "unchanged" if not fx.paired(ds) else "corrupted" if ds.attrs["patching"] == fx.DENOISING else "clean"
     level, floor, clusters = f"{drawn.table.attrs['level']:.0%}", float(fx.noise_floor(ds)), labels.clusters(drawn.table)
     metric = labels.escape(drawn.metric)
     out = np.empty(value.shape, object)

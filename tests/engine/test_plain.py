@@ -82,7 +82,12 @@ def test_recovery_is_not_defined(prompts: list[list[int]]) -> None:
         table = effects.top(found, 3)
         assert {"recovery", "damage"}.isdisjoint(table.columns)
         assert table["effect"].notna().all()
-        assert "effect" in str(views.heatmap(found).layout.title.text)
+        figure = views.heatmap(found)
+        assert "effect" in str(figure.layout.title.text)
+        assert "no counterfactual" in str(figure.to_dict())
+        assert "unchanged" in str(figure.data[0].text[0][0])
+        assert "denoising" not in str(figure.to_dict())
+        assert "corrupted" not in str(figure.to_dict())
 
 
 def test_pairs_have_it(seed: int) -> None:
