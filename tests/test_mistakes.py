@@ -1,7 +1,13 @@
-"""What someone new gets wrong, and the words that say what to do instead."""
+"""What someone new gets wrong, and the words that say what to do instead.
+
+Annotations that tests check would answer before the package does, so these run in a process of their own without that check.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +21,8 @@ from interp import errors
 from interp.effects import EffectsError
 from interp.sites import Site
 
+CHECKED = os.environ.get("INTERP_TYPECHECK") != "0"
+as_users_have_it = pytest.mark.skipif(CHECKED, reason="run by test_without_the_check_of_annotations")
 KINDS = sweeps.unchecked(interp.grid)
 WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "every head by a word": (
@@ -77,6 +85,7 @@ ASKED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
+@as_users_have_it
 @pytest.mark.parametrize("name", WRONG)
 def test_arguments(name: str) -> None:
     call, error, words = WRONG[name]
@@ -84,6 +93,7 @@ def test_arguments(name: str) -> None:
         call()
 
 
+@as_users_have_it
 @pytest.mark.parametrize("name", ASKED)
 def test_sweeps(name: str, seed: int) -> None:
     options, error, words = ASKED[name]
@@ -93,6 +103,7 @@ def test_sweeps(name: str, seed: int) -> None:
             sweeps.unchecked(verb)(**given)
 
 
+@as_users_have_it
 def test_a_module_that_was_not_loaded_is_not_run() -> None:
     with pytest.raises(errors.InputError, match=r"model is a Linear; pass what interp\.load"):
         sweeps.unchecked(interp.run)(torch.nn.Linear(2, 2), [[1, 2]])
@@ -101,3 +112,10 @@ def test_a_module_that_was_not_loaded_is_not_run() -> None:
 def test_ids_of_any_kind_are_read() -> None:
     for ids in ([1, 2], (1, 2), np.array([1, 2]), torch.tensor([1, 2]), range(1, 3), [torch.tensor(1), np.int64(2)]):
         assert interp.Prompt(ids).text == (1, 2)
+
+
+@pytest.mark.skipif(not CHECKED, reason="annotations are not checked in this run")
+def test_without_the_check_of_annotations() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env={**os.environ, "INTERP_TYPECHECK": "0"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
