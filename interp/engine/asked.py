@@ -27,6 +27,7 @@ def require_model(model: Any) -> None:
         what = f"the text {model!r}" if isinstance(model, str) else f"a {type(model).__name__}"
         raise InputError(f"model is {what}; pass what interp.load(…) returns, which takes a name, a folder or a live module")
 
+
 Asked = Intervention | Change | Sequence[Intervention | Change | None] | None
 """What is run: None is the model as it is."""
 BASE = {"denoising": "corrupted", "noising": "clean"}
