@@ -102,6 +102,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         found = getattr(import_module(_HOME[name]), name)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        found = version("interp-workbench")
     elif name == "weights":
         found = import_module("interp.models.weights")
     elif name in _ROOMS:

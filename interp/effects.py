@@ -28,7 +28,8 @@ variable       dims                       meaning
 metric. Coordinates: names of metrics and roles are text, layers,
 heads, units and raw positions are integers; ``template``, ``clean_prompt``, ``corrupted_prompt`` run along example,
 ``clean_token`` and ``corrupted_token`` along position and example. A ``cell`` axis carries plain coordinates (layer, head,
-position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else.
+position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else. Of prompts without a
+counterfactual ``clean`` and ``corrupt`` are the same and the attribute ``paired`` is False: nothing is normalised.
 
 Several families are an ``xarray.DataTree`` of such datasets.
 """
@@ -206,6 +207,12 @@ def validate(ds: Any) -> xr.Dataset:
     return ds
 
 
+def _require(given: Any) -> None:
+    """Raise if it is no result at all."""
+    if not isinstance(given, xr.Dataset):
+        validate(given)
+
+
 def _check_rule(ds: xr.Dataset) -> None:
     """Cells by rule equal the base exactly; sites that do not exist have no value."""
     if ds["by_rule"].any():
@@ -227,14 +234,22 @@ def swept_axes(ds: xr.Dataset) -> tuple[str, ...]:
 
 def base(ds: xr.Dataset) -> xr.DataArray:
     """The run that was intervened on: corrupted when denoising, clean when noising, with what was given in force."""
+    _require(ds)
     if "given" in ds:
         return ds["given"]
     return ds["corrupt" if ds.attrs["patching"] == DENOISING else "clean"]
 
 
+def paired(ds: xr.Dataset) -> bool:
+    """Whether the prompts have counterfactuals, so that recovery and damage are defined."""
+    _require(ds)
+    return bool(ds.attrs.get("paired", True))
+
+
 def effect(ds: xr.Dataset) -> xr.DataArray:
     """``value − base``, of every example."""
-    return _named(ds["value"] - base(ds), ds, "effect")
+    before = base(ds)
+    return _named(ds["value"] - before, ds, "effect")
 
 
 def value_of(ds: xr.Dataset, quantity: str) -> xr.DataArray:
@@ -290,6 +305,11 @@ def _normalised(ds: xr.Dataset, quantity: str, aggregate: str | None, floor: flo
 
 def _fraction(ds: xr.Dataset, quantity: str) -> tuple[xr.DataArray, xr.DataArray]:
     """Numerator and denominator of a normalised quantity, in float64."""
+    if not paired(ds):
+        raise EffectsError(
+            f"{quantity} compares with a counterfactual, and these prompts have none; take the effect: interp.effect(effects), "
+            "quantity='effect'"
+        )
     value, clean, corrupt = (ds[v].astype("float64") for v in ("value", "clean", "corrupt"))
     return (value - corrupt if quantity == "recovery" else clean - value), clean - corrupt
 
@@ -342,6 +362,7 @@ def summary(
         raise UnknownNameError("quantity", quantity, QUANTITIES)
     if method not in ("bootstrap", "t"):
         raise UnknownNameError("method", method, ("bootstrap", "t"))
+    _require(ds)
     ds = ds if names.METRIC in ds.dims else ds.expand_dims(names.METRIC)
     labels = np.asarray(ds[clusters].values).astype(str) if clusters is not None and clusters in ds.coords else None
     found = 0 if labels is None else len(set(labels.tolist()))
@@ -391,22 +412,44 @@ def _beside(array: xr.DataArray, dims: Sequence[str]) -> np.ndarray[Any, Any]:
     )
 
 
+def at(ds: xr.Dataset, **coords: Any) -> xr.Dataset:
+    """The cells at some coordinates, ``at(effects, layer=3, position=-1)``: ``sel``, which knows what a position is.
+
+    Where a grid sweeps roles and indices together, its positions are text, and ``effects.sel(position="-1")`` has to say so.
+
+    Raises:
+        UnknownNameError: an axis or a value that is not there, with those that are.
+    """
+    chosen: dict[str, Any] = {}
+    for axis, value in coords.items():
+        if axis not in ds.indexes:
+            raise UnknownNameError("axis", axis, map(str, ds.indexes))
+        known = ds.indexes[axis].tolist()
+        wanted = [str(one) if isinstance(known[0], str) else one for one in (value if isinstance(value, list) else [value])]
+        if missing := [one for one in wanted if one not in known]:
+            raise UnknownNameError(axis, missing[0], map(str, known), "of this result")
+        chosen[axis] = wanted if isinstance(value, list) else wanted[0]
+    return ds.sel(chosen)
+
+
 def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float = 0.95) -> pd.DataFrame:
     """The ``k`` cells of largest |effect|, strongest first, as a table.
 
     Columns: ``cell`` (``L9H6``, or the intervention or edge that it is), the swept axes, ``effect`` with ``low`` and ``high``,
-    the normalised quantity that fits the run (``recovery`` when denoising, ``damage`` when noising; NaN where it is undefined)
-    and ``n``. The strongest of many are partly strong by luck: their intervals are not adjusted for the choice.
+    the normalised quantity that fits the run (``recovery`` when denoising, ``damage`` when noising; NaN where it is undefined,
+    left out of prompts without a counterfactual) and ``n``. The strongest of many are partly strong by luck: their intervals
+    are not adjusted for the choice.
     """
     chosen = choose_metric(ds, metric)
     table = summary(chosen, "effect", level=level).isel({names.METRIC: 0})
-    normalised = "recovery" if ds.attrs["patching"] == DENOISING else "damage"
-    table[normalised] = summary(chosen, normalised, level=level)["mean"].isel({names.METRIC: 0})
+    normalised = ["recovery" if ds.attrs["patching"] == DENOISING else "damage"] if paired(ds) else []
+    for quantity in normalised:
+        table[quantity] = summary(chosen, quantity, level=level)["mean"].isel({names.METRIC: 0})
     axes = swept_axes(ds)
     flat = table.stack(place=axes, create_index=False) if axes else table.expand_dims("place")
     columns = [a for a in names.ALL if a in flat.coords and a not in (names.CELL, names.METRIC)]
     data = {c: np.broadcast_to(flat[c].values, flat.sizes["place"]) for c in columns}
-    data |= {c: flat[c].values for c in ("mean", "low", "high", normalised, "n")}
+    data |= {c: flat[c].values for c in ("mean", "low", "high", *normalised, "n")}
     frame = pd.DataFrame(data).rename(columns={"mean": "effect"}).dropna(subset=["effect"])
     told = [name for name in _TOLD if name in flat.coords] or [names.CELL] * (names.CELL in axes and not columns)
     said = np.broadcast_to(flat[told[0]].values, flat.sizes["place"])[frame.index] if told else [""] * len(frame)

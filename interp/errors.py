@@ -23,15 +23,26 @@ class UnknownNameError(UserError, KeyError):
         where: whose they are (``"of ioi"``).
         aliases: further accepted spellings, which near matches come from but which are not listed.
         why: the reason, where there is one beyond a misspelling.
+        listing: in a clause, where they are all listed.
     """
 
     def __init__(
-        self, kind: str, name: object, known: Iterable[str], where: str = "", *, aliases: Iterable[str] = (), why: str = ""
+        self,
+        kind: str,
+        name: object,
+        known: Iterable[str],
+        where: str = "",
+        *,
+        aliases: Iterable[str] = (),
+        why: str = "",
+        listing: str = "",
     ) -> None:
         self.kind, self.name, self.known = kind, name, list(dict.fromkeys(known))
         near = nearest(name, [*self.known, *aliases])
         did = f"; did you mean {' or '.join(map(repr, near))}?" if near and not why else ""
-        listed = f" (known: {', '.join(self.known)})" if 0 < len(self.known) <= 40 else ""
+        parts = [f"known: {', '.join(self.known)}"] if 0 < len(self.known) <= 30 else []
+        parts += [listing] if listing else []
+        listed = f" ({'; '.join(parts)})" if parts else ""
         whose = f" {where}" if where else ""
         super().__init__(f"unknown {kind} {name!r}{whose}{': ' + why if why else ''}{did}{listed}")
 

@@ -107,6 +107,9 @@ COMPONENTS: Mapping[str, Component] = {
     )
 }
 
+SPELLINGS = tuple(c.lens for c in COMPONENTS.values())
+"""Names in TransformerLens' style."""
+
 #: Sides of a module named by its path, for models and places that no role names.
 MODULE_SIDES = ("input", "output")
 
@@ -122,6 +125,8 @@ _INDICES = re.compile(r"-?\d+(,-?\d+)*\Z")
 
 _HALVES = "uc"
 """How a half of the batch is written: unconditional, conditional."""
+
+_NO_POSITION = "position={!r}: give an index, a role such as 'subject', a list of these, or ... for all of them"
 
 MAIN = "main"
 """The stream of a site that names none: the decoder of a model that has one, the only stack of blocks of others."""
@@ -160,7 +165,7 @@ class Site:
                 )
             return
         if self.name not in COMPONENTS:
-            raise UnknownSiteError("site", self.name, COMPONENTS)
+            raise _unknown(self.name)
         for axis in axes.INDEXED:
             index = getattr(self, axis)
             if index is not None and axis not in self.component.selectable:
@@ -217,7 +222,7 @@ class Site:
         """
         if isinstance(site, Site):
             return site
-        text = site.strip()
+        text = _text(site)
         for pattern, name in _LENS:
             if found := pattern.match(text):
                 layer = found.groupdict().get("layer")
@@ -242,8 +247,7 @@ class Site:
             written = (*axes.INDEXED, axes.LAYER, axes.CALL)
             number: dict[str, Any] = {k: int(found[k]) for k in written if found[k] is not None}
             return cls(name, stream=_stream(found["stream"]), half=_half(found["half"]), **number)
-        spellings = [c.lens for c in COMPONENTS.values()]
-        raise UnknownSiteError("site", text, COMPONENTS, aliases=spellings)
+        raise _unknown(text)
 
     def __repr__(self) -> str:
         stream = "" if self.stream == MAIN else f"{self.stream}:"
@@ -330,7 +334,10 @@ class Positions:
             return cls(role=found["role"], pick=int(found["pick"]) if found["pick"] is not None else None)
         if isinstance(positions, Integral):
             return cls(indices=(int(positions),))
-        return cls(indices=_numbers(positions))
+        try:
+            return cls(indices=_numbers(positions))
+        except TypeError:
+            raise PositionError(_NO_POSITION.format(positions)) from None
 
     def __repr__(self) -> str:
         if self.is_all:
@@ -459,7 +466,8 @@ def grid(
         layer, head, expert, unit, call, half: ``...`` sweeps all of them, a sequence sweeps those, a number fixes one, None
             leaves the site's own. Without a layer all of them are swept.
         position: ``...`` sweeps every raw index; a list of indices or roles sweeps those; a single index or role (or several,
-            as ``Positions``) fixes them; None means all positions together.
+            as ``Positions``) fixes them; None means all positions together. Of a list with roles in it the result's coordinate
+            is text: ``effects.sel(position="-1")``, or ``interp.effects.at(effects, position=-1)``.
         attended: of scores and patterns, the attended positions at which every cell is changed; None means whole rows.
 
     Raises:
@@ -478,7 +486,11 @@ def grid(
         if isinstance(given, Integral):
             base = base.at(**{axis: int(given)})
             continue
-        values = None if given is ... else _numbers(given)
+        try:
+            values = None if given is ... else _numbers(given)
+        except TypeError:
+            many = f"{axis}={given!r}: give ... for all of them, a number, or a list of numbers"
+            raise HeadOutOfRangeError(many) from None
         if values is not None:
             _refuse_empty_or_repeated(axis, values)
         base.at(**{axis: values[0] if values else 0})  # refuses an axis that the component does not have
@@ -487,7 +499,7 @@ def grid(
     if position is ...:
         swept[axes.POSITION] = None
     elif isinstance(position, Iterable) and not isinstance(position, str | Positions):
-        places = tuple(p if isinstance(p, str) else index(p) for p in position)
+        places = tuple(p if isinstance(p, str) else _position(p, position) for p in position)
         _refuse_empty_or_repeated(axes.POSITION, places, PositionError)
         swept[axes.POSITION] = places
     else:
@@ -502,8 +514,26 @@ def grid(
     return Grid(base, positions, ordered, span)
 
 
+def _text(site: Any) -> str:
+    if not isinstance(site, str):
+        why = f"its type is {type(site).__name__}; a site is one name, such as 'L3.z', or an interp.Site"
+        raise UnknownSiteError("site", site, [], why=why)
+    return site.strip()
+
+
+def _unknown(text: str) -> UnknownSiteError:
+    return UnknownSiteError("site", text, COMPONENTS, aliases=SPELLINGS, listing="model.sites() lists a model's own")
+
+
 def _half(letter: str | None) -> int | None:
     return None if letter is None else _HALVES.index(letter)
+
+
+def _position(one: Any, positions: Any) -> int:
+    try:
+        return index(one)
+    except TypeError:
+        raise PositionError(_NO_POSITION.format(positions)) from None
 
 
 def _numbers(given: Any) -> tuple[int, ...]:

@@ -312,3 +312,20 @@ def test_several_families_are_not_one() -> None:
     )
     with pytest.raises(effects.EffectsError, match=r"several families \(resid, z\); choose one: result\['resid'\]"):
         effects.validate(xr.DataTree.from_dict({"resid": one, "z": one}))
+
+
+def test_cells_are_found_at_roles_and_indices():
+    """Positions of a grid with roles in it are text, and an index finds its own all the same."""
+    ds = small()
+    (axis,) = effects.swept_axes(ds)
+    numbers = ds.isel({axis: [0, 1]}).rename({axis: "position"})
+    mixed = numbers.assign_coords(position=np.array(["S2", "-1"], object))
+    numbers = numbers.assign_coords(position=[3, -1])
+    assert effects.at(mixed, position=-1).equals(mixed.isel(position=1))
+    assert effects.at(mixed, position=["S2", -1]).equals(mixed)
+    assert effects.at(mixed, position="S2").equals(mixed.isel(position=0))
+    assert effects.at(numbers, position=-1).equals(numbers.isel(position=1))
+    with pytest.raises(UnknownNameError, match=r"unknown position '-2' of this result; did you mean .*\(known: S2, -1\)"):
+        effects.at(mixed, position=-2)
+    with pytest.raises(UnknownNameError, match="unknown axis 'postion'; did you mean 'position'"):
+        effects.at(mixed, postion=-1)

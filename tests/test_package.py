@@ -120,3 +120,9 @@ def test_constraints_pin_every_dependency_exactly_and_pull_no_second_torch() -> 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
     assert {re.split(r"[\[<>=]", requirement)[0] for requirement in wanted} - {project["name"]} <= names
+
+
+def test_the_version_is_the_installed_one() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert interp.__version__ == project["version"]
+    assert python("import json, interp; print(json.dumps('__version__' in vars(interp)))") is False, "looked up when asked for"

@@ -18,6 +18,15 @@ from interp.models import Encoded, Model, Tokens
 from interp.models.encoding import Bos, as_prompts
 from interp.models.unpadded import unpadded
 from interp.prompts import Pair, Pairs, Prompt
+from interp.sites import Grid
+
+
+def require_model(model: Any) -> None:
+    """Raise if it was not loaded by this library."""
+    if not isinstance(model, Model):
+        what = f"the text {model!r}" if isinstance(model, str) else f"a {type(model).__name__}"
+        raise InputError(f"model is {what}; pass what interp.load(…) returns, which takes a name, a folder or a live module")
+
 
 Asked = Intervention | Change | Sequence[Intervention | Change | None] | None
 """What is run: None is the model as it is."""
@@ -27,6 +36,7 @@ BASE = {"denoising": "corrupted", "noising": "clean"}
 
 def encoded_pairs(model: Model, pairs: Any, bos: Bos | None = None) -> Encoded:
     """Pairs in whatever form they were given, as tensors."""
+    require_model(model)
     return pairs if isinstance(pairs, Encoded) else model.encode(_pairs(pairs), bos=bos)
 
 
@@ -58,6 +68,8 @@ def listed(where: Any, argument: str = "where") -> list[Intervention]:
     )
     many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
     for one in many:
+        if isinstance(one, Grid) and argument == "where":
+            raise ValueError(f"where holds {one!r} in a list; several grids are given by name: {{'first': interp.grid(…), …}}")
         if not isinstance(one, Intervention | Change):
             raise ValueError(
                 f"{argument} holds {one!r} of type {type(one).__name__}; expected {grids}interventions such as "
@@ -86,14 +98,28 @@ def named(one: Intervention | None, given: Any) -> str:
     return one.in_words
 
 
+def asked_pairs(model: Model, pairs: Any) -> tuple[Encoded, bool]:
+    """Pairs or prompts with their answers behind them, and whether they are pairs."""
+    found, paired = as_pairs(pairs, "pairs")
+    return encoded_pairs(model, found), paired
+
+
+def contrasted(encoded: Encoded) -> bool:
+    """Whether any prompt has a counterfactual; those that came alone are paired with themselves."""
+    return any(pair.clean is not pair.corrupted for pair in encoded.pairs)
+
+
 def asked_prompts(model: Model, prompts: Any, bos: Bos | None = None) -> tuple[Encoded, bool]:
     """Prompts or pairs as pairs without answers behind them, and whether they are pairs."""
     pairs, paired = as_pairs(prompts)
     return prompts_alone(model, encoded_pairs(model, pairs, bos)), paired
 
 
-def as_pairs(prompts: Any) -> tuple[Pairs | Encoded, bool]:
+def as_pairs(prompts: Any, argument: str = "prompts") -> tuple[Pairs | Encoded, bool]:
     """Prompts or pairs as pairs, a prompt that came alone with itself; and whether they are pairs.
+
+    Args:
+        argument: what the caller's user calls them.
 
     Raises:
         InputError: prompts of another kind, none, or pairs and prompts together.
@@ -108,12 +134,13 @@ def as_pairs(prompts: Any) -> tuple[Pairs | Encoded, bool]:
     if isinstance(many, Tokens) or not isinstance(many, Sequence) or not many:
         what = "empty" if isinstance(many, Sequence) else type(prompts).__name__
         raise InputError(
-            f"prompts is {what}; expected a text, token ids, chat messages, interp.Prompt, interp.Pair, or a list of such"
+            f"{argument} is {what}; expected a text, token ids, chat messages, interp.Prompt, interp.Pair, or a list of such, "
+            "or pairs as interp.pairs(…) or a task makes them, interp.tasks.ioi(64)"
         )
     if all(isinstance(one, Pair) for one in many):
         return Pairs(tuple(many)), True
     if any(isinstance(one, Pair) for one in many):
-        raise InputError("prompts holds pairs and prompts; give either")
+        raise InputError(f"{argument} holds pairs and prompts; give either")
     return Pairs(tuple(Pair(prompt, prompt) for prompt in as_prompts(many)), "prompts"), False
 
 

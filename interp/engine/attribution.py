@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance
+from interp.engine.asked import contrasted
 from interp.engine.background import Given, Hold, given_changes, held, in_force
 from interp.engine.batches import halvings, in_batches
 from interp.engine.bundles import bundled, difference
@@ -43,15 +44,14 @@ from interp.errors import GradientError
 from interp.interventions import Cut, EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
 from interp.metrics import MetricLike
-from interp.models import Encoded, Model
-from interp.prompts import Pair, Pairs
+from interp.models import Model
 
 ESTIMATE = "first order"
 
 
 def attribute(
     model: Model,
-    pairs: Pairs | Sequence[Pair] | Encoded,
+    pairs: Any,
     where: Where,
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     *,
@@ -90,6 +90,7 @@ def attribute(
 
     Raises:
         GradientError: the metric has no gradient, or a site does not lead to it.
+        InputError: a value of the other prompt is asked for, but these are no pairs.
         UnequalLengthsError, AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError, OrderError:
             as for :func:`interp.patch`.
     """
@@ -245,14 +246,16 @@ class _Cells:
 
 def _warn_of_least(prepared: Prepared, found: _Found) -> None:
     """A metric that compares with the clean run is at its least there, and has no slope: no cell would seem to matter."""
-    if prepared.runs.side["base"] != "clean" or prepared.given is not None or bool(prepared.by_rule.all()):
+    alone = not contrasted(prepared.encoded)
+    if (prepared.runs.side["base"] != "clean" and not alone) or prepared.given is not None or bool(prepared.by_rule.all()):
         return
+    instead = "another metric" if alone else "patching='denoising', or another metric"
     for number, metric in enumerate(prepared.metrics):
         contrast = float((found.clean[number] - found.corrupt[number]).abs().max())
-        if metric.reads.reference and float(found.moved[number].abs().max()) <= 1e-4 * contrast:
+        if metric.reads.reference and (alone or float(found.moved[number].abs().max()) <= 1e-4 * contrast):
             warnings.warn(
                 f"metric {metric.name!r} compares with the clean run, which is the base here: it has no slope there, and every "
-                "estimate is 0 to first order; use patching='denoising', or another metric",
+                f"estimate is 0 to first order; use {instead}",
                 RuntimeWarning,
                 stacklevel=4,
             )

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from interp.engine.asked import listed
+from interp.engine.asked import listed, require_model
 from interp.engine.cells import Cell, fill
 from interp.engine.edits import Edits
 from interp.engine.runs import Runs
@@ -31,6 +31,7 @@ NORMS = "ln_scale"
 
 def given_changes(model: Model, given: Any) -> Intervention | None:
     """Several given interventions as one, in their order, behind what :meth:`interp.Model.edited` has put in force."""
+    require_model(model)
     standing = []
     if model.background is not None:
         standing = [model.background]
@@ -86,8 +87,7 @@ def _sites(model: Model, word: str | Site) -> list[Site]:
         if not found:
             raise UnknownSiteError("part to hold", word, [], why=f"no scale of a norm of {model.name} was found")
         return found
-    site = Site.parse(word)
-    model.check(site)
+    site = model.site(word)
     return list(model.each(site))
 
 

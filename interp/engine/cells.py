@@ -22,7 +22,7 @@ from interp.engine.layout import indexed_axis
 from interp.engine.runs import Runs
 from interp.engine.spans import Spans
 from interp.engine.values import Sources, Values
-from interp.errors import OrderError, PositionError, UnknownSiteError
+from interp.errors import HeadOutOfRangeError, OrderError, PositionError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Replace
 from interp.models import Model, Places
 from interp.sites import MAIN, Positions, Site
@@ -112,7 +112,11 @@ def check(interventions: Sequence[Intervention], model: Model) -> None:
         for change in intervention.changes:
             model.check(change.site)
             if change.site.layer is None and change.site.path is None and change.site.component.per_layer:
-                raise UnknownSiteError("site", repr(change.site), [f"L0.{change.site.name}"], why="it does not say which layer")
+                name = repr(change.site)
+                raise HeadOutOfRangeError(
+                    f"{change!r} does not say which layer: name one, as in {change.site.at(layer=3)!r}, or sweep all of them "
+                    f"with interp.grid({name!r})"
+                )
 
 
 def place(

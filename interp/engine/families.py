@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp import axes, effects
 from interp.engine import gauge, provenance
-from interp.engine.asked import encoded_pairs, listed
+from interp.engine.asked import asked_pairs, contrasted, listed, refuse_other_side
 from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
@@ -25,10 +25,11 @@ from interp.interventions import Activation, Change, Identity, Intervention, Sou
 from interp.interventions.source import UNEQUAL
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
-from interp.sites import Grid, Positions, Site
+from interp.sites import Grid, Positions, Site, grid
 
 STRATEGIES = ("auto", "wavefront", "batched", "serial")
-Where = Grid | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid]
+Where = Grid | str | Site | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid | str | Site]
+"""Where a sweep acts; a site alone is the grid of it, and of a component without a layer every layer is a cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +49,30 @@ def asked(
     model: Model, pairs: Any, where: Any, metric: Any, change: dict[str, Any], options: Options
 ) -> tuple[Prepared, dict[str, Family]]:
     """Everything that is asked for, checked and resolved."""
-    encoded = encoded_pairs(model, pairs)
+    encoded, paired = asked_pairs(model, pairs)
     metrics = resolve_metrics(metric)
+    families = named(model, encoded, where, change)
+    every = [one for family in families.values() for one in family.interventions]
+    for one in [*every, *([options.given] if options.given is not None else [])]:
+        for own in one.changes:
+            refuse_other_side(own, paired)
+    return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
+
+
+def named(model: Model, encoded: Encoded, where: Any, change: dict[str, Any]) -> dict[str, Family]:
+    """The families of cells that are asked for, by name; one alone has none.
+
+    Args:
+        change: source, edit, featurizer and ``keep_error`` of a grid's changes.
+    """
+    where = gridded(model, where)
     if isinstance(where, Grid | Mapping):
         grids = {"": where} if isinstance(where, Grid) else dict(where)
         if not grids:
             raise ValueError("where is an empty mapping; name at least one grid")
+        for name, one in grids.items():
+            if not isinstance(one, Grid):
+                raise ValueError(f"where[{name!r}] is a {type(one).__name__}; a mapping holds grids; interventions are a list")
         change |= {"featurizer": change["featurizer"] or Identity()}
         families = {name: _of_grid(model, encoded, grid, change) for name, grid in grids.items()}
     else:
@@ -62,7 +81,18 @@ def asked(
                 "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
             )
         families = {"": _of_list(listed(where))}
-    return prepare(model, encoded, [f.interventions for f in families.values()], metrics, options), families
+    if not contrasted(encoded):
+        families = {name: replace(family, attrs=family.attrs | {"paired": False}) for name, family in families.items()}
+    return families
+
+
+def gridded(model: Model, where: Any) -> Any:
+    """Sites as their grids, alone or by name; anything else as it is."""
+    if isinstance(where, Mapping):
+        return {name: gridded(model, one) for name, one in where.items()}
+    if not isinstance(where, str | Site):
+        return where
+    return grid(model.site(where))
 
 
 def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any]) -> Family:

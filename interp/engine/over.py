@@ -170,7 +170,7 @@ def _model(item: Any, load: Callable[[Any], Any] | None) -> Model:
         return found
     if load is not None and not isinstance(found, nn.Module):
         raise OverError(f"load gives {type(found).__name__} for {item!r}; expected a model of interp.load, or a torch module")
-    return house.load(found)
+    return house.load(found, progress=False)
 
 
 def _result(given: Any, call: Callable[..., Any]) -> Result:

@@ -115,7 +115,11 @@ class Plan:
                 f"{_many(self.shards, 'part')}"
             )
         lines.append(f"  readout     {self.readout}; kernels: {_listed(self.kernels)}")
-        lines.append(f"  operations  {self.fraction:.1%} of one forward pass a patch ({_flops(self.naive)})")
+        baselines = "; the two prompts of each pair are run as well" if self.fraction > 1 else ""
+        lines.append(
+            f"  operations  {_flops(self.flops)}, {self.fraction:.1%} of the {_flops(self.naive)} that one whole forward pass "
+            f"for each row would take{baselines}"
+        )
         lines += [f"  instead     {e.strategy}: {_described(e)}" for e in self.others]
         lines += [f"  note        {note}" for note in self.notes]
         return "\n".join(lines)

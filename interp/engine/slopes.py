@@ -103,11 +103,10 @@ def whole(model: Model, sites: Collection[Site | str]) -> list[Site]:
     Raises:
         UnknownSiteError, HeadOutOfRangeError: it does not have one of them, or a site names no tensor or only a part of one.
     """
-    found = [Site.parse(site) for site in ([sites] if isinstance(sites, Site | str) else sites)]
+    found = [model.site(site) for site in ([sites] if isinstance(sites, Site | str) else sites)]
     if not found:
         raise ValueError("sites is empty; name at least one, such as 'L1.resid_post'")
     for site in found:
-        model.check(site)
         if site.tensor != site:
             raise UnknownSiteError("tensor", repr(site), [repr(site.tensor)], why="a gradient is of the whole tensor; index it")
         if site.layer is None and site.path is None and site.component.per_layer:

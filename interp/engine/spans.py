@@ -116,6 +116,11 @@ def _instead(change: Change, *, spans: bool, square: bool) -> str:
         return "rows of attention are matched along source_position too, by raw index: patch z or result of the head instead"
     if change.joint > 1:
         return f"{change.joint} tokens are changed as one, so the source has as many"
+    if isinstance(change.source, Activation) and change.source.pool == "resample" and not spans:
+        return (
+            "the values of another prompt are written token by token, so change tokens that all prompts have: position=-1, or "
+            "a role, whose spans may differ in length (unequal='last' or 'mean' says what then); or give prompts of one length"
+        )
     if spans:
         return "Activation(unequal='last') writes the last token of the span, unequal='mean' the mean over it"
     return (

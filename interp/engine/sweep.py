@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import xarray as xr
 
@@ -23,13 +24,12 @@ from interp.engine.prepared import Options, Patching, Strategy
 from interp.interventions import EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
 from interp.metrics import MetricLike
-from interp.models import Encoded, Model
-from interp.prompts import Pair, Pairs
+from interp.models import Model
 
 
 def patch(
     model: Model,
-    pairs: Pairs | Sequence[Pair] | Encoded,
+    pairs: Any,
     where: Where,
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     *,
@@ -51,9 +51,10 @@ def patch(
 
     Args:
         model: from :func:`interp.load`.
-        pairs: of a task, your own, or already encoded by ``model.encode``.
-        where: a grid; a mapping of names to grids, for several families; or interventions, one or several, which then say their
-            own source, edit and featurizer.
+        pairs: of a task, your own, or already encoded by ``model.encode``; or prompts in any form that :func:`interp.run`
+            takes, where nothing is taken from a counterfactual: recovery and damage of such results are not defined.
+        where: a grid; a site such as ``"L3.z"``, or ``"z"`` for that of every layer; a mapping of names to such, for several
+            families; or interventions, one or several, which then say their own source, edit and featurizer.
         metric: one or several names, metric objects or functions of logits.
         patching: ``"denoising"`` runs on the corrupted prompt and takes values from the clean one; ``"noising"`` the reverse.
         source: what is written; by default the other prompt's activation at the same place. Zero ablation of ``z`` depends on
@@ -83,6 +84,7 @@ def patch(
         ``DataTree`` of such for several families. See :mod:`interp.effects`.
 
     Raises:
+        InputError: a value of the other prompt is asked for, but these are no pairs.
         UnequalLengthsError: raw positions are matched between prompts of different length.
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError: see there.
     """
@@ -98,7 +100,7 @@ def patch(
 
 def explain(
     model: Model,
-    pairs: Pairs | Sequence[Pair] | Encoded,
+    pairs: Any,
     where: Where,
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     *,

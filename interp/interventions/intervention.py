@@ -266,6 +266,14 @@ class Intervention:
     changes: tuple[Change, ...]
     ordered: bool = False
 
+    def __post_init__(self) -> None:
+        given: Any = self.changes
+        if isinstance(given, str | Change) or not all(isinstance(change, Change) for change in given):
+            raise InputError(
+                f"an Intervention holds a tuple of changes, but here is {given!r}; write "
+                "Intervention.of('L9H6.z', source=…), or Change('L9H6.z', source=…) alone"
+            )
+
     @classmethod
     def of(cls, *changes: Change | str | Site, **options: Any) -> Intervention:
         """From changes, or from targets written ``"L9H6.z@END"`` with one set of options (source, edit, …)."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from interp.errors import UnknownNameError
+from interp.errors import MetricError, UnknownNameError
 from interp.metrics.protocol import Metric, Readout, Reads, require
 from interp.metrics.standard import KL, STANDARD, Accuracy, FromLogits, LogitDiff, LogProb, Prob, ProbDiff, Rank, Top1
 
@@ -28,6 +28,7 @@ def resolve(metrics: MetricLike | Sequence[MetricLike]) -> tuple[Metric, ...]:
 
     Raises:
         UnknownNameError: a name that no metric has, with the near matches.
+        MetricError: something else than these.
     """
     many = metrics if isinstance(metrics, Sequence) and not isinstance(metrics, str) else (metrics,)
     if not many:
@@ -46,6 +47,9 @@ def _one(metric: MetricLike) -> Metric:
         return STANDARD[metric]
     if isinstance(metric, Metric):
         return metric
+    if not callable(metric) or isinstance(metric, type):
+        what = f"the class {metric.__name__}" if isinstance(metric, type) else f"of type {type(metric).__name__}"
+        raise MetricError(f"metric is {what}; expected a name such as 'logit_diff', a metric, or a function of logits")
     return FromLogits(metric, name=getattr(metric, "__name__", "metric"))
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import MetricError
 from interp.metrics.protocol import Readout, Reads
 from interp.sites import LAST
 
@@ -173,6 +174,11 @@ class FromLogits:
             axes = "row, example, vocab" if read.ndim == 3 else "row, example, position, vocab"
             failed.add_note(f"in the metric {self.name!r}, which is called with logits [{axes}] of shape {tuple(read.shape)}")
             raise
+        if not isinstance(values, Tensor):
+            raise MetricError(
+                f"metric {self.name!r} returned {type(values).__name__} for logits of shape {tuple(read.shape)}; expected a "
+                f"tensor with one number a row and example, {tuple(read.shape[:2])}"
+            )
         if tuple(values.shape) != tuple(read.shape[:2]):
             raise ValueError(
                 f"metric {self.name!r} returned shape {tuple(values.shape)} for logits of shape {tuple(read.shape)}; "

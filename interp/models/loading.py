@@ -10,14 +10,16 @@ files are read, and no code of a repository runs, unless the user says so. What 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from interp.errors import LoadError
+from interp.errors import LoadError, UnknownNameError
 from interp.models import backends, diffusion
 from interp.models.checkpoint import moved, named_dtype, weights_of
 from interp.models.companions import own_processor, own_tokenizer, tokenizer_at
@@ -26,6 +28,9 @@ from interp.models.model import Model
 from interp.models.proof import proved
 from interp.models.sources import HUB, locate
 from interp.protocols import Tokenizer
+
+_PATIENCE = 2.0
+"""Seconds after which it is said what is done."""
 
 
 def load(
@@ -45,6 +50,7 @@ def load(
     axes: Mapping[str, str] | None = None,
     backend: str | None = None,
     remote: bool = False,
+    progress: bool | None = None,
     **options: Any,
 ) -> Model:
     """Load a model and let it prove its sites.
@@ -74,55 +80,80 @@ def load(
         backend: what runs the forward passes: ``"torch"`` (hooks; the default), ``"transformer_lens"``, which runs a copy of a
             live module, or ``"nnsight"``. A live TransformerBridge is run as it is.
         remote: with nnsight, run on the NDIF service; nothing but the configuration and the tokenizer is loaded here.
+        progress: show a line that says what is done; by default after two seconds.
         **options: further keywords of ``from_pretrained`` (``device_map``, ``attn_implementation``, ``subfolder``, …).
 
     Raises:
         LoadError: with the reason in one line.
         CompiledModelError: the module is compiled.
+        UnknownNameError: another ``bos``.
         ProbeError: a site is not what its name says.
     """
+    if bos not in ("model", True, False):
+        raise UnknownNameError("bos", bos, ("model", "True", "False"))
     if diffusion.is_pipeline(model):
         settings = {key: options.pop(key) for key in ("steps", "guidance", "output") if key in options}
         _refuse_changes(dtype, device, allow_pickle, options)
         return _pipeline(model, diffusion.Settings(**settings), name, bos, check)
-    backend = backends.choose(model, backend, remote)
-    shown: dict[str, Any] = {"bos": bos, "example": example, "axes": axes}
-    if isinstance(tokenizer, (str, os.PathLike)):
-        tokenizer = tokenizer_at(tokenizer)
-    if isinstance(model, nn.Module):
-        _refuse_changes(dtype, device, allow_pickle, options)
-        tokenizer = tokenizer or backends.tokenizer_of(model)
-        module, shown["peer"] = backends.wrapped(backend, model, tokenizer, live=True)
-        return _shown(Model(module, tokenizer, processor=processor, name=name, revision=revision, **shown), example, check)
-    if device is not None and options.get("device_map") is not None:
-        raise LoadError(f"device={device!r} and device_map={options['device_map']!r} both say where the model goes; give one")
-    dtype = named_dtype(dtype)
-    hub = {key: options[key] for key in HUB if key in options} | ({"revision": revision} if revision is not None else {})
-    source = locate(model, hub, allow_pickle=allow_pickle)
-    options = {key: value for key, value in options.items() if key not in HUB}
-    trusted = {"trust_remote_code": True} if trust_remote_code else {}
-    missing: dict[str, str] = {}
-    tokenizer = own_tokenizer(source, trusted, missing) if tokenizer is None else tokenizer
-    if remote:
+    with _steps(progress) as at:
+        backend = backends.choose(model, backend, remote)
+        shown: dict[str, Any] = {"bos": bos, "example": example, "axes": axes}
+        if isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = tokenizer_at(tokenizer)
+        if isinstance(model, nn.Module):
+            _refuse_changes(dtype, device, allow_pickle, options)
+            tokenizer = tokenizer or backends.tokenizer_of(model)
+            module, shown["peer"] = backends.wrapped(backend, model, tokenizer, live=True)
+            at("finding sites")
+            live = Model(module, tokenizer, processor=processor, name=name, revision=revision, **shown)
+            return _shown(live, example, check, at)
+        if device is not None and options.get("device_map") is not None:
+            raise LoadError(
+                f"device={device!r} and device_map={options['device_map']!r} both say where the model goes; give one"
+            )
+        dtype = named_dtype(dtype)
+        hub = {key: options[key] for key in HUB if key in options} | ({"revision": revision} if revision is not None else {})
+        source = locate(model, hub, allow_pickle=allow_pickle)
+        options = {key: value for key, value in options.items() if key not in HUB}
+        trusted = {"trust_remote_code": True} if trust_remote_code else {}
+        missing: dict[str, str] = {}
+        tokenizer = own_tokenizer(source, trusted, missing) if tokenizer is None else tokenizer
+        if remote:
+            if device is not None:
+                raise LoadError(f"remote=True runs on the service's own devices, so device={device!r} cannot apply")
+            options |= {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
+            return proved(backends.remote(str(source.where), tokenizer, name or source.name, bos, example, options), check)
+        at("reading weights")
+        module = weights_of(source, dtype, trust_remote_code, allow_pickle, options)
         if device is not None:
-            raise LoadError(f"remote=True runs on the service's own devices, so device={device!r} cannot apply")
-        options |= {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
-        return proved(backends.remote(str(source.where), tokenizer, name or source.name, bos, example, options), check)
-    module = weights_of(source, dtype, trust_remote_code, allow_pickle, options)
-    if device is not None:
-        module = moved(module, device)
-    processor = own_processor(source, trusted, missing) if processor is None else processor
-    module, shown["peer"] = backends.wrapped(backend, module, tokenizer, live=False)
-    files = source.files if options.get("quantization_config") is None else None  # packed anew, the weights are others
-    known: dict[str, Any] = {"name": name or source.name, "revision": source.commit or revision, "files": files}
-    return _shown(Model(module, tokenizer, processor=processor, missing=missing, **known, **shown), example, check)
+            module = moved(module, device)
+        processor = own_processor(source, trusted, missing) if processor is None else processor
+        module, shown["peer"] = backends.wrapped(backend, module, tokenizer, live=False)
+        files = source.files if options.get("quantization_config") is None else None  # packed anew, the weights are others
+        known: dict[str, Any] = {"name": name or source.name, "revision": source.commit or revision, "files": files}
+        at("finding sites")
+        loaded = Model(module, tokenizer, processor=processor, missing=missing, **known, **shown)
+        return _shown(loaded, example, check, at)
 
 
-def _shown(model: Model, example: Mapping[str, Tensor] | None, check: bool) -> Model:
+@contextmanager
+def _steps(progress: bool | None) -> Iterator[Callable[[str], None]]:
+    """A line that says which step is under way, once loading takes so long that one asks."""
+    bar = {"disable": progress is False, "delay": 0 if progress else _PATIENCE, "leave": False}
+    with tqdm(bar_format="loading: {desc} ({elapsed})", mininterval=0, miniters=1, **bar) as line:
+
+        def at(step: str) -> None:
+            line.set_description_str(step, refresh=False)
+            line.update()
+
+        yield at
+
+
+def _shown(model: Model, example: Mapping[str, Tensor] | None, check: bool, at: Callable[[str], None]) -> Model:
     """The model, proven; refused where its forward does not take what the user shows it by."""
     if example is not None and model.unknown:
         raise LoadError(model.unknown)
-    return proved(model, check)
+    return proved(model, check, at)
 
 
 def _refuse_changes(

@@ -47,7 +47,7 @@ from interp.models.taps import Reads, Tap, Write
 from interp.models.unpadded import unpadded
 from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
-from interp.sites import COMPONENTS, MAIN, Site
+from interp.sites import COMPONENTS, MAIN, SPELLINGS, Site
 from interp.verbs import fulfil
 
 
@@ -102,6 +102,8 @@ class TorchHooks:
             self.model.module(**inputs)
         return hooks.found
 
+
+_LISTING = "model.sites() lists them with their axes"
 
 _FAILS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 """What a forward that is called in an unforeseen way raises."""
@@ -270,6 +272,26 @@ class Model:
         """Whether the tensor of a site exists; layers may differ in what they have."""
         return site.path is not None or site.tensor.at(call=None, half=None) in self.anatomy.taps
 
+    def site(self, word: str | Site) -> Site:
+        """A site of this model by its name.
+
+        Raises:
+            UnknownSiteError, HeadOutOfRangeError: it does not have it; near matches are its own.
+        """
+        try:
+            site = Site.parse(word)
+        except UnknownSiteError as error:
+            raise UnknownSiteError(
+                error.kind, error.name, self._names(MAIN), f"of {self.name}", aliases=SPELLINGS, listing=_LISTING
+            ) from None
+        self.check(site)
+        return site
+
+    def _names(self, stream: str) -> list[str]:
+        """What the sites of a stream are called."""
+        present = {site.name for site in self.anatomy.taps if site.stream == stream}
+        return [name for name in COMPONENTS if name in present]
+
     def check(self, site: Site) -> None:
         """Raise if this model does not have the site.
 
@@ -289,9 +311,8 @@ class Model:
             raise UnknownSiteError("stream", site.stream, list(self.anatomy.streams), why=self._streams())
         absent = self.anatomy.why_absent(site)
         if absent is not None:
-            present = {s.name for s in self.anatomy.taps if s.stream == site.stream}
             why = f"{self.name} does not have it, because {self.unknown or absent}"
-            raise UnknownSiteError("site", site.name, [name for name in COMPONENTS if name in present], why=why)
+            raise UnknownSiteError("site", site.name, self._names(site.stream), why=why, listing=_LISTING)
         for axis in (axes.LAYER, *axes.INDEXED):
             index = getattr(site, axis)
             if index is None:
@@ -349,12 +370,15 @@ class Model:
             every = (pairs.answers, pairs.wrong, *([pairs.later, pairs.later_wrong] if pairs.forced else []))
             alone = all(pair.clean is pair.corrupted for pair in prompts)  # prompts without another
             sides = (pairs.clean.ids, None if alone else pairs.corrupted.ids)
-            refuse_strange(self, *sides, answers=every)
+            both = [side for pair in prompts for side in ((pair.clean,) if alone else (pair.clean, pair.corrupted))]
+            words = [one for pair in prompts for one in (*pair.answers, *pair.wrong)]
+            refuse_strange(self, both, *sides, answers=every, words=words)
             moved = pairs.to(self.device)
             clean, corrupted = (self._placing.placed(side) for side in (moved.clean, moved.corrupted))
             return replace(moved, clean=clean, corrupted=corrupted)
-        tokens = self.reading.tokens(as_prompts(prompts), bos)
-        refuse_strange(self, tokens.ids)
+        many = as_prompts(prompts)
+        tokens = self.reading.tokens(many, bos)
+        refuse_strange(self, many, tokens.ids)
         return self._placing.placed(tokens.to(self.device))
 
     def placed(self, tokens: Tokens) -> Tokens:

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from interp.models.anatomy.record import Shapes, shapes
 from interp.models.encoding import NO_TOKENIZER, Encoded, Tokens
 from interp.models.places import Places
 from interp.models.reading import Reading
+from interp.prompts import Prompt
 from interp.sites import MAIN, Site
 
 
@@ -50,6 +52,9 @@ class Known(Protocol):
     def inputs(self, tokens: Tokens) -> dict[str, Tensor]: ...
     def prepared(self) -> AbstractContextManager[None]: ...
 
+
+_SHOWN = 8
+"""Unknown words that are named."""
 
 _TEXT = {"input_ids", "attention_mask", "position_ids"}
 
@@ -152,10 +157,19 @@ def refuse_forced(model: Known, pairs: Encoded) -> None:
         )
 
 
-def refuse_strange(model: Known, *prompts: Tensor | None, answers: Sequence[Tensor] = ()) -> None:
-    """Token ids that the model cannot embed are refused; so are unknown words as answers, and in prompts they are said."""
+def refuse_strange(
+    model: Known, prompts: Sequence[Prompt], *ids_of: Tensor | None, answers: Sequence[Tensor] = (), words: Iterable[Any] = ()
+) -> None:
+    """Token ids that the model cannot embed are refused; so are unknown words as answers, and in prompts they are said.
+
+    Args:
+        prompts: as they were given.
+        ids_of: token ids of the prompts; None where something else enters the model.
+        answers: token ids of the answers.
+        words: the answers as they were given.
+    """
     embed = examples.embedding(model.module)
-    given = [ids for ids in prompts if ids is not None]
+    given = [ids for ids in ids_of if ids is not None]
     of_output = model.anatomy.outputs or None
     of_input = embed.weight.shape[0] if embed is not None else None
     for what, n, ids in [("prompts", of_input, i) for i in given] + [("answers", of_output or of_input, i) for i in answers]:
@@ -167,11 +181,34 @@ def refuse_strange(model: Known, *prompts: Tensor | None, answers: Sequence[Tens
     if unknown is None or unknown in special:  # GPT-2 has one token for all four
         return
     if any(bool((ids == unknown).any()) for ids in answers):
+        strange = _listed(_unknown(model.tokenizer, words))
         raise AnswerError(
-            f"an answer is a word that the tokenizer of {model.name} does not know; give this tokenizer to the task"
+            f"an answer is a word that the tokenizer of {model.name} does not know{strange}; give this tokenizer to the task"
         )
-    strange = sum(int((ids == unknown).any(-1).sum()) for ids in given)
-    if strange:
+    count = sum(int((ids == unknown).any(-1).sum()) for ids in given)
+    if count:
+        strange = _listed(_unknown(model.tokenizer, [prompt.text for prompt in prompts]))
         warnings.warn(
-            f"{strange} prompts hold words that the tokenizer of {model.name} does not know", RuntimeWarning, stacklevel=3
+            f"{count} of {sum(map(len, given))} prompts hold words that the tokenizer of {model.name} does not know and "
+            f"reads as one and the same{strange}",
+            RuntimeWarning,
+            stacklevel=3,
         )
+
+
+def _unknown(tokenizer: Any, texts: Iterable[Any]) -> Counter[str]:
+    """The words that a tokenizer does not know, and how often each occurs; none where it does not say which they are."""
+    found: Counter[str] = Counter()
+    if getattr(tokenizer, "is_fast", False):
+        for text in dict.fromkeys(text for text in texts if isinstance(text, str)):
+            read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+            ids = zip(read["input_ids"], read["offset_mapping"], strict=True)
+            found.update(text[start:stop].strip() for token, (start, stop) in ids if token == tokenizer.unk_token_id)
+    return found
+
+
+def _listed(words: Counter[str]) -> str:
+    """``: 'zebra' (2), 'quagga' and 3 more``."""
+    shown = [repr(word) + (f" ({n})" if n > 1 else "") for word, n in words.most_common(_SHOWN)]
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return f": {', '.join(shown)}{more}" if shown else ""

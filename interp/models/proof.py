@@ -7,6 +7,7 @@ Probe(causal=True, checked=36, worst=2.4e-07)
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
@@ -23,8 +24,11 @@ from interp.models.twin import anatomy, twin
 from interp.sites import Site
 
 
-def proved(model: Model, check: bool) -> Model:
+def proved(model: Model, check: bool, at: Callable[[str], object] = lambda step: None) -> Model:
     """The model, after the probe run; a network without blocks has no roles to prove.
+
+    Args:
+        at: called with what is tried next.
 
     Raises:
         ProbeError: the stream between blocks cannot be written.
@@ -45,12 +49,16 @@ def proved(model: Model, check: bool) -> Model:
     if hooked and not model.anatomy.main.blocks:
         model.stack_refused = "it has no main stack of blocks"
     if model.example:
+        at("proving sites")
         model.probe = settle(model)
+        at("trying padding")
         model.reading = padded(model)
         _apart(model)
         if hooked:
+            at("trying attention")
             model.beside_refused = beside.refused(model)
     if hooked and model.anatomy.main.blocks:
+        at("trying blocks one by one")
         with model.prepared():
             given = model.arguments - (set() if model.reading.numbered else {"position_ids"})
             model.stack, model.stack_refused = prove(model.module, model.anatomy, given)

@@ -23,7 +23,7 @@ from typing import Any
 
 from interp.errors import AnswerError, InputError, PositionError
 from interp.prompts.chats import is_chat
-from interp.prompts.pairs import Pair, Pairs, Prompt
+from interp.prompts.pairs import Pair, Pairs, Prompt, listed, one_answer
 from interp.prompts.tables import Row, as_table, blank, rows_of
 
 _WANTED = {
@@ -190,21 +190,16 @@ def _answers(row: Row, name: str) -> tuple[Any, ...]:
     value = row[name]
     if blank(value):
         return ()
-    several = value.tolist() if hasattr(value, "tolist") and getattr(value, "ndim", 0) > 0 else value
+    several = listed(value)
     found: list[Any] = []
     for one in several if isinstance(several, tuple | list) else [several]:
-        if isinstance(one, str) and one.strip():
-            found.append(str(one))
-        elif isinstance(one, tuple | list) and one and all(isinstance(token, Integral) for token in one):
-            found.append(tuple(map(int, one)))
-        elif isinstance(one, Integral) and repr(one) not in ("True", "False"):
-            found.append(int(one))
-        else:
-            what = "is blank" if isinstance(one, str) else f"is a {type(one).__name__}"
-            raise AnswerError(
-                f"{row.where}, column {row.names.get(name, name)!r}: {one!r} {what}; expected a text such as ' Paris', as it "
-                "follows the prompt, or a token id"
-            )
+        where = f"{row.where}, column {row.names.get(name, name)!r}"
+        try:
+            found.append(one_answer(one))
+        except AnswerError as error:
+            raise AnswerError(f"{where}: {error}") from error
+        if isinstance(found[-1], str) and not found[-1].strip():
+            raise AnswerError(f"{where}: {one!r} is blank; expected a text such as ' Paris', as it follows the prompt")
     return tuple(found)
 
 

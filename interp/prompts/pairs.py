@@ -20,6 +20,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, SupportsInt, overload
@@ -36,8 +37,8 @@ Text = str | Iterable[SupportsInt] | Sequence[Message]
 """Words; token ids as a list, an array or a tensor of one axis; or the messages of a chat."""
 Answer = str | int | tuple[int, ...]
 """A text of one token or several, a token's id, or the ids of several."""
-Answers = str | int | Iterable[str | int | list[int] | tuple[int, ...]]
-"""Alternatives of equal standing, or the only one."""
+Answers = str | SupportsInt | Iterable[str | SupportsInt | Iterable[SupportsInt]]
+"""Alternatives of equal standing, or the only one; ids also as numbers of NumPy and tensors."""
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
@@ -173,7 +174,13 @@ def _said(given: Text) -> str | tuple[int, ...]:
     if not isinstance(given, Iterable) or (shape is not None and len(shape) != 1):
         what = f"a {type(given).__name__}" + (f" of shape {tuple(shape)}" if shape is not None else "")
         raise InputError(f"the text of a prompt is {what}; expected a text, or the token ids of one prompt: [position]")
-    return tuple(int(token) for token in given)  # type: ignore[arg-type]  # no messages
+    tokens = [listed(token) for token in listed(given)]
+    if strange := [token for token in tokens if not _is_id(token) or token < 0]:
+        raise InputError(
+            f"the text of a prompt is a list with {strange[0]!r} in it; expected a text, or the token ids of one prompt, whole "
+            "numbers from 0 on; several prompts are a list of prompts"
+        )
+    return tuple(tokens)
 
 
 def _digest(array: Any) -> str:
@@ -256,9 +263,37 @@ def _prompt(given: Prompt | Text) -> Prompt:
     return given if isinstance(given, Prompt) else Prompt(given)
 
 
-def _several(answers: Answers) -> tuple[Answer, ...]:
-    many = (answers,) if isinstance(answers, str | int) else answers
-    return tuple(tuple(map(int, one)) if isinstance(one, list | tuple) else one for one in many)
+def _several(answers: Any) -> tuple[Answer, ...]:
+    plain = listed(answers)
+    return tuple(one_answer(one) for one in ((plain,) if isinstance(plain, str) or not isinstance(plain, Iterable) else plain))
+
+
+def listed(given: Any) -> Any:
+    """An array's or a tensor's numbers as Python's own, a list of them where it has axes; anything else as it is."""
+    return given.tolist() if hasattr(given, "tolist") else given
+
+
+def one_answer(given: Any) -> Answer:
+    """One answer, its ids as Python's own numbers.
+
+    Raises:
+        AnswerError: it is neither a text nor token ids.
+    """
+    one = listed(given)
+    if isinstance(one, str):
+        return str(one)
+    if _is_id(one):
+        return int(one)
+    if isinstance(one, list | tuple) and all(_is_id(listed(token)) for token in one):
+        return tuple(int(token) for token in one)
+    raise AnswerError(
+        f"{given!r} is a {type(given).__name__}; expected a text such as ' Paris', as it follows the prompt, a token id, "
+        "or the ids of one answer"
+    )
+
+
+def _is_id(one: Any) -> bool:
+    return isinstance(one, Integral) and not isinstance(one, bool)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

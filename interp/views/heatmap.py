@@ -85,7 +85,7 @@ def heatmap(
         slider: a third axis, one map a value, in the same colours; the figure opens at the last one, and the line under the
             title says which is shown.
         quantity: recovery, damage, effect or value. By default recovery of ``logit_diff`` when denoising, damage when
-            noising, and the effect of any other metric.
+            noising, and the effect of any other metric, or of prompts without a counterfactual.
         metric: by default the first.
         title: in place of the one made from provenance.
         width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print (6.75 and 3.25 in at 96 pixels an inch).
@@ -134,7 +134,7 @@ def _traces(
 
 def default_quantity(ds: xr.Dataset) -> str:
     """What is drawn of a result with one metric where nobody says."""
-    if str(ds[names.METRIC].values) != "logit_diff":
+    if str(ds[names.METRIC].values) != "logit_diff" or not fx.paired(ds):
         return "effect"
     return "recovery" if ds.attrs["patching"] == fx.DENOISING else "damage"
 
@@ -204,7 +204,7 @@ def _hover(drawn: _Map, ds: xr.Dataset, x: str, y: str) -> NDArray[np.object_]:
     fixed = {a: ds[a].item() for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0}
     table = {c: drawn.table[c].values for c in ("mean", "low", "high", "n")}
     value, change, base = (drawn.raw[c].values for c in ("value", "effect", "base"))
-    base_name = "corrupted" if ds.attrs["patching"] == fx.DENOISING else "clean"
+    base_name = "unchanged" if not fx.paired(ds) else "corrupted" if ds.attrs["patching"] == fx.DENOISING else "clean"
     level, floor, clusters = f"{drawn.table.attrs['level']:.0%}", float(fx.noise_floor(ds)), labels.clusters(drawn.table)
     metric = labels.escape(drawn.metric)
     out = np.empty(value.shape, object)

@@ -133,7 +133,8 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     attrs = ds.attrs
     source = f", source {attrs['source']}" if isinstance(attrs.get("source"), str) else ""
     fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
-    words = [f"{attrs['patching']}{source}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
+    how = attrs["patching"] if fx.paired(ds) else "no counterfactual"
+    words = [f"{how}{source}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
     words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
     words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []
     return escape(" · ".join([*words, f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *fixed, *_unequal(attrs)]))

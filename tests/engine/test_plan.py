@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -161,3 +162,18 @@ def test_operations_are_those_that_run(kind: str, where: Any, given: str | None,
     with FlopCounterMode(display=False) as counter:
         patch(model, pairs, where, **options)
     assert plan.flops == pytest.approx(counter.get_total_flops(), rel=0.12)
+
+
+def test_one_cell_takes_more_than_its_rows(seed: int) -> None:
+    """The page says what the share is of, and why it is more than all of it."""
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 6])
+    plan = explain(model, pairs, grid("L1.z", position=-1))
+    assert plan.fraction > 1
+    (line,) = [line for line in repr(plan).splitlines() if line.startswith("  operations")]
+    words = (
+        r"%s, %s of the %s that one whole forward pass for each row would take; the two prompts of each pair are run as well"
+    )
+    assert re.search(words % (r"[\d.]+ MFLOP", f"{plan.fraction:.1%}", r"[\d.]+ MFLOP"), line)
+    many = explain(model, pairs, grid("z", layer=..., head=..., position=...))
+    assert many.fraction < 1
+    assert "are run as well" not in repr(many)

@@ -19,7 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTraine
 
 from interp.doctor import architectures
 from interp.errors import AnswerError, LoadError, PositionError, UnknownNameError
-from interp.models import Model, examples, load, zoo
+from interp.models import Model, examples, load, loading, zoo
 from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site
 
@@ -354,3 +354,23 @@ def test_a_model_on_the_meta_device_lists_its_sites_with_their_sizes() -> None:
     assert bare.sites() == real.sites()
     assert [bare.sizes_at(site) for site in bare.sites()] == [real.sizes_at(site) for site in real.sites()]
     assert (bare.probe, bare.stack_refused) == (None, "its weights are on the meta device")
+
+
+def test_loading_says_what_it_does(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    load("zoo/induction-2l", progress=True)
+    told = capsys.readouterr().err
+    steps = [
+        "reading weights",
+        "finding sites",
+        "proving sites",
+        "trying padding",
+        "trying attention",
+        "trying blocks one by one",
+    ]
+    places = [told.index(f"loading: {step} (") for step in steps]
+    assert places == sorted(places)
+    load("zoo/induction-2l", progress=False)
+    assert "loading: " not in capsys.readouterr().err
+    monkeypatch.setattr(loading, "_PATIENCE", 1000.0)
+    load("zoo/induction-2l")
+    assert "loading: " not in capsys.readouterr().err

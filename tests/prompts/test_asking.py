@@ -308,3 +308,12 @@ def test_a_space_too_few_or_too_many_is_said(clean: str, answer: str, said: str)
 )
 def test_what_needs_no_space(clean: Any, answer: Any, wrong: Any) -> None:
     assert len(pairs(clean, clean, answer, wrong)) == 1  # a warning would be an error
+
+
+def test_answers_may_be_numbers_of_tensors() -> None:
+    clean, other = ["a b", "c d"], ["x b", "x d"]
+    for answer in (torch.tensor([5, 7]), [torch.tensor(5), torch.tensor(7)], np.array([5, 7])):
+        made = pairs(clean, other, answer, np.int64(6))
+        assert [pair.answers for pair in made] == [(5,), (7,)]
+        assert [pair.wrong for pair in made] == [(6,), (6,)]
+    assert [pair.answers for pair in pairs(clean, other, torch.tensor(5))] == [(5,), (5,)]

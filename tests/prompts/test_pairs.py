@@ -122,3 +122,31 @@ def test_any_change_of_content_changes_the_digest(change: dict[str, object]) -> 
 def test_the_digest_sees_order_and_number() -> None:
     other = PAIR.swap()
     assert len({Pairs(items).digest for items in [(PAIR,), (PAIR, PAIR), (PAIR, other), (other, PAIR), ()]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        (torch.tensor(5), (5,)),
+        (np.int64(5), (5,)),
+        (np.array(5), (5,)),
+        (torch.tensor([5, 7]), (5, 7)),
+        (np.array([5, 7]), (5, 7)),
+        ([torch.tensor(5), torch.tensor([7, 8])], (5, (7, 8))),
+        ([(np.int64(5), 7)], ((5, 7),)),
+        (torch.tensor([[5, 7]]), ((5, 7),)),
+        (np.array([" Mary", " John"]), (" Mary", " John")),
+    ],
+)
+def test_answers_are_plain_numbers_in_whatever_they_came(said: Any, kept: tuple[Any, ...]) -> None:
+    pair = Pair("a", "b", said)
+    assert pair.answers == kept
+    plain = [one for answer in pair.answers for one in (answer if isinstance(answer, tuple) else (answer,))]
+    assert {type(one) for one in plain} <= {int, str}
+    assert pair.spec() == Pair("a", "b", list(kept)).spec()
+
+
+@pytest.mark.parametrize("said", [3.5, torch.tensor(3.5), True, [None], [("a",)]])
+def test_what_is_no_answer_is_refused(said: Any) -> None:
+    with pytest.raises(AnswerError, match="expected a text such as ' Paris', as it follows the prompt, a token id"):
+        Pair("a", "b", said)

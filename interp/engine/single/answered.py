@@ -8,7 +8,7 @@ torch.Size([1, 9, 64])
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,10 +23,11 @@ from interp.errors import AnswerError, InputError, PositionError
 from interp.interventions import Activation
 from interp.models import Model
 from interp.models.encoding import Bos
-from interp.prompts import Pairs
+from interp.prompts import Answers, Pairs
+from interp.prompts.pairs import listed
 from interp.sites import Positions, PositionsLike, Site
 
-Words = str | int | Sequence[str | int] | None
+Words = Answers | None
 """One token for all prompts, or one for each: a text as it follows the prompt, or an id."""
 _BASE = Activation("base")
 
@@ -122,7 +123,8 @@ def _each(words: Words, name: str, n: int) -> list[str | int] | None:
     """One token for every prompt."""
     if words is None:
         return None
-    many = [words] * n if isinstance(words, str | int) else list(words)
+    plain = listed(words)
+    many = [plain] * n if isinstance(plain, str | int) else list(plain)
     if len(many) != n:
         raise AnswerError(f"{name} holds {len(many)} tokens for {n} prompts; give one for all of them, or one for each")
     return many

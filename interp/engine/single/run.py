@@ -122,8 +122,7 @@ def captured_sites(model: Model, capture: str | Site | Sequence[str | Site]) -> 
     """
     found: list[Site] = []
     for word in [capture] if isinstance(capture, str | Site) else capture:
-        site = Site.parse(word)
-        model.check(site)
+        site = model.site(word)
         found += model.each(site)
     return list(dict.fromkeys(found))
 

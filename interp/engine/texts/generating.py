@@ -95,9 +95,7 @@ def generate(
     config = configured(model, max_new_tokens=max_new_tokens, use_cache=use_cache, **options)
     if num_return_sequences > 1 and not config.do_sample:
         raise GenerationError(f"num_return_sequences={num_return_sequences} texts would be the same; pass do_sample=True")
-    sites = [Site.parse(site).tensor for site in capture]
-    for site in sites:
-        model.check(site)
+    sites = [model.site(site).tensor for site in capture]
     asked, force = several(interventions), given_changes(model, given)
     encoded, paired = asked_prompts(model, prompts)
     runs = Ahead(model, encoded, BASE[patching], max_new_tokens - 1, scope, rows)

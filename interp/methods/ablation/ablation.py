@@ -32,13 +32,14 @@ from interp.engine import patch
 from interp.engine.asked import asked_prompts, listed
 from interp.engine.background import Given, given_changes
 from interp.engine.cells import fill
-from interp.engine.families import Family, Where, asked, labelled
+from interp.engine.families import Family, Where, gridded, labelled, named
 from interp.engine.measure import measure
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
+from interp.engine.readout import Reader
 from interp.errors import InputError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Change, Constant, ConstantVector, Intervention, Replace, Source
-from interp.interventions.source import SPAN
+from interp.interventions.source import SPAN, UNEQUAL, Unequal
 from interp.metrics import Metric, MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.metrics.protocol import Readout, Reads
@@ -65,6 +66,7 @@ def ablate(
     over: tuple[str, ...] | None = None,
     by: str | None = None,
     seed: int = 0,
+    unequal: Unequal = "last",
     given: Given = None,
     loss: MetricLike = "kl",
     steps: int = 100,
@@ -77,8 +79,8 @@ def ablate(
 
     Args:
         pairs: pairs, or plain prompts.
-        where: a grid; a mapping of names to grids; or interventions, whose sites and positions alone count: their changes are
-            ablated together.
+        where: a grid or a site; a mapping of names to such; or interventions, whose sites and positions alone count: their
+            changes are ablated together.
         kind: see the table above.
         metric: by default ``"logit_diff"`` of pairs, and ``"kl"`` to the model as it is of plain prompts.
         prompts: which prompts of the pairs the model runs on; :func:`interp.patch` runs on the corrupted ones by default.
@@ -86,6 +88,7 @@ def ablate(
         over: of a mean, see :class:`interp.Activation`; by default ``("example", "span")``, of attention rows ``("example",)``.
         by: a mean within groups, ``"template"`` or ``"entities"``.
         seed: of resampling.
+        unequal: of resampling, what is done where a role's spans are not equally long in two prompts; see :func:`interp.patch`.
         given: interventions in force on the base, also while constants are trained.
         loss, steps, lr: of ``optimal``, see :func:`optimal_constants`.
         rows, precision, progress: as for :func:`interp.patch`.
@@ -100,8 +103,9 @@ def ablate(
         InputError: plain prompts have no counterfactual.
         TrainingError, UnknownSiteError: constants that cannot be trained. And what :func:`interp.patch` raises.
     """
+    where = gridded(model, where)
     encoded, paired = asked_prompts(model, pairs)
-    _check(kind, prompts, reference, over, by, paired=paired)
+    _check(kind, prompts, reference, over, by, unequal, paired=paired)
     if kind == "resample" and reference == "base" and len(encoded) == 1:
         raise InputError("kind='resample' takes the values of other prompts, and this is one alone: give several")
     patching: Patching = "noising" if prompts == "clean" else "denoising"
@@ -110,21 +114,21 @@ def ablate(
     if kind == "zero":
         source: Source = Constant(0.0)
     elif kind == "resample":
-        source = Activation("base" if reference == "base" else "source", pool="resample", seed=seed)
+        source = Activation("base" if reference == "base" else "source", pool="resample", seed=seed, unequal=unequal)
         said |= {"reference": reference, "seed": seed}
     else:
         over = (axes.EXAMPLE,) if over is None and _square(where) else over or (axes.EXAMPLE, SPAN)
         source = Activation("base" if reference == "base" else "source", pool="mean", over=over, by=by)
         said |= {"reference": reference, "over": list(over), "by": by} if kind == "mean" else {}
-    metric = metric or ("logit_diff" if paired else "kl")
+    metrics = resolve_metrics(metric or ("logit_diff" if paired else "kl"))
     if kind == "optimal":
-        metrics = resolve_metrics(metric)
+        Reader.of(model, encoded, metrics)  # what they need is missed before anything is trained
         found, families = _trained(model, encoded, where, metrics[0], options, given, loss, steps, lr)
         said |= dict(found.training)
         families = _with(families, found.interventions, said)
-        prepared = prepare(model, encoded, [f.interventions for f in families.values()], metrics, options)
     else:
-        prepared, families = _asked(model, encoded, where, metric, source, options)
+        families = _families(model, encoded, where, source)
+    prepared = prepare(model, encoded, [f.interventions for f in families.values()], metrics, options)
     results = [labelled(prepared, one, f) for one, f in zip(measure(prepared), families.values(), strict=True)]
     results = [result.assign_attrs(ablation=said) for result in results]
     return xr.DataTree.from_dict(dict(zip(families, results, strict=True))) if isinstance(where, Mapping) else results[0]
@@ -171,6 +175,7 @@ def optimal_constants(
         lr: first learning rate, in units of the cell's root mean square.
         others: as for :func:`ablate`.
     """
+    where = gridded(model, where)
     encoded, paired = asked_prompts(model, pairs)
     patching: Patching = "noising" if prompts == "clean" else "denoising"
     options = Options(patching, "auto", given_changes(model, given), rows=rows, progress=progress, precision=precision)
@@ -198,7 +203,8 @@ def _trained(
     raised = metric if loss == "metric" else _Lowered(resolve_metrics(loss)[0])
     shared: dict[str, Any] = {name: getattr(options, name) for name in ("patching", "rows", "precision", "progress")}
     shared |= {"given": given}
-    prepared, families = _asked(model, encoded, where, raised, Activation("base"), options)
+    families = _families(model, encoded, where, Activation("base"))
+    prepared = prepare(model, encoded, [f.interventions for f in families.values()], (raised,), options)
     moments = _moments(prepared)
     of_zero = [_constants(one, [torch.zeros_like(mean) for mean, _ in own]) for one, own in moments]
     of_mean = [_constants(one, [mean for mean, _ in own]) for one, own in moments]
@@ -246,9 +252,7 @@ class _Lowered:
         return -self.metric(readout)
 
 
-def _asked(
-    model: Model, encoded: Encoded, where: Any, metric: Any, source: Source, options: Options
-) -> tuple[Prepared, dict[str, Family]]:
+def _families(model: Model, encoded: Encoded, where: Any, source: Source) -> dict[str, Family]:
     """The cells with a source: a grid's, or those of interventions, of which sites and positions alone count."""
     of_grid = isinstance(where, Grid | Mapping)
     change = {"source": source if of_grid else None, "edit": None, "featurizer": None, "keep_error": True}
@@ -256,7 +260,7 @@ def _asked(
         where = [
             replace(one, changes=tuple(replace(c, source=source, edit=Replace()) for c in one.changes)) for one in listed(where)
         ]
-    return asked(model, encoded, where, metric, change, options)
+    return named(model, encoded, where, change)
 
 
 def _moments(prepared: Prepared) -> list[tuple[Intervention, list[tuple[Tensor, float]]]]:
@@ -317,14 +321,21 @@ def _square(where: Any) -> bool:
     return any(isinstance(grid, Grid) and grid.site.square for grid in grids)
 
 
-def _check(kind: Any, prompts: Any, reference: Any, over: Any, by: Any, *, paired: bool) -> None:
+def _check(kind: Any, prompts: Any, reference: Any, over: Any, by: Any, unequal: Any, *, paired: bool) -> None:
     sides = ("prompts", prompts, ("clean", "corrupted"))
-    known = (("kind", kind, get_args(Kind)), sides, ("reference", reference, get_args(Reference)))
+    known = (
+        ("kind", kind, get_args(Kind)),
+        sides,
+        ("reference", reference, get_args(Reference)),
+        ("unequal", unequal, UNEQUAL),
+    )
     for name, value, names in known:
         if value not in names:
             raise UnknownNameError(name, value, names)
     if (over is not None or by is not None) and kind != "mean":
         raise ValueError(f"over={over!r} and by={by!r} are for kind='mean', but kind={kind!r}")
+    if unequal != "last" and kind != "resample":
+        raise ValueError(f"unequal={unequal!r} is for kind='resample', but kind={kind!r}")
     if reference == "counterfactual" and kind in ("zero", "optimal"):
         raise ValueError(f"reference='counterfactual' is for kind='mean' and 'resample', but kind={kind!r}")
     if reference == "counterfactual" and not paired:

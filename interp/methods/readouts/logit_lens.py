@@ -33,6 +33,8 @@ from interp.engine.single.variables import variables
 from interp.errors import InputError, PositionError, ShapeMismatchError, UnknownSiteError
 from interp.models import Bos, Model
 from interp.models.stack import Stack
+from interp.prompts import Answers
+from interp.prompts.pairs import listed
 from interp.sites import MAIN, Positions, Site
 
 RANK = "rank"
@@ -50,7 +52,7 @@ def lens(
     prompts: Any,
     *,
     top: int = 5,
-    target: str | int | Sequence[str | int] | None = None,
+    target: Answers | None = None,
     sites: str | Site = "resid_post",
     given: Any = None,
     position: Any = None,
@@ -93,7 +95,8 @@ def lens(
     component = _component(model, sites)
     if not isinstance(top, int) or top < 1:
         raise ValueError(f"top={top!r}; expected how many tokens to keep, 1 at least")
-    targets = [target] if isinstance(target, str | int) else target
+    targets = listed(target)
+    targets = [targets] if isinstance(targets, str | int) else targets
     asked = ask(model, prompts, given=given, bos=bos, side=side, answers=targets)
     _refuse_behind(asked)
     wanted = asked.encoded.answers[:, 0] if target is not None or (asked.paired and _answered(asked)) else None

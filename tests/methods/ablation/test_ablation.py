@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from interp import effects
 from interp.engine import patch
-from interp.errors import AnswerError, InputError, UnknownNameError, UnknownSiteError
-from interp.interventions import Change, ConstantVector, Intervention, Scale, resample, restore, revive, state
-from interp.methods.ablation import ablate, optimal_constants
+from interp.engine.prepared import prepare
+from interp.errors import AnswerError, InputError, ShapeMismatchError, UnknownNameError, UnknownSiteError
+from interp.interventions import Activation, Change, ConstantVector, Intervention, Scale, resample, restore, revive, state
+from interp.methods.ablation import ablate, ablation, optimal_constants
 from interp.metrics.protocol import Readout, Reads
 from interp.models import Model, load
 from interp.prompts import Pair, Pairs, Prompt
@@ -269,7 +270,20 @@ def test_a_constant_is_saved_and_restored() -> None:
         ({"pairs": [(1, 2)], "where": grid("L1.z"), "metric": "logprob"}, AnswerError, "needs the 'answers'"),
         ({"pairs": [(1, 2, 3)], "reference": "counterfactual"}, InputError, "prompts without one"),
         ({"pairs": []}, InputError, "prompts is empty"),
-        ({"where": "L1.z"}, ValueError, "expected a grid"),
+        ({"where": ["L1.z"]}, ValueError, "expected a grid"),
+        ({"unequal": "first"}, UnknownNameError, "unknown unequal 'first'"),
+        ({"unequal": "mean"}, ValueError, "unequal='mean' is for kind='resample', but kind='mean'"),
+        ({"kind": "optimal", "metric": "logit_dif"}, UnknownNameError, "did you mean 'logit_diff'"),
+        (
+            {"kind": "optimal", "pairs": [(1, 2, 3)], "where": grid("L1.z"), "metric": "prob"},
+            AnswerError,
+            "needs the 'answers'",
+        ),
+        (
+            {"pairs": [(1, 2, 3), (1, 2, 3, 4)], "kind": "resample", "where": grid("L1.z")},
+            ShapeMismatchError,
+            "so change tokens that all prompts have: position=-1, or a role",
+        ),
         ({"pairs": [(1, 2, 3)], "kind": "resample"}, InputError, "the values of other prompts, and this is one alone"),
     ],
 )
@@ -295,3 +309,28 @@ def test_the_mean_of_the_pairs_other_prompts(seed: int) -> None:
 
         close(found["value"].values[0, i], float(sweeps.rerun(module, "transformer.h.1", pair.clean.text, change)[3]))
     assert isinstance(pairs[0], Pair)
+
+
+def test_resampled_spans_of_unequal_length_follow_the_rule() -> None:
+    """What ablate says of unequal= is what patch does with a source that says it."""
+    model = sweeps.model("gpt2")
+    prompts = [Prompt((1, 2, 3, 4), {"it": (1, 2)}), Prompt((5, 6, 7, 8, 9), {"it": (1, 4)})]
+    where = grid("z", layer=..., position="it")
+    found = {}
+    for rule in ("last", "mean"):
+        found[rule] = ablate(model, prompts, where, "resample", unequal=rule)
+        same = patch(
+            model, prompts, where, "kl", patching="noising", source=Activation("base", pool="resample", seed=0, unequal=rule)
+        )
+        np.testing.assert_array_equal(found[rule]["value"], same["value"])
+    assert not np.allclose(found["last"]["value"], found["mean"]["value"])
+    with pytest.raises(ShapeMismatchError, match="unequal='last'"):
+        ablate(model, prompts, where, "resample", unequal="refuse")
+
+
+def test_optimal_constants_are_prepared_for_once(monkeypatch: pytest.MonkeyPatch, pairs: Pairs) -> None:
+    """Besides what training and its losses prepare."""
+    prepared = []
+    monkeypatch.setattr(ablation, "prepare", lambda *a: prepared.append(a[3]) or prepare(*a))
+    ablate(sweeps.model("gpt2"), pairs, grid("L1.z", position="end"), "optimal", "logit_diff", steps=1)
+    assert [metrics[0].name for metrics in prepared] == ["−kl", "logit_diff"]

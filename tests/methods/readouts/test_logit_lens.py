@@ -226,3 +226,11 @@ def test_words_of_a_real_model(smollm2: Any) -> None:
     assert ds.input_token.values[0, :3].tolist() == ["The", " capital", " of"]
     with pytest.raises(AnswerError):
         lens(model, "Hello", target=" a token of several")
+
+
+def test_a_target_may_be_a_number_of_numpy_or_a_tensor() -> None:
+    model = sweeps.model("gpt2")
+    plain = lens(model, IDS, top=2, target=[17, 3, 60])
+    for target in (torch.tensor([17, 3, 60]), np.array([17, 3, 60]), [np.int64(17), torch.tensor(3), 60]):
+        assert lens(model, IDS, top=2, target=target).equals(plain)
+    assert lens(model, IDS, top=2, target=torch.tensor(17)).equals(lens(model, IDS, top=2, target=17))
