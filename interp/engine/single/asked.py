@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from interp.engine import provenance
-from interp.engine.asked import as_pairs, prompts_alone, refuse_other_side, said
+from interp.engine.asked import as_pairs, prompts_alone, refuse_other_side, require_model, said
 from interp.engine.background import give, given_changes
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, place
@@ -121,6 +121,7 @@ def ask(
         raise UnknownNameError("side", side, SIDES)
     if bos not in (None, "model", True, False):
         raise UnknownNameError("bos", bos, ("model", "True", "False"))
+    require_model(model)
     pairs, paired = as_pairs(prompts)
     if answers is not None:
         pairs = _answered(pairs.pairs if isinstance(pairs, Encoded) else pairs, answers)
