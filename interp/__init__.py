@@ -3,9 +3,9 @@
     >>> import interp
     >>> model = interp.load("zoo/language-4l")
     >>> pairs = interp.tasks.ioi(64, seed=0, tokenizer=model.tokenizer)
-    >>> where = interp.grid("resid_pre", layer=..., position=["IO", "S1", "S2", "END"])
+    >>> where = interp.grid("resid_pre", position=["IO", "S1", "S2", "END"])
     >>> effects = interp.patch(model, pairs, where, metric="logit_diff")
-    >>> interp.views.heatmap(effects)
+    >>> figure = interp.views.heatmap(effects)
 
 Names are imported when they are first used, so that ``import interp`` is quick and a process that only reads results never
 loads torch.

@@ -1,7 +1,8 @@
 """What the workbench asks of objects that others make.
 
 >>> from interp.protocols import Tokenizer
->>> ids = tokenizer.encode(" Mary", add_special_tokens=False)      # any Hugging Face tokenizer will do
+>>> tokenizer = interp.load("zoo/language-4l").tokenizer                    # any Hugging Face tokenizer will do
+>>> ids = tokenizer.encode(" Mary", add_special_tokens=False)
 >>> tokenizer.decode(ids)
 ' Mary'
 """

@@ -2,6 +2,7 @@
 
     >>> pair = Joint("(b t) d -> b (t d)", tokens=2, inner=Rotation(2 * 768, 16))
     >>> Change("L6.resid_post", (3, 5), featurizer=pair)
+    L6.resid_post@3,5 ← Activation(source) in Joint('(b t) d -> b (t d)', tokens=2, inner=Rotation(1536 → 16))
 
 The engine hands an edit one row a token, ``[(row token), *features]``. A joint featurizer rearranges these rows before its
 inner featurizer encodes them, and back after it has decoded. Since one token's new value then depends on another's old one,

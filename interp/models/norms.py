@@ -62,8 +62,11 @@ class Norm:
             return "what it gives is not known on the meta device"
         if isinstance(weight := parameter(module, "weight"), Tensor) and weight.shape != x.shape[-1:]:
             return f"its gain has not the width of what it takes, {x.shape[-1]}"
-        size = max(1e-6, float(out.abs().max()))
-        missed = {form: float((form.apply(module, x).double() - out.double()).abs().max()) / size for form in _forms(module)}
+        size = max(1e-6, float(out.detach().abs().max()))
+        missed = {
+            form: float((form.apply(module, x).detach().double() - out.detach().double()).abs().max()) / size
+            for form in _forms(module)
+        }
         nearest = min(missed, key=lambda form: missed[form])
         if missed[nearest] <= tolerance:
             return nearest

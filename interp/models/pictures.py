@@ -1,6 +1,6 @@
 """Pictures of a prompt: the model's own processor makes numbers of them, and tokens that stand for them in the text.
 
-    >>> asked = Prompt("<image> What is this?", {"what": (8, 12)}, images=(photo,))
+    >>> asked = Prompt("<image> What is this?", {"what": (8, 12)}, images=(photo,))          # doctest: +SKIP
     >>> pictured(asked, processor, tokenizer, image=32000).text[:3]                          # doctest: +SKIP
     (1, 32000, 32000)
 

@@ -2,7 +2,7 @@
 
     >>> with Stepping(module, taps, "input_ids", reads=[site], changed=[other], writes=plan) as hooks:     # doctest: +SKIP
     ...     module.generate(input_ids)
-    >>> hooks.found[site].shape[1], hooks.windows[:3]               # five tokens of prompt, three new ones
+    >>> hooks.found[site].shape[1], hooks.windows[:3]         # five tokens of prompt, three new ones      # doctest: +SKIP
     (7, [Window(start=0, stop=5), Window(start=5, stop=6), Window(start=6, stop=7)])
 
 With a cache, a pass carries what is new: the prompt, or a chunk of it, then one token after the other. Without, every pass

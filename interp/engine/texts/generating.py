@@ -1,6 +1,6 @@
 """Text generated under interventions: several of them, on several prompts, as rows of one batch.
 
-    >>> steer = interp.Change("L15.resid_post", source=interp.Constant(v), edit=interp.Add())
+    >>> steer = interp.Change("L15.resid_post", source=torch.randn(576), edit=interp.Add())
     >>> doses = interp.doses(steer, [0, 2, 4, 8])
     >>> interp.generate(model, ["I think that", "My day was"], doses, scope="new", compare=True).table()   # doctest: +SKIP
 

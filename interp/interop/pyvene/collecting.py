@@ -1,6 +1,7 @@
 """What a ``CollectIntervention`` collects, from a run in our engine.
 
->>> found = from_config([{"component": "block_output", "layer": 2, "intervention_type": pyvene.CollectIntervention}], model, 3)
+>>> block = {"component": "block_output", "layer": 2, "intervention_type": pyvene.CollectIntervention} # doctest: +SKIP
+>>> found = from_config([block], model, 3)                                                   # doctest: +SKIP
 >>> collect(model, found, pairs)[0].shape                     # [example, token, feature]    # doctest: +SKIP
 torch.Size([64, 1, 768])
 """

@@ -3,12 +3,13 @@
     >>> names()
     ('induction-2l', 'language-4l')
     >>> interp.load("zoo/induction-2l")            # the folder path("induction-2l"), loaded like any other
+    Model(zoo/induction-2l: layer 2, d_model 128, head 4, d_head 32, float32 on cpu)
     >>> series()
     ('induction-forming',)
-    >>> checkpoints("induction-forming").head(2)   # the columns seed, step, name, path: what interp.over takes
-       seed  step                                     name   path
-    0     0     0  zoo/induction-forming/seed0/step0000  /.../...
-    1     0    20  zoo/induction-forming/seed0/step0020  /.../...
+    >>> checkpoints("induction-forming")[["seed", "step"]].head(2)   # name and path beside them: what interp.over takes
+       seed  step
+    0     0     0
+    1     0    20
 
 Importing this room makes transformers' Auto classes know the zoo's architecture (``register``), so ``AutoModelForCausalLM``
 opens the folders too.
