@@ -27,15 +27,15 @@ from torch import Tensor
 from interp import axes
 from interp.engine.precision import float32
 from interp.engine.single.asked import Asked, ask
-from interp.engine.single.cache import padded
+from interp.engine.single.chosen import Chosen
 from interp.engine.single.filled import filled
 from interp.engine.single.variables import variables
-from interp.errors import InputError, PositionError, ShapeMismatchError, UnknownSiteError
+from interp.errors import InputError, ShapeMismatchError, UnknownSiteError
 from interp.models import Bos, Model
 from interp.models.stack import Stack
 from interp.prompts import Answers
 from interp.prompts.pairs import listed
-from interp.sites import MAIN, Positions, Site
+from interp.sites import MAIN, Site
 
 RANK = "rank"
 EMBED = -1
@@ -69,7 +69,7 @@ def lens(
             id; one for all prompts or one for each. Of pairs by default their answers (the first, where there are several).
         sites: what is decoded: a component of the stream's width in every layer that has it.
         given: interventions in force, as in :func:`interp.patch`.
-        position: at which positions: all, an index, several, or a role, as in :class:`interp.Positions`.
+        position: at which positions, as in :func:`interp.cache`; by default all.
         translators: of a tuned lens, by layer (−1 is what enters block 0); layers without one are decoded as they are.
         bos: how texts begin; by default as the model was loaded.
         side: of pairs, which prompts are run; :func:`interp.run` runs the corrupted ones by default.
@@ -100,17 +100,18 @@ def lens(
     asked = ask(model, prompts, given=given, bos=bos, side=side, answers=targets)
     _refuse_behind(asked)
     wanted = asked.encoded.answers[:, 0] if target is not None or (asked.paired and _answered(asked)) else None
-    layers, hidden, last = _hidden(asked, component)
+    chosen = Chosen.of(asked.tokens, position)
+    layers, hidden, last = _hidden(asked, component, position)
     maps = _translated(model, translators or {}, layers)
-    places = _Places.of(asked, position)
+    rows = (chosen.at >= 0).nonzero()
     found = _Found.empty(
-        len(asked.tokens), len(layers), places.width, min(top, model.anatomy.outputs or top), wanted is not None
+        len(asked.tokens), len(layers), len(chosen.names), min(top, model.anatomy.outputs or top), wanted is not None
     )
     with float32(), torch.no_grad(), model.prepared():
-        for rows in places.rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
-            _read(model.stack, rows, hidden, last, maps, wanted, found)
+        for some in rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
+            _read(model.stack, some, hidden, last, maps, wanted, found)
         attrs = asked.attrs() | {"site": component.name, "translators": sorted(translators or {}), "method": "logit lens"}
-    return _labelled(asked, layers, places, found, wanted).assign_attrs(attrs)
+    return _labelled(asked, layers, chosen, found, wanted).assign_attrs(attrs)
 
 
 def _component(model: Model, sites: str | Site) -> Site:
@@ -138,12 +139,12 @@ def _answered(asked: Asked) -> bool:
     return asked.encoded.answers.shape[1] > 0 and bool((asked.encoded.answers[:, 0] >= 0).all())
 
 
-def _hidden(asked: Asked, component: Site) -> tuple[list[int], list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+def _hidden(asked: Asked, component: Site, position: Any) -> tuple[list[int], list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     """Layers, what is decoded in each, and what leaves the last block: ``[example, position, d_model]``."""
     last = Site("resid_post", layer=asked.model.sizes[axes.LAYER] - 1)
     whole = component.name == last.name
     names = [component.name, "L0.resid_pre"] if whole else [component.name, repr(last)]
-    first, second = filled(asked, variables(asked.model, names))
+    first, second = filled(asked, variables(asked.model, names), position)
     layers = list(first.variable.layers or ())
     each = [first.whole[:, i] for i in range(len(layers))]
     if whole:
@@ -169,44 +170,6 @@ def _translated(model: Model, translators: Translators, layers: Sequence[int]) -
 
 
 @dataclass(frozen=True, eq=False)
-class _Places:
-    """At which positions the stream is decoded."""
-
-    rows: Int[Tensor, "row 3"]
-    """Example, position in the prompt, and where in the result it stands."""
-    numbers: Sequence[int | str]
-    strings: Sequence[Sequence[str]]
-    """The tokens there, by example."""
-
-    @property
-    def width(self) -> int:
-        return len(self.numbers)
-
-    @classmethod
-    def of(cls, asked: Asked, tokens: Any) -> _Places:
-        try:
-            positions = Positions.parse(tokens)
-        except TypeError:
-            raise PositionError(f"position={tokens!r}; expected an index, several indices, or one role") from None
-        columns = asked.tokens.columns(positions, what="tokens").cpu()
-        first = asked.tokens.first.cpu()
-        at = torch.where(columns >= 0, columns - first[:, None], -1)
-        example, slot = (at >= 0).nonzero(as_tuple=True)
-        if not len(example):
-            raise PositionError(f"position={positions!r} names no position")
-        rows = torch.stack([example, at[example, slot], slot], dim=-1)
-        words = [
-            [row[p] if p >= 0 else "" for p in where] for row, where in zip(asked.tokens.strings, at.tolist(), strict=False)
-        ]
-        if positions.is_all:
-            return cls(rows, list(range(at.shape[1])), words)
-        if positions.indices is not None:
-            return cls(rows, list(positions.indices), words)
-        many = at.shape[1] > 1
-        return cls(rows, [f"{positions!r}[{i}]" if many else repr(positions) for i in range(at.shape[1])], words)
-
-
-@dataclass(frozen=True, eq=False)
 class _Found:
     """What is kept: ``[example, layer, position]``, and with the highest tokens along a last axis."""
 
@@ -221,8 +184,8 @@ class _Found:
         numbers |= {name: np.full((*shape, top), np.nan, np.float32) for name in ("logit", "prob")}
         return cls(np.full((*shape, top), -1, np.int64), numbers)
 
-    def put(self, layer: int, rows: Int[Tensor, "row 3"], ids: Tensor, numbers: Mapping[str, Tensor]) -> None:
-        example, _, slot = rows.T.numpy()
+    def put(self, layer: int, rows: Int[Tensor, "row 2"], ids: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        example, slot = rows.T.numpy()
         self.ids[example, layer, slot] = ids.cpu().numpy()
         for name, found in numbers.items():
             self.numbers[name][example, layer, slot] = found.cpu().numpy()
@@ -230,7 +193,7 @@ class _Found:
 
 def _read(
     stack: Stack,
-    rows: Int[Tensor, "row 3"],
+    rows: Int[Tensor, "row 2"],
     hidden: Sequence[np.ndarray[Any, Any]],
     last: np.ndarray[Any, Any],
     maps: Mapping[int, tuple[Tensor, Tensor]],
@@ -238,11 +201,11 @@ def _read(
     found: _Found,
 ) -> None:
     """Some positions in every layer; a product with the unembedding serves as many layers as fit."""
-    example, position, _ = rows.T.numpy()
+    example, slot = rows.T.numpy()
     parameter = next(stack.module.parameters())
 
     def decoded(states: list[np.ndarray[Any, Any]], numbers: Sequence[int]) -> Float[Tensor, "layer row vocab"]:
-        z = [torch.from_numpy(state[example, position]).to(parameter.device) for state in states]
+        z = [torch.from_numpy(state[example, slot]).to(parameter.device) for state in states]
         z = [one.to(maps[n][0]) @ maps[n][0].mT + maps[n][1] if n in maps else one for n, one in zip(numbers, z, strict=True)]
         flat = torch.cat(z)[:, None].to(parameter.dtype)
         logits = stack.logits(flat)[:, 0].unflatten(0, (len(states), len(rows)))
@@ -302,7 +265,7 @@ def _rank(logits: Float[Tensor, "row vocab"], token: Int[Tensor, " row"], scratc
 
 
 def _labelled(
-    asked: Asked, layers: Sequence[int], places: _Places, found: _Found, wanted: Int[Tensor, " example"] | None
+    asked: Asked, layers: Sequence[int], chosen: Chosen, found: _Found, wanted: Int[Tensor, " example"] | None
 ) -> xr.Dataset:
     three = (axes.EXAMPLE, axes.LAYER, axes.POSITION)
     words = _words(asked.model, found.ids)
@@ -313,12 +276,13 @@ def _labelled(
         axes.EXAMPLE: np.arange(len(asked.tokens)),
         axes.LAYER: list(layers),
         "depth": (axes.LAYER, ["embed" if layer == EMBED else f"L{layer}" for layer in layers]),
-        axes.POSITION: list(places.numbers),
+        axes.POSITION: list(chosen.names),
         RANK: np.arange(1, found.ids.shape[-1] + 1),
         "prompt": (axes.EXAMPLE, asked.prompts),
     }
-    if places.strings:
-        coords["input_token"] = ((axes.EXAMPLE, axes.POSITION), padded(places.strings, places.width))
+    tokens = chosen.tokens()
+    if tokens is not None:
+        coords["input_token"] = ((axes.EXAMPLE, axes.POSITION), tokens)
     if wanted is not None:
         coords["target"] = (axes.EXAMPLE, _words(asked.model, wanted.cpu().numpy()))
     return xr.Dataset(data, coords)

@@ -153,8 +153,11 @@ def test_some_positions_alone() -> None:
     np.testing.assert_allclose(role.prob[0], every.prob[0, :, 1:3], atol=1e-6)
     with pytest.raises(PositionError, match="past the end of example 1"):
         lens(model, IDS, position=4)
-    with pytest.raises(PositionError, match=r"position=\['S', 'END'\]; expected an index, several indices, or one role"):
-        lens(model, IDS, position=["S", "END"])
+    several = lens(model, [Prompt(IDS[0], {"S": (1, 3)})], position=["S[1]", "last"])
+    assert several.position.values.tolist() == ["S[1]", "-1"]
+    np.testing.assert_allclose(several.prob[0], every.prob[0, :, [2, len(IDS[0]) - 1]], atol=1e-6)
+    with pytest.raises(PositionError, match=r"position=2.5; expected an index, 'last', a role such as 'subject', or a list"):
+        lens(model, IDS, position=2.5)
 
 
 def test_on_a_changed_model() -> None:
