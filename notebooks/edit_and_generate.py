@@ -283,7 +283,7 @@ few = table[(table.seed == 0) & table.step.isin([0, 200, 360, 400, 440, 500, 100
 repeats = interp.tasks.induction(16, seed=0, length=8, tokenizer=interp.load(few.name.iloc[0]).tokenizer)
 every_head = interp.grid("z", layer=..., head=...)
 forming = interp.over(few, lambda model: interp.patch(model, repeats, every_head))
-interp.views.heatmap(forming, quantity="effect", slider="checkpoint")
+interp.views.heatmap(forming, "effect", slider="checkpoint")
 
 # %%
 means = forming.squeeze(["seed", "metric"]).mean("example")

@@ -15,7 +15,7 @@ import xarray as xr
 from interp import axes as names
 from interp.errors import HeadOutOfRangeError
 from interp.views import prompts as of
-from interp.views.heatmap import SEQUENTIAL
+from interp.views.colours import SEQUENTIAL
 from interp.views.labels import escape
 from interp.views.layout import PAGE, dress, make_room
 
@@ -28,11 +28,11 @@ _MENU, _SLIDER = 34, 82
 
 
 def attention(
-    ds: xr.Dataset,
+    results: xr.Dataset,
+    *,
     example: int = 0,
     layer: int | None = None,
     head: int | None = None,
-    *,
     title: str | None = None,
     width: int = PAGE,
     template: str = "plotly_white",
@@ -40,7 +40,7 @@ def attention(
     """Rows are what attends, columns what is attended to; colours from 0 to 1.
 
     Args:
-        ds: with ``pattern``, from :func:`interp.attention` or :func:`interp.cache`.
+        results: with ``pattern``, from :func:`interp.attention` or :func:`interp.cache`.
         example: its number.
         layer: one alone; by default a menu selects it.
         head: one alone; by default a slider selects it.
@@ -53,8 +53,8 @@ def attention(
         PositionError: an example that there is not.
         HeadOutOfRangeError: a layer or head that is not in the result, or more of them than one figure can hold.
     """
-    of.require(ds, "views.attention", "pattern")
-    table = of.real(of.one(ds, example), "pattern")
+    of.require(results, "views.attention", "pattern")
+    table = of.real(of.one(results, example), "pattern")
     table = table.isel({names.SOURCE_POSITION: np.flatnonzero(table["pattern"].notnull().any(_others(table)).values)})
     table = _picked(_picked(table, names.LAYER, layer), names.HEAD, head)
     pattern = table["pattern"].transpose(names.LAYER, names.HEAD, names.POSITION, names.SOURCE_POSITION).values
@@ -86,7 +86,7 @@ def attention(
     layers, heads = (table[axis].values.tolist() for axis in (names.LAYER, names.HEAD))
     alone = f" of L{layers[0]}H{heads[0]}" if len(layers) == len(heads) == 1 else ""
     named = title or f"attention pattern{alone}"
-    dress(figure, named, of.under(ds, of.said(table)), columns, rows, width=width, template=template, square=True)
+    dress(figure, named, of.under(results, of.said(table)), columns, rows, width=width, template=template, square=True)
     figure.update_yaxes(autorange="reversed")
     return _selecting(figure, z, layers, heads, template)
 

@@ -76,7 +76,7 @@ def attention(
     pattern = ds[PATTERN].values
     ds["entropy"] = ((*_BY_HEAD, axes.POSITION), _entropy(pattern))
     for name, numbers in _scores(pattern, asked, Chosen.of(asked.tokens, position)).items():
-        ds[name] = (_BY_HEAD, numbers)
+        ds[name] = (_BY_HEAD, numbers, {"model": model.name, "given": ds.attrs["given"]})
     return ds
 
 

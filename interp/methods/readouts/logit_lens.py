@@ -1,6 +1,6 @@
 """The logit lens: what the residual stream of every layer would say if it were the last.
 
-    >>> ds = interp.lens(model, "The Eiffel Tower is in the city of", target=" Paris")          # doctest: +SKIP
+    >>> ds = interp.lens(model, "The Eiffel Tower is in the city of", " Paris")                 # doctest: +SKIP
     >>> ds.token.sel(layer=20, position=-1 + ds.sizes["position"], rank=1).item()            # doctest: +SKIP
     >>> interp.views.lens(ds)                                                               # doctest: +SKIP
 
@@ -29,12 +29,11 @@ from interp.engine.precision import float32
 from interp.engine.single.asked import Asked, ask
 from interp.engine.single.chosen import Chosen
 from interp.engine.single.filled import filled
+from interp.engine.single.told import Told, Words
 from interp.engine.single.variables import variables
 from interp.errors import InputError, ShapeMismatchError, UnknownSiteError
 from interp.models import Bos, Model
 from interp.models.stack import Stack
-from interp.prompts import Answers
-from interp.prompts.pairs import listed
 from interp.sites import MAIN, Site
 
 RANK = "rank"
@@ -50,9 +49,9 @@ Translators = Mapping[int, tuple[Any, Any]]
 def lens(
     model: Model,
     prompts: Any,
+    answer: Words = None,
     *,
     top: int = 5,
-    target: Answers | None = None,
     sites: str | Site = "resid_post",
     given: Any = None,
     position: Any = None,
@@ -64,9 +63,10 @@ def lens(
 
     Args:
         prompts: as in :func:`interp.cache`.
+        answer: whose logit, probability and rank are kept too: a text as it follows the prompt (``" Paris"``), or a token id
+            (an int, or a tensor or array of such); one for all prompts or one for each. Of pairs by default their answers (the
+            first, where there are several). Of several tokens the first is read.
         top: how many of the most probable tokens are kept.
-        target: a token whose logit, probability and rank are kept too, written as it follows the prompt (``" Paris"``), or its
-            id; one for all prompts or one for each. Of pairs by default their answers (the first, where there are several).
         sites: what is decoded: a component of the stream's width in every layer that has it.
         given: interventions in force, as in :func:`interp.patch`.
         position: at which positions, as in :func:`interp.cache`; by default all.
@@ -77,16 +77,19 @@ def lens(
     Returns:
         By (example, layer, position, rank), the most probable first and rank 1: ``token_id``, ``token``, ``prob``, ``logit``.
         By (example, layer, position): ``entropy`` of the lens, ``kl`` = KL(final ‖ lens), both in nats, and ``final_rank``,
-        the rank in the lens of the final distribution's most probable token. With a target: ``target_logit``,
-        ``target_prob``, ``target_rank``. A rank is 1 + the number of tokens with a greater logit. ``layer`` is the block's
+        the rank in the lens of the final distribution's most probable token. With an answer: ``answer_logit``,
+        ``answer_prob``, ``answer_rank``. A rank is 1 + the number of tokens with a greater logit. ``layer`` is the block's
         number, −1 what enters block 0; ``depth`` names it ("embed", "L0", …). Behind a prompt's end are NaN, −1 and "".
 
     Raises:
-        InputError: the model's blocks do not stand one on the other (the reason is told), something is given behind the last
-            block, or the targets are not one for each prompt.
+        InputError: the model's blocks do not stand one on the other (the reason is told), or something is given behind the last
+            block.
         UnknownSiteError: ``sites`` is no component of the stream's width.
-        AnswerError: a target that is not one token.
+        AnswerError: answers that are no tokens, or not one for each prompt.
         ShapeMismatchError: translators that do not fit the stream.
+
+    Warns:
+        AnswerWarning: an answer of several tokens, or one without the space with which the model would say it.
     """
     if model.stack is None:
         raise InputError(
@@ -95,11 +98,10 @@ def lens(
     component = _component(model, sites)
     if not isinstance(top, int) or top < 1:
         raise ValueError(f"top={top!r}; expected how many tokens to keep, 1 at least")
-    targets = listed(target)
-    targets = [targets] if isinstance(targets, str | int) else targets
-    asked = ask(model, prompts, given=given, bos=bos, side=side, answers=targets)
+    told = Told.of(model, prompts, answer, bos=bos, compared=False)
+    asked = ask(model, prompts, given=given, bos=bos, side=side, answers=None if told is None else told.answer)
     _refuse_behind(asked)
-    wanted = asked.encoded.answers[:, 0] if target is not None or (asked.paired and _answered(asked)) else None
+    wanted = asked.encoded.answers[:, 0] if told is not None and _answered(asked) else None
     chosen = Chosen.of(asked.tokens, position)
     layers, hidden, last = _hidden(asked, component, position)
     maps = _translated(model, translators or {}, layers)
@@ -110,6 +112,9 @@ def lens(
     with float32(), torch.no_grad(), model.prepared():
         for some in rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
             _read(model.stack, some, hidden, last, maps, wanted, found)
+        if told is not None and told.examples:
+            ends = torch.from_numpy(last)[told.examples, chosen.at[told.examples].argmax(-1)].to(asked.tokens.mask.device)
+            told.warn_of_spaces(model.stack.logits(ends[:, None].to(model.dtype))[:, 0])
         attrs = asked.attrs() | {"site": component.name, "translators": sorted(translators or {}), "method": "logit lens"}
     return _labelled(asked, layers, chosen, found, wanted).assign_attrs(attrs)
 
@@ -177,9 +182,9 @@ class _Found:
     numbers: dict[str, np.ndarray[Any, Any]]
 
     @classmethod
-    def empty(cls, examples: int, layers: int, positions: int, top: int, targeted: bool) -> _Found:
+    def empty(cls, examples: int, layers: int, positions: int, top: int, answers: bool) -> _Found:
         shape = (examples, layers, positions)
-        names = ["entropy", "kl", "final_rank", *(["target_logit", "target_prob", "target_rank"] if targeted else [])]
+        names = ["entropy", "kl", "final_rank", *(["answer_logit", "answer_prob", "answer_rank"] if answers else [])]
         numbers = {name: np.full(shape, np.nan, np.float32) for name in names}
         numbers |= {name: np.full((*shape, top), np.nan, np.float32) for name in ("logit", "prob")}
         return cls(np.full((*shape, top), -1, np.int64), numbers)
@@ -241,7 +246,7 @@ def _kept(
     """
     values, ids = logits.topk(top, dim=-1)
     highest = values[:, :1].clone()
-    target = None if goal is None else logits.gather(-1, goal[:, None])
+    own = None if goal is None else logits.gather(-1, goal[:, None])
     logits.sub_(highest)
     z = torch.exp(logits, out=scratch).sum(-1)
     entropy = z.log() - torch.mul(scratch, logits, out=scratch).sum(-1) / z
@@ -253,10 +258,10 @@ def _kept(
         "kl": kl.clamp(min=0),  # rounding alone makes it negative
         "final_rank": _rank(logits, best, scratch),
     }
-    if goal is not None and target is not None:
-        found["target_logit"] = target[:, 0]
-        found["target_prob"] = (target - highest)[:, 0].exp() / z
-        found["target_rank"] = _rank(logits, goal, scratch)
+    if goal is not None and own is not None:
+        found["answer_logit"] = own[:, 0]
+        found["answer_prob"] = (own - highest)[:, 0].exp() / z
+        found["answer_rank"] = _rank(logits, goal, scratch)
     return ids, found
 
 
@@ -284,7 +289,7 @@ def _labelled(
     if tokens is not None:
         coords["input_token"] = ((axes.EXAMPLE, axes.POSITION), tokens)
     if wanted is not None:
-        coords["target"] = (axes.EXAMPLE, _words(asked.model, wanted.cpu().numpy()))
+        coords["answer"] = (axes.EXAMPLE, _words(asked.model, wanted.cpu().numpy()))
     return xr.Dataset(data, coords)
 
 
