@@ -23,6 +23,8 @@ _MOST = 4_000_000
 """Numbers in one figure: about 20 MB of HTML."""
 _WORDS = 160
 """Tokens up to which the hover of every cell has both of them."""
+_FEW = 5
+"""Rows beside which a long name has no room."""
 _MENU, _SLIDER = 34, 82
 """Pixels that they take."""
 
@@ -64,7 +66,8 @@ def attention(
             f"million numbers, too many for one figure; select with layer={int(table[names.LAYER][0])}"
             + (f", head={int(table[names.HEAD][0])}" if pattern[0].size > _MOST else "")
         )
-    rows = of.ticks(table[names.POSITION].values.tolist(), _words(table, "token"), "position that attends")
+    attends = "position that attends" if table.sizes[names.POSITION] > _FEW else "attends"
+    rows = of.ticks(table[names.POSITION].values.tolist(), _words(table, "token"), attends)
     columns = of.ticks(
         table[names.SOURCE_POSITION].values.tolist(), _words(table, "source_token"), "position that is attended to"
     )

@@ -1,5 +1,9 @@
 """The map of heads by heads: numbers, names, colours and what has no number. Expected: the array that went in."""
 
+import html
+import json
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -75,3 +79,23 @@ def test_nothing_to_draw():
         views.head_to_head(made_up()[:0])
     empty = views.head_to_head(made_up() * np.nan)
     assert np.isnan(empty.data[0].z).all()
+
+
+def test_the_hover_of_any_cell_has_both_names_in_a_browser(tmp_path, browse):
+    scores = made_up(layers=30, heads=9)
+    page = views.save(views.head_to_head(scores), tmp_path / "map.html")
+    script = """<script>window.addEventListener('load', () => setTimeout(async () => {
+      const gd = document.querySelector('.js-plotly-plot'), seen = [];
+      for (const [x, y] of [[200, 7], [7, 200]]) {
+        Plotly.Fx.hover(gd, {xval: x, yval: y});
+        await new Promise(done => setTimeout(done, 200));
+        seen.push(Array.from(document.querySelectorAll('.hoverlayer .hovertext text')).map(t => t.textContent).join(''));
+      }
+      document.title = JSON.stringify(seen);
+    }, 500));</script></body>"""
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    drawn, grey = json.loads(html.unescape(re.search("<title>(.*?)</title>", browse(page))[1]))
+    sender, receiver, number = "L0H7", "L22H2", float(scores[7, 200])
+    rank = 1 + int((scores > number).sum())
+    assert drawn == f"{sender} → {receiver} {number:.3g}K-composition, rank {rank} of {int(scores.notnull().sum())} pairs"
+    assert grey == f"{receiver} → {sender} not before the receiver"
