@@ -166,14 +166,14 @@ full.table(3, [wrong, answer], largest=False).token.to_pandas()
 
 # %%
 copies = interp.weights.copying_score(model)
-copies.to_pandas().round(2)
+interp.views.heatmap(copies)
 
 # %% [markdown]
 # Now everything points at the same two heads, by different roads:
 
 # %%
 names = [f"L1H{h}" for h in range(4)]
-added = shares.contribution.isel(example=0).sel(term=names).values.round(2)
+added = shares.by_head.sel(layer=1).isel(example=0).values.round(2)
 pd.DataFrame({"looks at": at, "adds": added, "copying": copies.sel(layer=1).values.round(2)}, names)
 
 # %% [markdown]
