@@ -82,7 +82,7 @@ def _ticks(scores: xr.DataArray, axis: str) -> labels.Ticks:
     return labels.Ticks(labels.escape(axis), full, [""] * len(full))
 
 
-def _ranks(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
     """How many numbers are as large, from 1 for the largest; 0 where there is none."""
     known = np.sort(values[np.isfinite(values)])
     ranks = len(known) - np.searchsorted(known, values, side="right") + 1
