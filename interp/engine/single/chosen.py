@@ -85,12 +85,7 @@ def parsed(position: Any) -> list[Positions]:
     many = isinstance(position, Sequence) and not isinstance(position, str)
     if many and any(isinstance(one, str | Positions) for one in position):
         return [Positions.parse(one) for one in position]
-    try:
-        return [Positions.parse(position)]
-    except TypeError:
-        raise PositionError(
-            f"position={position!r}; expected an index, 'last', a role such as 'subject', or a list of such"
-        ) from None
+    return [Positions.parse(position)]
 
 
 def said(position: Any) -> str:

@@ -156,7 +156,7 @@ def test_some_positions_alone() -> None:
     several = lens(model, [Prompt(IDS[0], {"S": (1, 3)})], position=["S[1]", "last"])
     assert several.position.values.tolist() == ["S[1]", "-1"]
     np.testing.assert_allclose(several.prob[0], every.prob[0, :, [2, len(IDS[0]) - 1]], atol=1e-6)
-    with pytest.raises(PositionError, match=r"position=2.5; expected an index, 'last', a role such as 'subject', or a list"):
+    with pytest.raises(PositionError, match=r"position=2\.5: give an index, a role such as 'subject', a list"):
         lens(model, IDS, position=2.5)
 
 
