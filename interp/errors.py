@@ -73,6 +73,10 @@ class AnswerError(UserError, ValueError):
     """A metric asks for answer tokens that the pairs lack, or an answer is not what the metric can read."""
 
 
+class AnswerWarning(RuntimeWarning):
+    """An answer is read, but probably not as it was meant: a space is missing, or one of its several tokens is taken."""
+
+
 class InputError(UserError, ValueError):
     """A prompt lacks what the model's forward needs, or gives what it does not take."""
 

@@ -189,7 +189,7 @@ torch.testing.assert_close(interp.run(model, clean, by_function).final, interp.r
 # %% [markdown]
 # ## 7 · The logit lens
 #
-# What every layer would say if it were the last, through the model's own final norm. Of pairs the answer is the target; layer
+# What every layer would say if it were the last, through the model's own final norm. Of pairs the answer is theirs; layer
 # −1 is what enters block 0. `interp.views.lens` draws it.
 
 # %%
@@ -197,7 +197,7 @@ show("logit_lens")
 
 # %%
 lens = interp.lens(model, pairs, position=-1)
-peers.compare("logit_lens", lens.target_logit.squeeze("position"))
+peers.compare("logit_lens", lens.answer_logit.squeeze("position"))
 
 # %% [markdown]
 # ## 8 · Direct logit attribution
@@ -212,8 +212,7 @@ show("direct_logit_attribution")
 # %%
 direct = interp.dla(model, pairs)
 torch.testing.assert_close(torch.tensor(direct.contribution.sum("term").values), torch.tensor(direct.logit_diff.values))
-of_heads = direct.contribution.sel(term=direct.kind == "head").set_index(term=["layer", "head"]).unstack("term")
-peers.compare("direct_logit_attribution", of_heads)
+peers.compare("direct_logit_attribution", direct.by_head)
 
 # %% [markdown]
 # ## 9 · Attribution patching

@@ -143,8 +143,7 @@ assert model.run(text).next(1).token.item() == " Daniel"
 # new, or on all of it. `compare=True` runs the model as it is beside, on the text that was written.
 
 # %%
-(token,) = model.tokenizer.encode(" Emma", add_special_tokens=False)
-emma = model.module.get_output_embeddings().weight[token].detach()
+emma = interp.weights.token_direction(model, " Emma", fold_norm=False)
 steer = Change("L2.resid_post", source=emma, edit=Add())
 doses = interp.doses(steer, [0, 10, 20, 40, 80])
 written = interp.generate(model, text, doses, scope="prompt", compare=True, max_new_tokens=6)
@@ -283,7 +282,7 @@ few = table[(table.seed == 0) & table.step.isin([0, 200, 360, 400, 440, 500, 100
 repeats = interp.tasks.induction(16, seed=0, length=8, tokenizer=interp.load(few.name.iloc[0]).tokenizer)
 every_head = interp.grid("z", layer=..., head=...)
 forming = interp.over(few, lambda model: interp.patch(model, repeats, every_head))
-interp.views.heatmap(forming, quantity="effect", slider="checkpoint")
+interp.views.heatmap(forming, "effect", slider="checkpoint")
 
 # %%
 means = forming.squeeze(["seed", "metric"]).mean("example")

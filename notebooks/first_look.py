@@ -81,22 +81,22 @@ pd.DataFrame(length.values.T, tokens, held.layer.values).round(1)
 # ## What each layer would answer
 #
 # The **logit lens** decodes the stream behind every block as if it were the last one, through the model's own final norm
-# and unembedding. `target` asks for one token's probability besides. "embed" is what enters block 0.
+# and unembedding. `answer` asks for one token's probability besides. "embed" is what enters block 0.
 
 # %%
-lens = interp.lens(model, text, target=answer)
+lens = interp.lens(model, text, answer)
 interp.views.lens(lens)
 
 # %%
 last = lens.isel(example=0, position=-1)
-pd.DataFrame({"says": last.token.isel(rank=0).values, "p(Daniel)": last.target_prob.values.round(3)}, last.depth.values)
+pd.DataFrame({"says": last.token.isel(rank=0).values, "p(Daniel)": last.answer_prob.values.round(3)}, last.depth.values)
 
 # %% [markdown]
 # At the last token the answer is not there behind block 0 and is nearly settled behind block 1. So block 1 is the place to
 # look at.
 
 # %%
-p = last.target_prob.values
+p = last.answer_prob.values
 assert p[1] < 0.01 < 0.95 < p[2]
 
 # %% [markdown]
@@ -166,14 +166,14 @@ full.table(3, [wrong, answer], largest=False).token.to_pandas()
 
 # %%
 copies = interp.weights.copying_score(model)
-copies.to_pandas().round(2)
+interp.views.heatmap(copies)
 
 # %% [markdown]
 # Now everything points at the same two heads, by different roads:
 
 # %%
 names = [f"L1H{h}" for h in range(4)]
-added = shares.contribution.isel(example=0).sel(term=names).values.round(2)
+added = shares.by_head.sel(layer=1).isel(example=0).values.round(2)
 pd.DataFrame({"looks at": at, "adds": added, "copying": copies.sel(layer=1).values.round(2)}, names)
 
 # %% [markdown]

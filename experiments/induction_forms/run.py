@@ -97,8 +97,8 @@ def draw(effects: xr.Dataset, seen: xr.Dataset, folder: Path) -> None:
     curves = xr.Dataset({"loss (nats)": seen["loss"], "best induction score": best}, attrs=seen.attrs)
     figures = {
         "curves": interp.views.curve(curves, log=True, title="When does induction form?"),
-        "heads": interp.views.curve(effects.sel(seed=0), quantity="effect", log=True),
-        "slider": interp.views.heatmap(effects.sel(seed=0), slider="checkpoint", quantity="effect"),
+        "heads": interp.views.curve(effects.sel(seed=0), "effect", log=True),
+        "slider": interp.views.heatmap(effects.sel(seed=0), "effect", slider="checkpoint"),
     }
     for name, figure in figures.items():
         interp.views.save(figure, folder / f"{name}.html")

@@ -8,9 +8,10 @@
 [L15.resid_post ← Constant((2,)) Add(scale=0), L15.resid_post ← Constant((2,)) Add(scale=2)]
 
 A direction is a vector along the last axis of what is changed, the features: each token, and of a site of heads each head, has
-its own norm and its own coefficient. What is added adds as it is, ``h + scale · v``; where a norm or a coefficient is taken,
-that is done in float32 at least. The edits are those of activation addition (Turner et al., arXiv 2308.10248), its form that
-keeps the norm, and directional ablation (Arditi et al., arXiv 2406.11717).
+its own norm and its own coefficient. That of a token is :func:`interp.weights.token_direction`. What is added adds as it is,
+``h + scale · v``; where a norm or a coefficient is taken, that is done in float32 at least. The edits are those of activation
+addition (Turner et al., arXiv 2308.10248), its form that keeps the norm, and directional ablation (Arditi et al., arXiv
+2406.11717).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from interp.errors import AnswerError
+from interp.errors import AnswerError, AnswerWarning
 from interp.models.places import padded
 from interp.prompts import Answer, Pair, Pairs
 from interp.protocols import Tokenizer
@@ -134,7 +134,7 @@ def in_place(answer: str, text: str, tokenizer: Tokenizer) -> Ids:
         warnings.warn(
             f"answer {answer!r} goes on with the word in which its prompt ends, …{(text[-12:] + answer)!r}, as "
             f"{shown(ids, tokenizer)}; a new word begins with a space, {' ' + answer!r}",
-            RuntimeWarning,
+            AnswerWarning,
             stacklevel=2,
         )
     return ids

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from interp.errors import AnswerError, InputError, PositionError
+from interp.errors import AnswerError, AnswerWarning, InputError, PositionError
 from interp.prompts.chats import is_chat
 from interp.prompts.pairs import Pair, Pairs, Prompt, listed, one_answer
 from interp.prompts.tables import Row, as_table, blank, rows_of
@@ -73,7 +73,7 @@ def pairs(
         UnknownNameError: a column that the table does not have.
 
     Warns:
-        RuntimeWarning: a prompt and its answer would be read as one word, or with two spaces between them.
+        AnswerWarning: a prompt and its answer would be read as one word, or with two spaces between them.
     """
     columns = {"clean": clean, "counterfactual": counterfactual, "answer": answer, "wrong": wrong}
     columns |= {"template": template, "entity": entity, "roles": roles}
@@ -224,7 +224,7 @@ def _warn_of_spaces(made: Pairs) -> None:
         warnings.warn(
             f"{many} of {len(made)} pairs, such as pair {number}, read {'…' + str(text)[-12:] + str(answer)!r}: an answer is "
             "written exactly as it follows the prompt, with the space between them in front of the answer",
-            RuntimeWarning,
+            AnswerWarning,
             stacklevel=3,
         )
 

@@ -15,7 +15,7 @@ import xarray as xr
 from interp import axes as names
 from interp.errors import HeadOutOfRangeError
 from interp.views import prompts as of
-from interp.views.heatmap import SEQUENTIAL
+from interp.views.colours import SEQUENTIAL
 from interp.views.labels import escape
 from interp.views.layout import PAGE, dress, make_room
 
@@ -23,16 +23,18 @@ _MOST = 4_000_000
 """Numbers in one figure: about 20 MB of HTML."""
 _WORDS = 160
 """Tokens up to which the hover of every cell has both of them."""
+_FEW = 5
+"""Rows beside which a long name has no room."""
 _MENU, _SLIDER = 34, 82
 """Pixels that they take."""
 
 
 def attention(
-    ds: xr.Dataset,
+    results: xr.Dataset,
+    *,
     example: int = 0,
     layer: int | None = None,
     head: int | None = None,
-    *,
     title: str | None = None,
     width: int = PAGE,
     template: str = "plotly_white",
@@ -40,7 +42,7 @@ def attention(
     """Rows are what attends, columns what is attended to; colours from 0 to 1.
 
     Args:
-        ds: with ``pattern``, from :func:`interp.attention` or :func:`interp.cache`.
+        results: with ``pattern``, from :func:`interp.attention` or :func:`interp.cache`.
         example: its number.
         layer: one alone; by default a menu selects it.
         head: one alone; by default a slider selects it.
@@ -53,8 +55,8 @@ def attention(
         PositionError: an example that there is not.
         HeadOutOfRangeError: a layer or head that is not in the result, or more of them than one figure can hold.
     """
-    of.require(ds, "views.attention", "pattern")
-    table = of.real(of.one(ds, example), "pattern")
+    of.require(results, "views.attention", "pattern")
+    table = of.real(of.one(results, example), "pattern")
     table = table.isel({names.SOURCE_POSITION: np.flatnonzero(table["pattern"].notnull().any(_others(table)).values)})
     table = _picked(_picked(table, names.LAYER, layer), names.HEAD, head)
     pattern = table["pattern"].transpose(names.LAYER, names.HEAD, names.POSITION, names.SOURCE_POSITION).values
@@ -64,7 +66,8 @@ def attention(
             f"million numbers, too many for one figure; select with layer={int(table[names.LAYER][0])}"
             + (f", head={int(table[names.HEAD][0])}" if pattern[0].size > _MOST else "")
         )
-    rows = of.ticks(table[names.POSITION].values.tolist(), _words(table, "token"), "position that attends")
+    attends = "position that attends" if table.sizes[names.POSITION] > _FEW else "attends"
+    rows = of.ticks(table[names.POSITION].values.tolist(), _words(table, "token"), attends)
     columns = of.ticks(
         table[names.SOURCE_POSITION].values.tolist(), _words(table, "source_token"), "position that is attended to"
     )
@@ -86,7 +89,7 @@ def attention(
     layers, heads = (table[axis].values.tolist() for axis in (names.LAYER, names.HEAD))
     alone = f" of L{layers[0]}H{heads[0]}" if len(layers) == len(heads) == 1 else ""
     named = title or f"attention pattern{alone}"
-    dress(figure, named, of.under(ds, of.said(table)), columns, rows, width=width, template=template, square=True)
+    dress(figure, named, of.under(results, of.said(table)), columns, rows, width=width, template=template, square=True)
     figure.update_yaxes(autorange="reversed")
     return _selecting(figure, z, layers, heads, template)
 

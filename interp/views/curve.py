@@ -1,6 +1,6 @@
 """Curves along one axis: what changes over checkpoints, layers or models, with a band over seeds or examples.
 
-    >>> views.curve(effects, quantity="effect", log=True)                      # doctest: +SKIP
+    >>> views.curve(effects, "effect", log=True)                      # doctest: +SKIP
     >>> views.curve(scores, x="checkpoint", log=True)                          # a panel for every variable  # doctest: +SKIP
 
 Where there are seeds, the line is their mean and the band their range, because seeds are what is independent, and three of
@@ -50,9 +50,9 @@ class _Panel:
 
 def curve(
     results: xr.Dataset | xr.DataArray,
+    quantity: str | None = None,
     *,
     x: str = names.CHECKPOINT,
-    quantity: str | None = None,
     metric: str | None = None,
     log: bool = False,
     title: str | None = None,
@@ -65,8 +65,8 @@ def curve(
 
     Args:
         results: effects, or any DataArray, or a Dataset, which gets a panel for every variable that has ``x``.
-        x: the axis from left to right.
         quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`.
+        x: the axis from left to right.
         metric: of effects, by default the first.
         log: logarithm of 1 + x / the smallest x above 0, so that checkpoint 0 has a place.
         title: in place of the one made from provenance.

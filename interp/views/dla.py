@@ -3,7 +3,8 @@
     >>> views.dla(interp.dla(model, pairs))                                       # doctest: +SKIP
     >>> views.dla(interp.dla(model, pairs, by="source"), example=0)              # doctest: +SKIP
 
-What is not shown by itself is in the bar "rest", so that the bars add up to the total.
+What is not shown by itself is in the bar "rest", so that the bars add up to the total. Heads by layer and head are
+``views.heatmap(results, "by_head")``.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from interp import stats
 from interp.errors import PositionError
 from interp.views import labels
 from interp.views import prompts as of
-from interp.views.heatmap import DIVERGING
+from interp.views.colours import DIVERGING
 from interp.views.layout import PAGE, dress
 
 TERM = "term"
 
 
 def dla(
-    ds: xr.Dataset,
-    top: int = 20,
-    example: int | None = None,
+    results: xr.Dataset,
     *,
+    example: int | None = None,
+    top: int = 20,
     title: str | None = None,
     width: int = PAGE,
     template: str = "plotly_white",
@@ -38,9 +39,10 @@ def dla(
     """The terms that add most, the largest at the top, and the rest of them as one; with source positions, a map.
 
     Args:
-        ds: from :func:`interp.dla`, with ``contribution`` (example, term) or (example, term, source_position), and ``total``.
-        top: how many terms are shown by themselves.
+        results: from :func:`interp.dla`, with ``contribution`` (example, term) or (example, term, source_position), and
+            ``total``.
         example: one alone; by default the mean over all of them, with Student's interval.
+        top: how many terms are shown by themselves.
         title: in place of the one made here.
         width: in pixels.
         template: a plotly template, e.g. ``"plotly_dark"``.
@@ -50,14 +52,14 @@ def dla(
         UnknownNameError: a result that has no contributions.
         PositionError: an example that there is not, or source positions of prompts that differ in length.
     """
-    of.require(ds, "views.dla", "contribution")
+    of.require(results, "views.dla", "contribution")
     if not isinstance(top, int) or top < 1:
         raise ValueError(f"top={top!r}; expected how many terms to show, 1 at least")
-    alone = of.one(ds, example) if example is not None else ds
+    alone = of.one(results, example) if example is not None else results
     some = alone if names.EXAMPLE in alone.dims else alone.expand_dims(names.EXAMPLE)
-    head = title or f"direct logit attribution: what each {'term and token adds' if _by_source(ds) else 'term adds'}"
-    draw = _map if _by_source(ds) else _bars
-    return draw(some, top, head, _under(ds, some, example), width, template, level)
+    head = title or f"direct logit attribution: what each {'term and token adds' if _by_source(results) else 'term adds'}"
+    draw = _map if _by_source(results) else _bars
+    return draw(some, top, head, _under(results, some, example), width, template, level)
 
 
 def _by_source(ds: xr.Dataset) -> bool:
@@ -73,9 +75,7 @@ def _under(ds: xr.Dataset, some: xr.Dataset, example: int | None) -> str:
     words.append(f"n={n}" if example is None else f"example {example}")
     if n == 1:
         one = some.isel({names.EXAMPLE: 0})
-        words.append(of.said(one))
-        pair = [str(one[c].item()) for c in ("answer", "wrong") if c in one.coords and str(one[c].item())]
-        words.append(" against ".join(map(repr, pair)))
+        words += [of.said(one), of.compared(one)]
     return of.under(ds, *words)
 
 

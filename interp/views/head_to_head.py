@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from interp.errors import ShapeMismatchError
 from interp.views import labels
-from interp.views.heatmap import DIVERGING, SEQUENTIAL
+from interp.views.colours import DIVERGING, SEQUENTIAL
 from interp.views.layout import PAGE, dress
 
 NONE = "#e2e2e2"
 """Of pairs without a number; no colour of the scales."""
 _WHY = "not before the receiver"
+_PAIR = "<b>%{y} → %{x}</b>"
 
 
 def head_to_head(
@@ -52,26 +53,27 @@ def head_to_head(
         sizes = ", ".join(f"{axis} ({n})" for axis, n in scores.sizes.items()) or "none"
         raise ShapeMismatchError(f"a map of heads by heads has two axes, senders and receivers; this array has {sizes}")
     rows, columns = (_ticks(scores, str(axis)) for axis in scores.dims)
-    values = scores.values.astype(float)
-    hover = _hover(values, rows, columns, _name(scores))
-    grid = {"x": np.arange(len(columns.full)), "y": np.arange(len(rows.full)), "xgap": 0, "ygap": 0}
-    missing = np.isnan(values)
+    values = scores.values.astype(np.float32)
+    missing, name = np.isnan(values), labels.escape(_name(scores))
+    grid = {"x": columns.full, "y": rows.full, "xgap": 0, "ygap": 0, "hoverongaps": False}
     figure = go.Figure(
         go.Heatmap(
             z=values,
-            text=np.where(missing, "", hover),
-            hoverinfo="text",
-            hoverongaps=False,
-            colorbar={"title": {"text": labels.escape(_name(scores)), "side": "right"}},
+            customdata=_ranks(values),
+            hovertemplate=f"{_PAIR} %{{z:.3g}}<br>{name}, rank %{{customdata}} of {(~missing).sum()} pairs<extra></extra>",
+            colorbar={"title": {"text": name, "side": "right"}},
             **grid,
             **_colours(values, limit, floor),
         )
     )
     if missing.any():
         flat = {"colorscale": [[0, NONE], [1, NONE]], "zmin": 0, "zmax": 1, "showscale": False}
-        shown = {"name": _WHY, "showlegend": True, "hoverinfo": "text", "text": np.where(missing, hover, "")}
-        figure.add_trace(go.Heatmap(z=np.where(missing, 1.0, np.nan), hoverongaps=False, **shown, **flat, **grid))
-    return dress(figure, title or _headline(scores), _provenance(scores), columns, rows, width=width, template=template)
+        shown = {"name": _WHY, "showlegend": True, "hovertemplate": f"{_PAIR} {_WHY}<extra></extra>"}
+        figure.add_trace(go.Heatmap(z=np.where(missing, np.float32(1), np.float32(np.nan)), **shown, **flat, **grid))
+    dress(figure, title or _headline(scores), _provenance(scores), columns, rows, width=width, template=template)
+    for axis, ticks in ((figure.layout.xaxis, columns), (figure.layout.yaxis, rows)):
+        axis.update(type="category", tickvals=[ticks.full[i] for i in axis.tickvals])  # so that the hover has every name
+    return figure
 
 
 def _ticks(scores: xr.DataArray, axis: str) -> labels.Ticks:
@@ -80,28 +82,14 @@ def _ticks(scores: xr.DataArray, axis: str) -> labels.Ticks:
     return labels.Ticks(labels.escape(axis), full, [""] * len(full))
 
 
-def _hover(values: NDArray[np.float64], rows: labels.Ticks, columns: labels.Ticks, name: str) -> NDArray[np.object_]:
-    """``L0H3 → L1H0 0.213``, and how that compares with all pairs."""
+def _ranks(values: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
+    """How many numbers are as large, from 1 for the largest; 0 where there is none."""
     known = np.sort(values[np.isfinite(values)])
-    out = np.empty(values.shape, object)
-    for i, sender in enumerate(rows.full):
-        ranks = len(known) - np.searchsorted(known, values[i], side="right")
-        for j, receiver in enumerate(columns.full):
-            pair = f"<b>{sender} → {receiver}</b>"
-            number = values[i, j]
-            if np.isnan(number):
-                out[i, j] = f"{pair} {_WHY}"
-            else:
-                out[i, j] = f"{pair} {number:.3g}<br>{labels.escape(name)}, {_ordinal(int(ranks[j]) + 1)} of {len(known)} pairs"
-    return out
+    ranks = len(known) - np.searchsorted(known, values, side="right") + 1
+    return np.where(np.isnan(values), 0, ranks).astype(np.uint16 if len(known) < 1 << 16 else np.uint32)
 
 
-def _ordinal(n: int) -> str:
-    ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
-    return f"{n}{ending}"
-
-
-def _colours(values: NDArray[np.float64], limit: float | None, floor: float | None) -> dict[str, object]:
+def _colours(values: NDArray[np.float32], limit: float | None, floor: float | None) -> dict[str, object]:
     finite = values[np.isfinite(values)]
     if finite.size and finite.min() < 0:
         end = limit or float(np.abs(finite).max())

@@ -2,9 +2,10 @@
 
     >>> from interp import views
     >>> views.heatmap(effects)                                             # doctest: +SKIP
-    >>> views.heatmap(effects, quantity="effect", metric="prob")           # doctest: +SKIP
+    >>> views.heatmap(effects, "effect", metric="prob")                    # doctest: +SKIP
     >>> views.heatmap(effects.isel(position=-1), x="head", y="layer")      # doctest: +SKIP
     >>> views.heatmap(effects.sel(seed=0), slider="checkpoint")            # doctest: +SKIP
+    >>> views.heatmap(interp.weights.copying_score(model))                 # any array of two axes  # doctest: +SKIP
 
 Signed quantities are red below 0, blue above, with the colours symmetric about 0; raw values of one sign are sequential.
 Every colour that is not of the scale says why there is no number, and the legend names it: the site does not exist, it was
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -24,8 +26,9 @@ from numpy.typing import NDArray
 
 from interp import axes as names
 from interp import effects as fx
-from interp.errors import UnknownNameError
 from interp.views import labels
+from interp.views.arrays import choose_axes, of_array
+from interp.views.colours import scale
 from interp.views.layout import PAGE, dress
 from interp.views.slider import with_slider
 
@@ -37,10 +40,6 @@ WHY = {
     "no such site": "#9a9a9a",
 }
 _NOISE, _UNDEFINED, _MISSING, _ABSENT = WHY
-
-#: Blue at the top, so positive is blue; the default of every signed quantity.
-DIVERGING = "RdBu"
-SEQUENTIAL = "Viridis"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +61,13 @@ class _Map:
 
 
 def heatmap(
-    effects: xr.Dataset,
+    results: xr.Dataset | xr.DataArray,
+    quantity: str | None = None,
     *,
+    metric: str | None = None,
     x: str | None = None,
     y: str | None = None,
     slider: str | None = None,
-    quantity: str | None = None,
-    metric: str | None = None,
     title: str | None = None,
     width: int = PAGE,
     limit: float | None = None,
@@ -76,17 +75,19 @@ def heatmap(
     level: float = 0.95,
     seed: int = 0,
 ) -> go.Figure:
-    """A map of mean effects over two swept axes, with intervals in the hover.
+    """A map of means over two axes, with intervals in the hover: of a sweep's effects, or of any array.
 
     Args:
-        effects: a result whose sweep has two axes (axes of length 1 do not count), with ``slider`` three.
+        results: a sweep, or any array or other result, with two axes besides its examples (axes of length 1 do not count),
+            with ``slider`` three.
+        quantity: of a sweep: recovery, damage, effect or value. By default recovery of ``logit_diff`` when denoising, damage
+            when noising, and the effect of any other metric, or of prompts without a counterfactual. Of another result: the
+            variable, such as ``"by_head"`` of :func:`interp.dla`; by default the only one that has two axes.
+        metric: by default the first.
         x: the axis from left to right; by default the last one.
         y: the axis from bottom to top; by default the other one.
         slider: a third axis, one map a value, in the same colours; the figure opens at the last one, and the line under the
             title says which is shown.
-        quantity: recovery, damage, effect or value. By default recovery of ``logit_diff`` when denoising, damage when
-            noising, and the effect of any other metric, or of prompts without a counterfactual.
-        metric: by default the first.
         title: in place of the one made from provenance.
         width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print (6.75 and 3.25 in at 96 pixels an inch).
         limit: the value at the end of the colours, in place of the largest one; beyond it colours saturate.
@@ -95,16 +96,20 @@ def heatmap(
         seed: of the bootstrap.
 
     Raises:
-        EffectsError: the sweep has fewer or more than two axes; the message says what to select.
+        EffectsError: fewer or more than two axes; the message says what to select.
+        InputError: a result with several variables that could be meant.
         UnknownNameError: an axis, metric or quantity that is not there.
     """
-    fx.validate(effects)
-    one = fx.choose_metric(effects, metric)
-    x, y, one = _choose_axes(one, x, y, slider)
+    if isinstance(results, xr.DataArray) or (isinstance(results, xr.Dataset) and not _is_sweep(results)):
+        draw = partial(of_array, results, quantity, metric=metric, x=x, y=y, slider=slider)
+        return draw(title=title, width=width, limit=limit, template=template, level=level)
+    fx.validate(results)
+    one = fx.choose_metric(results, metric)
+    x, y, one = choose_axes(one, fx.swept_axes(one), x, y, slider)
     quantity = quantity or default_quantity(one)
     parts = [one.isel({slider: i}) for i in range(one.sizes[slider])] if slider is not None else [one]
     maps = [_lay_out(part, x, y, quantity, level, seed) for part in parts]
-    colours = _colours(quantity, np.stack([drawn.numbers for drawn in maps]), limit)
+    colours = scale(np.stack([drawn.numbers for drawn in maps]), limit, signed=quantity != "value")
     reasons = [reason for reason in WHY if any((drawn.why == reason).any() for drawn in maps)]
     figures = []
     for part, drawn in zip(parts, maps, strict=True):
@@ -132,41 +137,15 @@ def _traces(
     return traces
 
 
+def _is_sweep(ds: xr.Dataset) -> bool:
+    return bool({"value", "by_rule"} & set(map(str, ds.data_vars)))
+
+
 def default_quantity(ds: xr.Dataset) -> str:
     """What is drawn of a result with one metric where nobody says."""
     if str(ds[names.METRIC].values) != "logit_diff" or not fx.paired(ds):
         return "effect"
     return "recovery" if ds.attrs["patching"] == fx.DENOISING else "damage"
-
-
-def _choose_axes(ds: xr.Dataset, x: str | None, y: str | None, slider: str | None) -> tuple[str, str, xr.Dataset]:
-    """The axes from left to right and from bottom to top; the dataset without any other but the slider's."""
-    swept = fx.swept_axes(ds)
-    for axis in (x, y, slider):
-        if axis is not None and axis not in swept:
-            raise UnknownNameError("swept axis", axis, swept)
-    asked = {"x": x, "y": y, "slider": slider}
-    for axis in swept:
-        if len(twice := [word for word, given in asked.items() if given == axis]) > 1:
-            raise fx.EffectsError(f"{' and '.join(twice)} are both {axis!r}; a heatmap needs different axes")
-    swept = tuple(a for a in swept if a != slider)
-    if len(swept) > 2:  # an axis of length 1 is no axis, unless it was asked for
-        extra = [a for a in swept if ds.sizes[a] == 1 and a not in (x, y)][: len(swept) - 2]
-        ds = ds.isel(dict.fromkeys(extra, 0))
-        swept = tuple(a for a in swept if a not in extra)
-    if len(swept) != 2:
-        sizes = ", ".join(f"{a} ({ds.sizes[a]})" for a in swept) or "none"
-        spare = [a for a in swept if a not in (x, y)]
-        cure = (
-            f"select one value of the others, e.g. effects.isel({', '.join(f'{a}=0' for a in spare[: len(swept) - 2])})"
-            + ("" if slider or len(swept) > 3 else f", or give slider={spare[0]!r}")
-            if len(swept) > 2
-            else "sweep a second axis"
-        )
-        beside = f" beside slider={slider!r}" if slider else ""
-        raise fx.EffectsError(f"a heatmap needs exactly two swept axes{beside}, this result has {len(swept)}: {sizes}; {cure}")
-    x = x or next(a for a in reversed(swept) if a != y)
-    return x, y or next(a for a in swept if a != x), ds
 
 
 def _lay_out(ds: xr.Dataset, x: str, y: str, quantity: str, level: float, seed: int) -> _Map:
@@ -185,17 +164,6 @@ def _lay_out(ds: xr.Dataset, x: str, y: str, quantity: str, level: float, seed: 
     if "absent" in ds:
         why[ds["absent"].transpose(y, x).values] = _ABSENT
     return _Map(table, raw, by_rule, why, quantity, str(ds[names.METRIC].values))
-
-
-def _colours(quantity: str, numbers: NDArray[np.float64], limit: float | None) -> dict[str, object]:
-    """The scale, from the numbers of every map that is drawn in it."""
-    finite = numbers[np.isfinite(numbers)]
-    if quantity == "value" and finite.size and (finite.min() >= 0 or finite.max() <= 0):
-        share = finite.min() >= 0 and finite.max() <= 1  # a probability or an accuracy
-        low, high = (0.0, 1.0) if share else (min(0.0, finite.min()), max(0.0, finite.max()))
-        return {"colorscale": SEQUENTIAL, "zmin": low, "zmax": limit or high}
-    end = limit or (float(np.abs(finite).max()) if finite.size else 0.0) or 1.0
-    return {"colorscale": DIVERGING, "zmin": -end, "zmax": end}
 
 
 def _hover(drawn: _Map, ds: xr.Dataset, x: str, y: str) -> NDArray[np.object_]:

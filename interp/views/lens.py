@@ -1,7 +1,7 @@
 """The table of a logit lens: layer × position, each cell with the token that the stream would say there.
 
 >>> views.lens(interp.lens(model, "The capital of France is"))                # doctest: +SKIP
->>> views.lens(ds, value="target_rank", example=2)                          # doctest: +SKIP
+>>> views.lens(ds, "answer_rank", example=2)                          # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import xarray as xr
 from interp import axes as names
 from interp.errors import UnknownNameError
 from interp.views import prompts as of
-from interp.views.heatmap import DIVERGING, SEQUENTIAL
+from interp.views.colours import DIVERGING, SEQUENTIAL
 from interp.views.labels import Ticks, escape, short
 from interp.views.layout import PAGE, dress
 
@@ -37,9 +37,9 @@ VALUES = {
     "entropy": _Value("entropy", "nats", "nats"),
     "kl": _Value("KL(final ‖ lens)", "nats", "nats"),
     "final_rank": _Value("rank of the final top token", "rank", "rank"),
-    "target_prob": _Value("probability of the target", "probability", "share"),
-    "target_logit": _Value("logit of the target", "logit", "signed"),
-    "target_rank": _Value("rank of the target", "rank", "rank"),
+    "answer_prob": _Value("probability of the answer", "probability", "share"),
+    "answer_logit": _Value("logit of the answer", "logit", "signed"),
+    "answer_rank": _Value("rank of the answer", "rank", "rank"),
 }
 _WIDEST, _CELL, _FEWEST = 1200, 58, 3
 """Pixels of the figure at most and of a cell at best; characters below which cells stay without text."""
@@ -47,10 +47,10 @@ _TEXT = 10
 
 
 def lens(
-    ds: xr.Dataset,
-    example: int = 0,
-    value: str = "prob",
+    results: xr.Dataset,
+    quantity: str = "prob",
     *,
+    example: int = 0,
     title: str | None = None,
     width: int | None = None,
     template: str = "plotly_white",
@@ -58,24 +58,26 @@ def lens(
     """What every layer would say at every position: the most probable token in each cell, the top of the list in the hover.
 
     Args:
-        ds: from :func:`interp.lens`.
+        results: from :func:`interp.lens`.
+        quantity: what the colours say: ``"prob"``, ``"logit"``, ``"entropy"``, ``"kl"``, ``"final_rank"``, and with an answer
+            ``"answer_prob"``, ``"answer_logit"``, ``"answer_rank"``.
         example: its number.
-        value: what the colours say: ``"prob"``, ``"logit"``, ``"entropy"``, ``"kl"``, ``"final_rank"``, and with a target
-            ``"target_prob"``, ``"target_logit"``, ``"target_rank"``.
         title: in place of the one made here.
         width: in pixels; by default what the cells need, up to 1200. Cells without room for text have none.
         template: a plotly template, e.g. ``"plotly_dark"``.
 
     Raises:
-        UnknownNameError: a value that there is not, or a result that is no lens.
+        UnknownNameError: a quantity that there is not, or a result that is no lens.
         PositionError: an example that there is not.
     """
-    of.require(ds, "views.lens", "token", "prob")
-    known = [name for name in VALUES if name in ds]
-    if value not in known:
-        raise UnknownNameError("value", value, known, "of a lens", why="" if value not in VALUES else "lens had no target")
-    table = of.real(of.one(ds, example).transpose(names.LAYER, names.POSITION, ...), "entropy")
-    numbers = table[value].values
+    of.require(results, "views.lens", "token", "prob")
+    known = [name for name in VALUES if name in results]
+    if quantity not in known:
+        raise UnknownNameError(
+            "quantity", quantity, known, "of a lens", why="" if quantity not in VALUES else "lens had no answer"
+        )
+    table = of.real(of.one(results, example).transpose(names.LAYER, names.POSITION, ...), "entropy")
+    numbers = table[quantity].values
     numbers = numbers[..., 0] if numbers.ndim == 3 else numbers
     words = table["input_token"].values.tolist() if "input_token" in table.coords else None
     columns = of.ticks(table[names.POSITION].values.tolist(), words)
@@ -84,7 +86,7 @@ def lens(
     width = width or min(_WIDEST, max(PAGE, 150 + _CELL * len(columns.full)))
     figure = go.Figure(
         go.Heatmap(
-            **_coloured(numbers, value),
+            **_coloured(numbers, quantity),
             x=np.arange(numbers.shape[1]),
             y=np.arange(numbers.shape[0]),
             customdata=_hover(table, depth, columns),
@@ -92,11 +94,11 @@ def lens(
             hoverongaps=False,
         )
     )
-    site = str(ds.attrs.get("site", ""))
-    tuned = "tuned lens" if ds.attrs.get("translators") else "logit lens"
-    head = title or f"{tuned} of {escape(site)}: {VALUES[value].says}" if site else title or tuned
-    target = f"target {table['target'].item()!r}" if "target" in table.coords else ""
-    dress(figure, head, of.under(ds, of.said(table), target), columns, rows, width=width, template=template)
+    site = str(results.attrs.get("site", ""))
+    tuned = "tuned lens" if results.attrs.get("translators") else "logit lens"
+    head = title or f"{tuned} of {escape(site)}: {VALUES[quantity].says}" if site else title or tuned
+    answer = f"answer {table['answer'].item()!r}" if "answer" in table.coords else ""
+    dress(figure, head, of.under(results, of.said(table), answer), columns, rows, width=width, template=template)
     return _written(figure, table["token"].values[..., 0])
 
 
@@ -120,7 +122,7 @@ def _hover(table: xr.Dataset, depth: Sequence[str], columns: Ticks) -> np.ndarra
     """The list of each cell and its numbers."""
     token, prob = table["token"].values, table["prob"].values
     entropy, kl, final = (table[name].values for name in ("entropy", "kl", "final_rank"))
-    target = [table[name].values for name in ("target_prob", "target_rank")] if "target_rank" in table else None
+    answer = [table[name].values for name in ("answer_prob", "answer_rank")] if "answer_rank" in table else None
     found = np.empty(entropy.shape, object)
     for i, j in np.ndindex(*entropy.shape):
         lines = [f"<b>{escape(depth[i])}@{escape(table[names.POSITION].values[j])}</b> {columns.hover[j]}"]
@@ -128,8 +130,8 @@ def _hover(table: xr.Dataset, depth: Sequence[str], columns: Ticks) -> np.ndarra
         lines += [
             f"entropy {entropy[i, j]:.2f}, KL(final ‖ lens) {kl[i, j]:.2f} nats, final top token at rank {final[i, j]:,.0f}"
         ]
-        if target is not None:
-            lines += [f"target {of.quoted(table['target'].item())}: {target[0][i, j]:.3g}, rank {target[1][i, j]:,.0f}"]
+        if answer is not None:
+            lines += [f"answer {of.quoted(table['answer'].item())}: {answer[0][i, j]:.3g}, rank {answer[1][i, j]:,.0f}"]
         found[i, j] = "<br>".join(lines)
     return found
 

@@ -47,7 +47,13 @@ def quoted(token: object) -> str:
     return escape(repr(str(token)))
 
 
-def under(ds: xr.Dataset, *more: str) -> str:
+def compared(one: xr.Dataset | xr.DataArray) -> str:
+    """``' Paris' against ' Rome'``: the answer of one example and what it is compared with; empty where there is none."""
+    pair = [str(one[c].item()) for c in ("answer", "wrong") if c in one.coords and not one[c].ndim and str(one[c].item())]
+    return " against ".join(map(repr, pair))
+
+
+def under(ds: xr.Dataset | xr.DataArray, *more: str) -> str:
     """``SmolLM2 · …``: what stands under the title."""
     attrs = ds.attrs
     words = [str(attrs[k]) for k in ("model", "task") if attrs.get(k)]
@@ -55,7 +61,7 @@ def under(ds: xr.Dataset, *more: str) -> str:
     return escape(" · ".join([*(words[:1]), *(word for word in more if word), *words[1:]]))
 
 
-def said(ds: xr.Dataset, longest: int = 60) -> str:
+def said(ds: xr.Dataset | xr.DataArray, longest: int = 60) -> str:
     """The prompt of one example, cut, in quotation marks; empty where it is not known or is no single one."""
     if "prompt" not in ds.coords or ds["prompt"].ndim:
         return ""

@@ -108,6 +108,14 @@ def test_nothing_overlaps(size, width):
     assert (figure.data[0].customdata is not None) == (size <= 160)
 
 
+def test_some_positions_that_attend():
+    whole = made_up()
+    figure = views.attention(whole.isel(position=[-1, 1]).assign_coords(position=["END", "S1"]), layer=3, head=0)
+    assert figure.layout.yaxis.title.text == "attends"
+    assert [text.split(" ")[0] for text in figure.layout.yaxis.ticktext] == ["END", "S1"]
+    assert figure.data[0].z.shape == (2, whole.sizes["source_position"])
+
+
 def test_too_many_numbers_for_one_figure():
     ds = made_up(1, 1, 300, examples=1)
     many = ds.isel(layer=[0] * 30, head=[0] * 4).assign_coords(layer=range(30), head=range(4))

@@ -1,5 +1,9 @@
 """The map of heads by heads: numbers, names, colours and what has no number. Expected: the array that went in."""
 
+import html
+import json
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -21,14 +25,15 @@ def test_numbers_names_and_colours():
     scores = made_up()
     figure = views.head_to_head(scores)
     drawn, grey = figure.data
-    np.testing.assert_array_equal(drawn.z, scores.values)
-    assert (drawn.zmin, drawn.zmax) == (0, np.nanmax(scores.values))
-    assert drawn.text[0][4].startswith("<b>L0H0 → L1H0</b> 0.0278<br>K-composition, 48th of 48 pairs")
+    np.testing.assert_array_equal(drawn.z, scores.values.astype("float32"))
+    assert (drawn.zmin, drawn.zmax) == (0, np.nanmax(scores.values).astype("float32"))
+    assert drawn.hovertemplate.startswith("<b>%{y} → %{x}</b> %{z:.3g}<br>K-composition, rank %{customdata} of 48 pairs")
+    assert list(drawn.x) == list(drawn.y) == scores.sender.values.tolist()  # the names that a hover shows, of every cell
     best = np.unravel_index(np.nanargmax(scores.values), scores.shape)
-    assert "1st of 48 pairs" in drawn.text[best[0]][best[1]]
+    assert (drawn.customdata[best], drawn.customdata[0, 4], drawn.customdata[4, 0]) == (1, 48, 0)
     np.testing.assert_array_equal(np.isnan(grey.z), np.isfinite(scores.values))
     assert grey.name == "not before the receiver"
-    assert grey.text[4][0] == "<b>L1H0 → L0H0</b> not before the receiver"
+    assert grey.hovertemplate == "<b>%{y} → %{x}</b> not before the receiver<extra></extra>"
     assert figure.layout.xaxis.title.text == "receiver"
     assert figure.layout.yaxis.title.text == "sender"
     assert figure.layout.yaxis.ticktext[0] == "L0H0"
@@ -41,7 +46,14 @@ def test_labels_of_many_heads_are_thinned():
     figure = views.head_to_head(made_up(layers=12, heads=12))
     for axis in (figure.layout.xaxis, figure.layout.yaxis):
         assert len(axis.ticktext) <= 60
-        assert [f"L{i // 12}H{i % 12}" for i in axis.tickvals] == list(axis.ticktext)
+        every = [f"L{i // 12}H{i % 12}" for i in range(144)]
+        assert list(axis.tickvals) == list(axis.ticktext) == every[:: every.index(axis.ticktext[1])]
+
+
+def test_many_heads_are_a_small_figure():
+    figure = views.head_to_head(made_up(layers=30, heads=9))
+    assert len(figure.to_json()) < 2_000_000
+    np.testing.assert_allclose(figure.data[0].z, made_up(layers=30, heads=9), rtol=1e-6)
 
 
 def test_limits_signs_and_other_names():
@@ -67,3 +79,23 @@ def test_nothing_to_draw():
         views.head_to_head(made_up()[:0])
     empty = views.head_to_head(made_up() * np.nan)
     assert np.isnan(empty.data[0].z).all()
+
+
+def test_the_hover_of_any_cell_has_both_names_in_a_browser(tmp_path, browse):
+    scores = made_up(layers=30, heads=9)
+    page = views.save(views.head_to_head(scores), tmp_path / "map.html")
+    script = """<script>window.addEventListener('load', () => setTimeout(async () => {
+      const gd = document.querySelector('.js-plotly-plot'), seen = [];
+      for (const [x, y] of [[200, 7], [7, 200]]) {
+        Plotly.Fx.hover(gd, {xval: x, yval: y});
+        await new Promise(done => setTimeout(done, 200));
+        seen.push(Array.from(document.querySelectorAll('.hoverlayer .hovertext text')).map(t => t.textContent).join(''));
+      }
+      document.title = JSON.stringify(seen);
+    }, 500));</script></body>"""
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    drawn, grey = json.loads(html.unescape(re.search("<title>(.*?)</title>", browse(page))[1]))
+    sender, receiver, number = "L0H7", "L22H2", float(scores[7, 200])
+    rank = 1 + int((scores > number).sum())
+    assert drawn == f"{sender} → {receiver} {number:.3g}K-composition, rank {rank} of {int(scores.notnull().sum())} pairs"
+    assert grey == f"{receiver} → {sender} not before the receiver"

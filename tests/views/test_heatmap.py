@@ -190,15 +190,15 @@ def three(make):
 
 def test_another_number_of_axes_says_what_to_select(make):
     ds = three(make)
-    with pytest.raises(fx.EffectsError, match=r"is an xarray Dataset; got DataArray"):
-        inspect.unwrap(views.heatmap)(ds["value"])
+    with pytest.raises(fx.EffectsError, match=r"is an xarray Dataset; got list"):
+        inspect.unwrap(views.heatmap)([ds])
     with pytest.raises(fx.EffectsError) as error:
         views.heatmap(ds)
     assert str(error.value) == (
         "a heatmap needs exactly two swept axes, this result has 3: layer (4), head (5), position (3); "
-        "select one value of the others, e.g. effects.isel(layer=0), or give slider='layer'"
+        "select one value of the others, e.g. results.isel(layer=0), or give slider='layer'"
     )
-    with pytest.raises(fx.EffectsError, match=r"e\.g\. effects\.isel\(position=0\)"):
+    with pytest.raises(fx.EffectsError, match=r"e\.g\. results\.isel\(position=0\)"):
         views.heatmap(ds, x="head", y="layer")
     with pytest.raises(fx.EffectsError, match=r"this result has 1: head \(5\); sweep a second axis"):
         views.heatmap(ds.isel(layer=0, position=0))

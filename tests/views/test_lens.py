@@ -13,7 +13,7 @@ from interp.errors import PositionError, UnknownNameError
 WORDS = ["<|endoftext|>", " Mary", " and", "\n", " <b>John</b>", " internationalisation", "日本語", " "]
 
 
-def made_up(layers=4, size=8, examples=2, target=True):
+def made_up(layers=4, size=8, examples=2, answer=True):
     """Probability (layer + 1) / (layers + 1) of rank 1 at every place, a tenth of it of rank 2; prompt 1 is shorter."""
     depth = np.arange(-1, layers)
     shape = (examples, layers + 1, size)
@@ -47,9 +47,9 @@ def made_up(layers=4, size=8, examples=2, target=True):
         "prompt": ("example", ["a <b>prompt</b>\nof two lines"] * examples),
         "input_token": (("example", "position"), given),
     }
-    if target:
-        data |= {"target_rank": (three, rank * 3), "target_prob": (three, share / 7), "target_logit": (three, share - 1)}
-        coords["target"] = ("example", [" <Paris>"] * examples)
+    if answer:
+        data |= {"answer_rank": (three, rank * 3), "answer_prob": (three, share / 7), "answer_logit": (three, share - 1)}
+        coords["answer"] = ("example", [" <Paris>"] * examples)
     attrs = {"model": "tiny <model>", "site": "resid_post", "translators": [], "given": None}
     data = {name: (dims, np.array(numbers)) for name, (dims, numbers) in data.items()}
     return xr.Dataset(data, coords, attrs)
@@ -66,7 +66,7 @@ def test_layers_from_bottom_to_top_coloured_by_probability():
     assert layout.xaxis.ticktext[3] == "3 ⏎"
     assert layout.xaxis.ticktext[7] == "7 ␣"
     assert "logit lens of resid_post: probability of the most probable token" in layout.title.text
-    assert "tiny &lt;model&gt; · “a &lt;b&gt;prompt&lt;/b&gt; of two lines” · target ' &lt;Paris&gt;'" in layout.title.text
+    assert "tiny &lt;model&gt; · “a &lt;b&gt;prompt&lt;/b&gt; of two lines” · answer ' &lt;Paris&gt;'" in layout.title.text
 
 
 def test_cells_say_the_token_and_the_hover_the_list():
@@ -80,7 +80,7 @@ def test_cells_say_the_token_and_the_hover_the_list():
     assert lines[1] == f"0.500  {html.escape(repr(ds.token[0, 2, 4, 0].item()), quote=False)}"
     assert lines[2].startswith("0.050  ")
     assert lines[3] == "entropy 2.50, KL(final ‖ lens) 2.00 nats, final top token at rank 100"
-    assert lines[4] == "target ' &lt;Paris&gt;': 0.0714, rank 300"
+    assert lines[4] == "answer ' &lt;Paris&gt;': 0.0714, rank 300"
 
 
 def test_a_shorter_prompt_has_fewer_columns():
@@ -92,13 +92,13 @@ def test_a_shorter_prompt_has_fewer_columns():
 
 @pytest.mark.parametrize(
     ("value", "low", "high"),
-    [("kl", 0, 4), ("entropy", 0, 2.5), ("logit", -1 / 3, 1 / 3), ("final_rank", 0, 4), ("target_rank", 0, 5)],
+    [("kl", 0, 4), ("entropy", 0, 2.5), ("logit", -1 / 3, 1 / 3), ("final_rank", 0, 4), ("answer_rank", 0, 5)],
 )
 def test_other_values(value, low, high):
-    drawn = views.lens(made_up(), value=value).data[0]
+    drawn = views.lens(made_up(), quantity=value).data[0]
     assert (drawn.zmin, drawn.zmax) == pytest.approx((low, high), abs=1e-6)
     assert drawn.colorbar.title.text == {"kl": "nats", "entropy": "nats", "logit": "logit"}.get(value, "rank")
-    if value == "target_rank":
+    if value == "answer_rank":
         np.testing.assert_allclose(drawn.z[-1], np.log10(3), atol=1e-6)
         assert drawn.colorbar.ticktext[:3] == ("1", "10", "100")
         assert drawn.colorscale[0][1] == "#fde725"  # the first is the brightest
@@ -145,11 +145,11 @@ def test_a_tuned_lens_and_what_is_given_are_said():
 
 
 def test_mistakes_are_told():
-    ds = made_up(target=False)
-    with pytest.raises(UnknownNameError, match="unknown value 'probs' of a lens; did you mean 'prob'"):
-        views.lens(ds, value="probs")
-    with pytest.raises(UnknownNameError, match="unknown value 'target_rank' of a lens: lens had no target"):
-        views.lens(ds, value="target_rank")
+    ds = made_up(answer=False)
+    with pytest.raises(UnknownNameError, match="unknown quantity 'probs' of a lens; did you mean 'prob'"):
+        views.lens(ds, quantity="probs")
+    with pytest.raises(UnknownNameError, match="unknown quantity 'answer_rank' of a lens: lens had no answer"):
+        views.lens(ds, quantity="answer_rank")
     with pytest.raises(PositionError, match="example=2, but this result has 2 of them, 0 to 1"):
         views.lens(ds, example=2)
     with pytest.raises(UnknownNameError, match=r"unknown variable 'token' of this result, which views.lens draws"):

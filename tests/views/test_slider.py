@@ -91,7 +91,7 @@ def test_axes_beside_a_slider(stacked):
     with pytest.raises(fx.EffectsError, match=r"beside slider='checkpoint', this result has 1: head \(4\)"):
         views.heatmap(stacked.isel(layer=0), slider="checkpoint")
     more = stacked.expand_dims(seed=[0, 1], axis=1).transpose("metric", "seed", ..., "example")
-    with pytest.raises(fx.EffectsError, match=r"this result has 3: seed \(2\).*effects\.isel\(seed=0\)$"):
+    with pytest.raises(fx.EffectsError, match=r"this result has 3: seed \(2\).*results\.isel\(seed=0\)$"):
         views.heatmap(more, slider="checkpoint")
 
 

@@ -2,13 +2,13 @@
 
     >>> ds = interp.cache(model, "The Eiffel Tower is in", ["resid_post", "L3.z"])             # doctest: +SKIP
     >>> ds.resid_post.sel(layer=5, position=2), ds.token.values[0].tolist()                  # doctest: +SKIP
+    >>> interp.cache(model, pairs, "resid_post", position=["subject[-1]", "last"])            # doctest: +SKIP
 
 The forward is left behind the deepest site, and prompts of thousands of tokens run in pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import xarray as xr
 
 from interp import axes
 from interp.engine.single.asked import Asked, ask
+from interp.engine.single.chosen import Chosen, said
 from interp.engine.single.filled import Filled, filled, own_order
 from interp.engine.single.variables import variables
 from interp.models import Bos, Model, Places
@@ -32,6 +33,7 @@ def cache(
     prompts: Any,
     sites: Any = None,
     *,
+    position: Any = None,
     given: Any = None,
     bos: Bos | None = None,
     side: str = "clean",
@@ -42,6 +44,8 @@ def cache(
         prompts: a text, token ids, a :class:`interp.Prompt`, a list of such, what a tokenizer returns, or pairs.
         sites: a name or several: ``"resid_post"`` is that component in every layer that has it, ``"L3.z"`` one layer,
             ``"L2H1.z"`` one head, ``"encoder:L0.z"`` another stream, ``"features.3:output"`` a module by its path.
+        position: keep these alone: an index, ``"last"``, a role (``"subject"``, ``"subject[-1]"``), or a list of such; by
+            default all. Of scores and patterns they are the positions that attend. Each stream has its own.
         given: interventions in force, as in :func:`interp.patch`.
         bos: how texts begin: ``"model"``, True or False; by default as the model was loaded.
         side: of pairs, which prompts are run; :func:`interp.run` runs the corrupted ones by default.
@@ -50,16 +54,18 @@ def cache(
         A variable a component (``z``, ``encoder:z``, a module's path), float32, or float64 where the model is, with the site's
         own axes and ``layer`` behind ``example``. Sites of one component that make no rectangle of layers and heads are
         variables of their own (``L9H6.z``) without these axes. Coordinates: ``layer``, ``head``, ``position`` (counted
-        from each prompt's first real token; shorter prompts end in NaN), ``token`` (example, position; "" behind the end),
-        ``prompt``. Axes of another stream carry its name (``encoder_position``), keys and values that heads share have
-        ``kv_head``, and an axis whose numbers differ from those of an earlier variable carries its variable's name.
+        from each prompt's first real token, or as ``position`` names them; shorter prompts end in NaN), ``token`` (example,
+        position; "" behind the end), ``prompt``. Axes of another stream carry its name (``encoder_position``), keys and
+        values that heads share have ``kv_head``, and an axis whose numbers differ from those of an earlier variable carries
+        its variable's name.
 
     Raises:
         ValueError: no site was named.
         UnknownSiteError, HeadOutOfRangeError: the model does not have it.
         ShapeMismatchError: a component that differs in shape between layers.
+        PositionError, UnknownNameError: ``position`` is past the end of a prompt, no role of it, or the site has none.
     """
-    return cached(ask_checked(model, prompts, sites, given=given, bos=bos, side=side), sites)
+    return cached(ask_checked(model, prompts, sites, given=given, bos=bos, side=side), sites, position)
 
 
 def ask_checked(model: Model, prompts: Any, sites: Any, **options: Any) -> Asked:
@@ -68,13 +74,14 @@ def ask_checked(model: Model, prompts: Any, sites: Any, **options: Any) -> Asked
     return ask(model, prompts, **options)
 
 
-def cached(asked: Asked, sites: Any) -> xr.Dataset:
+def cached(asked: Asked, sites: Any, position: Any = None) -> xr.Dataset:
     """See :func:`cache`; of prompts that are encoded already."""
-    arrays = filled(asked, variables(asked.model, sites))
+    arrays = filled(asked, variables(asked.model, sites), position)
     named = _Named(asked)
     data = {array.variable.name: named.labelled(array) for array in arrays}
     coords = named.coords | {"prompt": (axes.EXAMPLE, asked.prompts)}
-    return xr.Dataset(data, coords, asked.attrs() | {"sites": [array.variable.name for array in arrays]})
+    attrs = {"sites": [array.variable.name for array in arrays], "position": said(position)}
+    return xr.Dataset(data, coords, asked.attrs() | attrs)
 
 
 class _Named:
@@ -109,6 +116,8 @@ class _Named:
         """The numbers along an axis, or its length, where the numbers would say nothing more."""
         if axis in (axes.HEAD, axes.EXPERT, axes.UNIT) and array.variable.indices is not None:
             return np.array(array.variable.indices)
+        if axis == axes.POSITION and array.chosen is not None:
+            return np.array(array.chosen.names)
         return np.arange(size) if axis in (axes.HEAD, axes.EXPERT, axes.POSITION, axes.SOURCE_POSITION) else size
 
     def _axis(self, array: Filled, axis: str, values: np.ndarray[Any, Any] | int) -> str:
@@ -122,7 +131,7 @@ class _Named:
         if not isinstance(values, int) and name not in self.coords:
             self.coords[name] = (name, values)
             if positions and places is not None:
-                self.coords |= self._of_positions(name, places, len(values))
+                self.coords |= _of_positions(name, places, None if axis == axes.SOURCE_POSITION else array.chosen)
         return name
 
     def _fits(self, name: str, values: np.ndarray[Any, Any] | int) -> bool:
@@ -152,17 +161,12 @@ class _Named:
         name = axis if own else axes.POSITION
         return name if stream == MAIN else f"{stream}_{name}"
 
-    def _of_positions(self, axis: str, places: Places, size: int) -> dict[str, Any]:
-        """The token at every position of every prompt, or the row and the column."""
-        word = axis.removesuffix(axes.POSITION) + "token"
-        if places.strings:
-            return {word: ((axes.EXAMPLE, axis), padded(places.strings, size))}
-        return {f"{axis.removesuffix(axes.POSITION)}{name}": (axis, at) for name, at in places.coordinates().items()}
 
-
-def padded(strings: Sequence[Sequence[str]], size: int) -> np.ndarray[Any, Any]:
-    """Tokens of every prompt, "" behind the end."""
-    found = np.full((len(strings), size), "", object)
-    for row, one in zip(found, strings, strict=True):
-        row[: len(one)] = one
-    return found
+def _of_positions(axis: str, places: Places, chosen: Chosen | None) -> dict[str, Any]:
+    """The token at every position of every prompt, or the row and the column."""
+    word, chosen = axis.removesuffix(axes.POSITION), Chosen.of(places, None) if chosen is None else chosen
+    tokens = chosen.tokens()
+    if tokens is not None:
+        return {f"{word}token": ((axes.EXAMPLE, axis), tokens)}
+    lattice = places.coordinates().items()
+    return {f"{word}{name}": (axis, [at[p] for p in chosen.at[0].tolist()]) for name, at in lattice}

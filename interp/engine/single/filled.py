@@ -4,7 +4,8 @@
 >>> arrays[0].array.shape                            # example, layer, position, d_model     # doctest: +SKIP
 (2, 30, 8, 576)
 
-Positions are counted from the first real token of each prompt; shorter prompts end in NaN.
+Positions are counted from the first real token of each prompt; shorter prompts end in NaN. Where some are named, they alone are
+kept.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from interp.engine.pieces import Placed
 from interp.engine.precision import float32
 from interp.engine.prompts import Changing, Columns, forward
 from interp.engine.single.asked import Asked
+from interp.engine.single.chosen import Chosen, parsed, said
 from interp.engine.single.variables import Variable
 from interp.errors import PositionError, ShapeMismatchError
 from interp.models import Places, TorchHooks
@@ -35,13 +37,16 @@ from interp.sites import Site
 class Filled:
     """The array of a variable, in the engine's order of axes: example, layer, position, and what else the site has."""
 
-    def __init__(self, asked: Asked, variable: Variable) -> None:
-        self.variable, self.site = variable, variable.sites[0]
+    def __init__(self, asked: Asked, variable: Variable, position: Any = None) -> None:
+        self.variable, self.site, self.position = variable, variable.sites[0], position
         self.examples = len(asked.tokens)
         self.places = _places(asked, self.site, attended=False)
         self.main = self.places is asked.tokens
         """Whether the positions are those of the main stream, which may come in pieces."""
         self.attended = _places(asked, self.site, attended=True) if self.site.square else None
+        self.chosen = None if self.places is None else Chosen.of(self.places, position)
+        """The positions that are kept; None where they cannot be told."""
+        self._runs = [] if self.chosen is None else list(map(_runs, self.chosen.columns.tolist()))
         self.array: np.ndarray[Any, Any] | None = None
         """None until the first tensor is seen."""
         self.positional = True
@@ -57,9 +62,9 @@ class Filled:
 
     @property
     def ragged(self) -> bool:
-        """Whether prompts differ in length."""
-        each = [places.lengths for places in (self.places, self.attended) if places is not None]
-        return any(bool((lengths != lengths[0]).any()) for lengths in each)
+        """Whether some prompts have fewer numbers than others."""
+        attended = self.attended is not None and bool((self.attended.lengths != self.attended.lengths[0]).any())
+        return attended or (self.chosen is not None and self.chosen.ragged)
 
     def add(self, number: int, tensor: Shaped[Tensor, "example ..."], examples: range, columns: range) -> None:
         """Copy what one layer gives for some prompts at some columns.
@@ -90,19 +95,20 @@ class Filled:
         if not self.positional:
             array[examples.start : examples.stop].copy_(tensor)
             return
-        for (first, length, *source), chosen in self._alike(examples).items():
-            start, stop = max(first, columns.start), min(first + length, columns.stop)
-            if start >= stop:
-                continue
-            part = tensor[:, start - columns.start : stop - columns.start]
-            target = array[:, start - first : stop - first]
-            if self.attended is not None:
-                part, target = self._attended(part, target, *source)
-            if len(chosen) == self.examples == len(examples):
-                target.copy_(part)
-            else:
-                local = torch.tensor([e - examples.start for e in chosen], device=part.device)
-                target[torch.tensor(chosen)] = part[local].to(target)
+        for (runs, *source), chosen in self._alike(examples).items():
+            local = torch.tensor([e - examples.start for e in chosen], device=tensor.device)
+            for slot, column, count in runs:
+                start, stop = max(column, columns.start), min(column + count, columns.stop)
+                if start >= stop:
+                    continue
+                part = tensor[:, start - columns.start : stop - columns.start]
+                target = array[:, slot + start - column : slot + stop - column]
+                if self.attended is not None:
+                    part, target = self._attended(part, target, *source)
+                if len(chosen) == self.examples == len(examples):
+                    target.copy_(part)
+                else:
+                    target[torch.tensor(chosen)] = part[local].to(target)
 
     def _attended(self, part: Tensor, target: Tensor, first: int, length: int) -> tuple[Tensor, Tensor]:
         """Rows of attention at the real positions attended to; a piece of a long prompt ends where it does."""
@@ -126,20 +132,43 @@ class Filled:
                 "in length; ask for one prompt at a time"
             )
         shape = [*tensor.shape]
-        if self.positional and self.places is not None:
-            shape[1] = int(self.places.lengths.max())
+        if self.positional and self.chosen is not None:
+            shape[1] = len(self.chosen.names)
+        elif not all(one.is_all for one in parsed(self.position)):
+            raise PositionError(
+                f"position={said(self.position)}: {self.site!r} of shape {tuple(tensor.shape)} has no positions of these "
+                "prompts; leave position out for it"
+            )
         if self.attended is not None:
             shape[-1] = int(self.attended.lengths.max())
         layered = (self.examples, len(self.variable.sites), *shape[1:])
         self.array = np.full(layered, np.nan, self._dtype) if self.ragged else np.empty(layered, self._dtype)
 
-    def _alike(self, examples: range) -> dict[tuple[int, ...], list[int]]:
-        """Prompts by the first column and the number of their real positions, and of those that are attended to."""
-        groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        bounds = [t.tolist() for p in (self.places, self.attended) if p is not None for t in (p.first, p.lengths)]
+    def _alike(self, examples: range) -> dict[tuple[Any, ...], list[int]]:
+        """Prompts by the columns that are kept, and by the first column and the number of those that are attended to."""
+        groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+        bounds = [] if self.attended is None else [t.tolist() for t in (self.attended.first, self.attended.lengths)]
         for example in examples:
-            groups[tuple(each[example] for each in bounds)].append(example)
+            groups[(self._runs[example], *(each[example] for each in bounds))].append(example)
         return groups
+
+
+def _runs(columns: Sequence[int]) -> tuple[tuple[int, int, int], ...]:
+    """Consecutive columns: where they go, the first of them, and how many they are; −1 is none.
+
+    >>> _runs([4, 5, 6, -1, 2])
+    ((0, 4, 3), (4, 2, 1))
+    """
+    found: list[tuple[int, int, int]] = []
+    for slot, column in enumerate(columns):
+        if column < 0:
+            continue
+        first, start, count = found[-1] if found else (0, 0, 0)
+        if count and (first + count, start + count) == (slot, column):
+            found[-1] = (first, start, count + 1)
+        else:
+            found.append((slot, column, 1))
+    return tuple(found)
 
 
 def _places(asked: Asked, site: Site, *, attended: bool) -> Places | None:
@@ -191,14 +220,14 @@ class _Watched:
             array.add(number, tensor, self.examples, columns)
 
 
-def filled(asked: Asked, wanted: Sequence[Variable]) -> list[Filled]:
-    """Run the prompts once, as many at a time as memory allows, and keep what was named.
+def filled(asked: Asked, wanted: Sequence[Variable], position: Any = None) -> list[Filled]:
+    """Run the prompts once, as many at a time as memory allows, and keep what was named, at all positions or at some.
 
     Backends other than torch hooks give all that was read when a pass ends; it is let go one tensor after another.
     """
     model, tokens, runs = asked.model, asked.tokens, asked.start()
     asked.give(runs)
-    arrays = [Filled(asked, variable) for variable in wanted]
+    arrays = [Filled(asked, variable, position) for variable in wanted]
     looks: dict[Site, list[tuple[Filled, int]]] = defaultdict(list)
     for array in arrays:
         for number, site in enumerate(array.variable.sites):

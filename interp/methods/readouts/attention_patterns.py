@@ -14,7 +14,7 @@ With A[p, q] what position p of a prompt of n tokens t attends to q:
   followed an earlier occurrence (Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"; Olsson et al. 2022,
   "In-context Learning and Induction Heads").
 
-A mean over no positions is NaN. Padding is no position.
+A mean over no positions is NaN. Padding is no position, and neither is one that ``position`` leaves out.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import xarray as xr
 from interp import axes
 from interp.engine.single.asked import Asked
 from interp.engine.single.cache import ask_checked, cached
+from interp.engine.single.chosen import Chosen
 from interp.errors import HeadOutOfRangeError, InputError
 from interp.models import Bos, Model
 
@@ -42,6 +43,7 @@ def attention(
     layers: int | Iterable[int] | None = None,
     heads: int | Iterable[int] | None = None,
     *,
+    position: Any = None,
     given: Any = None,
     bos: Bos | None = None,
     side: str = "clean",
@@ -52,6 +54,7 @@ def attention(
         prompts: as in :func:`interp.cache`.
         layers: one or several; None for all that have attention.
         heads: one or several, the same in every layer; None for all.
+        position: which positions attend, as in :func:`interp.cache`; by default all. Means are over these alone.
         given: interventions in force, as in :func:`interp.patch`.
         bos: how texts begin; by default as the model was loaded.
         side: of pairs, which prompts are run; :func:`interp.run` runs the corrupted ones by default.
@@ -65,14 +68,15 @@ def attention(
     Raises:
         UnknownSiteError: the model has no patterns, or not in a layer, with the reason.
         HeadOutOfRangeError: a layer or head beyond the model's.
+        PositionError, UnknownNameError: ``position`` is past the end of a prompt, or no role of it.
     """
     sites = _sites(layers, heads)
     asked = ask_checked(model, prompts, sites, given=given, bos=bos, side=side)
-    ds = cached(asked, sites)
+    ds = cached(asked, sites, position)
     pattern = ds[PATTERN].values
     ds["entropy"] = ((*_BY_HEAD, axes.POSITION), _entropy(pattern))
-    for name, numbers in _scores(pattern, asked).items():
-        ds[name] = (_BY_HEAD, numbers)
+    for name, numbers in _scores(pattern, asked, Chosen.of(asked.tokens, position)).items():
+        ds[name] = (_BY_HEAD, numbers, {"model": model.name, "given": ds.attrs["given"]})
     return ds
 
 
@@ -108,23 +112,26 @@ def _entropy(pattern: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return found
 
 
-def _scores(pattern: np.ndarray[Any, Any], asked: Asked) -> dict[str, np.ndarray[Any, Any]]:
-    """The numbers of every head ``[example, layer, head]``."""
+def _scores(pattern: np.ndarray[Any, Any], asked: Asked, chosen: Chosen) -> dict[str, np.ndarray[Any, Any]]:
+    """The numbers of every head ``[example, layer, head]``, over the positions that are chosen."""
     tokens = asked.tokens
     names = ["previous_token", "first_token", *(["duplicate_token", "induction"] if tokens.ids is not None else [])]
     found = {name: np.full(pattern.shape[:3], np.nan, pattern.dtype) for name in names}
     for example, (first, length) in enumerate(zip(tokens.first.tolist(), tokens.lengths.tolist(), strict=True)):
-        own = pattern[example, ..., :length, :length]
-        if length > 1:
-            found["previous_token"][example] = own.diagonal(-1, -2, -1).mean(-1)
-            found["first_token"][example] = own[..., 1:, 0].mean(-1)
+        at = chosen.at[example].numpy()
+        (slots,) = np.nonzero(at >= 0)
+        own, at = pattern[example][..., slots, :length], at[slots]
+        later = at > 0
+        if later.any():
+            found["previous_token"][example] = own[..., later, at[later] - 1].mean(-1)
+            found["first_token"][example] = own[..., later, 0].mean(-1)
         if tokens.ids is None:
             continue
         ids = tokens.ids[example, first : first + length].cpu().numpy()
         same = np.tril(ids[:, None] == ids[None, :], -1)
         followed = np.zeros_like(same)
         followed[:, 1:] = np.tril(same, -2)[:, :-1]  # an occurrence right before has the token itself behind it
-        for name, mask in (("duplicate_token", same), ("induction", followed)):
+        for name, mask in (("duplicate_token", same[at]), ("induction", followed[at])):
             rows = mask.any(-1)
             if rows.any():
                 found[name][example] = np.einsum("lhpq,pq->lh", own, mask.astype(own.dtype)) / rows.sum()

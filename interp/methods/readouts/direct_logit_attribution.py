@@ -3,6 +3,7 @@
     >>> found = dla(model, "The capital of France is", " Paris", " Rome")                    # doctest: +SKIP
     >>> found.contribution.sel(term="L9H6").item(), found.total.item(), found.logit_diff.item()     # doctest: +SKIP
     (0.61, 3.42, 3.42)
+    >>> interp.views.heatmap(found.by_head)                                 # layer × head  # doctest: +SKIP
     >>> dla(model, pairs, by="neuron", layers=[20]).contribution.sel(term="m20")              # doctest: +SKIP
 
 1. Run the prompts once; hold the scale σ of the last norm at each example's value.
@@ -30,8 +31,9 @@ from interp.engine import provenance
 from interp.engine.additive import Additive, Term, Value
 from interp.engine.background import Given
 from interp.engine.precision import float32
-from interp.engine.single.answered import Answered, Words, answered
-from interp.errors import HeadOutOfRangeError, UnknownNameError, UnknownSiteError
+from interp.engine.single.answered import Answered, answered
+from interp.engine.single.told import Told, Words
+from interp.errors import AnswerError, HeadOutOfRangeError, UnknownNameError, UnknownSiteError
 from interp.models import Model, Tokens
 from interp.models.decoding import FINAL, Decoder
 from interp.models.encoding import Bos
@@ -57,7 +59,9 @@ def dla(
 
     Args:
         prompts: a text, token ids, a :class:`interp.Prompt`, a list of such, or pairs, whose clean prompts are run.
-        answer: one token, a text as it follows the prompt or its id; one for all or one for each. By default the pairs' own.
+        answer: what the logit is of: a text as it follows the prompt, usually with a leading space, or a token id (an int, or
+            a tensor or array of such); one for all or one for each. By default the pairs' own. Of several tokens the first
+            is read.
         wrong: the token that it is compared with, likewise. Without one the logit is compared with its mean over the
             vocabulary, since a logit by itself holds a shift that the softmax takes out again.
         by: ``"layer"``; ``"component"``: attention, mixer and MLP of every layer; ``"head"``: the same with every head by
@@ -69,22 +73,33 @@ def dla(
 
     Returns:
         ``contribution`` by (example, term), and by unit or source_position (tokens counted from the prompt's first; NaN behind
-        its end) where terms are divided by these; what is not is then in ``other`` by (example, other_term). ``total``, the
-        sum of everything; ``logit_diff``, the model's own, before a soft cap; ``scale``, σ. Coordinates of a term: ``layer``
-        and ``head`` (−1 for none) and ``kind``. "bias" is the last norm's bias and the unembedding's; "L3.rest" what layer 3
-        does to the stream otherwise, where something is given there, or where its parts are not known.
+        its end) where terms are divided by these; what is not is then in ``other`` by (example, other_term). ``by_head``, those
+        of heads by (example, layer, head), where they are divided so; NaN where a layer has fewer of them. ``total``, the sum
+        of everything; ``logit_diff``, the model's own, before a soft cap; ``scale``, σ. Coordinates of a term: ``term_layer``
+        and ``term_head`` (−1 for none) and ``term_kind``. "bias" is the last norm's bias and the unembedding's; "L3.rest" what
+        layer 3 does to the stream otherwise, where something is given there, or where its parts are not known.
 
     Raises:
         InputError: the model's logits are no sum of contributions (the reason is told), or logits are given.
-        AnswerError: no answer, or one that is not one token. PositionError: ``position`` is not one token.
+        AnswerError: no answer, no token, or an answer and a wrong one that begin with the same token.
+        PositionError: ``position`` is not one token.
         UnknownNameError, HeadOutOfRangeError, UnknownSiteError: ``by``, ``layers``, or a model that cannot be divided so.
+
+    Warns:
+        AnswerWarning: an answer of several tokens, or one without the space with which the model would say it.
     """
     if by not in BY:
         raise UnknownNameError("by", by, BY)
     decoder = Decoder.of(model)
     chosen = _layers(model, layers)
     with float32():
-        asked = answered(model, prompts, answer, wrong, position=position, given=given, bos=bos)
+        told = Told.of(model, prompts, answer, wrong, bos=bos)
+        if told is None:
+            raise AnswerError(
+                "prompt 0 has no answer; one is attributed: pass answer=, a text as it follows the prompt, such as ' Paris', "
+                "or a token id"
+            )
+        asked = answered(model, prompts, told.answer, told.wrong, position=position, given=given, bos=bos)
     with torch.no_grad(), float32(), model.prepared(asked.changed):
         asked.want([*Additive.sites(model, by, chosen), *([FINAL] if model.has(FINAL) else [])])
         final = asked.read(Site("resid_post", layer=model.sizes[axes.LAYER] - 1))
@@ -96,6 +111,7 @@ def dla(
         logits = _logits(asked, decoder, final, scale)
         compared = logits.mean(-1) if asked.wrong is None else _of(logits, asked.wrong)
         own = _of(logits, asked.right) - compared
+    told.warn_of_spaces(logits[told.examples])
     return _labelled(asked, divided, own, scale, by)
 
 
@@ -195,7 +211,10 @@ def _labelled(
         coords[axis] = np.arange(width)
     for name, value in (("total", total), ("logit_diff", own), ("scale", scale)):
         data[name] = ((axes.EXAMPLE,), _numbers(asked, value))
-    coords |= _described("term", "", terms) | (_described("other_term", "other_", others) if others else {})
+    if any(term.head is not None for term in terms):
+        data["by_head"], heads = _by_head(terms, *data["contribution"])
+        coords |= heads
+    coords |= _described("term", "term_", terms) | (_described("other_term", "other_", others) if others else {})
     coords |= _prompts(asked)
     attrs = asked.attrs() | {
         "method": "direct logit attribution",
@@ -208,7 +227,24 @@ def _labelled(
         "logit_diff": "of the model's own logits, before a soft cap",
         "deviation": float((total - own).abs().max()),
     }
-    return xr.Dataset(data, coords, attrs)
+    found = xr.Dataset(data, coords, attrs)
+    if "by_head" in found:
+        said = {"quantity": "contribution to the logit difference", "model": asked.model.name, "given": attrs.get("given")}
+        found["by_head"] = found["by_head"].assign_attrs(said)
+    return found
+
+
+def _by_head(
+    terms: Sequence[Term], dims: tuple[str, ...], numbers: np.ndarray[Any, Any]
+) -> tuple[tuple[tuple[str, ...], np.ndarray[Any, Any]], dict[str, Any]]:
+    """The terms that are heads with two axes in place of one: the variable, and the coordinates of these."""
+    heads = [(i, t.layer, t.head) for i, t in enumerate(terms) if t.layer is not None and t.head is not None]
+    layers = sorted({layer for _, layer, _ in heads})
+    found = np.full((len(numbers), len(layers), 1 + max(head for *_, head in heads), *numbers.shape[2:]), np.nan, numbers.dtype)
+    for i, layer, head in heads:
+        found[:, layers.index(layer), head] = numbers[:, i]
+    where = (dims[0], axes.LAYER, axes.HEAD, *dims[2:])
+    return (where, found), {axes.LAYER: layers, axes.HEAD: np.arange(found.shape[2])}
 
 
 def _numbers(asked: Answered, tensor: Tensor) -> np.ndarray[Any, Any]:

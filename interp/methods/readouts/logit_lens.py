@@ -1,6 +1,6 @@
 """The logit lens: what the residual stream of every layer would say if it were the last.
 
-    >>> ds = interp.lens(model, "The Eiffel Tower is in the city of", target=" Paris")          # doctest: +SKIP
+    >>> ds = interp.lens(model, "The Eiffel Tower is in the city of", " Paris")                 # doctest: +SKIP
     >>> ds.token.sel(layer=20, position=-1 + ds.sizes["position"], rank=1).item()            # doctest: +SKIP
     >>> interp.views.lens(ds)                                                               # doctest: +SKIP
 
@@ -27,15 +27,14 @@ from torch import Tensor
 from interp import axes
 from interp.engine.precision import float32
 from interp.engine.single.asked import Asked, ask
-from interp.engine.single.cache import padded
+from interp.engine.single.chosen import Chosen
 from interp.engine.single.filled import filled
+from interp.engine.single.told import Told, Words
 from interp.engine.single.variables import variables
-from interp.errors import InputError, PositionError, ShapeMismatchError, UnknownSiteError
+from interp.errors import InputError, ShapeMismatchError, UnknownSiteError
 from interp.models import Bos, Model
 from interp.models.stack import Stack
-from interp.prompts import Answers
-from interp.prompts.pairs import listed
-from interp.sites import MAIN, Positions, Site
+from interp.sites import MAIN, Site
 
 RANK = "rank"
 EMBED = -1
@@ -50,9 +49,9 @@ Translators = Mapping[int, tuple[Any, Any]]
 def lens(
     model: Model,
     prompts: Any,
+    answer: Words = None,
     *,
     top: int = 5,
-    target: Answers | None = None,
     sites: str | Site = "resid_post",
     given: Any = None,
     position: Any = None,
@@ -64,12 +63,13 @@ def lens(
 
     Args:
         prompts: as in :func:`interp.cache`.
+        answer: whose logit, probability and rank are kept too: a text as it follows the prompt (``" Paris"``), or a token id
+            (an int, or a tensor or array of such); one for all prompts or one for each. Of pairs by default their answers (the
+            first, where there are several). Of several tokens the first is read.
         top: how many of the most probable tokens are kept.
-        target: a token whose logit, probability and rank are kept too, written as it follows the prompt (``" Paris"``), or its
-            id; one for all prompts or one for each. Of pairs by default their answers (the first, where there are several).
         sites: what is decoded: a component of the stream's width in every layer that has it.
         given: interventions in force, as in :func:`interp.patch`.
-        position: at which positions: all, an index, several, or a role, as in :class:`interp.Positions`.
+        position: at which positions, as in :func:`interp.cache`; by default all.
         translators: of a tuned lens, by layer (−1 is what enters block 0); layers without one are decoded as they are.
         bos: how texts begin; by default as the model was loaded.
         side: of pairs, which prompts are run; :func:`interp.run` runs the corrupted ones by default.
@@ -77,16 +77,19 @@ def lens(
     Returns:
         By (example, layer, position, rank), the most probable first and rank 1: ``token_id``, ``token``, ``prob``, ``logit``.
         By (example, layer, position): ``entropy`` of the lens, ``kl`` = KL(final ‖ lens), both in nats, and ``final_rank``,
-        the rank in the lens of the final distribution's most probable token. With a target: ``target_logit``,
-        ``target_prob``, ``target_rank``. A rank is 1 + the number of tokens with a greater logit. ``layer`` is the block's
+        the rank in the lens of the final distribution's most probable token. With an answer: ``answer_logit``,
+        ``answer_prob``, ``answer_rank``. A rank is 1 + the number of tokens with a greater logit. ``layer`` is the block's
         number, −1 what enters block 0; ``depth`` names it ("embed", "L0", …). Behind a prompt's end are NaN, −1 and "".
 
     Raises:
-        InputError: the model's blocks do not stand one on the other (the reason is told), something is given behind the last
-            block, or the targets are not one for each prompt.
+        InputError: the model's blocks do not stand one on the other (the reason is told), or something is given behind the last
+            block.
         UnknownSiteError: ``sites`` is no component of the stream's width.
-        AnswerError: a target that is not one token.
+        AnswerError: answers that are no tokens, or not one for each prompt.
         ShapeMismatchError: translators that do not fit the stream.
+
+    Warns:
+        AnswerWarning: an answer of several tokens, or one without the space with which the model would say it.
     """
     if model.stack is None:
         raise InputError(
@@ -95,22 +98,25 @@ def lens(
     component = _component(model, sites)
     if not isinstance(top, int) or top < 1:
         raise ValueError(f"top={top!r}; expected how many tokens to keep, 1 at least")
-    targets = listed(target)
-    targets = [targets] if isinstance(targets, str | int) else targets
-    asked = ask(model, prompts, given=given, bos=bos, side=side, answers=targets)
+    told = Told.of(model, prompts, answer, bos=bos, compared=False)
+    asked = ask(model, prompts, given=given, bos=bos, side=side, answers=None if told is None else told.answer)
     _refuse_behind(asked)
-    wanted = asked.encoded.answers[:, 0] if target is not None or (asked.paired and _answered(asked)) else None
-    layers, hidden, last = _hidden(asked, component)
+    wanted = asked.encoded.answers[:, 0] if told is not None and _answered(asked) else None
+    chosen = Chosen.of(asked.tokens, position)
+    layers, hidden, last = _hidden(asked, component, position)
     maps = _translated(model, translators or {}, layers)
-    places = _Places.of(asked, position)
+    rows = (chosen.at >= 0).nonzero()
     found = _Found.empty(
-        len(asked.tokens), len(layers), places.width, min(top, model.anatomy.outputs or top), wanted is not None
+        len(asked.tokens), len(layers), len(chosen.names), min(top, model.anatomy.outputs or top), wanted is not None
     )
     with float32(), torch.no_grad(), model.prepared():
-        for rows in places.rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
-            _read(model.stack, rows, hidden, last, maps, wanted, found)
+        for some in rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
+            _read(model.stack, some, hidden, last, maps, wanted, found)
+        if told is not None and told.examples:
+            ends = torch.from_numpy(last)[told.examples, chosen.at[told.examples].argmax(-1)].to(asked.tokens.mask.device)
+            told.warn_of_spaces(model.stack.logits(ends[:, None].to(model.dtype))[:, 0])
         attrs = asked.attrs() | {"site": component.name, "translators": sorted(translators or {}), "method": "logit lens"}
-    return _labelled(asked, layers, places, found, wanted).assign_attrs(attrs)
+    return _labelled(asked, layers, chosen, found, wanted).assign_attrs(attrs)
 
 
 def _component(model: Model, sites: str | Site) -> Site:
@@ -138,12 +144,12 @@ def _answered(asked: Asked) -> bool:
     return asked.encoded.answers.shape[1] > 0 and bool((asked.encoded.answers[:, 0] >= 0).all())
 
 
-def _hidden(asked: Asked, component: Site) -> tuple[list[int], list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+def _hidden(asked: Asked, component: Site, position: Any) -> tuple[list[int], list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
     """Layers, what is decoded in each, and what leaves the last block: ``[example, position, d_model]``."""
     last = Site("resid_post", layer=asked.model.sizes[axes.LAYER] - 1)
     whole = component.name == last.name
     names = [component.name, "L0.resid_pre"] if whole else [component.name, repr(last)]
-    first, second = filled(asked, variables(asked.model, names))
+    first, second = filled(asked, variables(asked.model, names), position)
     layers = list(first.variable.layers or ())
     each = [first.whole[:, i] for i in range(len(layers))]
     if whole:
@@ -169,44 +175,6 @@ def _translated(model: Model, translators: Translators, layers: Sequence[int]) -
 
 
 @dataclass(frozen=True, eq=False)
-class _Places:
-    """At which positions the stream is decoded."""
-
-    rows: Int[Tensor, "row 3"]
-    """Example, position in the prompt, and where in the result it stands."""
-    numbers: Sequence[int | str]
-    strings: Sequence[Sequence[str]]
-    """The tokens there, by example."""
-
-    @property
-    def width(self) -> int:
-        return len(self.numbers)
-
-    @classmethod
-    def of(cls, asked: Asked, tokens: Any) -> _Places:
-        try:
-            positions = Positions.parse(tokens)
-        except TypeError:
-            raise PositionError(f"position={tokens!r}; expected an index, several indices, or one role") from None
-        columns = asked.tokens.columns(positions, what="tokens").cpu()
-        first = asked.tokens.first.cpu()
-        at = torch.where(columns >= 0, columns - first[:, None], -1)
-        example, slot = (at >= 0).nonzero(as_tuple=True)
-        if not len(example):
-            raise PositionError(f"position={positions!r} names no position")
-        rows = torch.stack([example, at[example, slot], slot], dim=-1)
-        words = [
-            [row[p] if p >= 0 else "" for p in where] for row, where in zip(asked.tokens.strings, at.tolist(), strict=False)
-        ]
-        if positions.is_all:
-            return cls(rows, list(range(at.shape[1])), words)
-        if positions.indices is not None:
-            return cls(rows, list(positions.indices), words)
-        many = at.shape[1] > 1
-        return cls(rows, [f"{positions!r}[{i}]" if many else repr(positions) for i in range(at.shape[1])], words)
-
-
-@dataclass(frozen=True, eq=False)
 class _Found:
     """What is kept: ``[example, layer, position]``, and with the highest tokens along a last axis."""
 
@@ -214,15 +182,15 @@ class _Found:
     numbers: dict[str, np.ndarray[Any, Any]]
 
     @classmethod
-    def empty(cls, examples: int, layers: int, positions: int, top: int, targeted: bool) -> _Found:
+    def empty(cls, examples: int, layers: int, positions: int, top: int, answers: bool) -> _Found:
         shape = (examples, layers, positions)
-        names = ["entropy", "kl", "final_rank", *(["target_logit", "target_prob", "target_rank"] if targeted else [])]
+        names = ["entropy", "kl", "final_rank", *(["answer_logit", "answer_prob", "answer_rank"] if answers else [])]
         numbers = {name: np.full(shape, np.nan, np.float32) for name in names}
         numbers |= {name: np.full((*shape, top), np.nan, np.float32) for name in ("logit", "prob")}
         return cls(np.full((*shape, top), -1, np.int64), numbers)
 
-    def put(self, layer: int, rows: Int[Tensor, "row 3"], ids: Tensor, numbers: Mapping[str, Tensor]) -> None:
-        example, _, slot = rows.T.numpy()
+    def put(self, layer: int, rows: Int[Tensor, "row 2"], ids: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        example, slot = rows.T.numpy()
         self.ids[example, layer, slot] = ids.cpu().numpy()
         for name, found in numbers.items():
             self.numbers[name][example, layer, slot] = found.cpu().numpy()
@@ -230,7 +198,7 @@ class _Found:
 
 def _read(
     stack: Stack,
-    rows: Int[Tensor, "row 3"],
+    rows: Int[Tensor, "row 2"],
     hidden: Sequence[np.ndarray[Any, Any]],
     last: np.ndarray[Any, Any],
     maps: Mapping[int, tuple[Tensor, Tensor]],
@@ -238,11 +206,11 @@ def _read(
     found: _Found,
 ) -> None:
     """Some positions in every layer; a product with the unembedding serves as many layers as fit."""
-    example, position, _ = rows.T.numpy()
+    example, slot = rows.T.numpy()
     parameter = next(stack.module.parameters())
 
     def decoded(states: list[np.ndarray[Any, Any]], numbers: Sequence[int]) -> Float[Tensor, "layer row vocab"]:
-        z = [torch.from_numpy(state[example, position]).to(parameter.device) for state in states]
+        z = [torch.from_numpy(state[example, slot]).to(parameter.device) for state in states]
         z = [one.to(maps[n][0]) @ maps[n][0].mT + maps[n][1] if n in maps else one for n, one in zip(numbers, z, strict=True)]
         flat = torch.cat(z)[:, None].to(parameter.dtype)
         logits = stack.logits(flat)[:, 0].unflatten(0, (len(states), len(rows)))
@@ -278,7 +246,7 @@ def _kept(
     """
     values, ids = logits.topk(top, dim=-1)
     highest = values[:, :1].clone()
-    target = None if goal is None else logits.gather(-1, goal[:, None])
+    own = None if goal is None else logits.gather(-1, goal[:, None])
     logits.sub_(highest)
     z = torch.exp(logits, out=scratch).sum(-1)
     entropy = z.log() - torch.mul(scratch, logits, out=scratch).sum(-1) / z
@@ -290,10 +258,10 @@ def _kept(
         "kl": kl.clamp(min=0),  # rounding alone makes it negative
         "final_rank": _rank(logits, best, scratch),
     }
-    if goal is not None and target is not None:
-        found["target_logit"] = target[:, 0]
-        found["target_prob"] = (target - highest)[:, 0].exp() / z
-        found["target_rank"] = _rank(logits, goal, scratch)
+    if goal is not None and own is not None:
+        found["answer_logit"] = own[:, 0]
+        found["answer_prob"] = (own - highest)[:, 0].exp() / z
+        found["answer_rank"] = _rank(logits, goal, scratch)
     return ids, found
 
 
@@ -302,7 +270,7 @@ def _rank(logits: Float[Tensor, "row vocab"], token: Int[Tensor, " row"], scratc
 
 
 def _labelled(
-    asked: Asked, layers: Sequence[int], places: _Places, found: _Found, wanted: Int[Tensor, " example"] | None
+    asked: Asked, layers: Sequence[int], chosen: Chosen, found: _Found, wanted: Int[Tensor, " example"] | None
 ) -> xr.Dataset:
     three = (axes.EXAMPLE, axes.LAYER, axes.POSITION)
     words = _words(asked.model, found.ids)
@@ -313,14 +281,15 @@ def _labelled(
         axes.EXAMPLE: np.arange(len(asked.tokens)),
         axes.LAYER: list(layers),
         "depth": (axes.LAYER, ["embed" if layer == EMBED else f"L{layer}" for layer in layers]),
-        axes.POSITION: list(places.numbers),
+        axes.POSITION: list(chosen.names),
         RANK: np.arange(1, found.ids.shape[-1] + 1),
         "prompt": (axes.EXAMPLE, asked.prompts),
     }
-    if places.strings:
-        coords["input_token"] = ((axes.EXAMPLE, axes.POSITION), padded(places.strings, places.width))
+    tokens = chosen.tokens()
+    if tokens is not None:
+        coords["input_token"] = ((axes.EXAMPLE, axes.POSITION), tokens)
     if wanted is not None:
-        coords["target"] = (axes.EXAMPLE, _words(asked.model, wanted.cpu().numpy()))
+        coords["answer"] = (axes.EXAMPLE, _words(asked.model, wanted.cpu().numpy()))
     return xr.Dataset(data, coords)
 
 

@@ -20,6 +20,7 @@ from interp.models.weights.vocabulary import (
     full_ov,
     full_qk,
     positive_share,
+    token_direction,
     unembedding_matrix,
 )
 
@@ -43,5 +44,6 @@ __all__ = [
     "projection",
     "qk",
     "qk_bias",
+    "token_direction",
     "unembedding_matrix",
 ]

@@ -1,7 +1,8 @@
 """A head from token to token: W_E OV W_U, what it says of a token that it attends to, and W_E QK W_Eᵀ, which attends to which.
 
     >>> interp.weights.full_ov(model, "L3H2").top(3, rows=[" John", " Mary"])                   # doctest: +SKIP
-    >>> interp.weights.copying_score(model).max()                                            # doctest: +SKIP
+    >>> interp.views.heatmap(interp.weights.copying_score(model))                            # doctest: +SKIP
+    >>> interp.weights.token_direction(model, " Paris", " Rome").shape                        # doctest: +SKIP
 
 Both are ``[vocab, vocab]`` of rank d_head, kept as factors. W_E is what the embedding gives for a token, without positions; W_U
 has the gain and the centring of the final norm folded in, as the head's matrices have that of their own
@@ -63,25 +64,7 @@ class TokenCircuit(Factored):
         Raises:
             WeightsError: text that is not one token, text without a tokenizer, or an id beyond the vocabulary.
         """
-        if isinstance(rows, str):
-            rows = [rows]
-        found = [self._id(row) if isinstance(row, str) else int(row) for row in rows]
-        strange = [i for i in found if not 0 <= i < self.shape[-2]]
-        if strange:
-            raise WeightsError(f"token ids {strange} are not in the vocabulary, which has {self.shape[-2]}")
-        return torch.tensor(found)
-
-    def _id(self, text: str) -> int:
-        if self.tokenizer is None:
-            raise WeightsError(f"rows={text!r} is text, and the model has no tokenizer; give token ids")
-        encode: Any = self.tokenizer
-        ids = encode.encode(text, add_special_tokens=False)
-        if len(ids) != 1:
-            tokens = [encode.decode([i]) for i in ids]
-            raise WeightsError(f"{text!r} is {len(ids)} tokens ({tokens}); a row is one token (a space in front is part of it)")
-        if ids[0] == getattr(encode, "unk_token_id", None):
-            raise WeightsError(f"{text!r} is no token of this tokenizer (a space in front is part of a token)")
-        return int(ids[0])
+        return token_ids(rows, self.tokenizer, self.shape[-2])
 
     def _texts(self, ids: Any) -> Any:
         if self.tokenizer is None:
@@ -145,6 +128,77 @@ def copying_score(model: Model, *, fold_norm: bool = True) -> xr.DataArray:
     attrs = {"model": model.name, "digest": model.digest, "fold_norm": int(fold_norm), "quantity": "copying score Σλ / Σ|λ|"}
     coords = {"layer": layers, "head": np.arange(table.shape[1])}
     return xr.DataArray(table, coords, ("layer", "head"), name="copying_score", attrs=attrs)
+
+
+def token_direction(
+    model: Model,
+    token: str | int,
+    less: str | int | None = None,
+    *,
+    centred: bool = False,
+    unit: bool = False,
+    fold_norm: bool = True,
+) -> Float[Tensor, " d_model"]:
+    """The direction of the residual stream that speaks for a token, or for one rather than another.
+
+    >>> paris = interp.weights.token_direction(model, " Paris", " Rome")                     # doctest: +SKIP
+    >>> steered = interp.Change("L20.resid_post", -1, paris, edit=interp.Add(4.0))            # doctest: +SKIP
+    >>> interp.Change("L20.resid_post", -1, paris, edit=interp.ProjectOut())                  # doctest: +SKIP
+
+    It is the token's column of W_U, less the other's, with the gain and the centring of the final norm folded in: of a stream x
+    that leaves the last block, ``x @ direction / σ`` is the difference of the two logits but for a constant, with σ the scale
+    of the final norm. In earlier layers it is what a lens would read.
+
+    Args:
+        token: text of exactly one token, a space in front being part of it, or an id.
+        less: the token that is spoken against.
+        centred: less the mean over the vocabulary, which no softmax sees; with ``less`` it makes no difference.
+        unit: of length 1, so that a dose is a length.
+        fold_norm: False for the columns of W_U alone.
+
+    Raises:
+        WeightsError: text that is not one token, an id beyond the vocabulary, twice the same token, or no unembedding that
+            reads the stream.
+    """
+    columns = unembedding_matrix(model, fold_norm)
+    ids = token_ids([token] if less is None else [token, less], model.tokenizer, columns.shape[-1])
+    if less is not None and int(ids[0]) == int(ids[1]):
+        raise WeightsError(f"{token!r} less {less!r} is no direction: they are one token, id {int(ids[0])}")
+    direction = columns[:, ids[0]].clone()
+    if less is not None:
+        direction -= columns[:, ids[1]]
+    elif centred:
+        direction -= columns.mean(-1)
+    return direction / direction.norm() if unit else direction
+
+
+def token_ids(
+    tokens: str | Sequence[str | int] | Int[Tensor, " row"], tokenizer: Tokenizer | None, vocabulary: int
+) -> Int[Tensor, " row"]:
+    """The ids of tokens, given as text or as ids.
+
+    Raises:
+        WeightsError: text that is not one token, text without a tokenizer, or an id beyond the vocabulary.
+    """
+    found = [
+        _id(one, tokenizer) if isinstance(one, str) else int(one) for one in ([tokens] if isinstance(tokens, str) else tokens)
+    ]
+    strange = [i for i in found if not 0 <= i < vocabulary]
+    if strange:
+        raise WeightsError(f"token ids {strange} are not in the vocabulary, which has {vocabulary}")
+    return torch.tensor(found)
+
+
+def _id(text: str, tokenizer: Tokenizer | None) -> int:
+    if tokenizer is None:
+        raise WeightsError(f"{text!r} is text, and the model has no tokenizer; give token ids")
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) != 1:
+        tokens = [tokenizer.decode([i]) for i in ids]
+        raise WeightsError(f"{text!r} is {len(ids)} tokens ({tokens}); give one token (a space in front is part of it)")
+    if ids[0] == getattr(tokenizer, "unk_token_id", None):
+        raise WeightsError(f"{text!r} is no token of this tokenizer (a space in front is part of a token)")
+    return int(ids[0])
 
 
 def embedding_matrix(model: Model) -> Float[Tensor, "vocab d_model"]:

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from interp.engine import pieces
 from interp.engine.single.asked import ask
 from interp.engine.single.cache import cache
-from interp.errors import HeadOutOfRangeError, InputError, ShapeMismatchError, UnknownNameError, UnknownSiteError
+from interp.engine.single.filled import Filled
+from interp.engine.single.variables import variables
+from interp.errors import HeadOutOfRangeError, InputError, PositionError, ShapeMismatchError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Change, Constant, Intervention, Scale
 from interp.models import Model, load
 from interp.prompts import Pair, Pairs, Prompt
@@ -188,6 +190,68 @@ def test_numbers_are_float32_or_the_models_float64(dtype: torch.dtype) -> None:
     ds = cache(model, IDS[:1], "resid_post")
     assert ds.resid_post.dtype == (np.float64 if dtype == torch.float64 else np.float32)
     close(ds.resid_post[0, 1], raw(model, IDS[0], "model.layers.1").to(torch.float64), 1e-10)
+
+
+# some positions alone
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "pieces"])
+@pytest.mark.parametrize("kind", ["gpt2", "mistral"])
+def test_some_positions_alone_are_what_all_of_them_have_there(
+    kind: str, cut: bool, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    model = sweeps.model(kind)
+    names = ["resid_post", "z", "k", "pattern", "logits"]
+    drawn = torch.randint(1, 90, (4, 13), generator=torch.Generator().manual_seed(seed)).tolist()
+    prompts = [Prompt(ids[:n], {"name": (1, stop)}) for ids, n, stop in zip(drawn, (13, 9, 13, 12), (4, 2, 3, 3), strict=True)]
+    whole = cache(model, prompts, names)
+    if cut:
+        monkeypatch.setitem(pieces.SIZE, "cpu", 4)
+    ds = cache(model, prompts, names, position=["name", "last", 4])
+    assert ds.position.values.tolist() == ["name[0]", "name[1]", "name[2]", "-1", "4"]
+    for e, prompt in enumerate(prompts):
+        start, stop = prompt.roles["name"]
+        at = [*range(start, stop), *[None] * (3 - (stop - start)), len(prompt.text) - 1, 4]
+        for slot, where in enumerate(at):
+            one = ds.isel(example=e, position=slot)
+            if where is None:
+                assert one.token == ""
+                assert all(np.isnan(one[name]).all() for name in names)
+                continue
+            there = whole.isel(example=e, position=where)
+            assert one.token == there.token
+            for name in names:
+                np.testing.assert_allclose(one[name], there[name], rtol=0, atol=1e-5 * (1 + float(np.nanmax(abs(there[name])))))
+    last = cache(model, prompts, names, position=-1)
+    assert last.attrs["position"] == "-1"
+    assert last.position.values.tolist() == [-1]
+    assert all(last[name].nbytes * 13 == whole[name].nbytes for name in names)
+    assert np.array_equal(np.isnan(last.pattern), np.isnan(ds.pattern.isel(position=[3])))
+    np.testing.assert_allclose(last.logits, ds.logits.isel(position=[3]), atol=1e-5)
+
+
+def test_positions_of_streams_and_of_what_has_none() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=20, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    model = load(T5ForConditionalGeneration(config).eval(), name="t5")
+    names = ["resid_post", "encoder:resid_post", "cross_pattern"]
+    whole, last = (cache(model, [Prompt((5, 6, 7, 8, 1), target=(9, 4))], names, position=where) for where in (None, "last"))
+    assert (last.token.item(), last.encoder_token.item()) == ("4", "1")  # each stream has its own
+    close(last["encoder:resid_post"][0, 0, 0], torch.tensor(whole["encoder:resid_post"][0, 0, -1].values))
+    close(last.cross_pattern[0, 0, :, 0], torch.tensor(whole.cross_pattern[0, 0, :, -1].values))
+    assert last.cross_pattern.shape[-1] == 5
+
+    gpt2 = sweeps.model("gpt2")
+    (pooled,) = variables(gpt2, "L0.attn_out")
+    with pytest.raises(PositionError, match=r"position=-1: L0.attn_out of shape \(3, 5\) has no positions of these prompts"):
+        Filled(ask(gpt2, IDS), pooled, -1).add(0, torch.zeros(3, 5), range(3), range(6))
+    with pytest.raises(PositionError, match="past the end of example 1"):
+        cache(gpt2, IDS, "L0.z", position=4)
+    with pytest.raises(PositionError, match="names 'a' twice"):
+        cache(gpt2, [Prompt(IDS[0], {"a": (1, 2)})], "L0.z", position=["a", "a"])
+    with pytest.raises(UnknownNameError, match="unknown role 'S'"):
+        cache(gpt2, IDS, "L0.z", position="S")
 
 
 def test_attributes_say_where_numbers_come_from() -> None:

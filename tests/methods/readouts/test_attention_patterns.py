@@ -16,6 +16,7 @@ from interp.interventions import Change, Constant, Intervention
 from interp.methods.readouts import attention_patterns
 from interp.methods.readouts.attention_patterns import attention
 from interp.models import load
+from interp.prompts import Prompt
 
 IDS = [(5, 9, 31, 5, 9, 31, 31), (11, 3, 8), (7,)]
 
@@ -75,6 +76,27 @@ def test_some_layers_and_heads() -> None:
     for name in ("pattern", "entropy", "induction"):
         np.testing.assert_allclose(ds[name], whole[name].sel(layer=[0, 2], head=[1]), atol=1e-6)
     np.testing.assert_allclose(attention(model, IDS, 1).pattern, whole.pattern.sel(layer=[1]), atol=1e-6)
+
+
+def test_some_positions_attend_to_all() -> None:
+    model = sweeps.model("llama")
+    prompts = [Prompt(IDS[0], {"again": (3, 6)}), Prompt(IDS[1], {"again": (2, 3)})]
+    whole, ds = attention(model, prompts), attention(model, prompts, position=["again", "last"])
+    assert ds.pattern.dims == ("example", "layer", "head", "position", "source_position")
+    assert ds.position.values.tolist() == ["again[0]", "again[1]", "again[2]", "-1"]
+    assert ds.source_token.equals(whole.source_token)
+    at = ([3, 4, 5, 6], [2, None, None, 2])
+    for e, rows in enumerate(at):
+        there = [(slot, p) for slot, p in enumerate(rows) if p is not None]
+        for slot, p in there:
+            np.testing.assert_allclose(ds.pattern[e, :, :, slot], whole.pattern[e, :, :, p], atol=1e-6)
+            np.testing.assert_allclose(ds.entropy[e, :, :, slot], whole.entropy[e, :, :, p], atol=1e-5)
+        assert np.isnan(ds.pattern[e, :, :, [slot for slot, p in enumerate(rows) if p is None]]).all()
+        before = np.mean([whole.pattern[e, :, :, p, p - 1] for _, p in there], axis=0)
+        np.testing.assert_allclose(ds.previous_token[e], before, atol=1e-6)
+    followed = [whole.pattern[0, :, :, p, q] for p, q in ((3, 1), (4, 2), (5, 3), (6, 3))]  # 31 31: the first one's successor
+    np.testing.assert_allclose(ds.induction[0], np.mean(followed, axis=0), atol=1e-6)
+    assert np.isnan(ds.induction[1]).all()
 
 
 def test_a_pattern_that_is_given() -> None:

@@ -43,7 +43,7 @@ def streams(module: Any, ids: tuple[int, ...]) -> tuple[list[Tensor], Tensor]:
     return [*(h[0] for h in out.hidden_states[:-1]), seen[0]], out.logits[0]
 
 
-def expected(logits: Tensor, final: Tensor, target: int) -> dict[str, Tensor]:
+def expected(logits: Tensor, final: Tensor, answer: int) -> dict[str, Tensor]:
     """In float64, by the definitions."""
     logp, of_final = logits.double().log_softmax(-1), final.double().log_softmax(-1)
     best = of_final.argmax(-1, keepdim=True)
@@ -53,9 +53,9 @@ def expected(logits: Tensor, final: Tensor, target: int) -> dict[str, Tensor]:
         "entropy": -(logp.exp() * logp).sum(-1),
         "kl": (of_final.exp() * (of_final - logp)).sum(-1),
         "final_rank": (logits > logits.gather(-1, best)).sum(-1) + 1,
-        "target_logit": logits[:, target],
-        "target_prob": logp[:, target].exp(),
-        "target_rank": (logits > logits[:, [target]]).sum(-1) + 1,
+        "answer_logit": logits[:, answer],
+        "answer_prob": logp[:, answer].exp(),
+        "answer_rank": (logits > logits[:, [answer]]).sum(-1) + 1,
     }
 
 
@@ -65,18 +65,18 @@ def test_every_layer_by_the_models_own_norm_and_head(kind: str, small: bool, mon
     model = sweeps.model(kind)
     if small:
         monkeypatch.setattr(logit_lens, "_LOGITS", 3 * tiny.VOCAB)  # three positions at once, a layer each
-    ds = lens(model, IDS, top=4, target=[17, 3, 60])
+    ds = lens(model, IDS, top=4, answer=[17, 3, 60])
     assert ds.logit.shape == (3, tiny.LAYERS + 1, 6, 4)
     assert ds.layer.values.tolist() == [-1, 0, 1, 2]
     assert ds.depth.values.tolist() == ["embed", "L0", "L1", "L2"]
     assert ds["rank"].values.tolist() == [1, 2, 3, 4]
-    for e, (ids, target) in enumerate(zip(IDS, (17, 3, 60), strict=True)):
+    for e, (ids, answer) in enumerate(zip(IDS, (17, 3, 60), strict=True)):
         hidden, final = streams(model.module, ids)
         for layer, h in enumerate(hidden):
             with torch.no_grad():
                 logits = HEADS[kind](model.module, h)
             one = ds.isel(example=e, layer=layer)
-            for name, want in expected(logits, final, target).items():
+            for name, want in expected(logits, final, answer).items():
                 found = one[name].values[: len(ids)]
                 want = want[:, :4] if want.ndim == 2 else want
                 np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * (1 + float(want.abs().max())), err_msg=name)
@@ -153,8 +153,11 @@ def test_some_positions_alone() -> None:
     np.testing.assert_allclose(role.prob[0], every.prob[0, :, 1:3], atol=1e-6)
     with pytest.raises(PositionError, match="past the end of example 1"):
         lens(model, IDS, position=4)
-    with pytest.raises(PositionError, match=r"position=\['S', 'END'\]; expected an index, several indices, or one role"):
-        lens(model, IDS, position=["S", "END"])
+    several = lens(model, [Prompt(IDS[0], {"S": (1, 3)})], position=["S[1]", "last"])
+    assert several.position.values.tolist() == ["S[1]", "-1"]
+    np.testing.assert_allclose(several.prob[0], every.prob[0, :, [2, len(IDS[0]) - 1]], atol=1e-6)
+    with pytest.raises(PositionError, match=r"position=2\.5: give an index, a role such as 'subject', a list"):
+        lens(model, IDS, position=2.5)
 
 
 def test_on_a_changed_model() -> None:
@@ -171,16 +174,16 @@ def test_on_a_changed_model() -> None:
         lens(model, IDS, given=Intervention.of("logits@-1", source=Constant(0.0)))
 
 
-def test_answers_of_pairs_are_targets() -> None:
+def test_pairs_bring_their_answers() -> None:
     model = sweeps.model("gpt2")
     pairs = Pairs((Pair(IDS[0], IDS[0][::-1], (17, 20), 4), Pair(IDS[1], IDS[1][::-1], 3, 4)))
     ds = lens(model, pairs, side="corrupted")
-    assert ds.target.values.tolist() == ["17", "3"]
-    one = lens(model, [IDS[0][::-1]], target=17)
-    np.testing.assert_allclose(ds.target_logit[0], one.target_logit[0], atol=1e-5)
-    np.testing.assert_allclose(ds.target_prob[0], one.target_prob[0], atol=1e-6)
-    assert lens(model, pairs, target=[5, 6]).target.values.tolist() == ["5", "6"]
-    assert "target_rank" not in lens(model, IDS)
+    assert ds.answer.values.tolist() == ["17", "3"]
+    one = lens(model, [IDS[0][::-1]], answer=17)
+    np.testing.assert_allclose(ds.answer_logit[0], one.answer_logit[0], atol=1e-5)
+    np.testing.assert_allclose(ds.answer_prob[0], one.answer_prob[0], atol=1e-6)
+    assert lens(model, pairs, answer=[5, 6]).answer.values.tolist() == ["5", "6"]
+    assert "answer_rank" not in lens(model, IDS)
 
 
 def test_logits_of_all_layers_are_never_kept() -> None:
@@ -205,10 +208,10 @@ def test_mistakes_are_told() -> None:
             lens(model, IDS, sites=sites)
     with pytest.raises(ValueError, match="top=0; expected how many tokens"):
         lens(model, IDS, top=0)
-    with pytest.raises(InputError, match="2 targets for 3 prompts"):
-        lens(model, IDS, target=[1, 2])
+    with pytest.raises(AnswerError, match="answer holds 2 tokens for 3 prompts"):
+        lens(model, IDS, answer=[1, 2])
     with pytest.raises(AnswerError, match="token id 5000"):
-        lens(model, IDS, target=5000)
+        lens(model, IDS, answer=5000)
     assert lens(model, IDS, top=10_000).sizes["rank"] == tiny.VOCAB
     net = load(nn.Sequential(nn.Linear(4, 3)), example={"input": torch.randn(3, 4)}, name="net")
     with pytest.raises(InputError, match="lens decodes by what net does after its last block, which is unknown: "):
@@ -218,19 +221,17 @@ def test_mistakes_are_told() -> None:
 @pytest.mark.real
 def test_words_of_a_real_model(smollm2: Any) -> None:
     model = load(smollm2)
-    ds = lens(model, ["The capital of France is the city of", "One, two, three,"], target=[" Paris", " four"])
+    ds = lens(model, ["The capital of France is the city of", "One, two, three,"], answer=[" Paris", " four"])
     last = ds.isel(layer=-1)
     assert last.token[0, 7, 0].item() == " Paris"
-    assert last.target_rank[0, 7].item() == 1
-    assert ds.target_rank.isel(layer=0)[0, 7].item() > 100
+    assert last.answer_rank[0, 7].item() == 1
+    assert ds.answer_rank.isel(layer=0)[0, 7].item() > 100
     assert ds.input_token.values[0, :3].tolist() == ["The", " capital", " of"]
-    with pytest.raises(AnswerError):
-        lens(model, "Hello", target=" a token of several")
 
 
-def test_a_target_may_be_a_number_of_numpy_or_a_tensor() -> None:
+def test_an_answer_may_be_a_number_of_numpy_or_a_tensor() -> None:
     model = sweeps.model("gpt2")
-    plain = lens(model, IDS, top=2, target=[17, 3, 60])
-    for target in (torch.tensor([17, 3, 60]), np.array([17, 3, 60]), [np.int64(17), torch.tensor(3), 60]):
-        assert lens(model, IDS, top=2, target=target).equals(plain)
-    assert lens(model, IDS, top=2, target=torch.tensor(17)).equals(lens(model, IDS, top=2, target=17))
+    plain = lens(model, IDS, top=2, answer=[17, 3, 60])
+    for given in (torch.tensor([17, 3, 60]), np.array([17, 3, 60]), [np.int64(17), torch.tensor(3), 60]):
+        assert lens(model, IDS, top=2, answer=given).equals(plain)
+    assert lens(model, IDS, top=2, answer=torch.tensor(17)).equals(lens(model, IDS, top=2, answer=17))
