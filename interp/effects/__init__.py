@@ -1,0 +1,46 @@
+"""Effects: what a sweep returns, and the quantities derived from it.
+
+    >>> import numpy as np
+    >>> from interp import effects
+    >>> value = np.array([[[0.0, 1.0], [2.0, 3.0]]])                     # [metric, layer, example]
+    >>> ds = effects.assemble(
+    ...     value, clean=np.array([[2.0, 3.0]]), corrupt=np.array([[0.0, 1.0]]), axes={"layer": [0, 1]}, metrics=["logit_diff"],
+    ...     attrs={"patching": "denoising", "noise_floor": {"logit_diff": 0.0}, "engine_semantics": 1, "spec": {"demo": 1}})
+    >>> effects.recovery(ds).values
+    array([[0., 1.]])
+
+One ``xarray.Dataset`` is one rectangular family. Its variables hold raw numbers, an example at a time; recovery, damage and
+effect are functions of them, so that nothing is lost by having chosen one of them early.
+
+=============  =========================  ================================================================================
+variable       dims                       meaning
+=============  =========================  ================================================================================
+``value``      metric, *axes, example     the metric with the intervention in force; NaN = not yet computed
+``clean``      metric, example            the metric of the clean run
+``corrupt``    metric, example            the metric of the corrupted run
+``given``      metric, example            the metric of the base with what was in force before any cell; only with given=
+``by_rule``    *axes, example             True where value is known to equal the base without a forward pass
+``absent``     *axes                      True where the site does not exist (optional; its values are NaN)
+=============  =========================  ================================================================================
+
+``axes`` is any subset of ``interp.axes.SWEPT``, in that order. Where results of several models are stacked
+(:func:`interp.over`), ``clean``, ``corrupt`` and ``given`` have the axes of the models too (``interp.axes.MODELS``), behind
+metric. Coordinates: names of metrics and roles are text, layers,
+heads, units and raw positions are integers; ``template``, ``clean_prompt``, ``corrupted_prompt`` run along example,
+``clean_token`` and ``corrupted_token`` along position and example. A ``cell`` axis carries plain coordinates (layer, head,
+position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else. Of prompts without a
+counterfactual ``clean`` and ``corrupt`` are the same and the attribute ``paired`` is False: nothing is normalised.
+
+Several families are an ``xarray.DataTree`` of such datasets.
+"""
+
+from interp.effects.cells import at, cell_name, choose_metric
+from interp.effects.quantities import damage, effect, noise_floor, recovery, value_of
+from interp.effects.schema import DENOISING, PATCHING, PROVENANCE, EffectsError, assemble, base, paired, swept_axes, validate
+from interp.effects.summaries import FEWEST_CLUSTERS, summary, top
+
+__all__ = [
+    "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "EffectsError", "assemble", "at", "base", "cell_name",
+    "choose_metric", "damage", "effect", "noise_floor", "paired", "recovery", "summary", "swept_axes", "top", "validate",
+    "value_of",
+]  # fmt: skip

@@ -1,0 +1,108 @@
+"""At which tokens of a prompt.
+
+>>> Positions.parse("subject[-1]"), Positions.parse([0, 3]), Positions.parse("last"), Positions.parse(...)
+(subject[-1], 0,3, -1, all)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral
+from operator import index
+from types import EllipsisType
+from typing import Any, SupportsIndex
+
+from interp.errors import PositionError
+
+_INDICES = re.compile(r"-?\d+(,-?\d+)*\Z")
+_NO_POSITION = "position={!r}: give an index, a role such as 'subject', a list of these, or ... for all of them"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Positions:
+    """At which tokens: all of them, raw indices, or a role of the task.
+
+    Indices count from the first real token (BOS included where there is one), negative ones from the end; padding never
+    shows. A role is a span that the task names (``"subject"``); ``pick`` takes one of its tokens, so
+    ``Positions(role="subject", pick=-1)``, written ``subject[-1]``, is its last token.
+    """
+
+    indices: tuple[int, ...] | None = None
+    role: str | None = None
+    pick: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.indices is not None and self.role is not None:
+            raise PositionError(f"positions are either indices or a role, not both: indices={self.indices}, role={self.role!r}")
+        if self.pick is not None and self.role is None:
+            raise PositionError(f"pick={self.pick} needs a role to pick from")
+        if self.indices is not None and len(self.indices) == 0:
+            raise PositionError("positions are an empty tuple; leave them out to mean all of them")
+        if self.indices is not None and len(set(self.indices)) < len(self.indices):
+            raise PositionError(f"positions {self.indices} name one token twice")
+
+    @property
+    def is_all(self) -> bool:
+        return self.indices is None and self.role is None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether they are one token of every prompt, as far as they say; a role may span several."""
+        return self.pick is not None or (self.indices is not None and len(self.indices) == 1)
+
+    @classmethod
+    def parse(cls, positions: PositionsLike) -> Positions:
+        """From ``...`` or ``"all"``, ``"last"``, an index, several of them, or a role: ``"subject"``, ``"subject[-1]"``."""
+        if isinstance(positions, Positions):
+            return positions
+        if positions is ... or positions is None:
+            return cls()
+        if isinstance(positions, str):
+            if positions in ("all", "last"):
+                return cls() if positions == "all" else cls(indices=(-1,))
+            if _INDICES.match(positions):
+                return cls(indices=tuple(map(int, positions.split(","))))
+            found = re.fullmatch(r"(?P<role>[^\[\]@]+)(?:\[(?P<pick>-?\d+)\])?", positions)
+            if not found:
+                raise PositionError(
+                    f"positions {positions!r} are neither 'all', 'last', a role nor a picked role like 'subject[-1]'"
+                )
+            return cls(role=found["role"], pick=int(found["pick"]) if found["pick"] is not None else None)
+        if isinstance(positions, Integral):
+            return cls(indices=(int(positions),))
+        try:
+            return cls(indices=whole_numbers(positions))
+        except TypeError:
+            raise PositionError(_NO_POSITION.format(positions)) from None
+
+    def __repr__(self) -> str:
+        if self.is_all:
+            return "all"
+        if self.role is not None:
+            return self.role if self.pick is None else f"{self.role}[{self.pick}]"
+        assert self.indices is not None
+        return ",".join(map(str, self.indices))
+
+
+Numbers = Iterable[SupportsIndex]
+"""Several indices: a list, a range, an array."""
+
+PositionsLike = Positions | str | SupportsIndex | Numbers | EllipsisType | None
+
+ALL = Positions()
+LAST = Positions(indices=(-1,))
+
+
+def raw_index(one: Any, positions: Any) -> int:
+    """``one`` of the positions as a raw index."""
+    try:
+        return index(one)
+    except TypeError:
+        raise PositionError(_NO_POSITION.format(positions)) from None
+
+
+def whole_numbers(given: Any) -> tuple[int, ...]:
+    """Several whole numbers; one that stands in a 0-dimensional array or tensor counts as several of one."""
+    return tuple(index(v) for v in (given if isinstance(given, Iterable) and getattr(given, "ndim", None) != 0 else (given,)))
