@@ -1,4 +1,4 @@
-"""Changes of the last norm's scale, made where rows that left the last block are read: at the read positions alone.
+"""Changes of the last norm's scale, or of logits, made where rows that left the last block are read: at these positions alone.
 
 >>> with behind(model, edits, 12, rows, read):                                           # doctest: +SKIP
 ...     reader.read(hidden, examples, None)
@@ -33,20 +33,21 @@ def behind(
     """
     if FINAL not in edits.sites():
         return nullcontext()
-    return Hooks(model.module, {FINAL: model.taps(FINAL)}, (), {FINAL: _AtRead(edits, many, rows, read)})
+    return Hooks(model.module, {FINAL: model.taps(FINAL)}, (), {FINAL: AtRead(FINAL, edits, many, rows, read)})
 
 
 @dataclass(frozen=True, eq=False)
-class _AtRead:
+class AtRead:
     """A write that sees the read positions of some rows, and is made as if it saw whole prompts."""
 
+    site: Site
     edits: Edits
     many: int
     rows: Int[Tensor, " row"]
     read: Int[Tensor, "row position"]
 
-    def __call__(self, scale: Float[Tensor, "row position"]) -> Float[Tensor, "row position"]:
+    def __call__(self, seen: Float[Tensor, "row position ..."]) -> Float[Tensor, "row position ..."]:
         first, last = int(self.read.min()), int(self.read.max())
-        at = (self.rows.to(scale.device)[:, None], (self.read - first).to(scale.device))
-        whole = scale.new_ones(self.many, last - first + 1).index_put(at, scale)
-        return self.edits.write(FINAL, 0, self.many, first, until=last + 1)(whole)[at]
+        at = (self.rows.to(seen.device)[:, None], (self.read - first).to(seen.device))
+        whole = seen.new_ones(self.many, last - first + 1, *seen.shape[2:]).index_put(at, seen)
+        return self.edits.write(self.site, 0, self.many, first, until=last + 1)(whole)[at]

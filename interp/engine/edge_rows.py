@@ -9,19 +9,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
-from interp.engine.cells import Place, place
+from interp.engine.cells import Cell, Place, place
+from interp.engine.edge_given import Part, Standing
 from interp.engine.edits import changed
 from interp.engine.graph import EMBED, LOGITS, SLOTS, Edge
 from interp.engine.measure import noise_floor
@@ -39,31 +40,25 @@ EMBED_STREAM = Site("resid_pre", layer=0)
 """Where the embedding is seen as the stream has it, with positions and whatever scales it."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Examples of a shard that are carried from one column on."""
-
-    shard: Shard
-    examples: Int[Tensor, " carried"]
-    """Where they are in the shard."""
-    start: int
-    tail: int
-    moved: Float[Tensor, "sender example position d_model"]
-    """What the source's contribution would change, for all examples of the shard; the last sender changes nothing."""
-
-    def base(self, site: Site, column: int) -> Tensor:
-        """The base run's tensor at a site, from a column on."""
-        return self.shard.base(site, self.from_(column))[self.examples]
-
-    def from_(self, column: int) -> range:
-        """A column and those behind it."""
-        return range(column, self.shard.tokens.width)
-
-
 class EdgeRows:
-    """The edges that are wanted, by the block and the slot that reads them."""
+    """The edges that are wanted, by the block and the slot that reads them.
 
-    def __init__(self, runs: Runs, wanted: Sequence[Edge], source: Source, budget: Budget) -> None:
+    Args:
+        given: what is given on the base.
+        known: the same as a cell, filled, in a list; empty if nothing is given.
+        beside: that with what is held; None if nothing is.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        wanted: Sequence[Edge],
+        source: Source,
+        budget: Budget,
+        given: Intervention | None = None,
+        known: Sequence[Cell] = (),
+        beside: Cell | None = None,
+    ) -> None:
         self.runs, self.budget, self.model, self.reader = runs, budget, runs.model, runs.reader
         self.sources = Sources(runs)
         assert self.model.stack is not None
@@ -79,6 +74,9 @@ class EdgeRows:
         middle = list(self.readers)[len(self.readers) // 2]
         self.readers[middle].append((len(wanted), len(self.writers), self.readers[middle][0][2]))
         self.cells = len(wanted)
+        self.given, self.known = given, known
+        plain = beside is None and not self.anatomy.main.norms
+        self.standing = None if plain else Standing(self.model, beside, self.writers)
         self.changes = {site: Change(EMBED_STREAM if site == EMBED else site.tensor, source=source) for site in self.writers}
 
     def run(self, progress: bool | None) -> Float[Tensor, "metric cell example"]:
@@ -87,22 +85,25 @@ class EdgeRows:
         columns = runs.base.width
         per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * columns * self.model.dtype.itemsize
         runs.keep(dict.fromkeys(self._sites()), self.budget, besides=per_sender)
-        placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs)
-        self.places = {cell.places[0].change: cell.places[0] for cell in placed}
+        if self.standing is not None:
+            self.standing.fill(runs, self.known)
+        placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs, self.given)
+        self.places = {cell.places[-1].change: cell.places[-1] for cell in placed}
         for change in self.places:
             self.sources.want(change)
-        first = torch.stack([place.first for place in self.places.values()]).amin(0)
+        first = torch.stack([cell.first for cell in placed]).amin(0)
         reference = runs.reference
         value = torch.zeros(len(self.reader.metrics), self.cells + 1, n, dtype=self.reader.dtype, device=self.model.device)
         bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
         with tqdm(total=(self.cells + 1) * n, unit="row", **bar) as shown:
             for shard in runs.shards():
-                moved = self._moved(shard)
+                moved, written = self._moved(shard)
                 read = self.reader.positions_of(shard.tokens).amin(-1)
                 begins = torch.minimum(first[shard.examples], read)
                 for column, order in grouped(self.model, begins, read, torch.zeros_like(begins)):
                     for some in order.split(self.budget.rows(columns - column)):
-                        part = _Part(shard, some, column, int(read[some].min()), moved)
+                        late = self.standing is not None and self.standing.late
+                        part = Part(shard, some, column, column if late else int(read[some].min()), moved, written)
                         for site, edges in self.readers.items():
                             self._receive(part, site, edges, reference, value, shown.update)
         base = self.reader.measure(runs.logits("base"), torch.arange(n, device=self.model.device), reference)
@@ -119,25 +120,32 @@ class EdgeRows:
             sites.add(EMBED_STREAM if sender == EMBED else sender.tensor)
             if sender.name == "z" and sender.layer is not None:
                 sites.add(Site("output", path=self.anatomy.attention[sender.layer]))
-        return sites
+        return sites if self.standing is None else sites | self.standing.sites()
 
     # what writers would write
 
-    def _moved(self, shard: Shard) -> Tensor:
-        """How the stream would change if each writer wrote what the source says; a last one changes nothing."""
+    def _moved(self, shard: Shard) -> tuple[Tensor, dict[int, Tensor]]:
+        """How the stream would change if each writer wrote what the source says; a last one changes nothing.
+
+        Of those whose own block has to run with it, what they would write too.
+        """
         base = next(iter(shard.found.values())).tensor
         width = self.model.sizes["d_model"]
         moved = torch.zeros(
             len(self.writers) + 1, len(shard.examples), shard.tokens.width, width, dtype=base.dtype, device=base.device
         )
         known: dict[Site, Tensor] = {}
+        written: dict[int, Tensor] = {}
         for i, sender in enumerate(self.writers):
             site = self.changes[sender].site
             if site not in known:
                 known = {site: self._difference(self.places[self.changes[sender]], shard)}  # a layer's heads follow each other
             difference = known[site]
             moved[i] = difference if sender.name != "z" else self._through_w_o(sender, difference, shard)
-        return moved
+            if self.standing is not None and self.standing.runs_own(sender):
+                new = shard.found[site].tensor + difference
+                written[i] = new if sender.name != "z" else new[:, :, sender.head]
+        return moved, written
 
     def _difference(self, place: Place, shard: Shard) -> Tensor:
         """Source less base at every real token; 0 at padding."""
@@ -173,7 +181,7 @@ class EdgeRows:
 
     def _receive(
         self,
-        part: _Part,
+        part: Part,
         site: Site,
         edges: Sequence[tuple[int, int, int]],
         reference: Tensor | None,
@@ -182,33 +190,52 @@ class EdgeRows:
     ) -> None:
         """Every edge into one tensor, on the examples of a part."""
         n, examples = len(part.examples), part.shard.examples[part.examples]
-        layer = self.last if site.layer is None else site.layer
+        layer, standing = self.last if site.layer is None else site.layer, self.standing
 
         def run(chunk: slice) -> None:
             numbers, senders, heads = (torch.tensor(column, device=value.device) for column in zip(*edges[chunk], strict=True))
             if site == LOGITS:
                 hidden = self._at_logits(part, senders)
+            elif standing is not None and standing.whole[layer]:
+                hidden = standing.received(part, site, senders, heads)
             elif site.name in SLOTS:
                 hidden = self._at_heads(part, site, senders, heads)
             else:
                 hidden = self._at_mlp(part, layer, senders)
             rows = part.examples.repeat(len(numbers))
             for following in range(layer + 1, len(self.stack)):
-                hidden = through(part.shard, following, hidden, rows, part.from_(part.start), part.tail)
-            found = readout(self.reader, part.shard, hidden, examples.repeat(len(numbers)), part.tail, reference)
+                hidden = hidden if standing is None else standing.restreamed(part, following, hidden)
+                if standing is not None and standing.inside[following]:
+                    hidden, _ = standing.run(part, following, hidden)
+                else:
+                    hidden = through(part.shard, following, hidden, rows, part.from_(part.start), part.tail)
+            if standing is not None and site != LOGITS:
+                hidden = standing.restreamed(part, len(self.stack), hidden)
+            if standing is not None:
+                found = standing.readout(part, self.reader, hidden, rows, reference)
+            else:
+                found = readout(self.reader, part.shard, hidden, examples.repeat(len(numbers)), part.tail, reference)
             value[:, numbers[:, None], examples] = rearrange(found, "metric (cell example) -> metric cell example", example=n)
 
         columns = part.shard.tokens.width - (part.tail if layer == self.last else part.start)
         in_batches(len(edges), lambda: self.budget.rows(columns, n), run, lambda done: shown(done * n))
 
-    def _at_logits(self, part: _Part, senders: Tensor) -> Tensor:
-        base = part.base(Site("resid_post", layer=self.last), part.tail)
-        return (base + part.moved[senders][:, part.examples, part.tail :]).flatten(0, 1)
+    def _arriving(
+        self, part: Part, layer: int, senders: Tensor, column: int
+    ) -> Float[Tensor, "sender example position d_model"]:
+        """How the stream that a reader in some block sees changes with each sender, from a column on."""
+        if self.standing is not None:
+            return self.standing.arriving(part, layer, senders)[:, :, column - part.start :]
+        return part.moved[senders][:, part.examples, column:]
 
-    def _at_mlp(self, part: _Part, layer: int, senders: Tensor) -> Tensor:
+    def _at_logits(self, part: Part, senders: Tensor) -> Tensor:
+        base = part.base(Site("resid_post", layer=self.last), part.tail)
+        return (base + self._arriving(part, len(self.stack), senders, part.tail)).flatten(0, 1)
+
+    def _at_mlp(self, part: Part, layer: int, senders: Tensor) -> Tensor:
         """The block's own MLP reads the changed stream, which is then taken out of what leaves the block."""
         column = part.tail if layer == self.last else part.start
-        moved = part.moved[senders][:, part.examples, column:]
+        moved = self._arriving(part, layer, senders, column)
         stream = (part.base(Site("resid_pre", layer=layer), column) + moved).flatten(0, 1)
         path = self.anatomy.attention[layer]
         given = part.base(Site("output", path=path), column).expand(len(senders), -1, -1, -1).flatten(0, 1)
@@ -219,7 +246,7 @@ class EdgeRows:
         left = self.stack.run(layer, stream, part.shard.arguments(part.from_(column)), rows, attention=given)
         return left - moved.flatten(0, 1)
 
-    def _at_heads(self, part: _Part, site: Site, senders: Tensor, heads: Tensor) -> Tensor:
+    def _at_heads(self, part: Part, site: Site, senders: Tensor, heads: Tensor) -> Tensor:
         """One run of attention a writer gives every head's output with that writer changed; each row takes one head's."""
         layer = site.layer
         assert layer is not None
@@ -239,12 +266,12 @@ class EdgeRows:
         rows = part.examples.repeat(len(senders))
         return self.stack.run(layer, stream, part.shard.arguments(part.from_(column)), rows, attention=outputs.flatten(0, 1))
 
-    def _heads_reading(self, part: _Part, site: Site, senders: Tensor) -> Float[Tensor, "sender example position head d_head"]:
+    def _heads_reading(self, part: Part, site: Site, senders: Tensor) -> Float[Tensor, "sender example position head d_head"]:
         """Z of every head when all of them see a writer changed in one slot and the base in the other two."""
         layer, rows = site.layer, part.examples.repeat(len(senders))
         assert layer is not None
         base = part.base(Site("resid_pre", layer=layer), part.start)
-        stream = (base + part.moved[senders][:, part.examples, part.start :]).flatten(0, 1)
+        stream = (base + self._arriving(part, layer, senders, part.start)).flatten(0, 1)
         others = [Site(slot, layer=layer) for slot in SLOTS if slot != site.name]
         repeated = {other: part.base(other, part.start).expand(len(senders), -1, -1, -1, -1).flatten(0, 1) for other in others}
         z, taps = Site("z", layer=layer), self.anatomy.taps

@@ -79,7 +79,7 @@ def edges(model: Model) -> list[Edge]:
     """Every edge, by receiver, in the order of the network.
 
     Raises:
-        UnknownSiteError: the model's heads cannot be told apart.
+        UnknownSiteError: the model's heads cannot be told apart, or what its MLPs add to the stream is not known.
     """
     found: list[Edge] = []
     for layer in range(model.sizes.get("layer", 0)):
@@ -89,6 +89,7 @@ def edges(model: Model) -> list[Edge]:
             for head in range(model.anatomy.size(site, "head")):
                 found += [Edge(sender, site.at(head=head)) for sender in senders(model, layer)]
         if layer in model.anatomy.mlp:
+            model.check(Site("mlp_out", layer=layer))
             found += [Edge(sender, Site("mlp_pre", layer=layer)) for sender in into_mlp(model, layer)]
     return found + [Edge(sender, LOGITS) for sender in senders(model)]
 
@@ -105,5 +106,7 @@ def check(model: Model, edge: Edge) -> None:
         before = senders(model, receiver.layer)
     else:
         raise UnknownSiteError("receiver", receiver, ["L0H0.q", "L0H0.k", "L0H0.v", "L0.mlp_pre", "logits"])
+    if edge.sender in before and edge.sender != EMBED:
+        model.check(edge.sender)
     if edge.sender not in before:
         raise UnknownSiteError("sender", edge.sender, [repr(s) for s in before], why=f"{node(receiver)} does not read it")

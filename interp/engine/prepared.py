@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp import axes
 from interp.engine.asked import BASE
-from interp.engine.background import both, give
+from interp.engine.background import Given, Hold, both, give, given_changes, held
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, check, place
 from interp.engine.edits import Rows
@@ -170,9 +170,7 @@ def prepare(
     by_rule = torch.stack([cell.inert for cell in found.cells]) & options.skip_inert
     by_rule[[span[-1] for span in spans]] = False
     by_rule[len(interventions) :] = True  # what cells share is not read
-    known = place([given], runs) if given else []
-    frozen = place([hold], runs, given, hold) if hold else []
-    held = Cell(frozen[0].intervention, tuple(p for p in frozen[0].places if p.given)) if frozen else None
+    known, held = standing(runs, given, hold)
     return Prepared(
         model,
         encoded,
@@ -185,13 +183,25 @@ def prepare(
         runs=runs,
         budget=budget,
         cells=found.cells,
-        given=known[0] if known else None,
-        held=held or (known[0] if known else None),
+        given=known,
+        held=held,
         begins=found.begins,
         parents=torch.tensor(found.parents, device=by_rule.device),
         by_rule=by_rule,
-        eager=_eager(model, [*cells, *known, *([held] if held else [])], runs, options),
+        eager=_eager(model, [*cells, *([held] if held else [])], runs, options),
     )
+
+
+def beside(model: Model, given: Given, hold: Hold) -> tuple[Intervention | None, Intervention | None, Intervention | None]:
+    """What is given, what is held, and both, checked, with a change for each call of a module.
+
+    Raises:
+        UnknownSiteError, HeadOutOfRangeError, OrderError: what does not fit.
+    """
+    one, other = (None if some is None else expanded(some, model) for some in (given_changes(model, given), held(model, hold)))
+    together = both(one, other)
+    check([together] if together is not None else [], model)
+    return one, other, together
 
 
 def expanded(intervention: Intervention, model: Model) -> Intervention:
@@ -209,6 +219,15 @@ def expanded(intervention: Intervention, model: Model) -> Intervention:
             for half in halves
         ]
     return replace(intervention, changes=tuple(changes))
+
+
+def standing(runs: Runs, given: Intervention | None, hold: Intervention | None) -> tuple[Cell | None, Cell | None]:
+    """What is given, and that with what is held, as cells; None where nothing is."""
+    known = place([given], runs)[0] if given else None
+    if not hold:
+        return known, known
+    frozen = place([hold], runs, given, hold)[0]
+    return known, Cell(frozen.intervention, tuple(where for where in frozen.places if where.given))
 
 
 def start(prepared: Prepared) -> list[Cell]:

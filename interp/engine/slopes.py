@@ -21,11 +21,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.engine.background import refuse_background
+from interp.engine.background import Given, Hold, give
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget, check_rows
+from interp.engine.cells import fill
+from interp.engine.edits import Edits
 from interp.engine.layout import LOGITS
 from interp.engine.precision import Precision, float32
+from interp.engine.prepared import beside, standing
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.errors import GradientError, UnknownNameError, UnknownSiteError
@@ -57,6 +60,8 @@ def gradients(
     metric: MetricLike = "logit_diff",
     side: Literal["clean", "corrupted"] = "clean",
     *,
+    given: Given = None,
+    hold: Hold = (),
     rows: int | None = None,
 ) -> Gradients:
     """The gradient of one metric with respect to the whole tensors of some sites.
@@ -65,29 +70,38 @@ def gradients(
         encoded: pairs as ``model.encode`` gives them.
         sites: without head and unit; each layer by name.
         side: which prompts are run.
+        given: interventions in force on these prompts, which are the base; the gradient is taken there, and behind what is
+            given at the site itself.
+        hold: as for :func:`interp.patch`; gradients do not lead through what is held.
         rows: most examples in one forward and backward pass; by default what a memory budget allows.
 
     Raises:
         GradientError: the metric has no gradient (it counts or compares), or a site does not lead to it.
+        OrderError, ShapeMismatchError, UnequalLengthsError: what is given does not fit.
         UnknownSiteError, HeadOutOfRangeError, AnswerError, PositionError: see :func:`interp.engine.sweep.patch`.
     """
-    refuse_background(model, "a gradient")
     if side not in SIDES:
         raise UnknownNameError("side", side, SIDES)
     metrics = resolve_metrics(metric)
     if len(metrics) != 1:
         raise ValueError(f"metric holds {len(metrics)} metrics ({', '.join(m.name for m in metrics)}); a gradient is of one")
     wanted = whole(model, sites)
-    reader = Reader.of(model, encoded, metrics, whole=LOGITS in wanted)
+    changes, frozen, together = beside(model, given, hold)
+    touched = [*wanted, *(site for change in together.changes for site in change.sites)] if together is not None else wanted
+    reader = Reader.of(model, encoded, metrics, whole=LOGITS in touched)
     limit = examples_a_pass(model, encoded, reader, rows)
     runs = Runs(model, encoded, side, batch=limit, reader=reader)
     everyone = torch.arange(len(encoded), device=model.device)
-    with differentiable(model, wanted):
+    known, every = standing(runs, changes, frozen)
+    with differentiable(model, touched):
         with torch.no_grad():
+            cells = [] if every is None else fill([every], runs, give(runs, known))
             reference = runs.reference
 
         def run(chunk: slice) -> Slopes:
-            return slopes(model, reader, runs.base.take(chunk), everyone[chunk], wanted, reference)
+            examples = everyone[chunk]
+            writes = Edits.of(cells[0], examples).writes() if cells else None
+            return slopes(model, reader, runs.base.take(chunk), examples, wanted, reference, writes)
 
         parts = in_batches(len(encoded), limit, run)
     return Gradients(

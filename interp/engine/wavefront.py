@@ -21,6 +21,7 @@ from interp.engine.shard import Shard
 from interp.engine.strategies import Measured, Progress, Work
 from interp.engine.wave import Pass
 from interp.models import Model
+from interp.models.taps import Write
 
 _OVERHEAD = {"cpu": 24, "cuda": 4096}
 """A pass costs about as much as this many tokens more: neighbouring starts are merged where that wastes fewer."""
@@ -102,16 +103,21 @@ def readout(
     examples: Int[Tensor, " row"],
     tail: int,
     reference: Float[Tensor, "example position vocab"] | None,
+    logits: Write | None = None,
 ) -> Measured:
     """Every metric of rows that leave the last block.
 
     Args:
         hidden: columns ``tail`` and later.
         examples: the example of each row.
+        logits: what changes their logits at the read positions.
     """
     read = reader.positions_of(shard.tokens)[shard.index(examples)]
     picked = hidden[torch.arange(len(hidden), device=hidden.device)[:, None], (read - tail).to(hidden.device)]
-    return reader.read(picked, examples, reference)
+    if logits is None:
+        return reader.read(picked, examples, reference)
+    assert reader.model.stack is not None
+    return reader.measure(logits(reader.model.stack.logits(picked)).to(reader.dtype), examples, reference)
 
 
 def groups(work: Work, shard: Shard, rows: Rows, depths: Int[Tensor, " row"]) -> list[Group]:

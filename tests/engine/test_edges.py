@@ -1,77 +1,27 @@
-"""Edges, each against two whole forward passes that share nothing with the wave.
+"""Edges, each against two whole forward passes that share nothing with the wave (:mod:`edges_by_hand`).
 
-The reference reads what the receiver gives when its whole block sees the writer changed, and writes just that into a base run.
 Tolerance: 1e-5 × (1 + max |logit|) in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import sweeps
+import tiny
 import torch
-from torch import Tensor
+from edges_by_hand import ByHand
+from transformers import GraniteConfig, OPTConfig
 
 from interp import effects
 from interp.engine import patch_edges
 from interp.engine.graph import EMBED, LOGITS, Edge, edges, senders
 from interp.errors import EdgesError, ShapeMismatchError, UnknownSiteError
 from interp.interventions import Constant, mean
-from interp.models import Model
+from interp.models import load
 from interp.sites import Site
-
-
-def written(model: Model, inputs: Any, reads: list[Site], writes: dict[Site, Tensor]) -> dict[Site, Tensor]:
-    with torch.no_grad(), model.prepared():
-        found = model.backend.run(inputs, reads=reads, writes={site: instead(tensor) for site, tensor in writes.items()})
-    return {site: tensor.clone() for site, tensor in found.items()}
-
-
-def instead(tensor: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda h: tensor.to(h)
-
-
-class Reference:
-    """One example, unpadded, whole passes."""
-
-    def __init__(self, model: Model, base: list[int], source: list[int], zero: bool = False) -> None:
-        self.model, self.zero = model, zero
-        tokens = model.encode([tuple(base), tuple(source)])
-        self.base_inputs, self.source_inputs = model.inputs(tokens.take([0])), model.inputs(tokens.take([1]))
-        sites = [s for s in model.sites() if s.name not in ("scores", "pattern", "result")]
-        self.base, self.source = written(model, self.base_inputs, sites, {}), written(model, self.source_inputs, sites, {})
-
-    def moved(self, sender: Site) -> Tensor:
-        """What the stream would see of the writer, less what it sees."""
-        site = Site("resid_pre", layer=0) if sender == EMBED else sender.tensor
-        theirs = torch.zeros_like(self.base[site]) if self.zero else self.source[site]
-        if sender.name != "z":
-            return theirs - self.base[site]
-        z = self.base[site].clone()
-        z[:, :, sender.head] = theirs[:, :, sender.head]
-        out = Site("attn_out", layer=sender.layer)
-        return written(self.model, self.base_inputs, [out], {site: z})[out] - self.base[out]
-
-    def logits(self, edge: Edge) -> Tensor:
-        moved, receiver = self.moved(edge.sender), edge.receiver
-        if receiver == LOGITS:
-            last = Site("resid_post", layer=self.model.sizes["layer"] - 1)
-            return written(self.model, self.base_inputs, [LOGITS], {last: self.base[last] + moved})[LOGITS][0, -1]
-        layer = receiver.layer
-        if receiver.name == "mlp_pre":
-            stream, out = Site("resid_mid", layer=layer), Site("mlp_out", layer=layer)
-            stream = stream if stream in self.base else Site("resid_pre", layer=layer)
-        else:
-            stream, out = Site("resid_pre", layer=layer), receiver.tensor
-        given = written(self.model, self.base_inputs, [out], {stream: self.base[stream] + moved})[out]
-        if receiver.head is not None:
-            new = self.base[out].clone()
-            new[:, :, receiver.head] = given[:, :, receiver.head]
-            given = new
-        return written(self.model, self.base_inputs, [LOGITS], {out: given})[LOGITS][0, -1]
 
 
 @pytest.mark.parametrize("kind", sorted(set(sweeps.MAKERS) - {"mistral"}))
@@ -88,7 +38,7 @@ def test_every_edge_is_two_whole_passes(kind: str, zero: bool, seed: int) -> Non
     encoded = model.encode(pairs)
     moved = 0.0
     for example, pair in enumerate(pairs):
-        reference = Reference(model, list(pair.clean.text), list(pair.corrupted.text), zero)
+        reference = ByHand(model, list(pair.clean.text), list(pair.corrupted.text), zero=zero)
         answers, wrong = (ids[example][ids[example] >= 0] for ids in (encoded.answers, encoded.wrong))
         for cell, edge in enumerate(chosen):
             logits = reference.logits(edge)
@@ -100,11 +50,24 @@ def test_every_edge_is_two_whole_passes(kind: str, zero: bool, seed: int) -> Non
     assert found.attrs["noise_floor"]["logit_diff"] <= 1e-4
 
 
+def test_norms_that_divide_the_stream_itself(seed: int) -> None:
+    """OPT-350m's: between a writer and a reader stands a norm for every part in between, with what these add held."""
+    sizes = {"vocab_size": tiny.VOCAB, "hidden_size": tiny.WIDTH, "word_embed_proj_dim": tiny.WIDTH, "ffn_dim": tiny.MLP}
+    config = OPTConfig(num_hidden_layers=3, num_attention_heads=4, do_layer_norm_before=False, dropout=0.0, **sizes)
+    model, pairs = load(tiny.random_model(config, seed), name="post-norm"), sweeps.random_pairs(seed, [6])
+    chosen = [edge for edge in edges(model) if edge.receiver.name in ("mlp_pre", "logits") or edge.receiver.head == 1]
+    found, ids = patch_edges(model, pairs, "logprob", edges=chosen), model.encode(pairs).answers[0]
+    reference = ByHand(model, list(pairs[0].clean.text), list(pairs[0].corrupted.text))
+    for cell, edge in enumerate(chosen):
+        logits = reference.logits(edge)
+        expected = float(logits.log_softmax(-1)[ids[ids >= 0]].logsumexp(0))
+        assert abs(float(found["value"][0, cell, 0]) - expected) <= 1e-5 * (1 + float(logits.abs().max())), edge
+    assert float(abs(effects.effect(found)).max()) > 1e-2
+
+
 def test_the_edges_of_gpt2_small() -> None:
     """32,491 with queries, keys and values apart (Conmy et al., arXiv 2304.14997), counted from the model's shape alone."""
     from transformers import GPT2Config
-
-    from interp.models import load
 
     with torch.device("meta"):
         from transformers import GPT2LMHeadModel
@@ -169,6 +132,16 @@ def test_edges_that_are_not_there() -> None:
         patch_edges(model, pairs, edges=edges(model)[:1], source=Constant(torch.zeros(5)))
 
 
+def test_a_stream_whose_sums_are_not_known() -> None:
+    """Granite scales what its parts add, behind what they give."""
+    sizes = {"vocab_size": tiny.VOCAB, "hidden_size": tiny.WIDTH, "intermediate_size": tiny.MLP, "num_hidden_layers": 2}
+    config = GraniteConfig(num_attention_heads=4, num_key_value_heads=2, residual_multiplier=0.3, **sizes)
+    model = load(tiny.random_model(config, 0), name="granite")
+    for asked in (None, Edge.of("L0.mlp_out", "logits")):
+        with pytest.raises(UnknownSiteError, match="unknown site 'mlp_out'"):
+            patch_edges(model, sweeps.random_pairs(0, [5]), edges=asked)
+
+
 def test_one_edge_needs_no_list_and_names_are_enough() -> None:
     assert Edge.of("L0H1.z", "L2H3.k") == Edge(Site("z", layer=0, head=1), Site("k", layer=2, head=3))
     model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(0, [5, 5])
@@ -179,8 +152,6 @@ def test_one_edge_needs_no_list_and_names_are_enough() -> None:
 
 
 def test_a_model_that_cannot_be_resumed_says_why() -> None:
-    from interp.models import load
-
     model = load(sweeps.MAKERS["gpt2"](0), check=False)
     with pytest.raises(EdgesError, match="it was loaded without its probe run"):
         patch_edges(model, sweeps.random_pairs(0, [5, 5]))

@@ -13,8 +13,9 @@ import sweeps
 import torch
 
 from interp import effects
-from interp.engine import patch
+from interp.engine import edited, gradients, patch
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Scale
+from interp.metrics import FromLogits
 from interp.models.model import TorchHooks
 from interp.prompts import Pairs, Prompt
 from interp.sites import Site, grid
@@ -99,6 +100,48 @@ def test_base_means_the_changed_base_and_given_is_made_once(seed: int) -> None:
     given = Intervention.of("L1.resid_pre@-1", source=Activation("base"), edit=Add(1.0))
     ds = same(model, pairs, [Intervention.of("L2.z@-1", source=Activation("base"))], given=given)
     np.testing.assert_allclose(ds["value"].squeeze(), ds["given"].squeeze(), atol=ATOL)
+
+
+@pytest.mark.parametrize("side", ["clean", "corrupted"])
+def test_gradients_on_a_changed_base(side: Any, seed: int) -> None:
+    """Expected: torch's own, of an offset at one MLP's output with another's halved, by hooks on Llama's modules."""
+    model, pairs = sweeps.model("llama", torch.float64), sweeps.random_pairs(seed, [6, 6])
+    first = FromLogits(lambda logits: logits[..., 0], "first")
+    given = Change("L1.mlp_out", edit=Scale(0.5))
+    found = gradients(model, model.encode(pairs), ["L0.mlp_out", "L1.mlp_out"], first, side, given=given)
+    ids = torch.tensor([list(getattr(pair, side).text) for pair in pairs])
+    layers: Any = model.module.model.layers
+    offset = torch.zeros(*ids.shape, model.sizes["d_model"], dtype=torch.float64, requires_grad=True)
+    handles = [
+        layers[0].mlp.register_forward_hook(lambda m, args, out: out + offset),
+        layers[1].mlp.register_forward_hook(lambda m, args, out: out / 2),
+    ]
+    logits = model.module(ids).logits[:, -1, 0]
+    for handle in handles:
+        handle.remove()
+    (expected,) = torch.autograd.grad(logits.sum(), offset)
+    torch.testing.assert_close(found.value, logits.detach(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.gradient[Site("mlp_out", layer=0)], expected, rtol=0, atol=1e-9)
+    plain = gradients(model, model.encode(pairs), ["L0.mlp_out", "L1.mlp_out"], first, side)
+    assert float((plain.gradient[Site("mlp_out", layer=0)] - expected).abs().max()) > 1e-6
+    assert not torch.allclose(plain.activation[Site("mlp_out", layer=1)], found.activation[Site("mlp_out", layer=1)])
+    with edited(model, given):
+        again = gradients(model, model.encode(pairs), ["L0.mlp_out"], first, side)
+    torch.testing.assert_close(again.gradient[Site("mlp_out", layer=0)], expected, rtol=0, atol=1e-9)
+
+
+def test_gradients_do_not_lead_through_what_is_held(seed: int) -> None:
+    """Expected: what :func:`interp.attribute` takes for a slope: effects of a small change with the same parts held."""
+    model, pairs = sweeps.model("gpt2", torch.float64), sweeps.random_pairs(seed, [6])
+    first, size, site = FromLogits(lambda logits: logits[..., 0], "first"), 1e-6, Site("attn_out", layer=0)
+    given = Change("L1H0.z", edit=Scale(2.0))
+    for hold in ("pattern", "mlp_out", ("pattern", "ln_scale")):
+        found = gradients(model, model.encode(pairs), [site], first, given=given, hold=hold, rows=1)
+        moved = patch(model, pairs, Change(site, edit=Scale(1 + size)), first, patching="noising", given=given, hold=hold)
+        slope = float((found.gradient[site] * found.activation[site]).sum())
+        assert slope == pytest.approx(float(effects.effect(moved).squeeze()) / size, rel=1e-4, abs=1e-7)
+    free = gradients(model, model.encode(pairs), [site], first, given=given)
+    assert float((free.gradient[site] - found.gradient[site]).abs().max()) > 1e-6
 
 
 def test_what_is_written_is_read_as_it_was_written(seed: int) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from interp import Change, Intervention, Pair, effects, grid, patch
-from interp.engine import attribute, edited, run
-from interp.interventions import Scale
+from interp import Change, Intervention, Pair, Site, effects, grid, patch
+from interp.engine import Edge, attribute, edited, gradients, patch_edges, run
+from interp.interventions import Constant, Scale
 from interp.models import load
 from interp.models.zoo import BACKUP, PRIMARY, backup_construction, backup_prompts
 from interp.prompts import Pairs
@@ -66,6 +66,47 @@ def test_every_way_of_saying_given() -> None:
         assert float(model.module(ids).logits.abs().max()) < 1e-9
     slope = effects.effect(attribute(model, pairs, SECOND, patching="noising", given=FIRST))
     np.testing.assert_allclose(slope, -STRENGTH, atol=1e-9)
+
+
+def test_edges_give_the_exact_values() -> None:
+    """Expected, of the answer's logit above the other prompt's, from what the docstring says each head does.
+
+    Zeroed, L0H0 says nothing (−1), and without its mark, which is all that L1H0's query reads of it, the backup wakes
+    (+ strength). With L0H0 zeroed already the backup speaks, and silencing it costs strength; what the other prompt's L0H0
+    brings back is a wrong answer (−1) and the mark (− strength). Of a backup that sleeps or is silenced nothing is lost.
+    """
+    model, pairs = question()
+    said, mark, backup = Edge.of("L0H0.z", "logits"), Edge.of("L0H0.z", "L1H0.q"), Edge.of("L1H0.z", "logits")
+
+    def effect(edge: Edge, **options: Any) -> float:
+        found = effects.effect(patch_edges(model, pairs, edges=edge, **options))
+        assert float(found.std()) < 1e-12
+        return float(found.mean())
+
+    def near(value: float) -> Any:
+        return pytest.approx(value, abs=1e-9)
+
+    zero, silent = Constant(0.0), Change("L1.resid_pre", source=Constant(0.0))
+    assert [effect(edge, source=zero) for edge in (said, mark, backup)] == [near(-1), near(STRENGTH), near(0)]
+    assert [effect(edge, source=zero, given=FIRST) for edge in (said, mark, backup)] == [near(0), near(0), near(-STRENGTH)]
+    assert [effect(edge, given=FIRST) for edge in (said, mark, backup)] == [near(-1), near(-STRENGTH), near(-STRENGTH)]
+    assert [effect(edge, source=zero, given=SECOND) for edge in (said, mark, backup)] == [near(-1), near(0), near(0)]
+    assert [effect(edge, source=zero, hold="pattern") for edge in (said, mark, backup)] == [near(-1), near(0), near(0)]
+    assert [effect(edge, given=silent) for edge in (said, mark)] == [near(0), near(0)]
+
+
+def test_gradients_with_something_given() -> None:
+    """Expected: the backup's z counts with its strength where it speaks, and moves nothing through what is held."""
+    model, pairs = question()
+    encoded, rows = model.encode(pairs), torch.arange(len(pairs))
+    subjects = backup_prompts(model.module)[:, 1]
+    spoken = gradients(model, encoded, ["L0.z", "L1.z"], given=FIRST)
+    torch.testing.assert_close(spoken.value, torch.full((len(pairs),), STRENGTH).double(), rtol=0, atol=1e-9)
+    own = spoken.gradient[Site("z", layer=1)][rows, -1, 0, subjects]
+    torch.testing.assert_close(own, torch.full_like(own, STRENGTH), rtol=0, atol=1e-9)
+    assert float(spoken.activation[Site("z", layer=0)].abs().max()) == 0
+    both = gradients(model, encoded, ["L0.z"], given=FIRST, hold=("L1.resid_post",))
+    assert float(both.gradient[Site("z", layer=0)].abs().max()) == 0
 
 
 def test_with_everything_held_effects_add_up() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from interp import Change, Intervention, Prompt, generate, grid, patch
-from interp.engine import attribute, edited, explain, gradients, patch_edges, run
+from interp.engine import attribute, check, edited, explain, run
 from interp.errors import InputError, OrderError, PositionError, SiteNotFiredError
 from interp.interventions import Activation, Add, Constant, Scale, attention_knockout
 from interp.metrics import FromLogits
@@ -200,10 +200,8 @@ def test_what_is_refused(seed: int) -> None:
     with edited(model, change):
         with pytest.raises(SiteNotFiredError, match="call the model itself"):
             model.module.get_submodule(model.anatomy.main.blocks[1])(torch.zeros(1, 3, model.sizes["d_model"]))
-        with pytest.raises(OrderError, match="a sweep of edges does not run on an edited model"):
-            patch_edges(model, pairs, FIRST)
-        with pytest.raises(OrderError, match="a gradient does not run on an edited model"):
-            gradients(model, model.encode(pairs), ["L1.z"], FIRST)
+        with pytest.raises(OrderError, match="check does not run on an edited model"):
+            check(model, pairs)
         raw(model, ids)
     with pytest.raises(PositionError, match="past the end"), edited(model, Change("L1.z", -9, edit=Scale(0.0))):
         raw(model, ids)
