@@ -25,12 +25,9 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 if os.environ.get("INTERP_TYPECHECK", "1") != "0":
-    from jaxtyping import install_import_hook
+    import checked
 
-    # transformers makes a dataclass of every config, whose __init__ takes more keywords than its signature says.
-    _hook = install_import_hook("interp", "checked.beartype").hook
-    _instruments = _hook.should_instrument
-    _hook.should_instrument = lambda module: module != "interp.models.zoo.modeling" and _instruments(module)
+    checked.install()
 
 from hypothesis import settings
 
