@@ -34,6 +34,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from interp.models import Model
+
 ACCEPTANCE = Path(__file__).parent / "acceptance"
 # Several processes (pytest -n) draw by the one seed of the first.
 RUN_SEED = int(os.environ.get("INTERP_TEST_SEED") or secrets.randbits(32))
@@ -108,6 +110,14 @@ def smollm2() -> Path:
     import smollm2
 
     return _real(smollm2.folder)
+
+
+@pytest.fixture(scope="session")
+def loaded_smollm2(smollm2: Path) -> Model:
+    """The same, loaded once in each process, for tests that leave it as it is."""
+    import interp
+
+    return interp.load(smollm2)
 
 
 def _real(fetch: Callable[[], Path]) -> Path:

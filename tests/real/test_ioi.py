@@ -11,9 +11,9 @@ import interp
 from interp import effects
 
 
-@pytest.fixture(scope="module")
-def model(smollm2: Path) -> interp.Model:
-    return interp.load(smollm2)
+@pytest.fixture
+def model(loaded_smollm2: interp.Model) -> interp.Model:
+    return loaded_smollm2
 
 
 def test_it_loads_from_its_gguf_file_and_knows_the_indirect_object(smollm2_gguf: Path) -> None:
