@@ -63,7 +63,8 @@ def test_a_site_that_does_not_bear_its_own_value_is_named(pipeline: Model) -> No
             return new
 
     tap = replace(pipeline.taps(site), layout=Shifted())
-    few = {one: found for one, found in pipeline.anatomy.taps.items() if one.name in ("resid_post", "mlp_pre")}  # run one by one
+    taps = pipeline.anatomy.taps
+    few = {one: taps[one] for one in taps if one.name in ("resid_post", "mlp_pre")}  # each is run by itself once one deviates
     pipeline.anatomy = replace(pipeline.anatomy, taps=few | {site: tap, LOGITS: pipeline.taps(LOGITS)})
     verdict = examine(pipeline, WHOLE)["own_value"]
     assert verdict.status == "failed"
