@@ -25,17 +25,16 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 if os.environ.get("INTERP_TYPECHECK", "1") != "0":
-    from jaxtyping import install_import_hook
+    import checked
 
-    # transformers makes a dataclass of every config, whose __init__ takes more keywords than its signature says.
-    _hook = install_import_hook("interp", "checked.beartype").hook
-    _instruments = _hook.should_instrument
-    _hook.should_instrument = lambda module: module != "interp.models.zoo.modeling" and _instruments(module)
+    checked.install()
 
 from hypothesis import settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from interp.models import Model
 
 ACCEPTANCE = Path(__file__).parent / "acceptance"
 # Several processes (pytest -n) draw by the one seed of the first.
@@ -111,6 +110,14 @@ def smollm2() -> Path:
     import smollm2
 
     return _real(smollm2.folder)
+
+
+@pytest.fixture(scope="session")
+def loaded_smollm2(smollm2: Path) -> Model:
+    """The same, loaded once in each process, for tests that leave it as it is."""
+    import interp
+
+    return interp.load(smollm2)
 
 
 def _real(fetch: Callable[[], Path]) -> Path:

@@ -76,8 +76,27 @@ def test_an_unknown_name_of_the_face_is_an_attribute_error() -> None:
 @pytest.mark.skipif(os.environ.get("INTERP_TYPECHECK") == "0", reason="annotations are not checked in this run")
 def test_annotations_are_checked_in_tests() -> None:
     """Otherwise every shape in a signature would be decoration."""
-    with pytest.raises(TypeCheckError, match="parameter 'n'"):
+    with pytest.raises(TypeCheckError, match="parameter n="):
         errors.nearest("a", ["a"], n="three")  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(os.environ.get("INTERP_TYPECHECK") == "0", reason="annotations are not checked in this run")
+def test_sizes_of_the_same_name_agree_within_a_call_and_only_there() -> None:
+    from torch import nn, zeros
+
+    from interp.metrics import Reads
+    from interp.metrics.protocol import require
+    from interp.models.maps import in_out
+
+    two, three = zeros(2, 1, dtype=int), zeros(3, 1, dtype=int)
+    require(Reads(), "a metric", two, two)
+    require(Reads(), "a metric", three, three)
+    with pytest.raises(TypeCheckError, match=r"size of dimension example is 3 .* existing value of 2"):
+        require(Reads(), "a metric", two, three)
+    wrong = nn.Linear(2, 3)
+    wrong.weight = nn.Parameter(zeros(2, 3, 4))
+    with pytest.raises(TypeCheckError, match=r"in_out\(\) return .tensor"):
+        in_out(wrong)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import LoadError
-from interp.models.placement import devices
+from interp.models.placement import first_device
 
 BATCH, LENGTH = 3, 6
 
@@ -52,7 +52,7 @@ def example(module: nn.Module) -> Inputs:
             found |= _with_images(_Asked(module, config), found)
         if "position_ids" in takes and set(found) == {"input_ids", "attention_mask"}:
             found["position_ids"] = torch.arange(LENGTH).expand(BATCH, -1)
-    device, dtype = devices(module)[0], next(module.parameters()).dtype
+    device, dtype = first_device(module), next(module.parameters()).dtype
     if device.type == "meta":  # nothing is masked, which some models look up in numbers that are not there
         found.pop("attention_mask", None)
     return {name: t.to(device, dtype if t.is_floating_point() else None) for name, t in found.items()}

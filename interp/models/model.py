@@ -39,7 +39,7 @@ from interp.models.hooks import (
     standing_in,
 )
 from interp.models.listing import Sites
-from interp.models.placement import devices
+from interp.models.placement import first_device
 from interp.models.places import Places
 from interp.models.prompting import Placing, reading_of, refuse_forced, refuse_strange
 from interp.models.stack import Stack
@@ -192,7 +192,7 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
-        return self.peer.device or devices(self.module)[0]
+        return self.peer.device or first_device(self.module)
 
     @property
     def called(self) -> nn.Module:

@@ -15,17 +15,16 @@ from torch import Tensor, nn
 
 
 def devices(module: nn.Module) -> tuple[torch.device, ...]:
-    """The devices on which weights are used, in the order of the network; the first is where inputs go.
+    """The devices on which weights are used, in the order of the network.
 
     Weights that accelerate has put away are on the meta device between calls, and count where they are brought in.
     """
-    found: dict[torch.device, None] = {}
-    for part in module.modules():
-        own = next(part.parameters(recurse=False), None)
-        if own is not None:
-            away = next(iter(_away(part)), None) if own.is_meta else None
-            found[own.device if away is None or away.execution_device is None else torch.device(away.execution_device)] = None
-    return tuple(found) or (torch.device("cpu"),)
+    return tuple(dict.fromkeys(_used(module))) or (torch.device("cpu"),)
+
+
+def first_device(module: nn.Module) -> torch.device:
+    """The first of :func:`devices`, where inputs go, without a walk through the rest of the network."""
+    return next(_used(module), torch.device("cpu"))
 
 
 def weights(module: nn.Module) -> dict[str, Any]:
@@ -39,6 +38,15 @@ def weights(module: nn.Module) -> dict[str, Any]:
         if isinstance(tensor, Tensor) and tensor.is_meta and path in stored:
             found[name] = stored[path][last]
     return found
+
+
+def _used(module: nn.Module) -> Iterator[torch.device]:
+    """Where the weights of each module are used."""
+    for part in module.modules():
+        own = next(part.parameters(recurse=False), None)
+        if own is not None:
+            away = next(iter(_away(part)), None) if own.is_meta else None
+            yield own.device if away is None or away.execution_device is None else torch.device(away.execution_device)
 
 
 def _away(part: nn.Module) -> Iterator[Any]:

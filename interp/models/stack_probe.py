@@ -23,7 +23,7 @@ from interp.models.deviation import rounding
 from interp.models.encoding import Tokens
 from interp.models.hooks import Hooks
 from interp.models.maps import applied, in_out
-from interp.models.placement import devices
+from interp.models.placement import devices, first_device
 from interp.models.stack import Arguments, Stack
 from interp.sites import MAIN, Site
 
@@ -75,7 +75,7 @@ def _unembedding(module: Any) -> nn.Module | None:
 
 def _check(stack: Stack, anatomy: Anatomy, accepted: frozenset[str]) -> None:
     module: Any = stack.module
-    tokens = _prompts(int(module.get_input_embeddings().weight.shape[0]), devices(module)[0])
+    tokens = _prompts(int(module.get_input_embeddings().weight.shape[0]), first_device(module))
     with torch.no_grad():
         stack.learn(tokens.take(slice(0, 2)), tokens)
         layers = range(len(stack))

@@ -93,6 +93,8 @@ class Site:
     @property
     def tensor(self) -> Site:
         """The site of the whole tensor: this one without head, expert and unit."""
+        if self.head is None and self.expert is None and self.unit is None:
+            return self
         return replace(self, head=None, expert=None, unit=None)
 
     @property

@@ -1,12 +1,15 @@
-"""Every architecture, built tiny: which sites it has, and that it keeps every law that can be tested on it."""
+"""Every architecture, built tiny: which sites it has, that it keeps every law that can be tested on it, and its README row."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from interp.doctor import LAWS, Report, architectures
+from interp.doctor import LAWS, Report, architectures, markdown, readme
 from interp.doctor.models import examine_architecture
 
+README = Path(__file__).parents[2] / "README.md"
 EVERYWHERE = {"resid_pre", "resid_post"}
 ATTENTION = {"q", "k", "v", "scores", "pattern", "z", "result", "attn_out"}
 SEQUENTIAL = EVERYWHERE | ATTENTION | {"resid_mid", "mlp_out", "mlp_pre", "mlp_post"}
@@ -120,6 +123,7 @@ def test_it_has_its_sites_and_keeps_its_laws(architecture: str) -> None:
     if architecture not in architectures.examinable():
         pytest.skip(f"{architecture} needs {architectures.LIBRARIES[architecture]}")
     report = examine_architecture(architecture)
+    assert markdown([report]).splitlines()[-1] in readme.written(README.read_text(encoding="utf-8")).splitlines()
     if architecture in EXPECTED:
         found = {stream: {name for name in names if not name.endswith("_scale")} for stream, names in sites(report).items()}
         assert found == EXPECTED[architecture]

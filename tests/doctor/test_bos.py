@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import tiny
@@ -16,6 +15,7 @@ from interp import doctor, load
 from interp.doctor import architectures
 from interp.doctor.bos import TEXT, Loss, loss_with_and_without_bos
 from interp.doctor.examine import examine
+from interp.models import Model
 
 LETTERS = {"<s>": 0, "?": 1, **{c: i + 2 for i, c in enumerate(sorted({*TEXT.replace(" ", "Ġ")}))}}
 
@@ -86,9 +86,9 @@ def test_a_text_that_does_not_run_is_no_failure() -> None:
     assert report.failed == ()
 
 
-def test_smollm2_does_not_want_its_bos(smollm2: Path) -> None:
+def test_smollm2_does_not_want_its_bos(loaded_smollm2: Model) -> None:
     """The token that its file calls BOS begins a chat's messages; plain English is no better foretold with it."""
-    found = loss_with_and_without_bos(load(str(smollm2)))
+    found = loss_with_and_without_bos(loaded_smollm2)
     assert isinstance(found, Loss)
     assert (found.bos, found.adds) == ("<|im_start|>", False)
     assert 1.5 < found.without_bos < found.with_bos < 3.5

@@ -21,15 +21,13 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def test_the_readme_holds_the_table_that_doctor_prints() -> None:
-    """``python -m interp.doctor.readme`` writes it. Rows of libraries that are not installed are taken on trust."""
+    """``python -m interp.doctor.readme`` writes it. What a row says is compared where its architecture is examined
+    (``tests/conformance``)."""
     from interp.doctor import readme
 
-    names = architectures.examinable()
-    reports = [examine_architecture(name) for name in names]
-    shown = readme.written(README.read_text(encoding="utf-8"))
-    missing = [f"| {name} |" for name in architectures.NAMES if name not in names]
-    kept = [line for line in shown.splitlines() if not line.startswith(tuple(missing) or ("\0",))]
-    assert "\n".join(kept) == readme.table(reports)
+    shown, head = readme.written(README.read_text(encoding="utf-8")).splitlines(), readme.table([]).splitlines()
+    assert shown[: len(head)] == head
+    assert [row.split(" | ")[0] for row in shown[len(head) :]] == [f"| {name}" for name in architectures.NAMES]
 
 
 def test_readme_is_written_between_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

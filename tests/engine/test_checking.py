@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -224,8 +223,7 @@ def test_mistakes_are_named() -> None:
         sweeps.unchecked(check)(model(), pairs(), by="margins")
 
 
-def test_smollm2_knows_capitals(smollm2: Path) -> None:
-    tested = load(str(smollm2))
+def test_smollm2_knows_capitals(loaded_smollm2: Model) -> None:
     capitals = {"France": " Paris", "Italy": " Rome", "Spain": " Madrid", "Germany": " Berlin"}
     names = list(capitals)
     others = names[1:] + names[:1]
@@ -236,7 +234,7 @@ def test_smollm2_knows_capitals(smollm2: Path) -> None:
         [capitals[name] for name in others],
         roles={"country": list(zip(names, others, strict=True))},
     )
-    found = made.check(tested)
+    found = made.check(loaded_smollm2)
     assert (found.passed, found.n) == (4, 4)
     assert (found.corrupted["margin"] < 0).all()
     assert found.says(0) == " Paris"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from interp.errors import (
     UnknownSiteError,
 )
 from interp.interventions import Add, Apply, Change, Constant, Scale
-from interp.models import load
+from interp.models import Model, load
 from interp.prompts import Prompt
 
 
@@ -167,8 +166,8 @@ def test_models_that_cannot(seed: int) -> None:
         write("gpt2", prompts("gpt2", seed), [None, steered(torch.inf)])
 
 
-def test_smollm2_cached_is_uncached_under_steering(smollm2: Path) -> None:
-    tested = load(str(smollm2))
+def test_smollm2_cached_is_uncached_under_steering(loaded_smollm2: Model) -> None:
+    tested = loaded_smollm2
     vector = torch.randn(tested.sizes["d_model"], generator=torch.Generator().manual_seed(0))
     doses = [Change("L12.resid_post", source=Constant(vector), edit=Add(dose)) for dose in (0.0, 3.0)]
     given = ["The weather today is", "My favourite thing about the city where I was born is"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import anything
@@ -551,9 +550,9 @@ def test_text_is_generated_behind_the_prompts_alone(seed: int) -> None:
 # a real model
 
 
-def test_capitals_of_several_tokens(smollm2: Path) -> None:
+def test_capitals_of_several_tokens(loaded_smollm2: interp.Model) -> None:
     """Traced over layer × role: the country's tokens matter early, the last token late; baselines by transformers' own loss."""
-    model = interp.load(smollm2)
+    model = loaded_smollm2
     prompts = [("Malaysia", "Italy", " Kuala Lumpur", " Rome"), ("Argentina", "Egypt", " Buenos Aires", " Cairo")]
     text = "The capital of {} is"
     of = lambda country: Prompt(text.format(country), {"country": (15, 15 + len(country))})  # noqa: E731

@@ -6,7 +6,6 @@ Tolerance: 1e-5 × (1 + max |logit|) in float32; these models' logits are below 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -305,9 +304,9 @@ def test_an_unknown_rule_is_refused() -> None:
 # the real model
 
 
-def test_paris_and_new_york_city_on_a_real_model(smollm2: Path) -> None:
+def test_paris_and_new_york_city_on_a_real_model(loaded_smollm2: interp.Model) -> None:
     """The city's name carries the answer in early layers, the last token in late ones; a plain hook gives the same numbers."""
-    model = interp.load(smollm2)
+    model = loaded_smollm2
     texts = ["The city of Paris is in", "The city of New York City is in"]
     clean, corrupted = (Prompt(text, {"city": (12, text.index(" is")), "END": (len(text) - 2, len(text))}) for text in texts)
     pairs = Pairs((Pair(clean, corrupted, " France", " the"),))

@@ -49,15 +49,15 @@ def test_prepending(modules: Any, zoo: tuple[interp.Model, interp.Pairs], capsys
     assert found.loc[3, "END"] == pytest.approx(behind - without, abs=0.01)
 
 
-def test_patchscopes(modules: Any, smollm2: Path) -> None:
+def test_patchscopes(modules: Any, loaded_smollm2: interp.Model) -> None:
     """A state from the middle of the network says its own word; the prompt as it is repeats another."""
-    found = modules("patchscopes").table(interp.load(smollm2), layers=[5], into=[5])
+    found = modules("patchscopes").table(loaded_smollm2, layers=[5], into=[5])
     assert found["into layer 5"].tolist() == ["Paris", "violin", "dollars"]
 
 
-def test_function_vector(modules: Any, smollm2: Path) -> None:
+def test_function_vector(modules: Any, loaded_smollm2: interp.Model) -> None:
     """Heads that the example finds, summed and added at a third of the depth and behind: the capital gains two nats."""
-    model, example = interp.load(smollm2), modules("function_vector")
+    model, example = loaded_smollm2, modules("function_vector")
     heads = [(20, 5), (14, 1), (20, 6), (17, 5), (17, 3), (20, 0), (20, 3)]
     countries = list(example.CAPITALS.items())[:4]
     pairs = interp.Pairs(tuple(interp.Pair(f"{country}:", f"{country}:", f" {capital}") for country, capital in countries))

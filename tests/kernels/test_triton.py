@@ -50,8 +50,8 @@ def test_kernels_agree_with_their_formulas(case: Case, found: dict[str, dict[str
 # A launch is replaced by a compilation for the types of its arguments; what the results hold is then of no meaning.
 COMPILE = """
 import json, sys, torch, triton
-from jaxtyping import install_import_hook
-install_import_hook("interp", "checked.beartype")  # as in tests that run on a GPU: kernels must be left alone
+import checked
+checked.install()  # as in tests that run on a GPU: kernels must be left alone
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers import models as tokenizer_models
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from interp import load
 from interp.engine import generate, patch
 from interp.errors import InputError, PositionError
+from interp.models import Model
 from interp.models.encoding import as_prompts, encode
 from interp.models.reading import encode_pairs
 from interp.models.templates import written
@@ -200,9 +200,9 @@ def test_an_answer_follows_what_the_template_wrote() -> None:
 # the real one
 
 
-def test_smollm2_chats(smollm2: Path) -> None:
+def test_smollm2_chats(smollm2: Path, loaded_smollm2: Model) -> None:
     """A default system prompt comes first, which is no message and no role."""
-    model, real = load(str(smollm2)), AutoTokenizer.from_pretrained(smollm2)
+    model, real = loaded_smollm2, AutoTokenizer.from_pretrained(smollm2)
     for messages in (CHAT[:1], CHAT[:2], CHAT):
         tokens = model.encode(messages)
         assert tokens.ids[0].tolist() == theirs(real, messages)
@@ -213,9 +213,9 @@ def test_smollm2_chats(smollm2: Path) -> None:
     assert made.texts[0][0].startswith("The capital of France is Paris")
 
 
-def test_smollm2_a_chat_task_is_traced_by_span(smollm2: Path) -> None:
+def test_smollm2_a_chat_task_is_traced_by_span(loaded_smollm2: Model) -> None:
     """The country in the user's message, patched in the first layer, is the whole effect; at the end it is so in the last."""
-    model = load(str(smollm2))
+    model = loaded_smollm2
 
     def chat(country: str) -> list[dict[str, str]]:
         return [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -11,24 +9,11 @@ import interp
 from interp import effects
 
 
-@pytest.fixture(scope="module")
-def model(smollm2: Path) -> interp.Model:
-    return interp.load(smollm2)
-
-
-def test_it_loads_from_its_gguf_file_and_knows_the_indirect_object(smollm2_gguf: Path) -> None:
-    """At least 29 of 32, the issue's 90%; the design saw 30 of 32 with and without BOS. Chance is one half."""
-    model = interp.load(smollm2_gguf)
-    pairs = interp.tasks.ioi(32, seed=0, tokenizer=model.tokenizer)
-    run = interp.patch(model, pairs, interp.Change("L0.resid_pre", -1), ["accuracy", "logit_diff"])
-    assert run["clean"].sel(metric="accuracy").mean() >= 0.9
-    assert run["corrupt"].sel(metric="accuracy").mean() <= 0.1
-
-
 @pytest.mark.parametrize("strategy", ["serial", "batched"])
-def test_the_residual_map_ends_where_the_answer_is_read(model: interp.Model, strategy: str) -> None:
+def test_the_residual_map_ends_where_the_answer_is_read(loaded_smollm2: interp.Model, strategy: str) -> None:
     """Two values follow from the architecture alone: the last residual at the last token is all that the logits read, and what
     lies before the first differing token is the same in both runs."""
+    model = loaded_smollm2
     pairs = interp.tasks.ioi(2, seed=1, templates=[0], order="ABBA", tokenizer=model.tokenizer)
     where = interp.grid("resid_post", layer=[0, 29], position=...)
     run = interp.patch(model, pairs, where, strategy=strategy)

@@ -6,6 +6,7 @@ of the norm in front of attention, computed here from its definition; that is al
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from interp.models.weights.norms import read_through
 from interp.sites import Site
 
 WITH_HEADS = [n for n in architectures.available() if n not in {"mamba", "resnet", "dcgan", "qwen3-next", "deepseek-v3", "dit"}]
+loaded = cache(architectures.loaded)
 PAIR = (2, 0)
 """A query and a key."""
 
@@ -61,7 +63,7 @@ def close(got: Tensor, expected: Tensor, what: object) -> None:
 @pytest.mark.parametrize("architecture", WITH_HEADS)
 def test_what_a_head_writes(architecture: str) -> None:
     """Σ_key pattern · (x_key @ ov) + ov_bias is the head's result, behind the norm or the scale that may follow W_O."""
-    model = architectures.loaded(architecture)
+    model = loaded(architecture)
     for stream, layer in streams(model):
         if architecture == "swin":
             continue  # its stream is cut into windows on the way
@@ -85,7 +87,7 @@ def test_what_a_head_writes(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", WITH_HEADS)
 def test_what_a_head_attends_to(architecture: str) -> None:
     """x_query @ qk @ x_key and the biases are the scores, up to what positions add, which is the same in two examples."""
-    model = architectures.loaded(architecture)
+    model = loaded(architecture)
     i, j = PAIR
     for stream, layer in streams(model):
         if architecture == "swin":
@@ -127,7 +129,7 @@ def _scale(tensor: Tensor, architecture: str) -> Tensor:
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "falcon-new", "phi3"])
 def test_one_head_a_layer_and_all_are_the_same(architecture: str) -> None:
-    model = architectures.loaded(architecture)
+    model = loaded(architecture)
     for read in (ov, qk):
         every, layer, one = read(model), read(model, 1), read(model, "L1H3")
         assert every.shape == (tiny.LAYERS, tiny.HEADS, tiny.WIDTH, tiny.WIDTH)
@@ -187,7 +189,7 @@ def test_refusals(seed: int) -> None:
         qk(model, "L0H0", distance=-1)
     with pytest.raises(WeightsError, match="distance=900 is past the end"):
         qk(model, "L0H0", distance=900)
-    latent = architectures.loaded("deepseek-v3")
+    latent = loaded("deepseek-v3")
     with pytest.raises(WeightsError, match="not the residual stream"):
         ov(latent, "L0H0")
     with pytest.raises(WeightsError, match="something that is not linear stands between"):
