@@ -28,8 +28,11 @@ from interp.models import Encoded, Model
 from interp.sites import Grid, Positions, Site, grid
 
 STRATEGIES = ("auto", "wavefront", "batched", "serial")
-Where = Grid | str | Site | Intervention | Change | Sequence[Intervention | Change] | Mapping[str, Grid | str | Site]
-"""Where a sweep acts; a site alone is the grid of it, and of a component without a layer every layer is a cell."""
+Where = (
+    Grid | str | Site | Intervention | Change | Sequence[Intervention | Change | str | Site] | Mapping[str, Grid | str | Site]
+)
+"""Where a sweep acts; a site alone is the grid of it, and of a component without a layer every layer is a cell; of a list of
+sites, such as ``["L9H6.z@END", "L10H0.z@END"]``, every one is a cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,8 @@ def named(model: Model, encoded: Encoded, where: Any, change: dict[str, Any]) ->
     Args:
         change: source, edit, featurizer and ``keep_error`` of a grid's changes.
     """
-    where = gridded(model, where)
+    sites = _are_sites(where)
+    where = gridded(model, where, {word: value for word, value in change.items() if value is not None})
     if isinstance(where, Grid | Mapping):
         grids = {"": where} if isinstance(where, Grid) else dict(where)
         if not grids:
@@ -76,7 +80,7 @@ def named(model: Model, encoded: Encoded, where: Any, change: dict[str, Any]) ->
         change |= {"featurizer": change["featurizer"] or Identity()}
         families = {name: _of_grid(model, encoded, grid, change) for name, grid in grids.items()}
     else:
-        if any(change[word] is not None for word in ("source", "edit", "featurizer")):
+        if not sites and any(change[word] is not None for word in ("source", "edit", "featurizer")):
             raise ValueError(
                 "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
             )
@@ -86,10 +90,23 @@ def named(model: Model, encoded: Encoded, where: Any, change: dict[str, Any]) ->
     return families
 
 
-def gridded(model: Model, where: Any) -> Any:
-    """Sites as their grids, alone or by name; anything else as it is."""
+def _are_sites(where: Any) -> bool:
+    many = isinstance(where, Sequence) and not isinstance(where, str)
+    return many and len(where) > 0 and all(isinstance(one, str | Site) for one in where)
+
+
+def gridded(model: Model, where: Any, change: Mapping[str, Any] | None = None) -> Any:
+    """Sites as their grids, alone or by name, a list of sites as interventions; anything else as it is.
+
+    Args:
+        change: source, edit and the like of each site of a list.
+    """
     if isinstance(where, Mapping):
         return {name: gridded(model, one) for name, one in where.items()}
+    if _are_sites(where):
+        for one in where:
+            model.site(one.partition("@")[0] if isinstance(one, str) else one)
+        return [Intervention.of(one, **(change or {})) for one in where]
     if not isinstance(where, str | Site):
         return where
     return grid(model.site(where))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp import kernels
 from interp.engine import gauge
+from interp.engine.background import words
 from interp.engine.costs import Costs, rate
 from interp.engine.joins import NEVER, Point, depth, inside
 from interp.engine.pieces import divided
@@ -67,6 +68,10 @@ class Plan:
     kernels: dict[str, str]
     """What each kernel that is used runs as."""
     notes: tuple[str, ...]
+    given: str = ""
+    """What is in force on the base, in words."""
+    held: tuple[str, ...] = ()
+    """What is frozen at the base's values."""
 
     @classmethod
     @torch.no_grad()  # rows without gradients are planned
@@ -107,6 +112,8 @@ class Plan:
             f"{_many(self.cells, 'cell')} × {_many(self.examples, 'example')} = {_many(total, 'row')} on {self.model}",
             f"  by rule     {self.by_rule:,} cannot have an effect and are the base's value, without a forward pass",
         ]
+        lines += [f"  given       {self.given}"] if self.given else []
+        lines += [f"  held        {', '.join(self.held)}"] if self.held else []
         lines += [f"  {e.strategy:<10}  {_described(e)}" for e in self.chosen]
         lines += [f"  whole pass  {_many(count, 'cell')}, because {reason}" for reason, count in self.fallback().items()]
         if any(e.strategy == "wavefront" for e in self.chosen):
@@ -171,6 +178,8 @@ class _Planning:
             p.reader.describe(self.costs.vocabulary, wave=wave),
             self._kernels(wave=wave),
             self._notes(),
+            "" if p.options.given is None else p.options.given.in_words,
+            () if p.options.hold is None else tuple(words(p.model, p.options.hold)),
         )
 
     def _wave(self, resumed: Tensor) -> Estimate:

@@ -47,7 +47,7 @@ from interp.models.taps import Reads, Tap, Write
 from interp.models.unpadded import unpadded
 from interp.prompts import Pairs, Prompt
 from interp.protocols import Tokenizer
-from interp.sites import COMPONENTS, MAIN, SPELLINGS, Site
+from interp.sites import COMPONENTS, MAIN, SPELLINGS, Site, which_side
 from interp.verbs import fulfil
 
 
@@ -281,6 +281,10 @@ class Model:
         try:
             site = Site.parse(word)
         except UnknownSiteError as error:
+            if word in dict(self.module.named_modules()):
+                raise which_side(str(word)) from None
+            if not error.known:
+                raise
             raise UnknownSiteError(
                 error.kind, error.name, self._names(MAIN), f"of {self.name}", aliases=SPELLINGS, listing=_LISTING
             ) from None

@@ -19,9 +19,9 @@ a norm divides a token's features, as TransformerLens' ``hook_scale``: written, 
 from interp.sites.components import COMPONENTS, MODULE_SIDES, SPELLINGS
 from interp.sites.grids import Grid, grid
 from interp.sites.positions import ALL, LAST, Positions, PositionsLike
-from interp.sites.site import MAIN, Site, hook_name
+from interp.sites.site import MAIN, Site, hook_name, which_side
 
 __all__ = [
     "ALL", "COMPONENTS", "LAST", "MAIN", "MODULE_SIDES", "SPELLINGS", "Grid", "Positions", "PositionsLike", "Site", "grid",
-    "hook_name",
+    "hook_name", "which_side",
 ]  # fmt: skip

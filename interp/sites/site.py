@@ -22,6 +22,8 @@ _OURS = re.compile(
 _HEAD = re.compile(r"(?:a(?P<al>\d+)\.h(?P<ah>\d+)|(?P<l>\d+)\.(?P<h>\d+))(?:\.(?P<name>[a-z_]+))?\Z")
 _MLP = re.compile(r"m(?P<layer>\d+)\Z")
 _MODULE = re.compile(r"(?P<path>\S+):(?P<side>input|output)(?:\[(?P<unit>\d+)\])?(?:#(?=.)(?P<call>\d+)?(?P<half>[uc])?)?\Z")
+_PATH = re.compile(r"(?!L\d|.*\bhook_)[A-Za-z_]\w*(?:\.\w+){2,}")
+"""What looks like a module's path without a side."""
 
 _HALVES = "uc"
 """How a half of the batch is written: unconditional, conditional."""
@@ -194,7 +196,15 @@ def _text(site: Any) -> str:
     return site.strip()
 
 
+def which_side(path: str) -> UnknownSiteError:
+    """The error for a module's path that stands alone."""
+    why = f"a module by its path says which side is meant, {path + ':output'!r} or {path + ':input'!r}"
+    return UnknownSiteError("site", path, [], why=why)
+
+
 def _unknown(text: str) -> UnknownSiteError:
+    if _PATH.fullmatch(text):
+        return which_side(text)
     return UnknownSiteError("site", text, COMPONENTS, aliases=SPELLINGS, listing="model.sites() lists a model's own")
 
 

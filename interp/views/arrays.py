@@ -97,7 +97,9 @@ def choose_axes(table: Array, swept: Iterable[str], x: str | None, y: str | None
             f"select one value of the others, e.g. results.isel({', '.join(f'{a}=0' for a in spare[: len(swept) - 2])})"
             + ("" if slider or len(swept) > 3 else f", or give slider={spare[0]!r}")
             if len(swept) > 2
-            else "sweep a second axis"
+            else f"sweep a second axis, or draw a line: interp.views.curve(results, x={swept[0]!r})"
+            if swept
+            else "sweep two axes"
         )
         beside = f" beside slider={slider!r}" if slider else ""
         raise fx.EffectsError(f"a heatmap needs exactly two swept axes{beside}, this result has {len(swept)}: {sizes}; {cure}")

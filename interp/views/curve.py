@@ -52,7 +52,7 @@ def curve(
     results: xr.Dataset | xr.DataArray,
     quantity: str | None = None,
     *,
-    x: str = names.CHECKPOINT,
+    x: str | None = None,
     metric: str | None = None,
     log: bool = False,
     title: str | None = None,
@@ -66,7 +66,7 @@ def curve(
     Args:
         results: effects, or any DataArray, or a Dataset, which gets a panel for every variable that has ``x``.
         quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`.
-        x: the axis from left to right.
+        x: the axis from left to right; by default checkpoints, else the only axis there is besides metric and example.
         metric: of effects, by default the first.
         log: logarithm of 1 + x / the smallest x above 0, so that checkpoint 0 has a place.
         title: in place of the one made from provenance.
@@ -82,10 +82,12 @@ def curve(
     effects = isinstance(results, xr.Dataset) and {"value", "clean", "corrupt", "by_rule"} <= set(results.data_vars)
     if isinstance(results, xr.Dataset) and effects:
         one = fx.choose_metric(results, metric)
+        x = x or _only(one["value"])
         _require(one["value"], x)
         panels, head, under = _of_effects(one, x, quantity or default_quantity(one), level, seed)
         at = one[x]
     else:
+        x = x or _only(results)
         arrays = [results] if isinstance(results, xr.DataArray) else [v for v in results.data_vars.values() if x in v.dims]
         if not arrays or x not in arrays[0].dims:
             raise UnknownNameError("axis of the results", x, map(str, results.dims))
@@ -95,6 +97,12 @@ def curve(
         at = arrays[0][x]
     bands = "; ".join(dict.fromkeys(panel.band for panel in panels if panel.band))
     return _draw(panels, at, x, log, title or head, " · ".join(part for part in (under, bands) if part), width, template)
+
+
+def _only(results: xr.Dataset | xr.DataArray) -> str:
+    """The axis that a curve runs along where none is named."""
+    swept = [str(d) for d in results.dims if d not in (names.METRIC, names.EXAMPLE, names.SEED)]
+    return swept[0] if len(swept) == 1 else names.CHECKPOINT
 
 
 def _require(array: xr.DataArray, x: str) -> None:

@@ -118,6 +118,26 @@ def test_a_site_is_its_grid(where: Any, same: Any, prompts: list[list[int]]) -> 
     assert ablated["value"].dims == one["value"].dims
 
 
+def test_each_of_a_list_of_sites_is_a_cell(prompts: list[list[int]]) -> None:
+    model, sites = sweeps.model("gpt2"), ["L1H2.z@-1", "L0.mlp_out", Site("z", layer=2, head=1)]
+    found = patch(model, prompts, sites, third, edit=Scale(0.0))
+    changes = [Change("L1H2.z", -1, edit=Scale(0.0)), Change("L0.mlp_out", edit=Scale(0.0)), Change("L2H1.z", edit=Scale(0.0))]
+    same = patch(model, prompts, changes, third)
+    assert found.attrs["spec"] == same.attrs["spec"]
+    np.testing.assert_array_equal(found["value"], same["value"])
+    np.testing.assert_array_equal(
+        ablate(model, prompts, sites, "zero", third)["value"], ablate(model, prompts, changes, "zero", third)["value"]
+    )
+    with pytest.raises(UnknownSiteError, match="unknown site 'mlp_oot' of gpt2-0; did you mean 'mlp_out'"):
+        patch(model, prompts, ["L0.mlp_out", "L1.mlp_oot"], third, edit=Scale(0.0))
+
+
+@pytest.mark.parametrize("path", ["transformer.h.1.mlp", "lm_head"])
+def test_a_modules_path_says_which_side(path: str, prompts: list[list[int]]) -> None:
+    with pytest.raises(UnknownSiteError, match=rf"a module by its path says which side is meant, '{path}:output' or"):
+        run(sweeps.model("gpt2"), prompts, capture=path)
+
+
 def test_a_misspelt_site_is_answered_with_the_models_own(prompts: list[list[int]]) -> None:
     model = sweeps.model("gpt2")
     with pytest.raises(UnknownSiteError) as told:

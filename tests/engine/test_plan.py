@@ -16,7 +16,7 @@ from interp.engine.costs import Costs
 from interp.engine.joins import Point, depth
 from interp.engine.wave import Pass
 from interp.errors import UnknownSiteError
-from interp.interventions import Constant, Intervention
+from interp.interventions import Change, Constant, Intervention, Scale
 from interp.models import load
 from interp.sites import grid
 
@@ -118,6 +118,16 @@ def test_a_page_to_read(pairs: Any) -> None:
     assert one.startswith("1 cell × 3 examples = 3 rows on ")
     assert " 1 group by first position" in one
     assert all(len(line) <= 140 for line in page.splitlines())
+
+
+def test_what_is_given_and_held_is_on_the_page(pairs: Any) -> None:
+    model = sweeps.model("llama")
+    page = str(explain(model, pairs, RESIDUAL, given=Change("L1H2.z", edit=Scale(0.0)), hold=("pattern", "L2.mlp_out")))
+    assert "  given       L1H2.z Scale(factor=0.0)\n" in page
+    assert "  held        pattern, L2.mlp_out\n" in page
+    plain = str(explain(model, pairs, RESIDUAL))
+    assert "  given " not in plain
+    assert "  held " not in plain
 
 
 @pytest.mark.parametrize(("site", "said"), [("q", True), ("pattern", True), ("z", False), ("resid_pre", False)])

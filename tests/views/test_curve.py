@@ -120,11 +120,18 @@ def test_gaps_stay_gaps(scores):
     np.testing.assert_allclose(band.y, [0, 1, 0, 0, np.nan, 1, 1])
 
 
+def test_the_only_axis_needs_no_name(make):
+    ds = make().isel(position=0)
+    assert views.curve(ds).to_json() == views.curve(ds, x="layer").to_json()
+    one = fx.effect(ds).isel(metric=0)
+    assert views.curve(one).to_json() == views.curve(one, x="layer").to_json()
+
+
 def test_wrong_arguments(scores, make):
     with pytest.raises(UnknownNameError, match="unknown axis of the results 'step'"):
         views.curve(scores, x="step")
     with pytest.raises(UnknownNameError, match="unknown swept axis 'checkpoint'"):
-        views.curve(make())
+        views.curve(make())  # two axes: which runs along is not to be guessed
     with pytest.raises(UnknownNameError, match="did you mean 'effect'"):
         views.curve(make(), x="layer", quantity="effects")
     with pytest.raises(ShapeMismatchError, match=r"30 lines over head \(30\): at most 24"):

@@ -51,8 +51,7 @@ def variables(model: Model, sites: Any) -> list[Variable]:
             f"them; model.sites() lists those of {model.name}"
         )
     asked: dict[str, list[Site]] = {}
-    for site in dict.fromkeys(map(Site.parse, many)):
-        model.check(site)
+    for site in dict.fromkeys(map(model.site, many)):
         alone = site.path is not None or site.call is not None or site.half is not None
         asked.setdefault(repr(site) if alone else _name(site), []).append(site)
     return [one for name, group in asked.items() for one in _gathered(model, name, group)]

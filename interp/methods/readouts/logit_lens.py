@@ -14,7 +14,7 @@ Logits are made for a few layers and positions at a time; what is kept of them a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ from interp.engine.single.chosen import Chosen
 from interp.engine.single.filled import filled
 from interp.engine.single.told import Told, Words
 from interp.engine.single.variables import variables
-from interp.errors import InputError, ShapeMismatchError, UnknownSiteError
+from interp.errors import HeadOutOfRangeError, InputError, ShapeMismatchError, UnknownSiteError
 from interp.models import Bos, Model
 from interp.models.stack import Stack
 from interp.sites import MAIN, Site
@@ -52,6 +52,7 @@ def lens(
     answer: Words = None,
     *,
     top: int = 5,
+    layers: int | Iterable[int] | None = None,
     sites: str | Site = "resid_post",
     given: Any = None,
     position: Any = None,
@@ -67,6 +68,7 @@ def lens(
             (an int, or a tensor or array of such); one for all prompts or one for each. Of pairs by default their answers (the
             first, where there are several). Of several tokens the first is read.
         top: how many of the most probable tokens are kept.
+        layers: one or several, −1 being what enters block 0; None for all.
         sites: what is decoded: a component of the stream's width in every layer that has it.
         given: interventions in force, as in :func:`interp.patch`.
         position: at which positions, as in :func:`interp.cache`; by default all.
@@ -85,6 +87,7 @@ def lens(
         InputError: the model's blocks do not stand one on the other (the reason is told), or something is given behind the last
             block.
         UnknownSiteError: ``sites`` is no component of the stream's width.
+        HeadOutOfRangeError: a layer that does not have it.
         AnswerError: answers that are no tokens, or not one for each prompt.
         ShapeMismatchError: translators that do not fit the stream.
 
@@ -103,11 +106,12 @@ def lens(
     _refuse_behind(asked)
     wanted = asked.encoded.answers[:, 0] if told is not None and _answered(asked) else None
     chosen = Chosen.of(asked.tokens, position)
-    layers, hidden, last = _hidden(asked, component, position)
-    maps = _translated(model, translators or {}, layers)
+    numbers = _layers(model, component, layers)
+    hidden, last = _hidden(asked, component, position, numbers)
+    maps = _translated(model, translators or {}, numbers)
     rows = (chosen.at >= 0).nonzero()
     found = _Found.empty(
-        len(asked.tokens), len(layers), len(chosen.names), min(top, model.anatomy.outputs or top), wanted is not None
+        len(asked.tokens), len(numbers), len(chosen.names), min(top, model.anatomy.outputs or top), wanted is not None
     )
     with float32(), torch.no_grad(), model.prepared():
         for some in rows.split(max(1, _LOGITS // max(1, model.anatomy.outputs or 1))):
@@ -116,7 +120,7 @@ def lens(
             ends = torch.from_numpy(last)[told.examples, chosen.at[told.examples].argmax(-1)].to(asked.tokens.mask.device)
             told.warn_of_spaces(model.stack.logits(ends[:, None].to(model.dtype))[:, 0])
         attrs = asked.attrs() | {"site": component.name, "translators": sorted(translators or {}), "method": "logit lens"}
-    return _labelled(asked, layers, chosen, found, wanted).assign_attrs(attrs)
+    return _labelled(asked, numbers, chosen, found, wanted).assign_attrs(attrs)
 
 
 def _component(model: Model, sites: str | Site) -> Site:
@@ -144,17 +148,36 @@ def _answered(asked: Asked) -> bool:
     return asked.encoded.answers.shape[1] > 0 and bool((asked.encoded.answers[:, 0] >= 0).all())
 
 
-def _hidden(asked: Asked, component: Site, position: Any) -> tuple[list[int], list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """Layers, what is decoded in each, and what leaves the last block: ``[example, position, d_model]``."""
+def _layers(model: Model, component: Site, layers: int | Iterable[int] | None) -> list[int]:
+    """The layers that are decoded; −1, what enters block 0, is one of the stream's own."""
+    there = [EMBED] if component.name == "resid_post" else []
+    there += [site.layer for site in model.each(component) if site.layer is not None]
+    if layers is None:
+        return there
+    asked = list(layers) if isinstance(layers, Iterable) else [layers]
+    if not asked:
+        raise ValueError("layers is empty; None is all of them")
+    for layer in asked:
+        if layer not in there:
+            raise HeadOutOfRangeError(
+                f"layer {layer!r} of {component.name!r} is not decoded: {model.name} has {there[0]} to {there[-1]}"
+                + (", −1 being what enters block 0" if there[0] == EMBED else "")
+            )
+    return sorted({int(layer) for layer in asked})
+
+
+def _hidden(
+    asked: Asked, component: Site, position: Any, layers: Sequence[int]
+) -> tuple[list[np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
+    """What is decoded in each layer, and what leaves the last block: ``[example, position, d_model]``."""
     last = Site("resid_post", layer=asked.model.sizes[axes.LAYER] - 1)
-    whole = component.name == last.name
-    names = [component.name, "L0.resid_pre"] if whole else [component.name, repr(last)]
-    first, second = filled(asked, variables(asked.model, names), position)
-    layers = list(first.variable.layers or ())
-    each = [first.whole[:, i] for i in range(len(layers))]
-    if whole:
-        return [EMBED, *layers], [second.whole[:, 0], *each], each[-1]
-    return layers, each, second.whole[:, 0]
+    at = {layer: Site("resid_pre", layer=0) if layer == EMBED else component.at(layer=layer) for layer in layers}
+    found = {
+        site: array.whole[:, i]
+        for array in filled(asked, variables(asked.model, [*at.values(), last]), position)
+        for i, site in enumerate(array.variable.sites)
+    }
+    return [found[at[layer]] for layer in layers], found[last]
 
 
 def _translated(model: Model, translators: Translators, layers: Sequence[int]) -> dict[int, tuple[Tensor, Tensor]]:
@@ -163,7 +186,7 @@ def _translated(model: Model, translators: Translators, layers: Sequence[int]) -
     width = model.sizes["d_model"]
     for layer, (matrix, bias) in translators.items():
         if layer not in layers:
-            raise InputError(f"translators name layer {layer}; the layers that are decoded are {layers[0]} to {layers[-1]}")
+            raise InputError(f"translators name layer {layer}; the layers that are decoded are {', '.join(map(str, layers))}")
         a, b = (torch.as_tensor(part, dtype=torch.promote_types(model.dtype, torch.float32)) for part in (matrix, bias))
         if a.shape != (width, width) or b.shape != (width,):
             raise ShapeMismatchError(

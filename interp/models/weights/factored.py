@@ -36,12 +36,21 @@ class SVD(NamedTuple):
     S: Float[Tensor, "*batch rank"]
     V: Float[Tensor, "*batch b rank"]
 
+    def __repr__(self) -> str:
+        largest, smallest = float(self.S.max()), float(self.S.min())
+        shapes = f"U {list(self.U.shape)}, S {list(self.S.shape)} from {largest:.3g} to {smallest:.3g}, V {list(self.V.shape)}"
+        return f"SVD({shapes})"
+
 
 class Top(NamedTuple):
     """The largest numbers of some rows, largest first, and the columns in which they stand."""
 
     values: Float[Tensor, "*batch row k"]
     columns: Int[Tensor, "*batch row k"]
+
+    def __repr__(self) -> str:
+        largest, smallest = float(self.values.max()), float(self.values.min())
+        return f"Top(values and columns {list(self.values.shape)}, from {largest:.3g} to {smallest:.3g})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,6 +1,6 @@
 """A head from token to token: W_E OV W_U, what it says of a token that it attends to, and W_E QK W_Eᵀ, which attends to which.
 
-    >>> interp.weights.full_ov(model, "L3H2").top(3, rows=[" John", " Mary"])                   # doctest: +SKIP
+    >>> interp.weights.full_ov(model, "L3H2").table(3, [" John", " Mary"])                      # doctest: +SKIP
     >>> interp.views.heatmap(interp.weights.copying_score(model))                            # doctest: +SKIP
     >>> interp.weights.token_direction(model, " Paris", " Rome").shape                        # doctest: +SKIP
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from interp.errors import WeightsError
 from interp.models.model import Model
-from interp.models.weights.factored import Factored
+from interp.models.weights.factored import Factored, Top
 from interp.models.weights.heads import Where, choose, labels, ov, qk
 from interp.models.weights.norms import before_unembedding, unembedding
 from interp.models.weights.projections import kept_matrix, wide
@@ -57,6 +57,10 @@ class TokenCircuit(Factored):
             coords={"row": self._texts(ids.cpu().numpy()), "row_id": ("row", ids.cpu().numpy()), "rank": np.arange(k)},
         )
         return table if self.tokenizer is None else table.assign(token=(dims, self._texts(columns)))
+
+    def top(self, k: int, rows: Sequence[str | int] | Int[Tensor, " row"] | None = None, *, largest: bool = True) -> Top:
+        """See :meth:`interp.models.weights.factored.Factored.top`; :meth:`table` gives the same with its tokens."""
+        return super().top(k, None if rows is None else self.ids(rows), largest=largest)
 
     def ids(self, rows: Sequence[str | int] | Int[Tensor, " row"]) -> Int[Tensor, " row"]:
         """The ids of tokens.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.engine.single.cache import cache
-from interp.errors import AnswerError, InputError, PositionError, ShapeMismatchError, UnknownSiteError
+from interp.errors import AnswerError, HeadOutOfRangeError, InputError, PositionError, ShapeMismatchError, UnknownSiteError
 from interp.interventions import Change, Constant, Intervention, Scale
 from interp.methods.readouts import logit_lens
 from interp.methods.readouts.logit_lens import lens
@@ -123,7 +123,7 @@ def test_translators_come_before_the_norm(seed: int) -> None:
     assert tuned.attrs["translators"] == [0]
     with pytest.raises(ShapeMismatchError, match=r"layer 1 has shapes \(2, 2\) and \(2,\); the stream of .* needs \(32, 32\)"):
         lens(model, [ids], translators={1: (torch.eye(2), torch.zeros(2))})
-    with pytest.raises(InputError, match="name layer 9; the layers that are decoded are -1 to 2"):
+    with pytest.raises(InputError, match="name layer 9; the layers that are decoded are -1, 0, 1, 2"):
         lens(model, [ids], translators={9: identity[0]})
 
 
@@ -158,6 +158,21 @@ def test_some_positions_alone() -> None:
     np.testing.assert_allclose(several.prob[0], every.prob[0, :, [2, len(IDS[0]) - 1]], atol=1e-6)
     with pytest.raises(PositionError, match=r"position=2\.5: give an index, a role such as 'subject', a list"):
         lens(model, IDS, position=2.5)
+
+
+@pytest.mark.parametrize(("layers", "kept"), [(1, [1]), ([2, -1], [-1, 2]), (range(2), [0, 1])])
+def test_some_layers_alone(layers: Any, kept: list[int]) -> None:
+    model = sweeps.model("gpt2")
+    every, some = lens(model, IDS), lens(model, IDS, layers=layers)
+    assert some.layer.values.tolist() == kept
+    for name in ("prob", "kl", "entropy"):
+        np.testing.assert_allclose(some[name], every[name].sel(layer=kept), atol=1e-5)
+    parts = lens(model, IDS, sites="attn_out", layers=1)
+    np.testing.assert_allclose(parts.prob, lens(model, IDS, sites="attn_out").prob.sel(layer=[1]), atol=1e-6)
+    with pytest.raises(HeadOutOfRangeError, match=r"layer 3 of 'resid_post' is not decoded: gpt2-0 has -1 to 2, −1 being what"):
+        lens(model, IDS, layers=[0, 3])
+    with pytest.raises(HeadOutOfRangeError, match=r"layer -1 of 'attn_out' is not decoded: gpt2-0 has 0 to 2$"):
+        lens(model, IDS, sites="attn_out", layers=-1)
 
 
 def test_on_a_changed_model() -> None:

@@ -129,6 +129,8 @@ def test_token_circuits(network: PreTrainedModel) -> None:
     expected = embed @ qk(model, "L1H2").matrix() @ embed.T
     np.testing.assert_allclose(full_qk(model, "L1H2").matrix(), expected, atol=1e-10 * (1 + float(expected.abs().max())))
     assert full_ov(model, 1).shape == (tiny.HEADS, tiny.VOCAB, tiny.VOCAB)
+    some = full_ov(model, "L1H2").top(3, rows=[7, 5])
+    assert torch.equal(some.columns, full_ov(model, "L1H2").top(3).columns[[7, 5]])
     np.testing.assert_allclose(full_ov(model, 1)[2].matrix(), full_ov(model, "L1H2").matrix(), atol=1e-8)
 
 

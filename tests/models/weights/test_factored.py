@@ -5,6 +5,7 @@ Expected numbers: the explicit matrix, by torch, in float64 to 1e-10 × (1 + the
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -152,3 +153,5 @@ def test_what_cannot_be_multiplied_says_both_sizes() -> None:
     with pytest.raises(TypeError):
         product @ "x"
     assert repr(product) == "Factored(5 × 6, rank 2)"
+    assert re.fullmatch(r"SVD\(U \[5, 2\], S \[2\] from \S+ to \S+, V \[6, 2\]\)", repr(product.svd()))
+    assert re.fullmatch(r"Top\(values and columns \[5, 3\], from \S+ to \S+\)", repr(product.top(3)))
