@@ -139,7 +139,7 @@ class Hooks:
         self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         seen = first_tensor(args, kwargs)
-        return with_first(args, kwargs, self._visit(self._now(sites), seen, Call(module, args, kwargs)))
+        return with_first(args, kwargs, self.visit(self._now(sites), seen, Call(module, args, kwargs)))
 
     def _route(
         self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -151,12 +151,12 @@ class Hooks:
         """What the experts are called with instead; None if nothing is changed."""
         _, index, weights = routed(call)
         seen = dense(index, weights, _experts(self.taps[sites[0]]))
-        new = self._visit(sites, seen, call)
+        new = self.visit(sites, seen, call)
         return None if new is seen else with_tensors(call.args, call.kwargs, (None, *chosen(new)))
 
     def _after(self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         seen = output_tensor(output)
-        new = self._visit(self._now(sites), seen, Call(module, args, kwargs))
+        new = self.visit(self._now(sites), seen, Call(module, args, kwargs))
         return output if new is seen else with_output(output, new)
 
     def _enter(self, sites: list[Site], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -170,7 +170,7 @@ class Hooks:
         self._calls[tap.path, tap.event] += 1
         return [site for site in sites if site.call in (None, number)]
 
-    def _visit(self, sites: list[Site], seen: Tensor, call: Call | None) -> Tensor:
+    def visit(self, sites: list[Site], seen: Tensor, call: Call | None) -> Tensor:
         """Write, then read, every site of one event; returns what the model goes on with."""
         for site in sites:
             tap = self.taps[site]

@@ -10,8 +10,10 @@ is made. :mod:`interp.models.beside` proves it when a model is loaded.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from einops import rearrange
@@ -21,10 +23,8 @@ from torch.overrides import TorchFunctionMode
 
 from interp.models.calls import Call, first_tensor
 from interp.models.queries import Queries, QueryWrite
+from interp.models.taps import Tap, Write
 from interp.sites import Site
-
-if TYPE_CHECKING:
-    from interp.models.hooks import Hooks
 
 SOFTMAX = frozenset({nn.functional.softmax, torch.softmax, torch.Tensor.softmax, torch.special.softmax})
 FUSED = nn.functional.scaled_dot_product_attention
@@ -97,10 +97,23 @@ def _products(
     return rearrange(found, "n kv (group slot) b -> n (kv group) slot b", group=group)
 
 
+class Seeing(Protocol):
+    """The hooks of one forward pass; see :class:`interp.models.hooks.Hooks`."""
+
+    taps: Mapping[Site, Tap]
+    writes: dict[Site, Write]
+    reads: Mapping[Site, Tensor | None]
+    found: dict[Site, Tensor]
+    fired: Counter[Site]
+    beside: set[Site]
+
+    def visit(self, sites: list[Site], seen: Tensor, call: Call | None) -> Tensor: ...
+
+
 class InsideAttention(TorchFunctionMode):
     """Shows the hooks of a forward pass the scores and patterns of the attention modules that it runs through."""
 
-    def __init__(self, hooks: Hooks) -> None:
+    def __init__(self, hooks: Seeing) -> None:
         super().__init__()
         self.hooks = hooks
         self.sites: list[Site] = []
@@ -119,8 +132,8 @@ class InsideAttention(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if self.sites and func in SOFTMAX:
-            scores = self.hooks._visit(self._of("scores"), args[0], self.call)
-            return self.hooks._visit(self._of("pattern"), func(scores, *args[1:], **kwargs), self.call)
+            scores = self.hooks.visit(self._of("scores"), args[0], self.call)
+            return self.hooks.visit(self._of("pattern"), func(scores, *args[1:], **kwargs), self.call)
         output = func(*args, **kwargs)
         return self._beside(args, kwargs, output) if self.sites and func is FUSED else output
 
@@ -158,12 +171,12 @@ class InsideAttention(TorchFunctionMode):
 
     def _rows(self, fused: Fused, queries: Queries) -> Float[Tensor, "n head slot d_value"]:
         """What some queries attend to, read and written on the way."""
-        scores = self._visit("scores", fused.scores(queries), queries)
+        scores = self.visit("scores", fused.scores(queries), queries)
         pattern = nn.functional.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-        pattern = self._visit("pattern", pattern, queries)
+        pattern = self.visit("pattern", pattern, queries)
         return _products(pattern.to(fused.value.dtype), fused.value, queries.rows)
 
-    def _visit(self, event: str, part: Tensor, queries: Queries) -> Tensor:
+    def visit(self, event: str, part: Tensor, queries: Queries) -> Tensor:
         """Write, then read, the sites of one event."""
         hooks = self.hooks
         for site in self._of(event):

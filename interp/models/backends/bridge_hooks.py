@@ -46,7 +46,7 @@ class PointHooks(Hooks):
             return
 
         def seen(tensor: Tensor, hook: Any) -> Tensor | None:
-            new = self._visit(self._now(sites), tensor, None)
+            new = self.visit(self._now(sites), tensor, None)
             return None if new is tensor else new
 
         self._handles.append(PointHandle(module, module.add_hook(seen)))  # type: ignore[arg-type]

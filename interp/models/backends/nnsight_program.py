@@ -77,13 +77,13 @@ def visit(place: Place, visits: Hooks, reached: list[str]) -> None:
         return
     if place.event == "input":
         seen = first_tensor(args, kwargs)
-        new = visits._visit(place.sites, seen, call)
+        new = visits.visit(place.sites, seen, call)
         if new is not seen:
             envoy.inputs = with_first(args, kwargs, new)
     else:
         output = envoy.output
         seen = output_tensor(output)
-        new = visits._visit(place.sites, seen, call)
+        new = visits.visit(place.sites, seen, call)
         if new is not seen:
             envoy.output = with_output(output, new)
     reached.append(f"{envoy.path}.{place.event}")
@@ -94,11 +94,11 @@ def _around(operation: Any, attention: Call, sites: Sequence[Site], visits: Hook
     by_event = {event: [s for s in sites if visits.taps[s].event == event] for event in ("scores", "pattern")}
     args, kwargs = operation.inputs
     scores = first_tensor(args, kwargs)
-    new = visits._visit(by_event["scores"], scores, attention)
+    new = visits.visit(by_event["scores"], scores, attention)
     if new is not scores:
         operation.inputs = with_first(args, kwargs, new)
     pattern: Tensor = operation.output
-    new = visits._visit(by_event["pattern"], pattern, attention)
+    new = visits.visit(by_event["pattern"], pattern, attention)
     if new is not pattern:
         operation.output = new
     reached.append(f"{operation.path}.output")
