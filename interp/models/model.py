@@ -401,9 +401,22 @@ class Model:
 
     # what rooms above do with it, in a word
 
-    def run(self, prompts: Any, interventions: Any = None, **options: Any) -> Any:
-        """What it says and holds for some prompts, as they are or under interventions: :func:`interp.run`."""
-        return fulfil("run")(self, prompts, interventions, **options)
+    def run(
+        self,
+        prompts: Any,
+        interventions: Any = None,
+        *,
+        capture: Any = (),
+        logits: str = "all",
+        given: Any = None,
+        hold: Any = (),
+        patching: str = "denoising",
+        bos: Bos | None = None,
+        rows: int | None = None,
+    ) -> Any:
+        """What it says and holds for some prompts, as they are or under interventions: see :func:`interp.run`."""
+        options = {"capture": capture, "logits": logits, "given": given, "hold": hold, "patching": patching}
+        return fulfil("run")(self, prompts, interventions, **options, bos=bos, rows=rows)
 
     def edited(self, interventions: Any) -> AbstractContextManager[Model]:
         """Inside, everything runs under interventions: :func:`interp.edited`."""

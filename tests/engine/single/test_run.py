@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from inspect import signature
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from interp import Change, Intervention, Pair, Site, patch
 from interp.engine import run
 from interp.errors import HeadOutOfRangeError, InputError, PositionError, SiteNotFiredError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Add, Constant, Context, Noise, Scale
-from interp.models import load
+from interp.models import Model, load
 from interp.prompts import Prompt
 from interp.tasks import ioi
 
@@ -143,6 +145,22 @@ def test_a_site_that_is_not_met_raises(seed: int) -> None:
     prompt = Prompt(inputs={"input": torch.randn(4)})
     with pytest.raises((SiteNotFiredError, PositionError), match="idle"):
         run(model, prompt, Change("idle:output", edit=lambda h, ctx: 0 * h))
+
+
+def test_a_model_runs_as_the_library_does(seed: int) -> None:
+    ours, models = signature(run).parameters, signature(Model.run).parameters
+    assert [*ours][1:] == [*models][1:]
+    assert all(ours[name].default == models[name].default for name in [*ours][1:])
+    model, ids = sweeps.model("gpt2"), [[3, 1, 4, 1, 5]]
+    options: dict[str, Any] = {
+        "capture": "L1.z",
+        "logits": "last",
+        "given": Change("L0H1.z", edit=Scale(0.0)),
+        "hold": "pattern",
+    }
+    one, other = (call(ids, Change("L1H2.z", edit=Scale(2.0)), **options) for call in (model.run, partial(run, model)))
+    assert torch.equal(one.logits, other.logits)
+    assert torch.equal(one["L1.z"], other["L1.z"])
 
 
 def test_tables_and_words(seed: int) -> None:
