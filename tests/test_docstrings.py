@@ -19,14 +19,11 @@ MODULES = [
     "interp",
     *(one.name for one in pkgutil.walk_packages(interp.__path__, "interp.") if not one.name.endswith("__main__")),
 ]
-NEEDS_AN_EXTRA = "interp.interop.pyvene"
 AT_HAND = {"torch": torch, "interp": interp, **{name: getattr(interventions, name) for name in interventions.__all__}}
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if name.startswith(NEEDS_AN_EXTRA):
-        pytest.importorskip("pyvene")
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     for example in doctest.DocTestFinder().find(module, globs={**AT_HAND, **vars(module)}):

@@ -11,7 +11,9 @@ from interp import errors
 from interp.errors import UnknownNameError, UnknownSiteError, nearest
 
 CLASSES = [
-    c for _, c in inspect.getmembers(errors, inspect.isclass) if c.__module__ == errors.__name__ and c is not errors.UserError
+    c
+    for _, c in inspect.getmembers(errors, inspect.isclass)
+    if c.__module__ == errors.__name__ and c is not errors.UserError and not issubclass(c, Warning)
 ]
 
 

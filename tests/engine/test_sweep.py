@@ -677,7 +677,7 @@ def test_a_source_beside_interventions_is_refused(pairs: Pairs) -> None:
 def test_the_argument_that_is_wrong_is_named(pairs: Pairs) -> None:
     model, where = sweeps.model("gpt2"), grid("L1.z")
     with pytest.raises(ValueError, match=r"where holds 'L1.z' of type str; expected a grid such as .* or interventions such"):
-        sweeps.unchecked(patch)(model, pairs, ["L1.z"])
+        sweeps.unchecked(patch)(model, pairs, ["L1.z", Change("L2.z")])
     with pytest.raises(ValueError, match=r"given holds 'L1.z' of type str; expected interventions such as interp.Change"):
         sweeps.unchecked(patch)(model, pairs, where, given="L1.z")
 

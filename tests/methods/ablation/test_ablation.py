@@ -270,7 +270,7 @@ def test_a_constant_is_saved_and_restored() -> None:
         ({"pairs": [(1, 2)], "where": grid("L1.z"), "metric": "logprob"}, AnswerError, "needs the 'answers'"),
         ({"pairs": [(1, 2, 3)], "reference": "counterfactual"}, InputError, "prompts without one"),
         ({"pairs": []}, InputError, "prompts is empty"),
-        ({"where": ["L1.z"]}, ValueError, "expected a grid"),
+        ({"where": ["L1.z", Change("L2.z")]}, ValueError, "expected a grid"),
         ({"unequal": "first"}, UnknownNameError, "unknown unequal 'first'"),
         ({"unequal": "mean"}, ValueError, "unequal='mean' is for kind='resample', but kind='mean'"),
         ({"kind": "optimal", "metric": "logit_dif"}, UnknownNameError, "did you mean 'logit_diff'"),
