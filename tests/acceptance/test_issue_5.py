@@ -267,11 +267,14 @@ def test_given_on_the_backup_head(figures: dict[str, Any]) -> None:
 
 
 @pytest.mark.done_when(5, HELD)
-@pytest.mark.parametrize("name", ["zoo/language-4l, float64", "SmolLM2-135M-Instruct, float32"])
+@pytest.mark.parametrize("name", ["zoo/language-4l", "SmolLM2-135M-Instruct"])
 def test_with_everything_held_effects_add_up_and_equal_attribution(name: str, smollm2: Path, figures: dict[str, Any]) -> None:
-    """Each component alone with all others and all norms held: what it adds in the source less what it adds in the base."""
-    exact = name.endswith("float64")
-    model = interp.load("zoo/language-4l", dtype="float64") if exact else interp.load(smollm2)
+    """Each component alone with all others and all norms held: what it adds in the source less what it adds in the base.
+
+    In float64, since float32 rounds every logit by more than is allowed. SmolLM2's norms compute in float32 whatever the model's
+    dtype (transformers casts what they take), so there 1e-6 is of the numbers that are added.
+    """
+    model = interp.load(name if name.startswith("zoo/") else smollm2, dtype="float64")
     pairs = interp.tasks.ioi(4, seed=5, tokenizer=model.tokenizer)
     single = [Change(Site(n, layer=layer), -1) for layer in range(model.sizes["layer"]) for n in ("attn_out", "mlp_out")]
     every, hold = Intervention(tuple(single)), ("attn_out", "mlp_out", "ln_scale")
@@ -281,17 +284,15 @@ def test_with_everything_held_effects_add_up_and_equal_attribution(name: str, sm
     expected = -corrupted.contribution * corrupted.scale / clean.scale - clean.contribution
     names = [f"{change.site.name[0]}{change.site.layer}" for change in single]
     gaps = [abs(found[cell].values - expected.sel(term=term).values).max() for cell, term in enumerate(names)]
-    size = (
-        1.0 if exact else 10 * (1 + float(abs(model.run(pairs).final).max()))
-    )  # float32: rounding of 60 differences of logits
     figures["components"], figures["largest effect"] = len(single), float(abs(found).max())
     figures["sum of effects less effect of all"] = float(abs(found[:-1].sum("cell") - found[-1]).max())
     figures["worst difference from attribution"] = float(max(gaps))
-    figures["allowed"] = 1e-6 * size
-    assert figures["sum of effects less effect of all"] <= figures["allowed"]
-    assert figures["worst difference from attribution"] <= figures["allowed"]
+    figures["sum of |effects|"] = float(abs(found[:-1]).sum("cell").max())
+    allowed = 1e-6 if name.startswith("zoo/") else 1e-6 * figures["sum of |effects|"]
+    assert figures["sum of effects less effect of all"] <= allowed
+    assert figures["worst difference from attribution"] <= allowed
 
 
 @pytest.mark.done_when(5, "notebooks and the page for those who come from elsewhere run")
 def test_notebooks(figures: dict[str, Any]) -> None:
-    figures |= require("tests/test_notebooks.py")
+    require(figures, "tests/test_notebooks.py")
