@@ -30,7 +30,7 @@ from torch import Tensor
 from interp import axes
 from interp.engine import patch
 from interp.engine.asked import asked_prompts, listed
-from interp.engine.background import Given, given_changes
+from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.cells import fill
 from interp.engine.families import Family, Where, gridded, labelled, named
 from interp.engine.measure import measure
@@ -68,6 +68,7 @@ def ablate(
     seed: int = 0,
     unequal: Unequal = "last",
     given: Given = None,
+    hold: Hold = (),
     loss: MetricLike = "kl",
     steps: int = 100,
     lr: float = 0.05,
@@ -90,6 +91,7 @@ def ablate(
         seed: of resampling.
         unequal: of resampling, what is done where a role's spans are not equally long in two prompts; see :func:`interp.patch`.
         given: interventions in force on the base, also while constants are trained.
+        hold: parts that are frozen at the base's values in every row, also then; see :func:`interp.patch`.
         loss, steps, lr: of ``optimal``, see :func:`optimal_constants`.
         rows, precision, progress: as for :func:`interp.patch`.
 
@@ -109,7 +111,8 @@ def ablate(
     if kind == "resample" and reference == "base" and len(encoded) == 1:
         raise InputError("kind='resample' takes the values of other prompts, and this is one alone: give several")
     patching: Patching = "noising" if prompts == "clean" else "denoising"
-    options = Options(patching, "auto", given_changes(model, given), rows=rows, progress=progress, precision=precision)
+    frozen = held(model, hold)
+    options = Options(patching, "auto", given_changes(model, given), frozen, rows, progress=progress, precision=precision)
     said: dict[str, Any] = {"kind": kind}
     if kind == "zero":
         source: Source = Constant(0.0)
@@ -123,7 +126,7 @@ def ablate(
     metrics = resolve_metrics(metric or ("logit_diff" if paired else "kl"))
     if kind == "optimal":
         Reader.of(model, encoded, metrics)  # what they need is missed before anything is trained
-        found, families = _trained(model, encoded, where, metrics[0], options, given, loss, steps, lr)
+        found, families = _trained(model, encoded, where, metrics[0], options, given, hold, loss, steps, lr)
         said |= dict(found.training)
         families = _with(families, found.interventions, said)
     else:
@@ -156,6 +159,7 @@ def optimal_constants(
     metric: MetricLike | Sequence[MetricLike] | None = None,
     prompts: Literal["clean", "corrupted"] = "clean",
     given: Given = None,
+    hold: Hold = (),
     loss: MetricLike = "kl",
     steps: int = 100,
     lr: float = 0.05,
@@ -178,9 +182,10 @@ def optimal_constants(
     where = gridded(model, where)
     encoded, paired = asked_prompts(model, pairs)
     patching: Patching = "noising" if prompts == "clean" else "denoising"
-    options = Options(patching, "auto", given_changes(model, given), rows=rows, progress=progress, precision=precision)
+    frozen = held(model, hold)
+    options = Options(patching, "auto", given_changes(model, given), frozen, rows, progress=progress, precision=precision)
     own = resolve_metrics(metric or ("logit_diff" if paired else "kl"))[0]
-    return _trained(model, encoded, where, own, options, given, loss, steps, lr)[0]
+    return _trained(model, encoded, where, own, options, given, hold, loss, steps, lr)[0]
 
 
 # ------------------------------------------------------------------------------------------------------- steps
@@ -193,6 +198,7 @@ def _trained(
     metric: Metric,
     options: Options,
     given: Given,
+    hold: Hold,
     loss: MetricLike,
     steps: int,
     lr: float,
@@ -202,7 +208,7 @@ def _trained(
         raise ValueError("loss='kl' compares with the clean prompts' run, but prompts='corrupted'; pass loss='metric'")
     raised = metric if loss == "metric" else _Lowered(resolve_metrics(loss)[0])
     shared: dict[str, Any] = {name: getattr(options, name) for name in ("patching", "rows", "precision", "progress")}
-    shared |= {"given": given}
+    shared |= {"given": given, "hold": hold}
     families = _families(model, encoded, where, Activation("base"))
     prepared = prepare(model, encoded, [f.interventions for f in families.values()], (raised,), options)
     moments = _moments(prepared)

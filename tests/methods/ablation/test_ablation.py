@@ -217,6 +217,19 @@ def test_heads_ablated_together_and_on_a_changed_base(pairs: Pairs) -> None:
     assert (constants.optimal <= np.minimum(constants.zero, constants.mean)).all()
 
 
+def test_with_parts_held(pairs: Pairs) -> None:
+    """What is ablated is what :func:`patch` would change with the same parts held; with the rest held nothing comes through."""
+    model, heads = sweeps.model("gpt2"), grid("z", layer=[0, 1], head=..., position=["end"])
+    parts = ("pattern", "L2.mlp_out")
+    found = ablate(model, pairs, heads, "zero", "kl", hold=parts)
+    same = patch(model, pairs, heads, "kl", edit=Scale(0.0), patching="noising", hold=parts)
+    np.testing.assert_allclose(found["value"], same["value"], atol=ATOL)
+    assert found.attrs["hold"] == same.attrs["hold"] == ["pattern", "L2.mlp_out"]
+    assert float(abs(found["value"] - ablate(model, pairs, heads, "zero", "kl")["value"]).max()) > 1e-4
+    blocked = ablate(model, pairs, "L0H1.z", "optimal", "kl", hold="L2.resid_post", steps=5)
+    assert float(abs(effects.effect(blocked)).max()) <= ATOL
+
+
 def test_several_grids_are_a_tree_and_absent_sites_stay_absent(pairs: Pairs) -> None:
     found = ablate(
         sweeps.model("gpt2"),
