@@ -21,7 +21,7 @@ from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
 from interp.errors import PositionError, UnknownNameError, UnknownSiteError
-from interp.interventions import Activation, Change, Identity, Intervention, Source
+from interp.interventions import Activation, Change, Identity, Intervention, Replace, Source
 from interp.interventions.source import UNEQUAL
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
@@ -133,7 +133,8 @@ def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any])
         axes=values,
         exists=exists,
         coords=provenance.token_coordinates(clean, corrupted, values.get(axes.POSITION)),
-        attrs={"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)},
+        attrs={"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)}
+        | ({} if isinstance(first.edit, Replace) else {"edit": repr(first.edit)}),
         spec={
             "grid": grid.spec(),
             "change": {k: v for k, v in of_change.items() if k not in ("site", "positions", "attended")},

@@ -122,7 +122,7 @@ def _of_effects(ds: xr.Dataset, x: str, quantity: str, level: float, seed: int) 
     of = f"{table.attrs['resampled']}s"
     low, high = (_laid_out(table[column], x, rest)[1] for column in ("low", "high"))
     lines, means = _laid_out(table["mean"], x, rest)
-    return [_Panel(name, lines, means, low, high, f"band: {level:.0%} interval over {of}")], head, under
+    return [_Panel(name, lines, means, low, high, _said_of(low, level, of))], head, under
 
 
 def _of_array(array: xr.DataArray, x: str, level: float) -> _Panel:
@@ -136,7 +136,12 @@ def _of_array(array: xr.DataArray, x: str, level: float) -> _Panel:
     found = stats.t_interval(array.transpose(*rest, x, names.EXAMPLE).values, level=level)
     parts = [array.isel({names.EXAMPLE: 0}, drop=True).transpose(*rest, x).copy(data=column) for column in found[:3]]
     lines, (mean, low, high) = _laid_out(parts[0], x, rest)[0], (_laid_out(part, x, rest)[1] for part in parts)
-    return _Panel(name, lines, mean, low, high, f"band: {level:.0%} interval over {array.sizes[names.EXAMPLE]} examples")
+    return _Panel(name, lines, mean, low, high, _said_of(low, level, f"{array.sizes[names.EXAMPLE]} examples"))
+
+
+def _said_of(low: NDArray[np.float64], level: float, of: str) -> str:
+    """What the band is; "" where one example makes none."""
+    return f"band: {level:.0%} interval over {of}" if np.isfinite(low).any() else ""
 
 
 def _banded(array: xr.DataArray, x: str, rest: Sequence[str], name: str) -> _Panel:

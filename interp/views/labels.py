@@ -131,10 +131,11 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     Where spans of source and target were not equally long, the rule that was used: ``unequal spans in 3: last token``.
     """
     attrs = ds.attrs
-    source = f", source {attrs['source']}" if isinstance(attrs.get("source"), str) else ""
+    source = f", source {attrs['source']}" if attrs.get("source") not in (None, "none") else ""
     fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
     how = attrs["patching"] if fx.paired(ds) else "no counterfactual"
-    words = [f"{how}{source}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
+    edit = f", {attrs['edit']}" if isinstance(attrs.get("edit"), str) else ""
+    words = [f"{how}{source}{edit}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
     words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
     words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []
     return escape(" · ".join([*words, f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *fixed, *_unequal(attrs)]))

@@ -90,6 +90,14 @@ def test_recovery_is_not_defined(prompts: list[list[int]]) -> None:
         assert "corrupted" not in str(figure.to_dict())
 
 
+def test_a_figure_says_what_was_done(prompts: list[list[int]]) -> None:
+    gone = patch(sweeps.model("gpt2"), prompts[:1], "mlp_out", third, edit=Scale(0.25))
+    title = str(views.curve(gone).layout.title.text)
+    assert "no counterfactual, Scale(factor=0.25) · gpt2-0" in title
+    assert "source" not in title
+    assert "interval" not in title  # one example has none
+
+
 def test_pairs_have_it(seed: int) -> None:
     found = patch(sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 6]), HEADS)
     assert "paired" not in found.attrs
