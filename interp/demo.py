@@ -65,7 +65,7 @@ def demo(model: str | Model, out: str | os.PathLike[str], *, examples: int = 32,
     written = report.write(
         out / "report.html", f"Indirect objects in {model.name}", _sections(pairs, results, figures, task, strongest)
     )
-    print(f"\nkept as {', '.join(run.id for run in runs.values())} in {store.path}")
+    print(f"\nkept as {', '.join(run.id for run in runs.values())} in {store.address}")
     for name, figure in figures.items() if views.can_export() else ():
         print("wrote", views.save(figure, out / f"{name.replace(' ', '-')}.png"))
     print(f"wrote {written} ({time.perf_counter() - began:.0f} s)")

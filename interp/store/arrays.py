@@ -1,4 +1,4 @@
-"""A dataset or a tree of them as named bytes in zarr format 3, and back.
+"""A dataset or a tree of them as named bytes in zarr format 3, and back; several of them as one zip.
 
 Working on bytes in memory lets a checksum cover exactly what is decoded: nothing is read from disk again after it was
 checked. Text is variable-length UTF-8 (zarr has no specification of fixed-width text), numbers keep their bits: no fill value
@@ -7,12 +7,15 @@ stands in for NaN.
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Mapping
 from math import ceil
 from typing import Any, cast
 
 import numpy as np
 import xarray as xr
+import zarr
 from zarr.abc.buffer import Buffer
 from zarr.buffer import cpu
 from zarr.storage import MemoryStore
@@ -21,20 +24,50 @@ from zarr.storage import MemoryStore
 CHUNK_BYTES = 16 * 2**20
 
 Result = xr.Dataset | xr.DataTree
+Chunks = Mapping[str, Mapping[str, Mapping[str, int]]]
 
 
-def encode(result: Result) -> dict[str, bytes]:
-    """The files of a zarr group, by path inside it."""
+def pack(files: Mapping[str, bytes]) -> bytes:
+    """Named bytes as one zip, uncompressed (zarr compresses chunks itself), the same for the same files."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_STORED) as packed:
+        for path in sorted(files):
+            packed.writestr(zipfile.ZipInfo(path), files[path])  # the date is 1980: no clock enters
+    return whole.getvalue()
+
+
+def unpack(data: bytes) -> dict[str, bytes]:
+    """What :func:`pack` was given.
+
+    Raises:
+        ValueError: it is no such zip.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in packed.infolist()):
+                raise ValueError("an entry of the zip is compressed")
+            return {name: packed.read(name) for name in packed.namelist()}
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+
+
+def encode(result: Result, chunks: Chunks | None = None) -> dict[str, bytes]:
+    """The files of a zarr group, by path inside it.
+
+    Args:
+        chunks: by group and variable, how long a chunk is along axes that are cut; the others are whole.
+    """
+    chunks = chunks or {}
     held: dict[str, Buffer] = {}
     store = MemoryStore(held)
     if isinstance(result, xr.DataTree):
         tree = result.map_over_datasets(_storable)
         # DataTree.to_zarr names variables by group
-        chunks = {node.path: _encoding(node.to_dataset(inherit=False)) for node in tree.subtree}
-        tree.to_zarr(store, zarr_format=3, consolidated=False, encoding=chunks)
+        groups = {n.path: _encoding(n.to_dataset(inherit=False), chunks.get(n.path, {})) for n in tree.subtree}
+        tree.to_zarr(store, zarr_format=3, consolidated=False, encoding=groups)
     else:
         ds = _storable(result)
-        ds.to_zarr(store, zarr_format=3, consolidated=False, encoding=_encoding(ds))
+        ds.to_zarr(store, zarr_format=3, consolidated=False, encoding=_encoding(ds, chunks.get("/", {})))
     return {path: buffer.to_bytes() for path, buffer in held.items()}
 
 
@@ -52,6 +85,42 @@ def decode(files: Mapping[str, bytes], tree: bool, variables: Mapping[str, list[
         groups = {node.path: _plain(node.to_dataset(inherit=False), variables[node.path]) for node in found.subtree}
         return xr.DataTree.from_dict({path: groups[path] for path in variables}, name=found.name)
     return _plain(xr.open_zarr(store, zarr_format=3, consolidated=False, chunks=None).load(), variables["/"])
+
+
+class Filler:
+    """Makes the chunks of a part of a zarr group that is not filled yet.
+
+    Args:
+        files: what :func:`encode` gave of the group.
+    """
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._held: dict[str, Buffer] = {path: cpu.Buffer.from_bytes(data) for path, data in files.items()}
+        self._known = set(files)
+        self._store = MemoryStore(self._held)
+        self._open: dict[str, Any] = {}
+
+    def fill(self, family: str, index: Mapping[str, slice], values: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, bytes]:
+        """The chunks of some variables, by path in the group.
+
+        Args:
+            family: path of their dataset.
+            index: the part, along the axes that are cut; it is made of whole chunks.
+            values: an array for each variable, of that part's shape.
+        """
+        for name, array in values.items():
+            target = self._array(f"{family.strip('/')}/{name}".strip("/"))
+            target[tuple(index.get(dim, slice(None)) for dim in target.metadata.dimension_names)] = array
+        found = {path: self._held.pop(path).to_bytes() for path in set(self._held) - self._known}
+        if not found:
+            raise ValueError(f"the part {dict(index)} of {family} has no chunk of its own")
+        return found
+
+    def _array(self, path: str) -> Any:
+        if path not in self._open:
+            config = {"write_empty_chunks": True}  # a unit that is NaN throughout is done all the same
+            self._open[path] = zarr.open_array(self._store, path=path, mode="r+", zarr_format=3, config=config)
+        return self._open[path]
 
 
 def _storable(ds: xr.Dataset) -> xr.Dataset:
@@ -75,11 +144,13 @@ def _replace(ds: xr.Dataset, text: Mapping[object, xr.Variable]) -> xr.Dataset:
     )
 
 
-def _encoding(ds: xr.Dataset) -> dict[object, dict[str, object]]:
+def _encoding(ds: xr.Dataset, chunks: Mapping[str, Mapping[str, int]]) -> dict[object, dict[str, object]]:
     found: dict[object, dict[str, object]] = {}
     for name, variable in ds.variables.items():
         options: dict[str, object] = {"_FillValue": None}
-        if variable.ndim and variable.size:
+        if str(name) in chunks:
+            options["chunks"] = tuple(chunks[str(name)].get(str(d), ds.sizes[d]) for d in variable.dims)
+        elif variable.ndim and variable.size:
             options["chunks"] = _chunks(variable.shape, max(1, variable.dtype.itemsize))
         found[name] = options
     return found

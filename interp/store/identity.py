@@ -16,6 +16,8 @@ from interp.errors import StoreError
 
 ID = re.compile(r"[0-9a-f]{12}\Z")
 _NAME = re.compile(r"[^/\\\x00-\x1f]{1,100}\Z")
+_SEAL = 65
+"""A sha256 in hexadecimal digits and a line end."""
 
 
 def canonical(value: Any) -> str:
@@ -25,6 +27,23 @@ def canonical(value: Any) -> str:
 
 def sha256(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
+
+
+def seal(body: bytes) -> bytes:
+    """Bytes behind their own checksum."""
+    return f"{sha256(body)}\n".encode() + body
+
+
+def unseal(data: bytes) -> bytes:
+    """What was sealed.
+
+    Raises:
+        ValueError: the checksum does not hold.
+    """
+    body = data[_SEAL:]
+    if data[:_SEAL] != f"{sha256(body)}\n".encode():
+        raise ValueError("its checksum does not hold")
+    return body
 
 
 def run_id(spec: Any, engine_semantics: int) -> str:

@@ -1,20 +1,27 @@
-"""Runs on disk: saved whole or not at all, listed, and loaded only after every byte was checked.
+"""Runs on disk: written unit by unit or at once, found again, and loaded only after every byte was checked.
 
     >>> store = Store("runs")
     >>> run = store.save(effects, name="ioi-resid", tags=["demo"])      # doctest: +SKIP
-    >>> store.runs()                                                    # doctest: +SKIP
+    >>> store.runs(model="gpt2", since="2026-01-01")                    # doctest: +SKIP
     >>> store.load("ioi-resid")                                         # doctest: +SKIP
 
-A store is a folder; every run is a folder in it, named by its id::
+A store is a folder, or an address that fsspec knows; every run is a folder in it, named by its id::
 
     runs/
       8d0f18e6fd71/
-        run.json          the marker, written last: format, spec, name, tags, sha256 of every file of the data, and of itself
-        5f1c09ab.zarr/    the data, a zarr (format 3) group that any zarr reader opens
+        run.json               the marker, written last: spec, name, tags, sha256 of every file of the data, and of itself
+        5f1c09ab/
+          data.zarr.zip        a zarr (format 3) group: xarray.open_zarr(zarr.storage.ZipStore(path)) opens it
+          recipe.json          what is beside the data: how to make it again, what was trained, as safetensors
+      1b7e09c2a4d8/            half a run
+        plan.json              like a marker, and how the run is cut into units
+        c0ffee12/              what is known at the start
+        c0ffee12.units/        a file for every unit that is done
+        c0ffee12.leases/       who is at work on which unit
 
-The marker names its data folder, and one ``os.replace`` of the marker makes a run, or its next version, visible. A writer that
-is killed leaves either no marker (the run is listed as unfinished) or the previous version untouched. Nothing is pickled, and
-nothing outside the store is read: links are refused, names with ``/`` or ``..`` too.
+One file put in place makes a run, its next version, or a unit visible. A writer that is killed leaves the version before
+untouched, and every unit that it finished. Nothing is pickled, and nothing outside the store is read: links are refused, names
+with ``/`` or ``..`` too.
 """
 
 from __future__ import annotations
@@ -22,111 +29,177 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import xarray as xr
 
 from interp.errors import StoreError, nearest
-from interp.store import arrays
+from interp.store import arrays, listing, marker, units
 from interp.store.arrays import Result
-from interp.store.folder import COMPLETE, DAMAGED, FORMAT, MARKER, Run, inspect, read_data, write_data, write_marker
-from interp.store.identity import ID, canonical, check_name, run_id, sha256
+from interp.store.files import at
+from interp.store.identity import ID, canonical, check_name, run_id
+from interp.store.leases import EXPIRY
+from interp.store.marker import DATA, HALF, WHOLE
+from interp.store.run import COMPLETE, Run, inspect
+from interp.store.writing import Writing
 
-COLUMNS = ("id", "name", "model", "task", "site", "patching", "metrics", "made_at", "size", "tags", "status", "reason")
-
-_SUMMARY = ("model", "task", "site", "patching", "made_at")
+_INSTEAD = ("data", "files", "units", "format")
 
 
 class Store:
-    """A folder of runs; made on the first save.
+    """A place for runs; made on the first save.
 
     Args:
-        path: a local folder.
+        place: a local folder, or an address such as ``"s3://bucket/runs"`` (fsspec's package for it must be installed).
 
     Raises:
-        StoreError: ``path`` is a file or an address.
+        StoreError: ``place`` is a file, or an address of an unknown kind.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        if "://" in os.fspath(path):
-            raise StoreError(f"a store is a local folder, got the address {os.fspath(path)!r}")
-        self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise StoreError(f"a store is a folder, but {os.fspath(path)!r} is a file")
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        self.files = at(place)
 
-    def save(self, result: Result, *, name: str | None = None, tags: Iterable[str] = ()) -> Run:
+    @property
+    def address(self) -> str:
+        """Where the store is."""
+        return self.files.address
+
+    # writing
+
+    def save(
+        self, result: Result, *, name: str | None = None, tags: Iterable[str] = (), beside: Mapping[str, bytes] | None = None
+    ) -> Run:
         """Write a dataset or a tree of them, whole or not at all.
 
         The id is the digest of ``attrs["spec"]`` and ``attrs["engine_semantics"]`` (a tree without a spec of its own is the
         specs of its families). Saving an id again puts the new numbers in place of the old in one step; the old name stays
         unless a new one is given, and tags add up. A result whose spec is None is anonymous: it gets an id by lot.
 
+        Args:
+            result: with attributes that JSON holds.
+            name: to find it by.
+            tags: likewise.
+            beside: small files to keep with it, by name: prompts, what was trained.
+
         Raises:
             StoreError: attrs that JSON cannot hold or without a spec, a variable that zarr cannot hold, a refused name.
         """
-        tags = tuple(check_name(tag, "tag") for tag in ([tags] if isinstance(tags, str) else tags))
-        if name is not None:
-            check_name(name)
-        spec, semantics = _asked(result)
-        identity = run_id(spec, semantics) if spec is not None else secrets.token_hex(6)
-        folder = self.path / identity
-        old = inspect(folder) if folder.exists() else None
-        if old is not None and old.marker is not None:
-            if canonical(old.marker["spec"]) != canonical(spec):
-                raise StoreError(f"run {identity} exists with another spec: {canonical(old.marker['spec'])[:200]}")
-            name, tags = name or old.name, tuple(dict.fromkeys((*old.tags, *tags)))
-        try:
-            files = arrays.encode(result)
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise StoreError(f"the result cannot be written as zarr: {error}") from error
-        data = f"{secrets.token_hex(4)}.zarr"
-        write_data(folder, data, files)
-        marker = {
-            "format": FORMAT,
-            "id": identity,
-            "kind": "tree" if isinstance(result, xr.DataTree) else "dataset",
-            "name": name,
-            "tags": list(tags),
-            "spec": spec,
-            "engine_semantics": semantics,
-            "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "summary": _summary(result),
-            "variables": arrays.order(result),
-            "data": data,
-            "files": {path: {"size": len(content), "sha256": sha256(content)} for path, content in sorted(files.items())},
-        }
-        write_marker(folder, marker)
-        if old is not None and old.marker is not None:
-            shutil.rmtree(folder / old.marker["data"], ignore_errors=True)  # no marker names it any more
-        return inspect(folder)
+        head = self._head(result, name, tags)
+        return self._save(result, head, dict(beside or {}))
 
-    def runs(self) -> pd.DataFrame:
-        """A table of all runs, newest first, unfinished and damaged ones last, with the reason.
+    def begin(
+        self,
+        skeleton: Result,
+        *,
+        fills: tuple[str, ...] = ("value",),
+        chunks: Mapping[str, int] | Mapping[str, Mapping[str, int]],
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        beside: Mapping[str, bytes] | None = None,
+        expiry: float = EXPIRY,
+    ) -> Writing:
+        """Begin a run that is written unit by unit, or join one that was begun.
 
-        Sizes of files are compared here, checksums on load and by :meth:`check`.
+        Args:
+            skeleton: the result with NaN in what is not known yet.
+            fills: the variables that units fill, floating-point numbers.
+            chunks: how long a unit is along each axis that is cut; of a tree, that by the path of each family. A run that was
+                begun keeps the units that it was begun with.
+            name: as in :meth:`save`.
+            tags: likewise.
+            beside: likewise.
+            expiry: seconds after which a writer that gives no sign of life is taken for dead.
+
+        Raises:
+            StoreError: as :meth:`save`; units that do not fit; a run that was begun and is damaged.
         """
-        rows = []
-        for run in self:
-            summary = run.marker["summary"] if run.marker else {}
-            row = {c: summary.get(c) for c in (*_SUMMARY, "metrics")}
-            row |= {c: getattr(run, c) for c in ("id", "name", "size", "tags", "status", "reason")}
-            rows.append({c: "" if v is None and c != "made_at" else v for c, v in row.items()})
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        table["made_at"] = pd.to_datetime(table["made_at"], utc=True, errors="coerce", format="ISO8601")
-        return table.sort_values("made_at", ascending=False, kind="stable", ignore_index=True)
+        head = self._head(skeleton, name, tags)
+        run = head["id"]
+        if isinstance(skeleton, xr.DataTree) or all(isinstance(some, Mapping) for some in chunks.values()):
+            cut: Any = chunks
+        else:
+            cut = {"/": chunks}
+        planned = units.planned(skeleton, fills, cut)
+        of_units = {family: dict.fromkeys(fills, lengths) for family, lengths in cut.items()}
+        content = self._checked({**(beside or {}), DATA: self._packed(skeleton, of_units)})
+        plan = {**head, "units": planned, "data": "0" * 8}
+        if self.find(head["spec"], head["engine_semantics"]) is None:
+            if marker.read(self.files, run, HALF) is None:
+                marker.write(self.files, run, HALF, {**head, "units": planned}, content)
+            begun = marker.read(self.files, run, HALF)  # that of whoever began it first
+            if begun is None:
+                raise StoreError(f"run {run} was removed while it was begun")
+            plan, content = begun, marker.content(self.files, run, begun)
+
+        def save(result: Result, found: Mapping[str, bytes]) -> Run:
+            whole = self._save(result, {key: value for key, value in plan.items() if key not in _INSTEAD}, dict(found))
+            self._forget(run, plan)
+            return whole
+
+        return Writing(self.files, plan, content, save, expiry)
+
+    def label(self, ref: str, *, name: str | None = None, tags: Iterable[str] | None = None) -> Run:
+        """Give a complete run another name, or other tags."""
+        run = self._complete(ref)
+        found = dict(run.marker or {})
+        found["name"] = found["name"] if name is None else check_name(name)
+        found["tags"] = found["tags"] if tags is None else _tags(tags)
+        marker.put(self.files, run.id, WHOLE, found)
+        return inspect(self.files, run.id)
+
+    def delete(self, ref: str) -> None:
+        """Remove a run; its marker goes first, so that half a deletion reads as unfinished."""
+        run = self.run(ref).id
+        for path in (f"{run}/{WHOLE}", f"{run}/{HALF}", run):
+            self.files.remove(path)
+        if run in self.files.names(""):
+            raise StoreError(f"run {run} could not be removed: {', '.join(self.files.names(run)) or 'it is in use'} is left")
+
+    # finding
+
+    def runs(
+        self,
+        *,
+        name: str | None = None,
+        model: str | None = None,
+        task: str | None = None,
+        method: str | None = None,
+        site: str | None = None,
+        patching: str | None = None,
+        status: str | None = None,
+        tags: Iterable[str] | str = (),
+        since: Any = None,
+        until: Any = None,
+    ) -> pd.DataFrame:
+        """A table of runs, newest first, those without a date last.
+
+        Words may have ``*`` for anything: ``model="*SmolLM2*"``. Sizes of files are compared here, checksums on load and by
+        :meth:`check`.
+
+        Args:
+            name: of the run.
+            model: likewise.
+            task: likewise.
+            method: what made it: ``"patch"``, ``"ablate"``, ``"patch_edges"`` …
+            site: of a grid.
+            patching: denoising or noising.
+            status: complete, running, unfinished or damaged.
+            tags: all of which a run has.
+            since: made at this date or later.
+            until: made before it.
+        """
+        words = {"name": name, "model": model, "task": task, "method": method, "site": site, "patching": patching}
+        return listing.table(self.files, since, until, tags, **words, status=status)
 
     def __iter__(self) -> Iterator[Run]:
         """Every run, complete or not; folders whose name is no id are not the store's."""
-        folders = sorted(p for p in self.path.iterdir() if ID.match(p.name)) if self.path.is_dir() else []
-        return iter([inspect(folder) for folder in folders])
+        return iter([inspect(self.files, run) for run in self.files.names("") if ID.match(run)])
 
     def __contains__(self, ref: object) -> bool:
-        return any(ref in (run.id, run.name) for run in self)
+        return any(ref in (row["id"], row["name"]) for row in listing.rows(self.files))
 
     def run(self, ref: str) -> Run:
         """The run with this id, this name, or an id that begins so.
@@ -134,55 +207,103 @@ class Store:
         Raises:
             StoreError: none, or several; near matches and ids are listed.
         """
-        if isinstance(ref, str) and ID.match(ref) and (self.path / ref).exists():
-            return inspect(self.path / ref)
+        if isinstance(ref, str) and ID.match(ref) and ref in self.files.names(""):
+            return inspect(self.files, ref)
         check_name(ref, "run")
-        runs = list(self)
-        found = [r for r in runs if r.name == ref] or [r for r in runs if r.id.startswith(ref)]
+        rows = listing.rows(self.files)
+        found = [row["id"] for row in rows if row["name"] == ref] or [row["id"] for row in rows if row["id"].startswith(ref)]
         if len(found) == 1:
-            return found[0]
+            return inspect(self.files, found[0])
         if found:
-            raise StoreError(f"run {ref!r} could be any of {', '.join(r.id for r in found)}; give more of the id")
-        near = nearest(ref, [n for r in runs for n in (r.id, r.name) if n])
+            raise StoreError(f"run {ref!r} could be any of {', '.join(found)}; give more of the id")
+        near = nearest(ref, [n for row in rows for n in (row["id"], row["name"]) if n])
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise StoreError(f"no run {ref!r} among the {len(runs)} of this store{hint}")
+        raise StoreError(f"no run {ref!r} among the {len(rows)} of this store{hint}")
 
     def find(self, spec: Any, engine_semantics: int) -> Run | None:
         """The complete run that answers this spec, if there is one."""
-        folder = self.path / run_id(spec, engine_semantics)
-        run = inspect(folder) if folder.exists() else None
-        return run if run is not None and run.status == COMPLETE else None
+        run = inspect(self.files, run_id(spec, engine_semantics))
+        return run if run.status == COMPLETE else None
 
-    def load(self, ref: str) -> Result:
-        """The result of a run, bit for bit, by id, unique beginning of an id, or name.
+    def load(self, ref: str, *, partial: bool = False) -> Result:
+        """The result of a run, bit for bit, by id, unique beginning of an id, or name; see :meth:`Run.load`.
 
         Raises:
             StoreError: no such run, or one that is unfinished, damaged (the run and the file are named) or of another format.
         """
-        return self.run(ref).load()
+        return self.run(ref).load(partial=partial)
 
     def check(self, ref: str) -> Run:
         """The run as :meth:`run` gives it, damaged where a checksum does not hold."""
-        run = self.run(ref)
-        if run.status != COMPLETE or run.marker is None:
-            return run
-        try:
-            read_data(run.path, run.marker)
-        except StoreError as error:
-            return Run(run.id, run.path, run.name, run.tags, DAMAGED, str(error), run.marker)
-        return run
-
-    def delete(self, ref: str) -> None:
-        """Remove a run; its marker goes first, so that half a deletion reads as unfinished."""
-        path = self.run(ref).path
-        if path.is_symlink() or not path.is_dir():
-            path.unlink()
-            return
-        (path / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(path)
+        return self.run(ref).check()
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r})"
+        return f"Store({self.address!r})"
+
+    # pieces
+
+    def _complete(self, ref: str) -> Run:
+        run = self.run(ref)
+        if run.status != COMPLETE:
+            raise StoreError(f"run {run.id} is {run.status}: {run.reason}")
+        return run
+
+    def _head(self, result: Result, name: str | None, tags: Iterable[str]) -> dict[str, Any]:
+        """A marker without its data: what a run is, and what it was called before."""
+        labels = _tags(tags)
+        if name is not None:
+            check_name(name)
+        spec, semantics = _asked(result)
+        run = run_id(spec, semantics) if spec is not None else secrets.token_hex(6)
+        old = inspect(self.files, run).marker
+        if old is not None:
+            if canonical(old["spec"]) != canonical(spec):
+                raise StoreError(f"run {run} exists with another spec: {canonical(old['spec'])[:200]}")
+            name, labels = name or old["name"], list(dict.fromkeys((*old["tags"], *labels)))
+        return {
+            "id": run,
+            "kind": "tree" if isinstance(result, xr.DataTree) else "dataset",
+            "name": name,
+            "tags": labels,
+            "spec": spec,
+            "engine_semantics": semantics,
+            "variables": arrays.order(result),
+            "summary": listing.summary(result),
+        }
+
+    def _save(self, result: Result, head: Mapping[str, Any], beside: dict[str, bytes]) -> Run:
+        run = str(head["id"])
+        content = self._checked({**beside, DATA: self._packed(result)})
+        old = inspect(self.files, run).marker
+        now = {"saved_at": datetime.now(UTC).isoformat(timespec="seconds"), "summary": listing.summary(result)}
+        marker.write(self.files, run, WHOLE, {**head, **now}, content)
+        if old is not None and "units" not in old:
+            self.files.remove(f"{run}/{old['data']}")  # no marker names it any more
+        return inspect(self.files, run)
+
+    def _forget(self, run: str, plan: Mapping[str, Any]) -> None:
+        """Remove what a run was written by, now that it is whole."""
+        for path in (f"{run}/{HALF}", units.folder(run, plan), units.leased(run, plan), f"{run}/{plan['data']}"):
+            self.files.remove(path)
+
+    @staticmethod
+    def _packed(result: Result, chunks: arrays.Chunks | None = None) -> bytes:
+        try:
+            return arrays.pack(arrays.encode(result, chunks))
+        except (TypeError, ValueError, NotImplementedError) as error:
+            raise StoreError(f"the result cannot be written as zarr: {error}") from error
+
+    @staticmethod
+    def _checked(content: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        for name, data in content.items():
+            check_name(name, "file beside a run")
+            if not isinstance(data, bytes):
+                raise StoreError(f"beside[{name!r}] is {type(data).__name__}; expected bytes")
+        return content
+
+
+def _tags(tags: Iterable[str]) -> list[str]:
+    return [check_name(tag, "tag") for tag in ([tags] if isinstance(tags, str) else tags)]
 
 
 def _asked(result: Result) -> tuple[Any, int]:
@@ -207,14 +328,3 @@ def _asked(result: Result) -> tuple[Any, int]:
             f"got attrs {sorted(groups['/'])} and semantics {sorted(map(str, semantics))}"
         )
     return spec, semantics.pop()
-
-
-def _summary(result: Result) -> dict[str, Any]:
-    """What the table of runs shows; several families' values are joined."""
-    sets = [n.to_dataset() for n in result.subtree if n.has_data] if isinstance(result, xr.DataTree) else [result]
-    found: dict[str, Any] = {}
-    for key in _SUMMARY:
-        values = dict.fromkeys(str(ds.attrs[key]) for ds in sets if ds.attrs.get(key) is not None)
-        found[key] = (max(values) if key == "made_at" else ", ".join(values)) if values else None
-    metrics = dict.fromkeys(str(m) for ds in sets if "metric" in ds.coords for m in ds["metric"].values.ravel())
-    return found | {"metrics": ", ".join(metrics) or None}

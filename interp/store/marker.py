@@ -1,0 +1,121 @@
+"""The file that makes a folder a run, ``run.json``, and the one that makes it half a run, ``plan.json``.
+
+Either names the folder beside it that holds the data, with the size and sha256 of every file there, and carries a digest of
+itself. It is put in place in one step, after the data.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from interp.errors import StoreError
+from interp.store.files import Files, Stat
+from interp.store.identity import canonical, check_name, run_id, sha256
+
+FORMAT = 2
+"""Layout of a run on disk; a marker with another number is refused by name."""
+
+WHOLE, HALF = "run.json", "plan.json"
+DATA = "data.zarr.zip"
+"""All of a result that is known; a zarr group in one file."""
+
+_FOLDER = re.compile(r"[0-9a-f]{8}\Z")
+
+Marker = Mapping[str, Any]
+
+
+def write(files: Files, run: str, which: str, marker: Mapping[str, Any], content: Mapping[str, bytes]) -> None:
+    """The files of a run, then its marker, which names them.
+
+    Args:
+        which: :data:`WHOLE` or :data:`HALF`. A plan is written only where there is none: the one in force is what is read then.
+        marker: without ``data`` and ``files``.
+        content: the files by name, :data:`DATA` among them.
+    """
+    folder = secrets.token_hex(4)
+    for name, data in content.items():
+        files.write(f"{run}/{folder}/{name}", data, durable=which == WHOLE)
+    listed = {name: {"size": len(data), "sha256": sha256(data)} for name, data in sorted(content.items())}
+    if not put(files, run, which, {"format": FORMAT, **marker, "data": folder, "files": listed}):
+        files.remove(f"{run}/{folder}")
+
+
+def put(files: Files, run: str, which: str, marker: Mapping[str, Any]) -> bool:
+    """Put a marker in place; a plan only where there is none. Whether it was."""
+    text = json.dumps({**marker, "digest": sha256(canonical(marker))}, indent=1, ensure_ascii=False).encode()
+    if which == HALF:
+        return files.create(f"{run}/{which}", text)
+    files.write(f"{run}/{which}", text, durable=True)
+    return True
+
+
+def read(files: Files, run: str, which: str) -> dict[str, Any] | None:
+    """What a marker says, checked; None where there is none.
+
+    Raises:
+        StoreError: it is damaged, of another format, or of another run.
+    """
+    try:
+        text = files.read(f"{run}/{which}")
+    except FileNotFoundError:
+        return None
+    except StoreError as error:
+        raise StoreError(f"run {run}: {error}") from error
+    except OSError as error:
+        raise StoreError(f"run {run}: {which} cannot be read ({type(error).__name__})") from error
+    try:
+        marker = json.loads(text)
+        written = marker.pop("digest")
+        version = marker["format"]
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise StoreError(f"run {run}: {which} is damaged ({type(error).__name__})") from error
+    if version != FORMAT:
+        raise StoreError(f"run {run} was written in store format {version!r}; this version reads format {FORMAT}")
+    if sha256(canonical(marker)) != written:
+        raise StoreError(f"run {run}: {which} is damaged (its checksum does not hold)")
+    spec = marker["spec"]
+    if marker["id"] != run or (spec is not None and run_id(spec, marker["engine_semantics"]) != run):
+        raise StoreError(f"run {run}: the folder was renamed; its marker belongs to run {marker['id']}")
+    if not _FOLDER.match(marker["data"]):
+        raise StoreError(f"run {run}: {which} names the data folder {marker['data']!r}, which is none of the store's")
+    for name in marker["files"]:
+        check_name(name, f"file of run {run}")
+    return dict(marker)
+
+
+def wrong(marker: Marker, run: str, stat: Callable[[str], Stat | None]) -> str:
+    """What the sizes of a run's files betray; empty where they are as they were written."""
+    for name, expected in marker["files"].items():
+        found = stat(f"{run}/{marker['data']}/{name}")
+        if found is None or found.size != expected["size"]:
+            return f"{name} has {'no' if found is None else found.size} bytes of {expected['size']}"
+    return ""
+
+
+def content(files: Files, run: str, marker: Marker, *names: str) -> dict[str, bytes]:
+    """Files of a run, every one checked; by default all of them.
+
+    Raises:
+        StoreError: one is missing or damaged, or a file is there that was not written with the run.
+    """
+    folder = f"{run}/{marker['data']}"
+    try:
+        strangers = sorted(set(files.names(folder)) - set(marker["files"]))
+        if strangers:
+            raise StoreError(f"{marker['data']}/{strangers[0]} is a foreign file, not written with the run")
+        found = {}
+        for name in names or marker["files"]:
+            try:
+                data = files.read(f"{folder}/{name}")
+            except OSError as error:
+                raise StoreError(f"{marker['data']}/{name} cannot be read ({type(error).__name__})") from error
+            if sha256(data) != marker["files"][name]["sha256"]:
+                raise StoreError(f"{marker['data']}/{name} is damaged (its checksum does not hold)")
+            found[name] = data
+    except StoreError as error:
+        raise StoreError(f"run {run}: {error}") from error
+    return found
