@@ -171,9 +171,10 @@ def require(given: Any) -> None:
 
 
 def _check_rule(ds: xr.Dataset) -> None:
-    """Cells by rule equal the base exactly; sites that do not exist have no value."""
+    """Cells by rule equal the base exactly, once they have a value; sites that do not exist have none."""
     if ds["by_rule"].any():
-        off = int((ds["by_rule"] & (ds["value"] != base(ds)) & base(ds).notnull()).sum())
+        known = ds["by_rule"] & ds["value"].notnull() & base(ds).notnull()
+        off = int((known & (ds["value"] != base(ds))).sum())
         if off:
             raise EffectsError(f"{off} values are marked by_rule but differ from the base; by rule means equal to it")
     if "absent" in ds and ds["value"].where(ds["absent"]).notnull().any():

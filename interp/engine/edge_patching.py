@@ -12,9 +12,14 @@ row to row, and W_O takes them to the stream.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 import xarray as xr
 
@@ -24,16 +29,21 @@ from interp.engine.asked import BASE, encoded_pairs
 from interp.engine.background import Given, Hold, give, in_force
 from interp.engine.batches import halvings
 from interp.engine.budget import Budget
+from interp.engine.cells import Cell
+from interp.engine.costs import Costs, rate
 from interp.engine.edge_given import refuse
 from interp.engine.edge_rows import EdgeRows
 from interp.engine.families import check_words
 from interp.engine.graph import LOGITS, SLOTS, Edge, check, node
 from interp.engine.graph import edges as every_edge
 from interp.engine.joins import refused
+from interp.engine.measure import bar
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Patching, beside, standing
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
+from interp.engine.stored import Index, Into, StoreLike, cut, keep
+from interp.engine.strategies import Progress
 from interp.errors import EdgesError
 from interp.interventions import Activation, Change, Intervention, Source
 from interp.metrics import MetricLike
@@ -41,6 +51,8 @@ from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
 from interp.sites import Site
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def patch_edges(
@@ -56,6 +68,9 @@ def patch_edges(
     rows: int | None = None,
     precision: Precision = "full",
     progress: bool | None = None,
+    store: StoreLike | None = None,
+    name: str | None = None,
+    tags: Iterable[str] = (),
 ) -> xr.Dataset:
     """The effect of edges, each alone.
 
@@ -76,6 +91,10 @@ def patch_edges(
         hold: as for :func:`interp.patch`; what is held of a reader is not reached.
         rows: most rows in one pass; by default what a memory budget allows.
         precision: as for :func:`interp.patch`.
+        progress: likewise.
+        store: likewise, with ``name`` and ``tags``.
+        name: of the run in the store.
+        tags: likewise.
 
     Returns:
         Effects with dims ``(metric, cell, example)`` and, along ``cell``, the coordinates ``edge``, ``sender``, ``receiver``,
@@ -89,6 +108,7 @@ def patch_edges(
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
     check_words(patching, precision=precision)
+    into = Into.of(store, name, tags)
     reason = refused(model) or ("" if model.causal else "it is not causal")
     if reason:
         raise EdgesError(f"the edges of {model.name} cannot be swept: {reason}")
@@ -103,50 +123,118 @@ def patch_edges(
     runs = Runs(model, encoded, BASE[patching], budget.batch, reader)
     source = Activation() if source is None else source
     known, every = standing(runs, changes, frozen)
-    with torch.no_grad(), model.prepared(sites), float32(precision), halvings() as halved:
-        runs.want_logits("clean", "corrupted", "base")
-        sweep = EdgeRows(runs, wanted, source, budget, changes, give(runs, known), every)
-        value = sweep.run(progress)
-        reference = runs.reference
-        everyone = torch.arange(len(encoded), device=model.device)
-        clean, corrupt, base = (
-            reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted", "base")
+    asked = _Asked(runs, wanted, source, budget, changes, frozen, known, every, sites, patching, precision, edges is None)
+    if into is not None:
+        found = keep(into, asked.bare(), asked.begin, {"/": asked.units()}, beside=dict, progress=progress)
+        assert isinstance(found, xr.Dataset)  # as it was begun
+        return found
+    began = time.perf_counter()
+    with asked.begin() as sweep, bar(progress, len(wanted) * len(encoded)) as shown:
+        everything = {axes.CELL: slice(0, len(wanted)), axes.EXAMPLE: slice(0, len(encoded))}
+        values, facts = sweep.values("/", everything, shown.update)
+    result = sweep.skeleton.assign(value=(sweep.skeleton["value"].dims, values))
+    return result.assign_attrs(out_of_memory=facts["out_of_memory"], wall_seconds=time.perf_counter() - began)
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """A sweep of edges before anything is run."""
+
+    runs: Runs
+    wanted: Sequence[Edge]
+    source: Source
+    budget: Budget
+    changes: Intervention | None
+    """What is given on the base."""
+    frozen: Intervention | None
+    """What is held."""
+    known: Cell | None
+    every: Cell | None
+    sites: Sequence[Site]
+    patching: Patching
+    precision: Precision
+    whole: bool
+    """All edges are asked for."""
+
+    @property
+    def reader(self) -> Reader:
+        return self.runs.reader
+
+    def bare(self) -> xr.Dataset:
+        """The result without any number."""
+        nothing = np.full((len(self.reader.metrics), len(self.runs.encoded)), np.nan, str(self.reader.dtype).split(".")[-1])
+        return self._labelled(nothing, nothing, nothing, {"noise_floor": dict.fromkeys(m.name for m in self.reader.metrics)})
+
+    def units(self) -> dict[str, int]:
+        """How long a unit is, from what half the blocks cost for every row."""
+        model, sizes = self.runs.model, {axes.EXAMPLE: len(self.runs.encoded), axes.CELL: len(self.wanted)}
+        operations = math.prod(sizes.values()) * Costs.of(model).whole(self.runs.base.width) / 2
+        return cut(sizes, axes.CELL, operations / rate(str(model.device), model.dtype, model.sizes["d_model"]))
+
+    @contextmanager
+    def begin(self) -> Iterator[_Edges]:
+        began, runs, model = time.perf_counter(), self.runs, self.runs.model
+        with torch.no_grad(), model.prepared(self.sites), float32(self.precision), halvings() as halved:
+            runs.want_logits("clean", "corrupted", "base")
+            given = give(runs, self.known)
+            sweep = EdgeRows(runs, self.wanted, self.source, self.budget, self.changes, given, self.every)
+            floor = sweep.open()
+            everyone = torch.arange(len(runs.encoded), device=model.device)
+            clean, corrupt, base = (
+                self.reader.measure(runs.logits(side), everyone, runs.reference).cpu().numpy()
+                for side in ("clean", "corrupted", "base")
+            )
+            facts = {"noise_floor": floor, "out_of_memory": len(halved), "wall_seconds": time.perf_counter() - began}
+            yield _Edges(self._labelled(clean, corrupt, base, facts), sweep, halved)
+
+    def _labelled(self, clean: Array, corrupt: Array, base: Array, facts: dict[str, Any]) -> xr.Dataset:
+        runs, wanted, source = self.runs, self.wanted, self.source
+        model, encoded, metrics = runs.model, runs.encoded, self.reader.metrics
+        written = [Intervention((Change(edge.sender, source=source),)) for edge in wanted]
+        spec = {"edges": "all" if self.whole else [repr(e) for e in wanted], "source": source.spec()}
+        spec |= {"given": self.changes.spec()} if self.changes is not None else {}
+        spec |= {"hold": [repr(change.site) for change in self.frozen.changes]} if self.frozen is not None else {}
+        spec |= {"precision": self.precision} if self.precision != "full" else {}
+        return effects.assemble(
+            np.full((len(clean), len(wanted), clean.shape[-1]), np.nan, clean.dtype),
+            clean,
+            corrupt,
+            given=base if self.changes is not None else None,
+            axes={axes.CELL: list(range(len(wanted)))},
+            metrics=[m.name for m in metrics],
+            coords=provenance.example_coordinates(encoded) | _coordinates(wanted),
+            attrs=provenance.attributes(model, encoded, self.patching, metrics)
+            | {
+                "method": "patch_edges",
+                "site": "edges",
+                "positions": "all",
+                "source": repr(source),
+                **in_force(model, self.changes, self.frozen),
+                "strategy": "wavefront",
+                "rows": len(wanted) * len(encoded),
+                **gauge.attribute(model, [*written, *([self.changes] if self.changes else [])]),
+                "spec": provenance.spec(model, encoded, self.patching, metrics, spec),
+            }
+            | facts,
         )
-        attrs = provenance.attributes(model, encoded, patching, metrics)
-    return effects.assemble(
-        value.cpu().numpy(),
-        clean.cpu().numpy(),
-        corrupt.cpu().numpy(),
-        given=base.cpu().numpy() if changes is not None else None,
-        axes={axes.CELL: list(range(len(wanted)))},
-        metrics=[m.name for m in metrics],
-        coords=provenance.example_coordinates(encoded) | _coordinates(wanted),
-        attrs=attrs
-        | {
-            "site": "edges",
-            "positions": "all",
-            "source": repr(source),
-            **in_force(model, changes, frozen),
-            "strategy": "wavefront",
-            "rows": len(wanted) * len(encoded),
-            "noise_floor": sweep.noise_floor,
-            **gauge.attribute(
-                model,
-                [*(Intervention((Change(edge.sender, source=source),)) for edge in wanted), *([changes] if changes else [])],
-            ),
-            "out_of_memory": len(halved),
-            "spec": provenance.spec(
-                model,
-                encoded,
-                patching,
-                metrics,
-                {"edges": "all" if edges is None else [repr(e) for e in wanted], "source": source.spec()}
-                | ({"given": changes.spec()} if changes is not None else {})
-                | ({"hold": [repr(change.site) for change in frozen.changes]} if frozen is not None else {})
-                | ({"precision": precision} if precision != "full" else {}),
-            ),
-        },
-    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Edges:
+    """A sweep of edges under way, to be measured part by part."""
+
+    skeleton: xr.Dataset | xr.DataTree
+    sweep: EdgeRows
+    halved: list[int]
+
+    def rows(self, family: str, index: Index) -> int:
+        return math.prod(index[axis].stop - index[axis].start for axis in (axes.CELL, axes.EXAMPLE))
+
+    def values(self, family: str, index: Index, progress: Progress) -> tuple[Array, dict[str, Any]]:
+        before = len(self.halved)
+        cells, examples = (range(index[axis].start, index[axis].stop) for axis in (axes.CELL, axes.EXAMPLE))
+        value = self.sweep.values(cells, examples, progress)
+        return value.cpu().numpy(), {"out_of_memory": len(self.halved) - before}
 
 
 def _checked(model: Model, edges: Any) -> list[Edge]:

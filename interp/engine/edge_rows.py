@@ -1,7 +1,9 @@
 """The rows of an edge sweep: what writers would write, and what readers make of it.
 
 >>> sweep = EdgeRows(runs, edges(model), Activation(), budget)                         # doctest: +SKIP
->>> sweep.run(progress=None).shape                           # metric, edge, example   # doctest: +SKIP
+>>> sweep.open()                                                                        # doctest: +SKIP
+{'logit_diff': 0.0}
+>>> sweep.values(range(32491), range(64), print).shape           # metric, edge, example   # doctest: +SKIP
 torch.Size([1, 32491, 64])
 """
 
@@ -17,7 +19,6 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
@@ -28,6 +29,7 @@ from interp.engine.graph import EMBED, LOGITS, SLOTS, Edge
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
 from interp.engine.shard import Shard
+from interp.engine.strategies import Progress
 from interp.engine.values import Sources
 from interp.engine.wave import through
 from interp.engine.wavefront import grouped, readout
@@ -77,13 +79,13 @@ class EdgeRows:
         self.given, self.known = given, known
         plain = beside is None and not self.anatomy.main.norms
         self.standing = None if plain else Standing(self.model, beside, self.writers)
+        self._last: tuple[Shard, Tensor, dict[int, Tensor]] | None = None
         self.changes = {site: Change(EMBED_STREAM if site == EMBED else site.tensor, source=source) for site in self.writers}
 
-    def run(self, progress: bool | None) -> Float[Tensor, "metric cell example"]:
-        """Every edge on every example."""
-        runs, n = self.runs, len(self.runs.base)
-        columns = runs.base.width
-        per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * columns * self.model.dtype.itemsize
+    def open(self) -> dict[str, float]:
+        """Make the base run and the sources', so that edges can be measured; returns the noise floor."""
+        runs = self.runs
+        per_sender = (len(self.writers) + 1) * self.model.sizes["d_model"] * runs.base.width * self.model.dtype.itemsize
         runs.keep(dict.fromkeys(self._sites()), self.budget, besides=per_sender)
         if self.standing is not None:
             self.standing.fill(runs, self.known)
@@ -91,24 +93,39 @@ class EdgeRows:
         self.places = {cell.places[-1].change: cell.places[-1] for cell in placed}
         for change in self.places:
             self.sources.want(change)
-        first = torch.stack([cell.first for cell in placed]).amin(0)
-        reference = runs.reference
-        value = torch.zeros(len(self.reader.metrics), self.cells + 1, n, dtype=self.reader.dtype, device=self.model.device)
-        bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
-        with tqdm(total=(self.cells + 1) * n, unit="row", **bar) as shown:
-            for shard in runs.shards():
-                moved, written = self._moved(shard)
-                read = self.reader.positions_of(shard.tokens).amin(-1)
-                begins = torch.minimum(first[shard.examples], read)
-                for column, order in grouped(self.model, begins, read, torch.zeros_like(begins)):
-                    for some in order.split(self.budget.rows(columns - column)):
-                        late = self.standing is not None and self.standing.late
-                        part = Part(shard, some, column, column if late else int(read[some].min()), moved, written)
-                        for site, edges in self.readers.items():
-                            self._receive(part, site, edges, reference, value, shown.update)
-        base = self.reader.measure(runs.logits("base"), torch.arange(n, device=self.model.device), reference)
-        self.noise_floor = noise_floor(value[:, -1], base, self.model, self.reader.metrics)
-        return value[:, :-1]
+        self.first = torch.stack([cell.first for cell in placed]).amin(0)
+        everyone = torch.arange(len(runs.base), device=self.model.device)
+        written_back = self.values(range(self.cells, self.cells + 1), range(len(everyone)), lambda n: None)[:, 0]
+        base = self.reader.measure(runs.logits("base"), everyone, runs.reference)
+        return noise_floor(written_back, base, self.model, self.reader.metrics)
+
+    def values(self, cells: range, examples: range, progress: Progress) -> Float[Tensor, "metric cell example"]:
+        """Some edges on some examples."""
+        runs, reference = self.runs, self.runs.reference
+        value = torch.zeros(
+            len(self.reader.metrics), self.cells + 1, len(runs.base), dtype=self.reader.dtype, device=self.model.device
+        )
+        readers = {site: own for site, edges in self.readers.items() if (own := [edge for edge in edges if edge[0] in cells])}
+        wanted = torch.arange(examples.start, examples.stop, device=self.model.device)
+        for shard in runs.shards(wanted):
+            moved, written = self._moving(shard)
+            mine = torch.isin(shard.examples, wanted).nonzero().flatten()
+            read = self.reader.positions_of(shard.tokens).amin(-1)
+            begins = torch.minimum(self.first[shard.examples], read)
+            for column, order in grouped(self.model, begins[mine], read[mine], torch.zeros_like(mine)):
+                for some in mine[order].split(self.budget.rows(runs.base.width - column)):
+                    late = self.standing is not None and self.standing.late
+                    part = Part(shard, some, column, column if late else int(read[some].min()), moved, written)
+                    for site, edges in readers.items():
+                        self._receive(part, site, edges, reference, value, progress)
+        return value[:, cells.start : cells.stop, examples.start : examples.stop]
+
+    def _moving(self, shard: Shard) -> tuple[Tensor, dict[int, Tensor]]:
+        """What writers move in a shard; that of the last one is kept, since edges of one shard follow each other."""
+        if self._last is None or self._last[0] is not shard:
+            self._last = None  # its memory goes before more is taken
+            self._last = (shard, *self._moved(shard))
+        return self._last[1:]
 
     def _sites(self) -> set[Site]:
         """What of the base run the rows begin from."""

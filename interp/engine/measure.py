@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from interp.engine import provenance, strategies
 from interp.engine.background import in_force
 from interp.engine.batches import halvings
 from interp.engine.cells import Cell, fill
+from interp.engine.edits import Rows
 from interp.engine.joins import NEVER
 from interp.engine.plan import Plan
 from interp.engine.precision import float32
@@ -32,7 +34,7 @@ from interp.interventions import Activation, Intervention
 from interp.metrics import Metric
 from interp.models import Model
 
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 """What rounding may move a metric of size 1 by, at most."""
 
 
@@ -57,10 +59,25 @@ def measure(prepared: Prepared) -> list[Measured]:
         PositionError, ShapeMismatchError, UnequalLengthsError: a source does not fit its target.
         ValueError: a metric is not a number on a prompt without intervention.
     """
+    with measuring(prepared) as sweep:
+        value = sweep.unmoved
+        rows = prepared.rows
+        with bar(prepared.options.progress, len(rows)) as progress:
+            value[:, rows[:, 0], rows[:, 1]] = sweep.run(rows, progress.update)
+        found = []
+        for family in prepared.families:
+            own = value[:, family.start : family.stop - 1]
+            floor = sweep.floor(value[:, family[-1]])
+            undefined = warn_of_nan(own, sweep.work.cells[family.start : family.stop - 1])
+            found.append(sweep.measured(family, own, floor, undefined))
+        return found
+
+
+@contextmanager
+def measuring(prepared: Prepared) -> Iterator[Measuring]:
+    """A sweep under way: the base run, the source runs and the baselines are made, rows can be run."""
     began = time.perf_counter()
-    model, encoded, runs, reader, metrics = (
-        *(prepared.model, prepared.encoded, prepared.runs, prepared.reader, prepared.metrics),
-    )
+    model, encoded, runs, reader = prepared.model, prepared.encoded, prepared.runs, prepared.reader
     plan = Plan.of(prepared)
     with torch.no_grad(), prepared.session(), float32(prepared.options.precision), halvings() as halved:
         runs.want_logits("clean", "corrupted", "base")
@@ -70,70 +87,92 @@ def measure(prepared: Prepared) -> list[Measured]:
         clean, corrupt, base = (
             reader.measure(runs.logits(side), everyone, reference) for side in ("clean", "corrupted", "base")
         )
-        require_finite({"clean prompt": clean, "corrupted prompt": corrupt, "base prompt": base}, metrics)
-        value = base[:, None].repeat(1, len(cells), 1)
-        rows = prepared.rows
+        require_finite({"clean prompt": clean, "corrupted prompt": corrupt, "base prompt": base}, prepared.metrics)
         work = strategies.Work(model, runs.base, cells, reader, reference, prepared.lines)
-        value[:, rows[:, 0], rows[:, 1]] = _run(prepared, work, plan)
-        for family in prepared.families:
-            require_finite({"base prompt, with its own values written back,": value[:, family[-1]]}, metrics)
-        shared = provenance.attributes(model, encoded, prepared.options.patching, metrics)
-    shared |= {"out_of_memory": len(halved), "wall_seconds": time.perf_counter() - began}
-    found = []
-    for family in prepared.families:
-        own = slice(family.start, family.stop - 1)
-        facts = shared | _facts(prepared, plan, family, value, base) | recorded(cells[own])
-        facts["rows_not_a_number"] = warn_of_nan(value[:, own], cells[own])
-        found.append(
-            Measured(
-                value[:, own].cpu().numpy(),
-                clean.cpu().numpy(),
-                corrupt.cpu().numpy(),
-                base.cpu().numpy() if prepared.given is not None else None,
-                prepared.by_rule[own].cpu().numpy(),
-                facts,
-            )
-        )
-    return found
+        yield Measuring(prepared, plan, work, clean, corrupt, base, halved, began)
 
 
-def _facts(prepared: Prepared, plan: Plan, family: range, value: Tensor, base: Tensor) -> dict[str, Any]:
-    """What a family's result says about how it was run."""
-    own = slice(family.start, family.stop - 1)
-    interventions = prepared.interventions[own]
-    floor = noise_floor(value[:, family[-1]], base, prepared.model, prepared.metrics)
-    return {
-        "source": sources(interventions, prepared.options.patching),
-        "edit": repr(interventions[0].changes[0].edit),
-        **in_force(prepared.model, prepared.options.given, prepared.options.hold),
-        "strategy": plan.strategy(family[:-1]),
-        "fallback": plan.fallback(family[:-1]),
-        "rows": int((~prepared.by_rule[family.start : family.stop]).sum()),
-        "rows_by_rule": int(prepared.by_rule[own].sum()),
-        "passes": plan.passes,
-        "fraction_of_naive_flops": plan.fraction,
-        "kernels": plan.kernels,
-        "attention": prepared.attention,
-        "noise_floor": floor,
-    }
+@dataclass(frozen=True, eq=False)
+class Measuring:
+    """What :func:`measuring` gives."""
 
+    prepared: Prepared
+    plan: Plan
+    work: strategies.Work
+    clean: Float[Tensor, "metric example"]
+    corrupt: Float[Tensor, "metric example"]
+    base: Float[Tensor, "metric example"]
+    halved: list[int]
+    """Sizes of batches that did not fit in memory."""
+    began: float
 
-def _run(prepared: Prepared, work: strategies.Work, plan: Plan) -> strategies.Measured:
-    options, rows, budget = prepared.options, prepared.rows, prepared.budget
-    bar = {"disable": options.progress is False, "delay": 0 if options.progress else 1, "leave": False}
-    with tqdm(total=len(rows), unit="row", **bar) as progress:
+    @property
+    def unmoved(self) -> Float[Tensor, "metric cell example"]:
+        """Every cell with the base's values."""
+        return self.base[:, None].repeat(1, len(self.work.cells), 1)
+
+    def run(self, rows: Rows, progress: strategies.Progress) -> Float[Tensor, "metric row"]:
+        """Measure some rows."""
+        options, work, budget = self.prepared.options, self.work, self.prepared.budget
         if options.strategy == "serial":
-            return strategies.serial(work, rows, progress.update)
-        depths = prepared.depths[rows[:, 0]]
-        found = torch.zeros(len(prepared.metrics), len(rows), dtype=work.reader.dtype, device=rows.device)
+            return strategies.serial(work, rows, progress)
+        depths = self.prepared.depths[rows[:, 0]]
+        found = torch.zeros(len(self.prepared.metrics), len(rows), dtype=work.reader.dtype, device=rows.device)
         resumed, whole = ((depths != NEVER).nonzero().flatten(), (depths == NEVER).nonzero().flatten())
         if len(resumed):
-            found[:, resumed] = wavefront(
-                work, rows[resumed], depths[resumed], prepared.runs.shards(), budget, progress.update
-            ).to(found)
+            shards = self.prepared.runs.shards(rows[resumed, 1].unique())
+            found[:, resumed] = wavefront(work, rows[resumed], depths[resumed], shards, budget, progress).to(found)
         if len(whole):
-            found[:, whole] = strategies.batched(work, rows[whole], progress.update, budget.whole_rows()).to(found)
-    return found
+            found[:, whole] = strategies.batched(work, rows[whole], progress, budget.whole_rows()).to(found)
+        return found
+
+    def floor(self, written_back: Float[Tensor, "metric example"]) -> dict[str, float]:
+        """The noise floor from a family's self-patch.
+
+        Raises:
+            ValueError: it is not a number.
+        """
+        require_finite({"base prompt, with its own values written back,": written_back}, self.prepared.metrics)
+        return noise_floor(written_back, self.base, self.prepared.model, self.prepared.metrics)
+
+    def measured(
+        self, family: range, value: Float[Tensor, "metric cell example"], floor: dict[str, float], undefined: int
+    ) -> Measured:
+        """A family's values with all that is known of them."""
+        prepared, plan, own = self.prepared, self.plan, slice(family.start, family.stop - 1)
+        interventions = prepared.interventions[own]
+        facts = {
+            "source": sources(interventions, prepared.options.patching),
+            "edit": repr(interventions[0].changes[0].edit),
+            **in_force(prepared.model, prepared.options.given, prepared.options.hold),
+            "strategy": plan.strategy(family[:-1]),
+            "fallback": plan.fallback(family[:-1]),
+            "rows": int((~prepared.by_rule[family.start : family.stop]).sum()),
+            "rows_by_rule": int(prepared.by_rule[own].sum()),
+            "passes": plan.passes,
+            "fraction_of_naive_flops": plan.fraction,
+            "kernels": plan.kernels,
+            "attention": prepared.attention,
+            "noise_floor": floor,
+            "rows_not_a_number": undefined,
+            "out_of_memory": len(self.halved),
+            "wall_seconds": time.perf_counter() - self.began,
+        }
+        return Measured(
+            value.cpu().numpy(),
+            self.clean.cpu().numpy(),
+            self.corrupt.cpu().numpy(),
+            self.base.cpu().numpy() if prepared.given is not None else None,
+            prepared.by_rule[own].cpu().numpy(),
+            provenance.attributes(prepared.model, prepared.encoded, prepared.options.patching, prepared.metrics)
+            | facts
+            | recorded(self.work.cells[own]),
+        )
+
+
+def bar(progress: bool | None, rows: int) -> Any:
+    """A bar of rows; by default after the first second."""
+    return tqdm(total=rows, unit="row", disable=progress is False, delay=0 if progress else 1, leave=False)
 
 
 def sources(interventions: Sequence[Intervention], patching: Patching) -> str:
@@ -154,7 +193,7 @@ def noise_floor(
 ) -> dict[str, float]:
     """The most that each metric moves when the base's own values are written back; warns where that is more than rounding."""
     floor = (written_back - base).abs().amax(-1)
-    allowed = max(_ROUNDING, torch.finfo(model.dtype).eps ** 0.5) * (1 + base.abs().amax(-1))
+    allowed = max(ROUNDING, torch.finfo(model.dtype).eps ** 0.5) * (1 + base.abs().amax(-1))
     for metric, moved, most in zip(metrics, floor.tolist(), allowed.tolist(), strict=True):
         if moved > most:
             warnings.warn(

@@ -56,6 +56,7 @@ class Runs:
         self._kept: list[KeysValues] | None = None
         self._keeping = False
         self._whole: Shard | None = None
+        self._part: Shard | None = None
         self.given: Given | None = None
         """Changes in force on the base. Set once they are resolved."""
 
@@ -206,13 +207,19 @@ class Runs:
             for site, columns in sites.items():
                 self._wanted.setdefault(self._base_key, {}).setdefault(site, []).append(columns)
 
-    def shards(self) -> Iterator[Shard]:
-        """The base run, as much of it at a time as was allowed to :meth:`keep`."""
-        for examples in torch.arange(len(self.base), device=self.model.device).split(self._shard):
-            yield self.shard_of(examples)
+    def shards(self, examples: Int[Tensor, " example"] | None = None) -> Iterator[Shard]:
+        """The base run, as much of it at a time as was allowed to :meth:`keep`.
+
+        Args:
+            examples: ascending; those that are needed, by default all.
+        """
+        if examples is None or self._shard >= len(self.base):
+            examples = torch.arange(len(self.base), device=self.model.device)
+        for some in examples.split(self._shard):
+            yield self.shard_of(some)
 
     def shard_of(self, examples: Int[Tensor, " example"]) -> Shard:
-        """A part of the base run that holds some examples: all of it where it is kept whole, else these, run anew.
+        """A part of the base run that holds some examples: all of it where it is kept whole, else these; the last is kept.
 
         Args:
             examples: ascending.
@@ -225,9 +232,12 @@ class Runs:
                 everyone = torch.arange(len(self.base), device=self.model.device)
                 self._whole = Shard(self.model, everyone, self.base, self.found.get(key, {}), self._kept)
             return self._whole
-        self._keeping = self.model.stack is not None and self.model.stack.resumes
-        part = self._batches(key, self.base, self._resumed, examples)
-        return Shard(self.model, examples, self.base.take(examples), part.found, part.before)
+        if self._part is None or not torch.equal(self._part.examples, examples):
+            self._part = None  # its memory goes before more is taken
+            self._keeping = self.model.stack is not None and self.model.stack.resumes
+            part = self._batches(key, self.base, self._resumed, examples)
+            self._part = Shard(self.model, examples, self.base.take(examples), part.found, part.before)
+        return self._part
 
 
 def _all_of(columns: list[Wanted]) -> Columns:

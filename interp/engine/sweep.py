@@ -10,17 +10,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import xarray as xr
 
 from interp.engine.background import Given, Hold, given_changes, held
-from interp.engine.families import Where, asked, check_words, labelled, sourced
-from interp.engine.measure import measure
+from interp.engine.families import Where, asked, check_words, sourced
 from interp.engine.plan import Plan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Strategy
+from interp.engine.stored import Into, StoreLike
+from interp.engine.swept import swept
 from interp.interventions import EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
 from interp.metrics import MetricLike
@@ -46,6 +47,9 @@ def patch(
     skip_inert: bool = True,
     precision: Precision = "full",
     progress: bool | None = None,
+    store: StoreLike | None = None,
+    name: str | None = None,
+    tags: Iterable[str] = (),
 ) -> xr.Dataset | xr.DataTree:
     """Run every intervention on every pair and measure it.
 
@@ -78,6 +82,10 @@ def patch(
         precision: ``"full"`` computes float32 products in full; ``"fast"`` lets a GPU use TF32, which moves results by more
             than rounding. Half precision and float64 models are what they are.
         progress: show a bar; by default after the first second.
+        store: where to keep the result: a store, its folder or its address. A run that is there already is loaded, not run
+            again; one that was stopped goes on where it was; several processes asked for the same run share the work.
+        name: of the run in the store.
+        tags: likewise.
 
     Returns:
         Effects with dims ``(metric, *axes of the grid, example)``, ``("metric", "cell", "example")`` for interventions, or a
@@ -87,15 +95,14 @@ def patch(
         InputError: a value of the other prompt is asked for, but these are no pairs.
         UnequalLengthsError: raw positions are matched between prompts of different length.
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError: see there.
+        StoreError: a store that cannot be had, or a run in it that is damaged or was begun by another model.
     """
     check_words(patching, strategy, precision)
+    into = Into.of(store, name, tags)
     options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision)
     change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
-    found = [
-        labelled(prepared, measured, family) for measured, family in zip(measure(prepared), families.values(), strict=True)
-    ]
-    return xr.DataTree.from_dict(dict(zip(families, found, strict=True))) if isinstance(where, Mapping) else found[0]
+    return swept(prepared, families, {"method": "patch"}, tree=isinstance(where, Mapping), into=into)
 
 
 def explain(

@@ -146,7 +146,7 @@ class Store:
         run = self._complete(ref)
         found = dict(run.marker or {})
         found["name"] = found["name"] if name is None else check_name(name)
-        found["tags"] = found["tags"] if tags is None else _tags(tags)
+        found["tags"] = found["tags"] if tags is None else list(dict.fromkeys(_tags(tags)))
         marker.put(self.files, run.id, WHOLE, found)
         return inspect(self.files, run.id)
 
@@ -224,6 +224,11 @@ class Store:
         """The complete run that answers this spec, if there is one."""
         run = inspect(self.files, run_id(spec, engine_semantics))
         return run if run.status == COMPLETE else None
+
+    def like(self, result: Result) -> Run | None:
+        """The complete run that was asked for in the same words as a result, whose numbers do not matter."""
+        spec, semantics = _asked(result)
+        return None if spec is None else self.find(spec, semantics)
 
     def load(self, ref: str, *, partial: bool = False) -> Result:
         """The result of a run, bit for bit, by id, unique beginning of an id, or name; see :meth:`Run.load`.

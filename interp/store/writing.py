@@ -66,8 +66,7 @@ class Writing:
         """Units to do, one after the other, each claimed; ends when all are done and whole."""
         wait = 0.01
         while not self._finished():
-            done = units.done(self.files, self.id, self.plan)
-            left = [unit for unit in self._units if unit.name not in done]
+            left = self.left()
             if not left and self._whole():
                 return
             worked = False
@@ -107,9 +106,14 @@ class Writing:
         self._mine[unit.name] = chunks, facts
         self._leases.release(unit.name)
 
-    def facts(self) -> list[Any]:
-        """What every unit's writer said of it, in the order of the units."""
-        return [self._read(unit.name)[1] for unit in self._units]
+    def left(self) -> list[Unit]:
+        """Units that nobody has done yet."""
+        done = units.done(self.files, self.id, self.plan)
+        return [] if self._finished() else [unit for unit in self._units if unit.name not in done]
+
+    def facts(self, family: str = "/") -> list[Any]:
+        """What every unit's writer said of it, in the order of a family's units."""
+        return [self._read(unit.name)[1] for unit in self._units if unit.family == family]
 
     def finish(self, attrs: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None = None) -> Run:
         """Make the run whole, unless somebody else does.

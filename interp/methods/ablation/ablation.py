@@ -17,7 +17,7 @@ w²(σ² + μ²) by zero, w²σ² by its mean, which is optimal there, and 2w²�
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -32,11 +32,12 @@ from interp.engine import patch
 from interp.engine.asked import asked_prompts, listed
 from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.cells import fill
-from interp.engine.families import Family, Where, gridded, labelled, named
-from interp.engine.measure import measure
+from interp.engine.families import Family, Where, gridded, named
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
 from interp.engine.readout import Reader
+from interp.engine.stored import Into, StoreLike, loaded
+from interp.engine.swept import bare, swept
 from interp.errors import InputError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Change, Constant, ConstantVector, Intervention, Replace, Source
 from interp.interventions.source import SPAN, UNEQUAL, Unequal
@@ -75,6 +76,9 @@ def ablate(
     rows: int | None = None,
     precision: Precision = "full",
     progress: bool | None = None,
+    store: StoreLike | None = None,
+    name: str | None = None,
+    tags: Iterable[str] = (),
 ) -> xr.Dataset | xr.DataTree:
     """Ablate every cell and measure what is left.
 
@@ -93,7 +97,7 @@ def ablate(
         given: interventions in force on the base, also while constants are trained.
         hold: parts that are frozen at the base's values in every row, also then; see :func:`interp.patch`.
         loss, steps, lr: of ``optimal``, see :func:`optimal_constants`.
-        rows, precision, progress: as for :func:`interp.patch`.
+        rows, precision, progress, store, name, tags: as for :func:`interp.patch`.
 
     Returns:
         What :func:`interp.patch` returns, with the attribute ``ablation``: the kind and what it was made from. Optimal
@@ -105,6 +109,7 @@ def ablate(
         InputError: plain prompts have no counterfactual.
         TrainingError, UnknownSiteError: constants that cannot be trained. And what :func:`interp.patch` raises.
     """
+    into = Into.of(store, name, tags)
     where = gridded(model, where)
     encoded, paired = asked_prompts(model, pairs)
     _check(kind, prompts, reference, over, by, unequal, paired=paired)
@@ -124,17 +129,24 @@ def ablate(
         source = Activation("base" if reference == "base" else "source", pool="mean", over=over, by=by)
         said |= {"reference": reference, "over": list(over), "by": by} if kind == "mean" else {}
     metrics = resolve_metrics(metric or ("logit_diff" if paired else "kl"))
+    tree = isinstance(where, Mapping)
     if kind == "optimal":
         Reader.of(model, encoded, metrics)  # what they need is missed before anything is trained
-        found, families = _trained(model, encoded, where, metrics[0], options, given, hold, loss, steps, lr)
-        said |= dict(found.training)
+        said |= {"loss": loss if isinstance(loss, str) else None, "steps": steps, "lr": lr}
+        families = _families(model, encoded, where, Activation("base"))
+        families = _with(families, [one for family in families.values() for one in family.interventions], said)
+        if into is not None:
+            prepared = prepare(model, encoded, [f.interventions for f in families.values()], metrics, options)
+            there = loaded(into, bare(prepared, families, {}, tree=tree))
+            if there is not None:
+                return there
+        found, _ = _trained(model, encoded, where, metrics[0], options, given, hold, loss, steps, lr)
         families = _with(families, found.interventions, said)
+        said |= dict(found.training)
     else:
         families = _families(model, encoded, where, source)
     prepared = prepare(model, encoded, [f.interventions for f in families.values()], metrics, options)
-    results = [labelled(prepared, one, f) for one, f in zip(measure(prepared), families.values(), strict=True)]
-    results = [result.assign_attrs(ablation=said) for result in results]
-    return xr.DataTree.from_dict(dict(zip(families, results, strict=True))) if isinstance(where, Mapping) else results[0]
+    return swept(prepared, families, {"method": "ablate", "ablation": said}, tree=tree, into=into)
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,6 +330,7 @@ def _with(families: dict[str, Family], interventions: Sequence[Intervention], sa
     for name, family in families.items():
         own = list(interventions[first : first + len(family.interventions)])
         spec = {key: value for key, value in family.spec.items() if key != "change"} | {"ablation": dict(said)}
+        spec |= {"function": None} if said["loss"] is None else {}  # a loss of one's own has no written form
         found[name], first = replace(family, interventions=own, spec=spec), first + len(own)
     return found
 
