@@ -6,7 +6,8 @@
     ...         leases.release("000007")
 
 A lease that is not renewed for its ``expiry`` by the watcher's own clock is taken over; one whose process on this machine is
-gone, at once. Two may take it over in the same moment and do the same work twice: what they write is the same, and whole.
+gone, at once. Should two do the same work all the same, as where an object store knows no exclusive creation, what they write
+is the same, and whole.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from interp.store.files import Files
+from interp.store.identity import sha256
 
 EXPIRY = 60.0
 """Seconds without a sign of life after which a lease is void."""
@@ -59,14 +61,10 @@ class Leases:
     def claim(self, name: str) -> bool:
         """Whether this is ours to do now."""
         with self._lock:
-            if not self.files.create(self._path(name), self._body()):
-                if not self._void(name):
-                    return False
-                self.files.remove(self._path(name))
-                if not self.files.create(self._path(name), self._body()):
-                    return False
-            self._held.add(name)
-            return True
+            if self._claimed(name):
+                self._held.add(name)
+                return True
+            return False
 
     def release(self, name: str) -> None:
         """Let go of a lease, unless somebody took it over."""
@@ -83,17 +81,34 @@ class Leases:
                         if self._ours(name):
                             self.files.write(self._path(name), self._body())
 
-    def _void(self, name: str) -> bool:
-        """Whether a lease's holder is gone."""
+    def _claimed(self, name: str) -> bool:
+        """Make a lease, or take over one that is void: of those who would, the one that holds a lease on that very lease."""
+        if self.files.create(self._path(name), self._body()):
+            return True
+        void = self._void(name)
+        if void is None or not self._claimed(guard := f"{name}.{sha256(void)[:8]}"):
+            return False
+        try:
+            if self.files.read(self._path(name)) != void:  # taken over since
+                return False
+            self.files.write(self._path(name), self._body())
+            return True
+        except FileNotFoundError:
+            return False  # done since
+        finally:
+            self.files.remove(self._path(guard))
+
+    def _void(self, name: str) -> bytes | None:
+        """A lease whose holder is gone; None where it is not, or there is none."""
         try:
             found = self.files.read(self._path(name))
         except FileNotFoundError:
-            return True
+            return None
         now = time.monotonic()
         first, since = self._seen.get(name, (b"", now))
         if found != first:
             self._seen[name], since = (found, now), now
-        return now - since > self.expiry or _dead(found)
+        return found if now - since > self.expiry or _dead(found) else None
 
     def _ours(self, name: str) -> bool:
         try:

@@ -43,7 +43,7 @@ from interp.store.files import at
 from interp.store.identity import ID, canonical, check_name, run_id
 from interp.store.leases import EXPIRY
 from interp.store.marker import DATA, HALF, WHOLE
-from interp.store.run import COMPLETE, Run, inspect
+from interp.store.run import COMPLETE, UNFINISHED, Run, inspect
 from interp.store.writing import Writing
 
 _INSTEAD = ("data", "files", "units", "format")
@@ -157,6 +157,22 @@ class Store:
             self.files.remove(path)
         if run in self.files.names(""):
             raise StoreError(f"run {run} could not be removed: {', '.join(self.files.names(run)) or 'it is in use'} is left")
+
+    def tidy(self) -> list[str]:
+        """Remove what killed writers left beside whole and half runs, which nothing reads; returns what was removed.
+
+        Call it while nobody writes: what a writer has just begun looks like what a killed one left.
+        """
+        removed = []
+        for run in self:
+            if run.status not in (COMPLETE, UNFINISHED) or run.marker is None:
+                continue
+            data = run.marker["data"]
+            known = {WHOLE, data} if run.status == COMPLETE else {HALF, data, f"{data}.units", f"{data}.leases"}
+            removed += [f"{run.id}/{name}" for name in self.files.names(run.id) if name not in known]
+        for path in removed:
+            self.files.remove(path)
+        return removed
 
     # finding
 

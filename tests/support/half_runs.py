@@ -29,7 +29,7 @@ def skeleton(spec=1, dtype="float32", **attrs):
         np.zeros((1, EXAMPLES), dtype),
         axes={"layer": list(range(LAYERS)), "position": list(range(POSITIONS))},
         metrics=["m"],
-        coords={"template": list("aabbccd")},
+        coords={"template": [f"t{n // 2}" for n in range(EXAMPLES)]},
         attrs=ATTRS | {"spec": {"n": spec}} | attrs,
     )
 

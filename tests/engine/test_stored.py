@@ -1,0 +1,207 @@
+"""Sweeps into a store: the same numbers, nothing computed twice, a killed sweep resumed."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import interp
+from interp.engine import edge_rows, measure, stored
+from interp.errors import StoreError
+from interp.store import Store
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def model():
+    return interp.load("zoo/induction-2l")
+
+
+@pytest.fixture(scope="module")
+def pairs(model):
+    return interp.tasks.induction(8, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(stored, "UNIT_SECONDS", 1e-4)  # as many units as there can be
+
+
+def heads(**words):
+    return interp.grid("z", layer=..., head=..., **words)
+
+
+def counting(monkeypatch, most=None):
+    """Counts rows that are measured; stops behind ``most`` units."""
+    found, real = [], measure.Measuring.run
+
+    def run(self, rows, progress):
+        if most is not None and len(found) > most:
+            raise KilledError
+        found.append(len(rows))
+        return real(self, rows, progress)
+
+    monkeypatch.setattr(measure.Measuring, "run", run)
+    return found
+
+
+@contextmanager
+def killed(monkeypatch, most):
+    """What runs inside is stopped behind so many units."""
+    with monkeypatch.context() as patched:
+        counting(patched, most)
+        with pytest.raises(KilledError):
+            yield
+
+
+def alike(a, b):
+    """Equal in everything that is not about how it was run."""
+    how = ("wall_seconds", "made_at", "work_units", "out_of_memory", "noise_floor", "peak_memory")
+    for name in a.variables:
+        if name == "value":
+            scale = float(np.nanmax(np.abs(a[name])))
+            np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-5 * (1 + scale))  # other batches
+        else:
+            assert a[name].identical(b[name]), name
+    assert {k: v for k, v in a.attrs.items() if k not in how} == {k: v for k, v in b.attrs.items() if k not in how}
+    return True
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"where": heads()},
+        {"where": interp.grid("resid_pre", layer=..., position=["END"]), "patching": "noising", "metric": ["logit_diff", "kl"]},
+        {"where": ["L0H1.z", "L1H2.z@END", "L1.resid_pre"], "strategy": "batched"},
+        {"where": heads(), "given": [interp.Intervention.of("L0H0.z", source=interp.Constant(0.0))], "hold": ("pattern",)},
+        {"where": "mlp_out", "rows": 3},
+    ],
+    ids=["heads", "positions", "list", "given", "mlps"],
+)
+def test_the_numbers_are_the_same(model, pairs, tmp_path, words):
+    if words["where"] == "mlp_out":
+        model = interp.load("zoo/language-4l")
+        pairs = interp.tasks.ioi(6, seed=0, tokenizer=model.tokenizer)
+    plain = interp.patch(model, pairs, **words)
+    kept = interp.patch(model, pairs, **words, store=tmp_path, name="mine", tags="a")
+    assert alike(plain, kept)
+    assert kept.attrs["work_units"] > 1
+    run = Store(tmp_path).run("mine")
+    assert (run.status, run.tags, run.marker["summary"]["method"]) == ("complete", ("a",), "patch")
+    assert run.load().identical(kept)
+
+
+def test_a_run_that_is_there_is_loaded(model, pairs, tmp_path, monkeypatch):
+    first = interp.patch(model, pairs, heads(), store=tmp_path)
+    counted = counting(monkeypatch)
+    again = interp.patch(model, pairs, heads(), store=Store(tmp_path), name="now", tags=["b"])
+    assert counted == []
+    assert again.identical(first)
+    assert Store(tmp_path).run("now").tags == ("b",)
+    interp.patch(model, pairs, heads(), "kl", store=tmp_path)
+    assert sum(counted) > 0
+    assert len(Store(tmp_path).runs()) == 2
+
+
+def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatch):
+    whole = interp.patch(model, pairs, heads(), store=tmp_path / "whole")
+    with killed(monkeypatch, 3):
+        interp.patch(model, pairs, heads(), store=tmp_path / "half", name="mine")
+    run = Store(tmp_path / "half").run("mine")
+    done, every = run.progress
+    assert run.status == "unfinished"
+    assert (done, every) == (3, whole.attrs["work_units"])
+    part = run.load(partial=True)
+    known = part["value"].notnull()
+    assert 0 < int(known.sum()) < known.size
+    assert part["value"].where(known, 0).equals(whole["value"].where(known, 0))
+    assert part["clean"].equals(whole["clean"])
+    counted = counting(monkeypatch)
+    found = interp.patch(model, pairs, heads(), store=tmp_path / "half")
+    assert len(counted) == every - done + 1  # and the noise floor
+    assert found["value"].equals(whole["value"])
+    assert found.attrs["noise_floor"] == whole.attrs["noise_floor"]
+
+
+def test_families(model, pairs, tmp_path, monkeypatch):
+    where = {"heads": heads(), "stream": interp.grid("resid_pre", layer=...)}
+    plain = interp.patch(model, pairs, where)
+    with killed(monkeypatch, 4):
+        interp.patch(model, pairs, where, store=tmp_path)
+    found = interp.patch(model, pairs, where, store=tmp_path)
+    assert isinstance(found, xr.DataTree)
+    for name in where:
+        assert alike(plain[name].to_dataset(), found[name].to_dataset())
+    assert interp.patch(model, pairs, where, store=tmp_path).identical(found)
+
+
+@pytest.mark.parametrize("kind", ["zero", "mean", "optimal"])
+def test_ablation(model, pairs, tmp_path, monkeypatch, kind):
+    words = {"steps": 3} if kind == "optimal" else {}
+    plain = interp.ablate(model, pairs, heads(), kind, **words)
+    found = interp.ablate(model, pairs, heads(), kind, **words, store=tmp_path, name="mine")
+    assert alike(plain, found)
+    assert Store(tmp_path).runs()["method"].tolist() == ["ablate"]
+    counted = counting(monkeypatch)
+    assert interp.ablate(model, pairs, heads(), kind, **words, store=tmp_path).identical(found)
+    assert counted == []
+
+
+def test_edges(model, pairs, tmp_path, monkeypatch):
+    plain = interp.patch_edges(model, pairs)
+    real, counted = edge_rows.EdgeRows.values, []
+
+    def values(self, cells, examples, progress):
+        if len(counted) == 4:
+            raise KilledError
+        counted.append(len(cells) * len(examples))
+        return real(self, cells, examples, progress)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(edge_rows.EdgeRows, "values", values)
+        with pytest.raises(KilledError):
+            interp.patch_edges(model, pairs, store=tmp_path, name="mine")
+    assert Store(tmp_path).run("mine").progress[0] == 3
+    found = interp.patch_edges(model, pairs, store=tmp_path)
+    assert alike(plain, found)
+    assert Store(tmp_path).runs()["method"].tolist() == ["patch_edges"]
+
+
+def test_units_are_as_long_as_they_should_be():
+    sizes = {"example": 64, "layer": 12}
+    assert stored.cut(sizes, "layer", 0.0) == {"example": 64, "layer": 12}
+    assert stored.cut(sizes, "layer", 4 * stored.UNIT_SECONDS) == {"example": 16, "layer": 12}
+    assert stored.cut(sizes, "layer", 64 * stored.UNIT_SECONDS) == {"example": 4, "layer": 3}
+    assert stored.cut({"example": 2, "cell": 10**6}, "cell", 1e9) == {"example": 2, "cell": 500}
+
+
+def test_a_function_of_ones_own_makes_a_run_anonymous(model, pairs, tmp_path):
+    with pytest.warns(
+        UserWarning, match="a function of your own, which has no written form: the run is kept under an id by lot"
+    ):
+        interp.patch(model, pairs, heads(), edit=lambda h, ctx: 0 * h, store=tmp_path)
+    assert Store(tmp_path).runs()["status"].tolist() == ["complete"]
+
+
+def test_other_numbers_under_the_same_name_are_refused(model, pairs, tmp_path, monkeypatch):
+    with killed(monkeypatch, 2):
+        interp.patch(model, pairs, heads(), store=tmp_path)
+    real = measure.Measuring.__init__
+
+    def other(self, *words):
+        real(self, *words)
+        object.__setattr__(self, "clean", self.clean + 1)
+
+    monkeypatch.setattr(measure.Measuring, "__init__", other)
+    with pytest.raises(StoreError, match=r"was begun with other numbers: 'clean' differs by up to 1 now"):
+        interp.patch(model, pairs, heads(), store=tmp_path)
+
+
+def test_a_name_without_a_store_is_refused(model, pairs):
+    for words in ({"name": "mine"}, {"tags": ["a"]}):
+        with pytest.raises(StoreError, match="name and tags are for a run in a store; give store= as well"):
+            interp.patch(model, pairs, heads(), **words)
