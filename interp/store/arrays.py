@@ -133,6 +133,8 @@ def _storable(ds: xr.Dataset) -> xr.Dataset:
 def _plain(ds: xr.Dataset, variables: list[str]) -> xr.Dataset:
     """Text as Python strings, which every numpy understands; in the old order; no trace of the file."""
     ds = _replace(ds.drop_encoding(), {name: v for name, v in ds.variables.items() if v.dtype.kind == "T"})
+    if set(variables) != set(ds.variables):
+        raise ValueError(f"it holds the variables {', '.join(map(str, ds.variables))}, expected {', '.join(variables)}")
     data = {name: ds.variables[name] for name in variables if name in ds.data_vars}
     return xr.Dataset(data, {name: ds.variables[name] for name in variables if name in ds.coords}, ds.attrs)
 

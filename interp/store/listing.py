@@ -12,6 +12,7 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -20,7 +21,7 @@ from interp.store.arrays import Result
 from interp.store.files import Files, Stat
 from interp.store.identity import ID, canonical, seal, unseal
 from interp.store.marker import DATA, FORMAT, WHOLE
-from interp.store.run import COMPLETE, DAMAGED, inspect
+from interp.store.run import COMPLETE, Run, inspect
 
 INDEX = ".index"
 COLUMNS = (
@@ -58,7 +59,7 @@ def rows(files: Files) -> list[dict[str, Any]]:
             kept[run] = entry
         found.append(entry["row"])
     if kept != known:
-        with suppress(OSError):  # a store that may only be read is listed without an index
+        with suppress(OSError, StoreError):  # a store that may only be read is listed without an index
             files.write(INDEX, seal(canonical({"format": FORMAT, "runs": kept}).encode()))
     return found
 
@@ -76,9 +77,9 @@ def table(
                 raise StoreError(
                     f"{column} is {pattern!r} of type {type(pattern).__name__}; expected text, with * for anything"
                 )
-            frame = frame[[fnmatchcase(value, pattern) for value in frame[column]]]
+            frame = frame[np.array([fnmatchcase(value, pattern) for value in frame[column]], bool)]
     for tag in [tags] if isinstance(tags, str) else tags:
-        frame = frame[[tag in some for some in frame["tags"]]]
+        frame = frame[np.array([tag in some for some in frame["tags"]], bool)]
     if since is not None:
         frame = frame[frame["made_at"] >= _moment(since, "since")]
     if until is not None:
@@ -108,8 +109,8 @@ def _row(files: Files, run: str, stat: Callable[[str], Stat | None]) -> dict[str
     return _described(inspect(files, run, stat))
 
 
-def _described(run: Any) -> dict[str, Any]:
-    told = run.marker["summary"] if run.marker and run.status != DAMAGED else (run.marker or {}).get("summary", {})
+def _described(run: Run) -> dict[str, Any]:
+    told = run.marker["summary"] if run.marker else {}
     row = {c: told.get(c) for c in (*_SUMMARY, "metrics")}
     row |= {
         "id": run.id,

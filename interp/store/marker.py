@@ -7,6 +7,7 @@ itself. It is put in place in one step, after the data.
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -22,6 +23,9 @@ FORMAT = 2
 WHOLE, HALF = "run.json", "plan.json"
 DATA = "data.zarr.zip"
 """All of a result that is known; a zarr group in one file."""
+
+MOST_UNITS = 1_000_000
+"""Of one family."""
 
 _FOLDER = re.compile(r"[0-9a-f]{8}\Z")
 
@@ -46,11 +50,16 @@ def write(files: Files, run: str, which: str, marker: Mapping[str, Any], content
 
 def put(files: Files, run: str, which: str, marker: Mapping[str, Any]) -> bool:
     """Put a marker in place; a plan only where there is none. Whether it was."""
-    text = json.dumps({**marker, "digest": sha256(canonical(marker))}, indent=1, ensure_ascii=False).encode()
+    text = written(marker)
     if which == HALF:
         return files.create(f"{run}/{which}", text)
     files.write(f"{run}/{which}", text, durable=True)
     return True
+
+
+def written(marker: Mapping[str, Any]) -> bytes:
+    """A marker as it stands in its file, with its own digest."""
+    return json.dumps({**marker, "digest": sha256(canonical(marker))}, indent=1, ensure_ascii=False).encode()
 
 
 def read(files: Files, run: str, which: str) -> dict[str, Any] | None:
@@ -69,22 +78,69 @@ def read(files: Files, run: str, which: str) -> dict[str, Any] | None:
         raise StoreError(f"run {run}: {which} cannot be read ({type(error).__name__})") from error
     try:
         marker = json.loads(text)
-        written = marker.pop("digest")
+        digest = marker.pop("digest")
         version = marker["format"]
+        own = sha256(canonical(marker))
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise StoreError(f"run {run}: {which} is damaged ({type(error).__name__})") from error
     if version != FORMAT:
-        raise StoreError(f"run {run} was written in store format {version!r}; this version reads format {FORMAT}")
-    if sha256(canonical(marker)) != written:
+        raise StoreError(f"run {run} was written in store format {str(version)[:20]!r}; this version reads format {FORMAT}")
+    if own != digest:
         raise StoreError(f"run {run}: {which} is damaged (its checksum does not hold)")
+    _require_form(run, which, marker)
     spec = marker["spec"]
     if marker["id"] != run or (spec is not None and run_id(spec, marker["engine_semantics"]) != run):
-        raise StoreError(f"run {run}: the folder was renamed; its marker belongs to run {marker['id']}")
+        raise StoreError(f"run {run}: the folder was renamed; its marker belongs to run {marker['id'][:20]}")
     if not _FOLDER.match(marker["data"]):
-        raise StoreError(f"run {run}: {which} names the data folder {marker['data']!r}, which is none of the store's")
+        raise StoreError(f"run {run}: {which} names the data folder {marker['data'][:80]!r}, which is none of the store's")
     for name in marker["files"]:
         check_name(name, f"file of run {run}")
     return dict(marker)
+
+
+def _require_form(run: str, which: str, marker: Mapping[str, Any]) -> None:
+    """Raise unless a marker holds what every marker holds: a checksum may hold of something else."""
+
+    def texts(x: Any) -> bool:
+        return isinstance(x, list) and all(isinstance(one, str) for one in x)
+
+    def numbers(x: Any, least: int) -> bool:
+        return isinstance(x, dict) and all(type(one) is int and least <= one < 2**48 for one in x.values())
+
+    forms: dict[str, Callable[[Any], bool]] = {
+        "id": lambda x: isinstance(x, str),
+        "kind": lambda x: x in ("dataset", "tree"),
+        "name": lambda x: x is None or isinstance(x, str),
+        "tags": texts,
+        "spec": lambda x: True,
+        "engine_semantics": lambda x: type(x) is int,
+        "variables": lambda x: isinstance(x, dict) and all(texts(names) for names in x.values()),
+        "summary": lambda x: isinstance(x, dict) and all(one is None or isinstance(one, str) for one in x.values()),
+        "data": lambda x: isinstance(x, str),
+        "files": lambda x: (
+            isinstance(x, dict)
+            and DATA in x
+            and all(
+                isinstance(f, dict) and isinstance(f.get("sha256"), str) and numbers({"": f.get("size")}, 0) for f in x.values()
+            )
+        ),
+    }
+    if which == HALF:
+        forms["units"] = lambda x: (
+            isinstance(x, dict)
+            and all(
+                isinstance(cut, dict)
+                and texts(cut.get("variables"))
+                and numbers(cut.get("sizes"), 0)
+                and numbers(cut.get("chunks"), 1)
+                and cut["sizes"].keys() == cut["chunks"].keys()
+                and math.prod(-(-size // cut["chunks"][axis]) for axis, size in cut["sizes"].items()) <= MOST_UNITS
+                for cut in x.values()
+            )
+        )
+    for key, fits in forms.items():
+        if key not in marker or not fits(marker[key]):
+            raise StoreError(f"run {run}: {which} is damaged ({key} is not what it should be)")
 
 
 def wrong(marker: Marker, run: str, stat: Callable[[str], Stat | None]) -> str:

@@ -7,6 +7,7 @@ in place in one step. So it is there whole or not at all, whoever writes it and 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from interp.errors import StoreError
 from interp.store.arrays import Result, pack, unpack
 from interp.store.files import Files
 from interp.store.identity import seal, unseal
+from interp.store.marker import MOST_UNITS
 
 _FACTS = "unit.json"
 
@@ -61,6 +63,8 @@ def planned(result: Result, variables: tuple[str, ...], chunks: Mapping[str, Map
                 raise StoreError(f"units fill floating-point variables with the axes {', '.join(lengths)}; {name!r}: {has}")
         if any(length < 1 for length in lengths.values()):
             raise StoreError(f"a unit is at least 1 long along every axis, got {dict(lengths)}")
+        if math.prod(-(-ds.sizes[axis] // length) for axis, length in lengths.items()) > MOST_UNITS:
+            raise StoreError(f"at most {MOST_UNITS:,} units make a family, and {dict(lengths)} would be more; make them longer")
         found[family] = {
             "variables": list(variables),
             "sizes": {str(axis): ds.sizes[axis] for axis in lengths},

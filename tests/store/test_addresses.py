@@ -1,0 +1,90 @@
+"""Stores at an address that fsspec knows: memory stands for an object store."""
+
+import threading
+import time
+import uuid
+
+import fsspec
+import half_runs as half
+import numpy as np
+import pytest
+
+from interp.errors import StoreError
+from interp.store import Store
+from interp.store.files import Local, Remote
+
+
+@pytest.fixture
+def address():
+    name = f"/{uuid.uuid4().hex}"
+    yield f"memory:/{name}/runs"
+    fsspec.filesystem("memory").rm(name, recursive=True)
+
+
+def whole(spec=1, **attrs):
+    return half.skeleton(spec, **attrs).assign(value=(half.skeleton()["value"].dims, half.whole()))
+
+
+def test_what_is_loaded_is_what_was_saved(address):
+    store = Store(address)
+    assert isinstance(store.files, Remote)
+    assert store.runs().empty
+    run = store.save(whole(), name="mine", tags=["a"], beside={"recipe.json": b"{}"})
+    assert repr(store) == f"Store({address!r})"
+    other = Store(address)
+    assert other.load("mine").identical(whole(made_at=run.load().attrs["made_at"]))
+    assert other.run("mine").beside() == {"recipe.json": b"{}"}
+    assert other.runs()[["name", "status", "tags"]].values.tolist() == [["mine", "complete", ("a",)]]
+    store.save(whole(2, made_at="2020-01-01"), name="older")
+    assert other.runs()["name"].tolist() == ["mine", "older"]
+    assert other.runs(until="2021-01-01")["name"].tolist() == ["older"]
+    with pytest.raises(StoreError, match=f"the store {address} is no local folder, so run {run.id} has no path"):
+        _ = run.path
+    store.delete("mine")
+    assert other.runs()["name"].tolist() == ["older"]
+    with pytest.raises(StoreError, match="no run 'mine' among the 1"):
+        other.load("mine")
+
+
+def test_damage_is_found(address):
+    store = Store(address)
+    run = store.save(whole(), name="mine")
+    path = f"{run.id}/{run.marker['data']}/data.zarr.zip"
+    data = store.files.read(path)
+    store.files.write(path, data[:-9] + b"x" + data[-8:])
+    with pytest.raises(StoreError, match=f"run {run.id}: .*data.zarr.zip is damaged"):
+        store.load("mine")
+    store.files.write(path, data[:-1])
+    assert store.runs()["status"].tolist() == ["damaged"]
+
+
+def test_units_are_shared_and_resumed(address):
+    def stop(unit):
+        if unit.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half.write(Store(address), slow=stop, name="mine")
+    run = Store(address).run("mine")
+    assert (run.status, run.progress) == ("unfinished", (3, 9))
+    assert np.isnan(run.load(partial=True)["value"]).any()
+    found = []
+
+    def write():
+        found.append(half.write(Store(address), slow=lambda unit: time.sleep(0.02)))
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(number for done, _ in found for number in done) == [3, 4, 5, 6, 7, 8]
+    assert np.array_equal(Store(address).load("mine")["value"].values, half.whole())
+
+
+def test_an_address_of_a_folder_is_that_folder(tmp_path):
+    store = Store(f"file://{tmp_path}/runs")
+    assert isinstance(store.files, Local)
+    run = store.save(whole(), name="mine")
+    assert run.path == tmp_path / "runs" / run.id
+    assert Store(tmp_path / "runs").load("mine").identical(run.load())
