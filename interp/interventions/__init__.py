@@ -5,6 +5,7 @@ from __future__ import annotations
 from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Add, Apply, Cut, Edit, Interpolate, Replace, Scale, knock_out
 from interp.interventions.featurizer import Featurizer, Identity, Subspace
+from interp.interventions.files import from_safetensors, to_safetensors
 from interp.interventions.free import Context, Free
 from interp.interventions.intervention import Change, EditLike, Intervention, apply, freely
 from interp.interventions.joint import Joint
@@ -14,12 +15,12 @@ from interp.interventions.masks import BoundlessMask, HardConcrete, Mask
 from interp.interventions.rotation import Rotation
 from interp.interventions.source import Activation, Constant, Noise, Source, mean, noise, resample, zero
 from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoefficient, doses, strength_of
-from interp.interventions.trained import Saved, learnable, once, parts, restore, revive, state
+from interp.interventions.trained import learnable, once, parts
 
 __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "ConstantVector", "Context",
     "Cut", "Edit", "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention",
-    "Joint", "Mask", "Noise", "ProjectOut", "Replace", "Rotation", "Saved", "Scale", "Select", "SetCoefficient", "Source",
-    "Subspace", "apply", "attention_knockout", "doses", "freely", "knock_out", "learnable", "mean", "noise", "once",
-    "parts", "resample", "restore", "revive", "state", "strength_of", "zero",
+    "Joint", "Mask", "Noise", "ProjectOut", "Replace", "Rotation", "Scale", "Select", "SetCoefficient", "Source",
+    "Subspace", "apply", "attention_knockout", "doses", "freely", "from_safetensors", "knock_out", "learnable", "mean",
+    "noise", "once", "parts", "resample", "strength_of", "to_safetensors", "zero",
 ]  # fmt: skip

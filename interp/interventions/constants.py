@@ -36,7 +36,11 @@ class ConstantVector(nn.Module):
         return fitting(self.value, h, self).to(h.dtype).expand_as(h)
 
     def spec(self) -> dict[str, Any]:
-        return {"kind": "constant vector", "shape": list(self.value.shape), "sha256": digest(self.state_dict())}
+        return {"kind": "constant vector", **self.options(), "sha256": digest(self.state_dict())}
+
+    def options(self) -> dict[str, Any]:
+        """Arguments that make another one like this, but for what was learned."""
+        return {"shape": list(self.value.shape)}
 
     def __repr__(self) -> str:
         return f"ConstantVector(shape={list(self.value.shape)}, norm={float(self.value.detach().norm()):.3g})"

@@ -52,6 +52,9 @@ class Identity:
     def spec(self) -> dict[str, Any]:
         return {"kind": "identity"}
 
+    def options(self) -> dict[str, Any]:
+        return {}
+
     def __repr__(self) -> str:
         return "Identity()"
 
@@ -99,6 +102,10 @@ class Subspace(nn.Module):
     def spec(self) -> dict[str, Any]:
         content = self.basis.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return {"kind": "subspace", "shape": list(self.basis.shape), "sha256": hashlib.sha256(content).hexdigest()[:16]}
+
+    def options(self) -> dict[str, Any]:
+        """Arguments that make another one like this."""
+        return {"basis": self.basis}
 
     def __repr__(self) -> str:
         return f"Subspace({self.basis.shape[0]} → {self.basis.shape[1]})"

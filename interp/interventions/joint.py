@@ -83,9 +83,13 @@ class Joint(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         inner = None if self.inner is None else {k: v for k, v in self.inner.spec().items() if k != "sha256"}
-        heads = None if self.heads is None else list(self.heads)
-        own = {"kind": "joint", "pattern": self.pattern, "tokens": self.tokens, "heads": heads, "of": self.of, "inner": inner}
+        own = {"kind": "joint", **self.options(), "inner": inner}
         return own | ({"sha256": digest(self.state_dict())} if self.state_dict() else {})
+
+    def options(self) -> dict[str, Any]:
+        """Arguments that make another one like this."""
+        heads = None if self.heads is None else list(self.heads)
+        return {"pattern": self.pattern, "tokens": self.tokens, "heads": heads, "of": self.of, "inner": self.inner}
 
     def __repr__(self) -> str:
         heads = "" if self.heads is None else f", heads={self.heads}"

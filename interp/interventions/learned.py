@@ -138,6 +138,10 @@ class Select(nn.Module):
             "sha256": digest(self.state_dict()),
         }
 
+    def options(self) -> dict[str, Any]:
+        """Arguments that make another one like this."""
+        return {"chosen": self.chosen, "source": self.reads_source}
+
     def __repr__(self) -> str:
         return f"Select({self.count} of {self.chosen.numel()}{'' if self.reads_source else ', source=False'})"
 

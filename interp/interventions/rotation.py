@@ -157,13 +157,11 @@ class Rotation(nn.Module):
 
     def spec(self) -> dict[str, Any]:
         """The digest is of the parameters, and of what they turn: a basis differs in its last bits from device to device."""
-        return {
-            "kind": "rotation",
-            "width": self.width,
-            "rank": self.rank,
-            "parametrization": self.parametrization,
-            "sha256": digest(self.state_dict()),
-        }
+        return {"kind": "rotation", **self.options(), "sha256": digest(self.state_dict())}
+
+    def options(self) -> dict[str, Any]:
+        """Arguments that make another one like this, but for what was learned."""
+        return {"width": self.width, "rank": self.rank, "parametrization": self.parametrization}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Rotation:
         """What ``to``, ``half`` and ``cuda`` call. A lower precision would cost the columns their orthonormality."""

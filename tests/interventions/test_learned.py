@@ -1,8 +1,7 @@
-"""Gates and masks: their formulas, what hard ones do, the engine's two strategies, and what is saved of them."""
+"""Gates and masks: their formulas, what hard ones do, and the engine's two strategies."""
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import re
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from interp import effects, kernels
 from interp.engine import patch
-from interp.errors import OrderError, ShapeMismatchError, StoreError, UnknownNameError
+from interp.errors import OrderError, ShapeMismatchError
 from interp.interventions import (
     BoundlessMask,
     Change,
@@ -32,7 +31,6 @@ from interp.interventions import (
     Mask,
     Replace,
     Rotation,
-    Saved,
     Scale,
     Select,
     Subspace,
@@ -40,9 +38,6 @@ from interp.interventions import (
     learnable,
     once,
     parts,
-    restore,
-    revive,
-    state,
     zero,
 )
 from interp.interventions.digest import digest
@@ -406,77 +401,6 @@ def test_once_holds_every_rotation(seed: int) -> None:
     with once(intervention):
         assert rotation.basis is rotation.basis
     assert rotation.basis is not rotation.basis
-
-
-def moved(seed: int) -> Intervention:
-    """The same parts after a step."""
-    intervention = everything(seed)
-    with torch.no_grad():
-        for parameter in learnable(intervention):
-            parameter -= 0.1 * torch.rand(parameter.shape, generator=torch.Generator().manual_seed(seed))
-    intervention.changes[0].edit.temperature = 0.01
-    return intervention
-
-
-def test_what_is_saved_comes_back(seed: int) -> None:
-    """Through JSON and copies of the tensors, into an intervention with the same parts, and as parts alone."""
-    trained = moved(seed)
-    tensors, spec = state(trained)
-    saved = Saved({name: tensor.clone() for name, tensor in tensors.items()}, json.loads(json.dumps(spec)))
-    assert {k: v for k, v in saved.spec.items() if k != "parts"} == json.loads(json.dumps(trained.spec()))
-    fresh = everything(seed + 1)
-    assert fresh.spec() != trained.spec()
-    restore(fresh, saved)
-    assert fresh.spec() == trained.spec()
-    alone = revive(saved)
-    h, s = draws(seed, 2, 5, 8)
-    for name, part in parts(trained).items():
-        assert alone[name].spec() == part.spec()
-        assert type(alone[name]) is type(part)
-    for index in (0, 1, 2):
-        assert torch.equal(fresh.changes[index](h, s), trained.changes[index](h, s))
-    assert torch.equal(apply(alone["0.edit"], alone["0.featurizer"], h, s), trained.changes[0](h, s))
-
-
-def test_what_was_saved_is_a_copy_and_can_be_stored(seed: int) -> None:
-    from safetensors.torch import load, save
-
-    trained = moved(seed)
-    saved = state(trained)
-    before = copy.deepcopy(saved.tensors)
-    with torch.no_grad():
-        for parameter in learnable(trained):
-            parameter.zero_()
-    loaded = load(save(saved.tensors))
-    assert loaded.keys() == before.keys()
-    assert all(torch.equal(loaded[name], before[name]) for name in before)
-
-
-def test_double_precision_is_revived(seed: int) -> None:
-    trained = Intervention.of("L0.resid_post", edit=Mask((3,)).double(), featurizer=Rotation(8, 3, seed=seed).double())
-    assert revive(state(trained))["0.featurizer"].basis.dtype == torch.float64
-
-
-def test_what_does_not_fit_is_not_restored(seed: int) -> None:
-    trained = moved(seed)
-    saved = state(trained)
-    with pytest.raises(ShapeMismatchError, match=re.escape("saved were the parts 0.featurizer, 0.edit, 2.featurizer")):
-        restore(Intervention.of("L0.resid_post", featurizer=Rotation(8, 3)), saved)
-    one = state(Intervention.of("L0.resid_post", featurizer=Rotation(8, 3)))
-    for other in (Rotation(8, 4), Rotation(8, 3, parametrization="cayley"), Subspace(torch.eye(8)[:, :3])):
-        with pytest.raises(ShapeMismatchError, match="but the intervention has"):
-            restore(Intervention.of("L0.resid_post", featurizer=other), one)
-    damaged = Saved(one.tensors | {"0.featurizer.weight": one.tensors["0.featurizer.weight"] + 1e-3}, one.spec)
-    for load in (lambda s: restore(Intervention.of("L0.resid_post", featurizer=Rotation(8, 3)), s), revive):
-        with pytest.raises(StoreError, match="are not those of their spec"):
-            load(damaged)
-        with pytest.raises(StoreError, match=r"the tensors saved under 0.featurizer are (\{\}|missing)"):
-            load(Saved({}, one.spec))
-    misspelt = {"parts": {"0.featurizer": one.spec["parts"]["0.featurizer"] | {"kind": "rotatoin"}}}
-    with pytest.raises(
-        UnknownNameError, match=r"unknown kind of part 'rotatoin' saved as 0.featurizer; did you mean 'rotation'"
-    ):
-        revive(Saved(one.tensors, misspelt))
 
 
 def test_specs_and_words(seed: int) -> None:

@@ -18,7 +18,7 @@ from interp import effects
 from interp.engine import patch
 from interp.engine.prepared import prepare
 from interp.errors import AnswerError, InputError, ShapeMismatchError, UnknownNameError, UnknownSiteError
-from interp.interventions import Activation, Change, ConstantVector, Intervention, Scale, resample, restore, revive, state
+from interp.interventions import Activation, Change, ConstantVector, Intervention, Scale, resample
 from interp.methods.ablation import ablate, ablation, optimal_constants
 from interp.metrics.protocol import Readout, Reads
 from interp.models import Model, load
@@ -250,21 +250,6 @@ def test_plain_prompts(pairs: Pairs) -> None:
     assert alone.metric.values.tolist() == ["kl"]
     close(alone["value"], ablate(model, pairs, where, "zero", "kl")["value"])
     close(ablate(model, pairs[0].clean, where, "mean")["value"].values[..., 0] >= 0, True)
-
-
-# the learned part
-
-
-def test_a_constant_is_saved_and_restored() -> None:
-    begun = Intervention.of(Change("L1H0.z", -1, edit=ConstantVector(8, start=torch.arange(8.0))))
-    saved = state(begun)
-    again = Intervention.of(Change("L1H0.z", -1, edit=ConstantVector(8)))
-    restore(again, saved)
-    (revived,) = revive(saved).values()
-    for edit in (again.changes[0].edit, revived):
-        assert isinstance(edit, ConstantVector)
-        assert torch.equal(edit.value.detach(), torch.arange(8.0))
-    assert saved.spec["parts"]["0.edit"]["kind"] == "constant vector"
 
 
 # what is refused
