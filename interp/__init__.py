@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from interp.models.reweighted import reweighted
     from interp.prompts import Pair, Pairs, Prompt
     from interp.prompts.asking import pairs
+    from interp.reruns import rerun
     from interp.sites import Positions, Site, grid, hook_name
     from interp.store import Store
 
@@ -83,6 +84,7 @@ _NAMES = {
     ),
     "interp.models": ("Model", "load"),
     "interp.prompts": ("Pair", "Pairs", "Prompt"),
+    "interp.reruns": ("rerun",),
     "interp.sites": ("Positions", "Site", "grid", "hook_name"),
     "interp.store": ("Store",),
 }
@@ -94,8 +96,8 @@ __all__ = [
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
     "ablate", "attention", "attribute", "axes", "cache", "check", "damage", "dla", "doses", "edited", "effect", "effects",
     "explain", "generate", "grid", "hook_name", "lens", "load", "metrics", "models", "optimal_constants", "over", "pairs",
-    "patch", "patch_edges", "recovery", "reweighted", "run", "score", "sites", "stats", "store", "summary", "tasks", "top",
-    "training", "views", "weights",
+    "patch", "patch_edges", "recovery", "rerun", "reweighted", "run", "score", "sites", "stats", "store", "summary", "tasks",
+    "top", "training", "views", "weights",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``interp demo``, ``interp doctor``, ``interp ls``, ``interp show``.
+"""The command line: ``interp demo``, ``interp doctor``, ``interp ls``, ``interp show``, ``interp rerun``.
 
 Every command is a dataclass; the text under a field is its help.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -105,11 +105,37 @@ class Show:
                 print(effects.top(family, self.top).to_string(index=False))
 
 
+@dataclass(frozen=True)
+class Rerun:
+    """Make a run again from its recipe and compare; the exit status is 1 if a number is off by more than rounding."""
+
+    run_id: tyro.conf.Positional[str]
+    """Id of the run, a unique beginning of it, or its name."""
+    store: Path = field(default_factory=lambda: Path("runs"))
+    """Folder of the store."""
+    model: str = ""
+    """Another place to load the model from: a hub id, a folder, a GGUF file, or a model of the zoo."""
+    device: str = ""
+    """Where to run; by default where the run was made."""
+
+    def run(self) -> int:
+        from interp.models import load
+        from interp.reruns import rerun
+        from interp.store import Store
+
+        run: Any = Store(self.store).run(self.run_id)
+        model = load(self.model, device=self.device or None) if self.model else None
+        found = rerun(run, model=model, device=None if self.model else self.device or None)
+        print(found)
+        return int(not found.within)
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Ls, tyro.conf.subcommand("ls")]
     | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Rerun, tyro.conf.subcommand("rerun")]
 )
 
 

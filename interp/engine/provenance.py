@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from functools import cache
@@ -11,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from interp import axes
+from interp.engine import surroundings
 from interp.engine.precision import computed
 from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model, Places
@@ -21,8 +23,9 @@ ENGINE_SEMANTICS = 1
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that made the numbers."""
-    return {name: metadata.version(name) for name in ("interp-workbench", "torch", "transformers", "numpy", "xarray")}
+    """Versions of the packages that made the numbers, and of Python."""
+    packages = {name: metadata.version(name) for name in ("interp-workbench", "torch", "transformers", "numpy", "xarray")}
+    return packages | {"python": platform.python_version()}
 
 
 def identity(model: Model, encoded: Encoded) -> dict[str, Any]:
@@ -90,6 +93,9 @@ def attributes(model: Model, encoded: Encoded, patching: str, metrics: Sequence[
             "patching": patching,
             "units": {m.name: getattr(m, "unit", "") for m in metrics},
             "device": str(model.device),
+            "device_name": surroundings.device_name(model.device),
+            "peak_memory": surroundings.peak_memory(model.device),
+            "git_revision": surroundings.git_revision(),
             "float32_precision": computed(),
             "engine_semantics": ENGINE_SEMANTICS,
             "versions": versions(),

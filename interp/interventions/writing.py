@@ -110,6 +110,15 @@ class Writer:
                 return {kind.__name__: repr(value)}
         return self._object(value, path)
 
+    def whole(self, value: Any, path: str) -> Any:
+        """As :meth:`write`, but where it raises nothing of the value is left, which others could refer to."""
+        names, tensors = dict(self._names), dict(self.tensors)
+        try:
+            return self.write(value, path)
+        except StoreError:
+            self._names, self.tensors = names, tensors
+            raise
+
     def other(self, value: Any, path: str) -> Any:
         """What is none of the above."""
         kind = type(value)

@@ -25,6 +25,7 @@ from interp.models.checkpoint import moved, named_dtype, weights_of
 from interp.models.companions import own_processor, own_tokenizer, tokenizer_at
 from interp.models.encoding import Bos
 from interp.models.model import Model
+from interp.models.origin import Origin
 from interp.models.proof import proved
 from interp.models.sources import HUB, locate
 from interp.protocols import Tokenizer
@@ -98,6 +99,9 @@ def load(
     with _steps(progress) as at:
         backend = backends.choose(model, backend, remote)
         shown: dict[str, Any] = {"bos": bos, "example": example, "axes": axes}
+        given: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor, "trust_remote_code": trust_remote_code}
+        given |= {"dtype": str(dtype).removeprefix("torch."), "allow_pickle": allow_pickle, "check": check, "remote": remote}
+        given |= {"backend": None if backend == backends.TORCH else backend, **shown, **options}
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = tokenizer_at(tokenizer)
         if isinstance(model, nn.Module):
@@ -122,7 +126,9 @@ def load(
             if device is not None:
                 raise LoadError(f"remote=True runs on the service's own devices, so device={device!r} cannot apply")
             options |= {"dtype": dtype, "revision": revision, "trust_remote_code": trust_remote_code}
-            return proved(backends.remote(str(source.where), tokenizer, name or source.name, bos, example, options), check)
+            distant = backends.remote(str(source.where), tokenizer, name or source.name, bos, example, options)
+            distant.origin = Origin.of(model, given | {"name": distant.name, "revision": revision})
+            return proved(distant, check)
         at("reading weights")
         module = weights_of(source, dtype, trust_remote_code, allow_pickle, options)
         if device is not None:
@@ -133,6 +139,7 @@ def load(
         known: dict[str, Any] = {"name": name or source.name, "revision": source.commit or revision, "files": files}
         at("finding sites")
         loaded = Model(module, tokenizer, processor=processor, missing=missing, **known, **shown)
+        loaded.origin = Origin.of(model, given | {"name": loaded.name, "revision": loaded.revision})
         return _shown(loaded, example, check, at)
 
 

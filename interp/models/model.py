@@ -39,6 +39,7 @@ from interp.models.hooks import (
     standing_in,
 )
 from interp.models.listing import Sites
+from interp.models.origin import LIVE, Origin
 from interp.models.placement import first_device
 from interp.models.places import Places
 from interp.models.prompting import Placing, reading_of, refuse_forced, refuse_strange
@@ -137,6 +138,8 @@ class Model:
         """Why there is no ``tokenizer`` or no ``processor``, where a folder was asked for one."""
         self.name = name or type(self.called).__name__
         self.revision = revision
+        self.origin: Origin = LIVE
+        """What :func:`interp.load` was given, as far as it is data."""
         self._files, self._loaded = files, self._weights_state()
         self._digests: dict[int, str] = {}
         self.example: Mapping[str, Tensor] = {}
