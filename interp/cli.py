@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -123,7 +123,7 @@ class Rerun:
         from interp.reruns import rerun
         from interp.store import Store
 
-        run: Any = Store(self.store).run(self.run_id)
+        run = Store(self.store).run(self.run_id)
         model = load(self.model, device=self.device or None) if self.model else None
         found = rerun(run, model=model, device=None if self.model else self.device or None)
         print(found)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -115,11 +115,12 @@ def rerun(
         StoreError: the run has no recipe, or it is damaged; its model or a part of the call cannot be had again, or is another.
         LoadError: the model's files are not there. And what the call itself raises.
     """
-    recipe = Recipe.of(_beside(run))
+    files = _beside(run)
     before = run.load()
-    if recipe.call not in CALLS:
-        raise StoreError(f"run {run.id} was made by {recipe.call!r}; this version of interp makes {', '.join(CALLS)} again")
     try:
+        recipe = Recipe.of(files)
+        if recipe.call not in CALLS:
+            raise StoreError(f"it was made by {recipe.call!r}; this version of interp makes {', '.join(CALLS)} again")
         if model is None:
             model = recipe.load(device, progress=progress)
         elif device is not None:
@@ -138,8 +139,7 @@ def _beside(run: Any) -> Mapping[str, bytes]:
             f"run is of type {type(run).__name__}; expected a run of a store, such as interp.Store('runs').run('name'): a "
             "result alone does not hold what it was made of"
         )
-    found: Mapping[str, bytes] = run.beside()
-    return found
+    return cast("Kept", run).beside()
 
 
 def compared(before: Result, after: Result) -> Rerun:

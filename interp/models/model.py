@@ -140,7 +140,8 @@ class Model:
         self.revision = revision
         self.origin: Origin = LIVE
         """What :func:`interp.load` was given, as far as it is data."""
-        self._files, self._loaded = files, self._weights_state()
+        self._files = None if files is None else files.absolute()  # hashed later, maybe from another working directory
+        self._loaded = self._weights_state()
         self._digests: dict[int, str] = {}
         self.example: Mapping[str, Tensor] = {}
         """Keyword arguments of one forward pass of three examples, by which the sites were found and are proven."""
