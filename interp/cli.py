@@ -111,8 +111,8 @@ class Rerun:
 
     run_id: tyro.conf.Positional[str]
     """Id of the run, a unique beginning of it, or its name."""
-    store: Path = field(default_factory=lambda: Path("runs"))
-    """Folder of the store."""
+    store: str = "runs"
+    """Folder or address of the store."""
     model: str = ""
     """Another place to load the model from: a hub id, a folder, a GGUF file, or a model of the zoo."""
     device: str = ""

@@ -26,7 +26,8 @@ from interp.engine.asked import contrasted, listed
 from interp.engine.graph import Edge
 from interp.errors import LoadError, StoreError
 from interp.interventions.files import check_format, parsed, seal, tensors_of
-from interp.interventions.writing import Reader, Writer
+from interp.interventions.reading import Reader
+from interp.interventions.writing import Writer
 from interp.models import Encoded, Model, load
 from interp.models.origin import why_not
 from interp.prompts import Pairs

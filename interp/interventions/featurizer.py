@@ -24,7 +24,11 @@ from interp.errors import ShapeMismatchError
 
 @runtime_checkable
 class Featurizer(Protocol):
-    """``encode`` maps ``[..., width]`` to ``[..., feature]``, ``decode`` maps back; both differentiable."""
+    """``encode`` maps ``[..., width]`` to ``[..., feature]``, ``decode`` maps back; both differentiable.
+
+    One of your own, a dictionary that you trained, is saved with a run if it is an ``nn.Module`` with a method ``options()``:
+    the arguments of its constructor that make another one like it (:mod:`interp.interventions.files`).
+    """
 
     def encode(self, h: Tensor) -> Tensor: ...
     def decode(self, f: Tensor) -> Tensor: ...

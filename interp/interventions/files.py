@@ -22,7 +22,8 @@ from torch import Tensor
 
 from interp.errors import StoreError
 from interp.interventions.digest import digest
-from interp.interventions.writing import Reader, Writer
+from interp.interventions.reading import Reader
+from interp.interventions.writing import Writer
 
 FORMAT = 1
 _KEY = "interp"

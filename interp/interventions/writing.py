@@ -1,18 +1,13 @@
-"""Interventions, and what else a call is made of, as JSON and tensors, and made again from them.
+"""Interventions, and what else a call is made of, written as JSON and tensors.
 
     >>> writer = Writer()
     >>> data = writer.write(Change("L9H6.z", "END", source=torch.zeros(64), edit=Add(4.0)))
     >>> data["Change"]["edit"], data["Change"]["source"], list(writer.tensors)
     ({'Add': {'scale': 4.0}}, {'Constant': {'value': {'tensor': 'source.value'}}}, ['source.value'])
-    >>> Reader(writer.tensors, what="these data").read(data)
-    L9H6.z@END ← Constant((64,)) Add(scale=4.0)
 
 A value is written as JSON has it; anything else as an object with one key, which says what it is. Dataclasses are written by
 their fields. A learned part is written by its ``options()``, the arguments that make another one like it, and its tensors. What
-is one object in several places is written once, and is one object again.
-
-Reading makes objects of the classes in :data:`KINDS` and of those that the caller passes, and of no others. No name found in a
-file is imported, and nothing is unpickled.
+is one object in several places is written once. :mod:`interp.interventions.reading` makes them again.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from interp.errors import StoreError, nearest
+from interp.errors import StoreError
 from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Add, Cut, Interpolate, Replace, Scale
 from interp.interventions.featurizer import Identity, Subspace
@@ -53,7 +48,7 @@ KINDS: tuple[type, ...] = (
     *(Identity, Subspace, Rotation, Joint, Gate, Select, Mask, BoundlessMask, HardConcrete, ConstantVector),
 )
 """What is made again without being asked for."""
-_NAMED: dict[type, Callable[[str], Any]] = {Site: Site.parse, Positions: Positions.parse}
+NAMED: dict[type, Callable[[str], Any]] = {Site: Site.parse, Positions: Positions.parse}
 """What is written as its name, wherever the name says all of it."""
 
 
@@ -105,7 +100,7 @@ class Writer:
             return {"array": self._array(value, path)}
         if type(value).__module__.partition(".")[0] == "PIL":
             return self._picture(value, path)
-        for kind, parse in _NAMED.items():
+        for kind, parse in NAMED.items():
             if isinstance(value, kind) and _reads_back(value, parse):
                 return {kind.__name__: repr(value)}
         return self._object(value, path)
@@ -121,21 +116,21 @@ class Writer:
 
     def other(self, value: Any, path: str) -> Any:
         """What is none of the above."""
-        kind = type(value)
         if isinstance(value, nn.Module):
             why = "which does not say how another one is made: give it options(), the arguments of its constructor"
         else:
             why = "which is code" if callable(value) else "which is no data"
-        name = getattr(value, "__name__", kind.__qualname__)
-        said = f"the function {name}" if hasattr(value, "__name__") else f"of type {kind.__qualname__}"
-        raise StoreError(f"{path or 'it'} is {said}, {why}")
+        what = "the class" if isinstance(value, type) else "the function" if hasattr(value, "__name__") else "of type"
+        name = getattr(value, "__name__", type(value).__qualname__)
+        raise StoreError(f"{path or 'it'} is {what} {name}, {why}")
 
     def _object(self, value: Any, path: str) -> Any:
         kind = type(value)
+        content: Mapping[str, Any]
         if is_dataclass(value) and not isinstance(value, type):
             content = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
-        elif hasattr(value, "options") and not isinstance(value, type):
-            content = value.options()
+        elif callable(getattr(value, "options", None)) and not isinstance(value, type):
+            content = self._options(value, path)
         else:
             return self.other(value, path)
         self._names[id(value)] = value, path
@@ -143,20 +138,29 @@ class Writer:
         if isinstance(value, nn.Module):
             state = {name: t for name, t in value.state_dict().items() if name.partition(".")[0] not in content}
             for name, tensor in state.items():
-                self._tensor(tensor, _of(path, name), tensor)
+                self._tensor(tensor, tensor_name(path, name), tensor)
             written |= {"tensors": list(state)} if state else {}
         return {kind.__name__ if kind in self.known else full_name(kind): written}
 
+    def _options(self, value: Any, path: str) -> Mapping[str, Any]:
+        try:
+            found: Mapping[str, Any] = value.options()
+        except Exception as error:  # a class of anybody's
+            raise StoreError(f"{path or 'it'} does not give its options() ({type(error).__name__}: {error})") from error
+        return found
+
     def _each(self, values: Sequence[Any], path: str) -> list[Any]:
-        return [self.write(one, _under(path, i)) for i, one in enumerate(values)]
+        return [self.write(one, under(path, i)) for i, one in enumerate(values)]
 
     def _mapping(self, values: Mapping[Any, Any], path: str) -> dict[str, Any]:
         if strange := [key for key in values if not isinstance(key, str)]:
             raise StoreError(f"{path or 'it'} has the key {strange[0]!r} of type {type(strange[0]).__name__}; keys are texts")
-        return {key: self.write(one, _under(path, key)) for key, one in values.items()}
+        return {key: self.write(one, under(path, key)) for key, one in values.items()}
 
-    def _tensor(self, tensor: Tensor, path: str, owner: Any) -> str:
+    def _tensor(self, tensor: Any, path: str, owner: Any) -> str:
         name = path or "value"
+        if not isinstance(tensor, Tensor):
+            raise StoreError(f"{name} is no tensor but of type {type(tensor).__name__}, which safetensors cannot hold")
         if tensor.is_complex() or tensor.is_quantized or tensor.layout != torch.strided:
             raise StoreError(f"{name} is a tensor of {tensor.dtype} and {tensor.layout}, which safetensors cannot hold")
         self.tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -180,112 +184,6 @@ class Writer:
         return {"picture": self._array(numbers, path)}
 
 
-class Reader:
-    """Values made again of JSON and tensors.
-
-    Args:
-        tensors: those that :class:`Writer` put aside.
-        what: what is read, for messages.
-        kinds: classes that may be made, beside :data:`KINDS`.
-        known: those of them that are written by their short names.
-        named: objects that stand elsewhere, by name.
-    """
-
-    def __init__(
-        self,
-        tensors: Mapping[str, Tensor],
-        *,
-        what: str,
-        kinds: Iterable[type] = (),
-        known: Iterable[type] = (),
-        named: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.tensors, self.what = tensors, what
-        self.kinds = {kind.__name__: kind for kind in (*KINDS, *known)} | {full_name(kind): kind for kind in kinds}
-        self._made: dict[str, Any] = dict(named or {})
-
-    def read(self, data: Any, path: str = "") -> Any:
-        """The value that was written.
-
-        Raises:
-            StoreError: it is not as :class:`Writer` writes, or of a class that may not be made.
-        """
-        if data is None or isinstance(data, bool | int | float | str):
-            return data
-        if isinstance(data, list):
-            return self._each(data, path)
-        if not isinstance(data, dict) or len(data) != 1:
-            keys = f"the keys {', '.join(list(data)[:5])}" if isinstance(data, dict) else f"type {type(data).__name__}"
-            raise self._wrong(path, f"an object with {keys}; expected one key, which says its kind")
-        ((kind, content),) = data.items()
-        plain: dict[str, Callable[[], Any]] = {
-            "float": lambda: float(content),
-            "ellipsis": lambda: ...,
-            "tuple": lambda: tuple(self._each(content, path)),
-            "dict": lambda: self._mapping(content, path),
-            "again": lambda: self._made[content],
-            "tensor": lambda: self._tensor(content, path),
-            "array": lambda: self._tensor(content, path).numpy(),
-            "picture": lambda: self._picture(content, path),
-        }
-        make = plain.get(kind, lambda: self._object(kind, content, path))
-        try:
-            return make()
-        except StoreError:
-            raise
-        except Exception as error:  # whatever a constructor raises for what it was never given
-            raise self._wrong(path, f"{kind!r} cannot be made ({type(error).__name__}: {error})") from error
-
-    def other(self, kind: str, content: Any, path: str) -> Any:
-        """What is of no class that may be made."""
-        near = nearest(kind, self.kinds, 1)
-        if "." in kind:
-            how = f"a class that is not interp's; if you trust it, pass it: kinds=({kind.rpartition('.')[2]},)"
-        else:
-            how = "which this version does not know" + (f"; did you mean {near[0]!r}?" if near else "")
-        raise self._wrong(path, f"{kind!r}, {how}")
-
-    def _object(self, kind: str, content: Any, path: str) -> Any:
-        made_of = self.kinds.get(kind)
-        if made_of is None:
-            return self.other(kind, content, path)
-        if isinstance(content, str):
-            return _NAMED[made_of](content)
-        names = content.get("tensors", []) if issubclass(made_of, nn.Module) else []
-        state = {name: self._tensor(_of(path, name), path) for name in names}
-        given = self._mapping({key: one for key, one in content.items() if not state or key != "tensors"}, path)
-        if made_of in KINDS:
-            _check_sizes(given, state)
-        made = made_of(**given)
-        if isinstance(made, nn.Module):
-            shapes = {name: tuple(t.shape) for name, t in made.state_dict().items() if name.partition(".")[0] not in given}
-            own = {name: tuple(t.shape) for name, t in state.items()}
-            if own != shapes:
-                raise self._wrong(path, f"{kind!r} with tensors of the shapes {own}; expected {shapes}")
-            made.load_state_dict(state, strict=False, assign=True)
-        self._made[path] = made
-        return made
-
-    def _each(self, data: Any, path: str) -> list[Any]:
-        return [self.read(one, _under(path, i)) for i, one in enumerate(data)]
-
-    def _mapping(self, data: Mapping[str, Any], path: str) -> dict[str, Any]:
-        return {key: self.read(one, _under(path, key)) for key, one in data.items()}
-
-    def _tensor(self, name: str, path: str) -> Tensor:
-        if name not in self.tensors:
-            raise self._wrong(path, f"the tensor {name!r} is missing")
-        return self.tensors[name]
-
-    def _picture(self, name: str, path: str) -> Any:
-        from PIL import Image
-
-        return Image.fromarray(self._tensor(name, path).numpy())
-
-    def _wrong(self, path: str, found: str) -> StoreError:
-        return StoreError(f"{self.what}{f', at {path}' if path else ''}: {found}")
-
-
 def full_name(kind: type) -> str:
     """A class with its module."""
     return f"{kind.__module__}.{kind.__qualname__}"
@@ -298,21 +196,12 @@ def _reads_back(value: Any, parse: Callable[[str], Any]) -> bool:
         return False
 
 
-def _check_sizes(given: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise where options ask for more than the tensors hold, before room is made for it."""
-    most = max((tensor.numel() for tensor in state.values()), default=0)
-    asked = [given["width"] * given["rank"]] if {"width", "rank"} <= given.keys() else []
-    asked += [math.prod(given["shape"])] if "shape" in given else []
-    if any(n > most for n in asked):
-        raise ValueError(f"it should have {max(asked)} numbers, but {most} are there")
-
-
-def _of(path: str, name: str) -> str:
+def tensor_name(path: str, name: str) -> str:
     """What the tensor of a part is called."""
     return f"{path}.{name}" if path else name
 
 
-def _under(path: str, name: str | int) -> str:
+def under(path: str, name: str | int) -> str:
     """The path of a part. A name with dots is quoted, so that no two parts have one path."""
     own = json.dumps(name) if isinstance(name, str) and ("." in name or '"' in name or not name) else str(name)
     return f"{path}.{own}" if path else own

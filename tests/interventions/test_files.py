@@ -196,6 +196,8 @@ def test_a_dictionary_of_your_own(model: Model, pairs: Pairs) -> None:
             lambda: Intervention.of("L0.z", featurizer=Silent(2, 2)),
             r"^changes.0.featurizer is of type Silent, which does not say",
         ),
+        (lambda: {"a": Scale}, r"^a is the class Scale, which is code$"),
+        (lambda: [Autoencoder.__new__(Autoencoder)], r"^0 does not give its options\(\) \(AttributeError: "),
         (lambda: {"a": [object()]}, r"^a.0 is of type object, which is no data$"),
         (lambda: {3: 1}, "^it has the key 3 of type int; keys are texts$"),
         (lambda: [torch.zeros(1, dtype=torch.complex64)], r"^0 is a tensor of torch.complex64 and torch.strided, which"),

@@ -15,7 +15,8 @@ import interp
 from interp.errors import StoreError
 from interp.interventions import Cut, Identity, Replace
 from interp.interventions.files import parsed
-from interp.interventions.writing import Reader, Writer
+from interp.interventions.reading import Reader
+from interp.interventions.writing import Writer
 from interp.metrics import Readout, Reads
 from interp.metrics.standard import STANDARD
 from interp.prompts import Pair, Pairs, Prompt
