@@ -1,9 +1,8 @@
 """Interventions, and what else a call is made of, made again of JSON and tensors.
 
-    >>> writer = Writer()
-    >>> data = writer.write(Change("L9H6.z", "END", source=torch.zeros(64), edit=Add(4.0)))
-    >>> Reader(writer.tensors, what="these data").read(data)
-    L9H6.z@END ← Constant((64,)) Add(scale=4.0)
+    >>> reader = Reader({"v": torch.ones(3)}, what="these data")
+    >>> reader.read([{"Scale": {"factor": 0.5}}, {"Constant": {"value": {"tensor": "v"}}}])
+    [Scale(factor=0.5), Constant((3,))]
 
 Objects are made of the classes in :data:`interp.interventions.writing.KINDS` and of those that the caller passes, and of no
 others. No name found in a file is imported, and nothing is unpickled.

@@ -131,7 +131,7 @@ ROTATION = {"width": 8, "rank": 3, "parametrization": "qr", "tensors": ["weight"
     [
         ({"Rotatoin": {}}, r"^these data: 'Rotatoin', which this version does not know; did you mean 'Rotation'\?$"),
         ({"os.system": "true"}, r"^these data: 'os.system', a class that is not interp's; if you trust it, pass it: kinds="),
-        ({"Scale": {"factor": [1], "other": 2}}, r"^these data: 'Scale' cannot be made \(TypeError: .*'other'"),
+        ({"Scale": {"factor": 1.0, "other": 2}}, r"^these data: 'Scale' cannot be made \(TypeError: .*'other'"),
         ([{"Site": "L0.zz"}], r"^these data, at 0: 'Site' cannot be made \(UnknownSiteError: unknown site 'zz'"),
         ({"a": 1, "b": 2}, r"^these data: an object with the keys a, b; expected one key, which says its kind$"),
         ({"Rotation": ROTATION | {"tensors": ["wieght"]}}, r"^these data: the tensor 'wieght' is missing$"),
