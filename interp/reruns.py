@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -24,7 +25,7 @@ import xarray as xr
 
 from interp import axes
 from interp.engine import attribute, patch, patch_edges
-from interp.engine.recipe import Recipe
+from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
 from interp.models import Model
@@ -121,6 +122,9 @@ def rerun(
         recipe = Recipe.of(files)
         if recipe.call not in CALLS:
             raise StoreError(f"it was made by {recipe.call!r}; this version of interp makes {', '.join(CALLS)} again")
+        taken = set(signature(CALLS[recipe.call]).parameters) - set(ASIDE)
+        if strange := sorted({*recipe.arguments, *recipe.unwritten} - {*taken, "pairs"}):
+            raise StoreError(f"its recipe has the argument {strange[0]!r}, which interp.{recipe.call} is not called with here")
         if model is None:
             model = recipe.load(device, progress=progress)
         elif device is not None:

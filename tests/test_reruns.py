@@ -22,6 +22,7 @@ from interp.engine import Edge
 from interp.engine.recipe import recorded
 from interp.errors import StoreError
 from interp.interventions import Add, Change, Gate, Intervention, Rotation, noise, resample
+from interp.interventions.files import seal
 from interp.metrics import Readout, Reads
 from interp.models import Model
 from interp.prompts import Pairs
@@ -218,6 +219,19 @@ def test_what_cannot_be_made_again(tmp_path: Path, model: Model, pairs: Pairs) -
         StoreError, match=r"it was made by 'invented'; this version of interp makes patch, attribute, patch_edges, abl"
     ):
         rerun(strange)
+
+
+def test_a_recipe_of_somebody_else_writes_nothing(tmp_path: Path, model: Model, pairs: Pairs) -> None:
+    """Sweeps take a store to write to, which no recipe says."""
+    run = kept(tmp_path, "patch", model, pairs, where=HEADS)
+    recipe = json.loads(recorded("patch", model, model.encode(pairs), where=HEADS, store=str(tmp_path / "new"))["recipe.json"])
+    assert "store" not in recipe["arguments"]
+    recipe["arguments"]["store"] = str(tmp_path / "new")
+    sealed = recipe | {"sha256": seal({k: v for k, v in recipe.items() if k not in ("format", "sha256")}, {})}
+    run = Store(tmp_path).save(run.load(), beside={"recipe.json": json.dumps(sealed).encode()})
+    with pytest.raises(StoreError, match=r"its recipe has the argument 'store', which interp.patch is not called with here$"):
+        rerun(run, model=model)
+    assert not (tmp_path / "new").exists()
 
 
 # the command

@@ -34,6 +34,8 @@ from interp.prompts import Pairs
 
 FORMAT = 1
 JSON, TENSORS = "recipe.json", "recipe.safetensors"
+ASIDE = ("model", "pairs", "store", "name", "tags", "progress")
+"""Arguments of a sweep that no recipe has among its others."""
 _KNOWN = (Edge,)
 _NEEDED = ("call", "model", "pairs", "pairs_digest", "bos", "plain", "arguments", "unwritten")
 
@@ -45,8 +47,9 @@ def recorded(call: str, model: Model, pairs: Encoded, **arguments: Any) -> dict[
         call: the function that was called, such as ``"patch"``.
         model: as it was then; what :meth:`interp.Model.edited` has in force on it becomes part of ``given``.
         pairs: what was given as pairs or prompts, encoded.
-        arguments: all others that say what was done, as they were given.
+        arguments: all others, as they were given. Those that do not say what was done (:data:`ASIDE`) are left out.
     """
+    arguments = {name: value for name, value in arguments.items() if name not in ASIDE}
     if model.background is not None:
         given = arguments.get("given")
         standing = [] if given is None or given == [] else listed(given, "given")
