@@ -21,7 +21,7 @@ from interp.cli import main
 from interp.engine import Edge
 from interp.engine.recipe import recorded
 from interp.errors import StoreError
-from interp.interventions import Add, Change, Gate, Intervention, Rotation, noise, resample
+from interp.interventions import Add, Change, Gate, Intervention, Rotation, from_safetensors, noise, resample, to_safetensors
 from interp.interventions.files import seal
 from interp.metrics import Readout, Reads
 from interp.models import Model
@@ -203,6 +203,21 @@ def test_precision_says_what_is_allowed(model: Model, pairs: Pairs) -> None:
         assert compared(quiet, quiet).worst.allowed == pytest.approx(relative * (1 + largest), rel=1e-6)
     loud = old.assign_attrs(noise_floor={"logit_diff": 5.0})
     assert compared(loud, old).worst.allowed == 15
+
+
+def test_what_was_trained_is_kept_beside_a_run_and_works_again(tmp_path: Path, model: Model, pairs: Pairs) -> None:
+    """Trained in earnest, kept under a name of its own, and measured on other pairs from the file alone."""
+    das = Intervention.of("L1.resid_post@END", featurizer=Rotation(128, 2))
+    first = Rotation(128, 2).basis.detach()
+    interp.training.fit(model, pairs, das, "logit_diff", epochs=2, batch=4)
+    assert not torch.allclose(das.changes[0].featurizer.basis.detach(), first, atol=1e-4), "it has learned"
+    files = {"das.safetensors": to_safetensors(das)}
+    Store(tmp_path).save(interp.patch(model, pairs, das), name="das", beside=files)
+    again = from_safetensors(Store(tmp_path).run("das").beside()["das.safetensors"])
+    others = interp.tasks.ioi(3, seed=9, tokenizer=model.tokenizer)
+    expected, got = (interp.patch(model, others, one) for one in (das, again))
+    assert float(abs(expected.value - expected.corrupt).max()) > 1e-3
+    np.testing.assert_allclose(got.value, expected.value, rtol=0, atol=1e-5 * 20)
 
 
 def test_what_cannot_be_made_again(tmp_path: Path, model: Model, pairs: Pairs) -> None:
