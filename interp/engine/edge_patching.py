@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,6 +42,7 @@ from interp.engine.measure import bar
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Patching, beside, standing
 from interp.engine.readout import Reader
+from interp.engine.recipe import others, recorded
 from interp.engine.runs import Runs
 from interp.engine.stored import Index, Into, StoreLike, cut, keep
 from interp.engine.strategies import Progress
@@ -107,6 +109,7 @@ def patch_edges(
         ValueError: ``edges`` is empty or holds something else, or ``rows`` is less than 1.
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
+    said = others(locals())
     check_words(patching, precision=precision)
     into = Into.of(store, name, tags)
     reason = refused(model) or ("" if model.causal else "it is not causal")
@@ -125,7 +128,8 @@ def patch_edges(
     known, every = standing(runs, changes, frozen)
     asked = _Asked(runs, wanted, source, budget, changes, frozen, known, every, sites, patching, precision, edges is None)
     if into is not None:
-        found = keep(into, asked.bare(), asked.begin, {"/": asked.units()}, beside=dict, progress=progress)
+        recipe = partial(recorded, "patch_edges", model, encoded, **said)
+        found = keep(into, asked.bare(), asked.begin, {"/": asked.units()}, beside=recipe, progress=progress)
         assert isinstance(found, xr.Dataset)  # as it was begun
         return found
     began = time.perf_counter()

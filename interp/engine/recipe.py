@@ -47,9 +47,8 @@ def recorded(call: str, model: Model, pairs: Encoded, **arguments: Any) -> dict[
         call: the function that was called, such as ``"patch"``.
         model: as it was then; what :meth:`interp.Model.edited` has in force on it becomes part of ``given``.
         pairs: what was given as pairs or prompts, encoded.
-        arguments: all others, as they were given. Those that do not say what was done (:data:`ASIDE`) are left out.
+        arguments: all :func:`others`, as they were given.
     """
-    arguments = {name: value for name, value in arguments.items() if name not in ASIDE}
     if model.background is not None:
         given = arguments.get("given")
         standing = [] if given is None or given == [] else listed(given, "given")
@@ -74,6 +73,11 @@ def recorded(call: str, model: Model, pairs: Encoded, **arguments: Any) -> dict[
     sealed = {"format": FORMAT, **found, "sha256": seal(found, writer.tensors)}
     files = {JSON: json.dumps(sealed, ensure_ascii=False).encode()}
     return files | ({TENSORS: save(writer.tensors)} if writer.tensors else {})
+
+
+def others(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call that say what was done, beside the model and the prompts."""
+    return {name: value for name, value in arguments.items() if name not in ASIDE}
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,7 @@ import xarray as xr
 
 from interp import axes
 from interp.engine.measure import ROUNDING, bar
+from interp.engine.surroundings import peak_memory
 from interp.errors import StoreError
 from interp.store import Store
 
@@ -128,7 +129,12 @@ def _attributes(family: str, attrs: Mapping[str, Any], facts: Iterable[Mapping[s
     """What a whole result says beside what its skeleton did: what all units took."""
     facts = list(facts)
     sums = {key: attrs.get(key, 0) + sum(one[key] for one in facts) for key in (facts[0] if facts else ())}
-    return sums | {"work_units": len(facts), "made_at": datetime.now(UTC).isoformat(timespec="seconds")}
+    taken = peak_memory(torch.device(str(attrs["device"])))
+    return sums | {
+        "work_units": len(facts),
+        "peak_memory": taken,
+        "made_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def cut(sizes: Mapping[str, int], first: str, seconds: float) -> dict[str, int]:

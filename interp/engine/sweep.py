@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import xarray as xr
@@ -20,6 +21,7 @@ from interp.engine.families import Where, asked, check_words, sourced
 from interp.engine.plan import Plan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Strategy
+from interp.engine.recipe import others, recorded
 from interp.engine.stored import Into, StoreLike
 from interp.engine.swept import swept
 from interp.interventions import EditLike, Featurizer, Source
@@ -97,12 +99,14 @@ def patch(
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError: see there.
         StoreError: a store that cannot be had, or a run in it that is damaged or was begun by another model.
     """
+    said = others(locals())
     check_words(patching, strategy, precision)
     into = Into.of(store, name, tags)
     options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision)
     change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
-    return swept(prepared, families, {"method": "patch"}, tree=isinstance(where, Mapping), into=into)
+    recipe = partial(recorded, "patch", model, prepared.encoded, **said)
+    return swept(prepared, families, {"method": "patch"}, tree=isinstance(where, Mapping), into=into, beside=recipe)
 
 
 def explain(

@@ -1,9 +1,11 @@
 """Sweeps into a store: the same numbers, nothing computed twice, a killed sweep resumed."""
 
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 import interp
@@ -125,6 +127,24 @@ def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatc
     assert len(counted) == every - done + 1  # and the noise floor
     assert found["value"].equals(whole["value"])
     assert found.attrs["noise_floor"] == whole.attrs["noise_floor"]
+
+
+def test_a_run_is_made_again_from_its_recipe(model, pairs, tmp_path):
+    vector = torch.randn(model.sizes["d_head"], generator=torch.Generator().manual_seed(0))
+    calls = {
+        "steered": partial(interp.patch, where=heads(), source=interp.Constant(vector), edit=interp.Add(2.0), metric=["logit_diff", "kl"]),
+        "edges": partial(interp.patch_edges, edges=interp.engine.edges(model)[:7]),
+        "lost": partial(interp.ablate, where=heads(), kind="mean"),
+        "least": partial(interp.ablate, where=heads(), kind="optimal", steps=2),
+    }
+    store = Store(tmp_path)
+    for name, call in calls.items():
+        call(model, pairs, store=store, name=name)
+        again = interp.rerun(store.run(name), progress=False)
+        assert again.within, (name, again)
+        assert again.result["value"].sizes == store.load(name)["value"].sizes
+    constants = interp.interventions.from_safetensors(store.run("least").beside()["constants.safetensors"])
+    assert len(constants) == store.load("least")["value"].isel(metric=0, example=0).size
 
 
 def test_families(model, pairs, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from zarr.storage import ZipStore
 
 from interp import effects
 from interp.errors import StoreError
-from interp.store import Store, run_id
+from interp.store import Store, listing, run_id
 from interp.store.marker import WHOLE
 
 ATTRS = {
@@ -58,6 +58,13 @@ def same(a, b):
         if variable.dtype != object:
             assert variable.values.tobytes() == b[name].values.tobytes(), name
     return True
+
+
+def unchecked(function):
+    """Without the tests' check of annotations (that of `sweeps` would bring torch)."""
+    while hasattr(function, "__wrapped__"):
+        function = function.__wrapped__
+    return function
 
 
 @pytest.fixture
@@ -167,7 +174,7 @@ def test_runs_are_filtered(store):
     with pytest.raises(StoreError, match="since is 'soon'; expected a date"):
         store.runs(since="soon")
     with pytest.raises(StoreError, match="model is 3 of type int; expected text"):
-        store.runs(model=3)
+        unchecked(listing.table)(store.files, model=3)
 
 
 def test_the_index_is_never_older_than_the_store(store):
@@ -199,7 +206,7 @@ def test_files_beside_the_data(store):
         with pytest.raises(StoreError, match="file beside a run"):
             store.save(result(2), beside={name: b""})
     with pytest.raises(StoreError, match=r"beside\['a'\] is str; expected bytes"):
-        store.save(result(2), beside={"a": "text"})
+        unchecked(Store.save)(store, result(2), beside={"a": "text"})
     assert store.save(result(3)).beside() == {}
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -36,10 +37,11 @@ from interp.engine.families import Family, Where, gridded, named
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
 from interp.engine.readout import Reader
+from interp.engine.recipe import others, recorded
 from interp.engine.stored import Into, StoreLike, loaded
 from interp.engine.swept import bare, swept
 from interp.errors import InputError, UnknownNameError, UnknownSiteError
-from interp.interventions import Activation, Change, Constant, ConstantVector, Intervention, Replace, Source
+from interp.interventions import Activation, Change, Constant, ConstantVector, Intervention, Replace, Source, to_safetensors
 from interp.interventions.source import SPAN, UNEQUAL, Unequal
 from interp.metrics import Metric, MetricLike
 from interp.metrics import resolve as resolve_metrics
@@ -109,44 +111,49 @@ def ablate(
         InputError: plain prompts have no counterfactual.
         TrainingError, UnknownSiteError: constants that cannot be trained. And what :func:`interp.patch` raises.
     """
+    said = others(locals())
     into = Into.of(store, name, tags)
     where = gridded(model, where)
     encoded, paired = asked_prompts(model, pairs)
+    recipe = partial(recorded, "ablate", model, encoded, **said)
     _check(kind, prompts, reference, over, by, unequal, paired=paired)
     if kind == "resample" and reference == "base" and len(encoded) == 1:
         raise InputError("kind='resample' takes the values of other prompts, and this is one alone: give several")
     patching: Patching = "noising" if prompts == "clean" else "denoising"
     frozen = held(model, hold)
     options = Options(patching, "auto", given_changes(model, given), frozen, rows, progress=progress, precision=precision)
-    said: dict[str, Any] = {"kind": kind}
+    made_of: dict[str, Any] = {"kind": kind}
     if kind == "zero":
         source: Source = Constant(0.0)
     elif kind == "resample":
         source = Activation("base" if reference == "base" else "source", pool="resample", seed=seed, unequal=unequal)
-        said |= {"reference": reference, "seed": seed}
+        made_of |= {"reference": reference, "seed": seed}
     else:
         over = (axes.EXAMPLE,) if over is None and _square(where) else over or (axes.EXAMPLE, SPAN)
         source = Activation("base" if reference == "base" else "source", pool="mean", over=over, by=by)
-        said |= {"reference": reference, "over": list(over), "by": by} if kind == "mean" else {}
+        made_of |= {"reference": reference, "over": list(over), "by": by} if kind == "mean" else {}
     metrics = resolve_metrics(metric or ("logit_diff" if paired else "kl"))
     tree = isinstance(where, Mapping)
+    trained: list[Intervention] = []
     if kind == "optimal":
         Reader.of(model, encoded, metrics)  # what they need is missed before anything is trained
-        said |= {"loss": loss if isinstance(loss, str) else None, "steps": steps, "lr": lr}
+        made_of |= {"loss": loss if isinstance(loss, str) else None, "steps": steps, "lr": lr}
         families = _families(model, encoded, where, Activation("base"))
-        families = _with(families, [one for family in families.values() for one in family.interventions], said)
+        families = _with(families, [one for family in families.values() for one in family.interventions], made_of)
         if into is not None:
             prepared = prepare(model, encoded, [f.interventions for f in families.values()], metrics, options)
             there = loaded(into, bare(prepared, families, {}, tree=tree))
             if there is not None:
                 return there
         found, _ = _trained(model, encoded, where, metrics[0], options, given, hold, loss, steps, lr)
-        families = _with(families, found.interventions, said)
-        said |= dict(found.training)
+        families = _with(families, found.interventions, made_of)
+        made_of |= dict(found.training)
+        trained = list(found.interventions)
     else:
         families = _families(model, encoded, where, source)
     prepared = prepare(model, encoded, [f.interventions for f in families.values()], metrics, options)
-    return swept(prepared, families, {"method": "ablate", "ablation": said}, tree=tree, into=into)
+    attrs = {"method": "ablate", "ablation": made_of}
+    return swept(prepared, families, attrs, tree=tree, into=into, beside=lambda: recipe() | _kept(trained))
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,6 +340,11 @@ def _with(families: dict[str, Family], interventions: Sequence[Intervention], sa
         spec |= {"function": None} if said["loss"] is None else {}  # a loss of one's own has no written form
         found[name], first = replace(family, interventions=own, spec=spec), first + len(own)
     return found
+
+
+def _kept(trained: list[Intervention]) -> dict[str, bytes]:
+    """Trained constants as a file beside a run; :func:`interp.interventions.from_safetensors` reads it."""
+    return {"constants.safetensors": to_safetensors(trained)} if trained else {}
 
 
 def _square(where: Any) -> bool:
