@@ -292,7 +292,7 @@ class Store:
             "summary": listing.summary(result),
         }
 
-    def _save(self, result: Result, head: Mapping[str, Any], beside: dict[str, bytes]) -> Run:
+    def _save(self, result: Result, head: Mapping[str, Any], beside: dict[str, Any]) -> Run:
         run = str(head["id"])
         content = self._checked({**beside, DATA: self._packed(result)})
         old = inspect(self.files, run).marker
@@ -315,7 +315,7 @@ class Store:
             raise StoreError(f"the result cannot be written as zarr: {error}") from error
 
     @staticmethod
-    def _checked(content: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    def _checked(content: Mapping[str, Any]) -> Mapping[str, bytes]:
         for name, data in content.items():
             check_name(name, "file beside a run")
             if not isinstance(data, bytes):
