@@ -84,7 +84,7 @@ def read(files: Files, run: str, which: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise StoreError(f"run {run}: {which} is damaged ({type(error).__name__})") from error
     if version != FORMAT:
-        raise StoreError(f"run {run} was written in store format {str(version)[:20]!r}; this version reads format {FORMAT}")
+        raise StoreError(f"run {run} was written in store format {str(version)[:20]}; this version reads format {FORMAT}")
     if own != digest:
         raise StoreError(f"run {run}: {which} is damaged (its checksum does not hold)")
     _require_form(run, which, marker)
