@@ -1,18 +1,30 @@
-"""Which colours numbers have: red below 0 and blue above, or one scale where they are of one sign.
+"""Which colours numbers have: red below 0 and blue above, or one scale where they are of one sign. And those of lines.
 
 >>> import numpy as np
 >>> scale(np.array([0.2, -0.5])), scale(np.array([0.2, 0.7]))["zmax"]
 ({'colorscale': 'RdBu', 'zmin': -0.5, 'zmax': 0.5}, 1.0)
+>>> ink("plotly_white"), ink("plotly_dark")
+('#000000', '#ffffff')
 """
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import plotly.graph_objects as go
 from numpy.typing import NDArray
+from plotly.colors import hex_to_rgb
 
 #: Blue at the top, so positive is blue; the default of every signed quantity.
 DIVERGING = "RdBu"
 SEQUENTIAL = "Viridis"
+
+#: Colours that stay apart for colour-blind readers (Okabe and Ito, Color Universal Design, 2008), with olive for their yellow.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C00")
+
+GREY = "#8a8a8a"
+"""Of lines that say where something is, on light and on dark paper."""
 
 
 def scale(numbers: NDArray[np.floating], limit: float | None = None, *, signed: bool = False) -> dict[str, object]:
@@ -30,3 +42,20 @@ def scale(numbers: NDArray[np.floating], limit: float | None = None, *, signed: 
         return {"colorscale": SEQUENTIAL, "zmin": low, "zmax": limit or high}
     end = limit or (float(np.abs(finite).max()) if finite.size else 0.0) or 1.0
     return {"colorscale": DIVERGING, "zmin": -end, "zmax": end}
+
+
+def ink(template: str) -> str:
+    """Black or white, whichever is seen on the paper of a template."""
+    paper = str(go.Layout(template=template).template.layout.paper_bgcolor or "white")
+    if paper.startswith("#"):
+        numbers = [float(c) for c in hex_to_rgb(paper if len(paper) == 7 else "#" + "".join(2 * digit for digit in paper[1:4]))]
+    elif paper.startswith("rgb"):
+        numbers = [float(number) for number in re.findall(r"[\d.]+", paper)[:3]]
+    else:
+        numbers = [0.0 if paper == "black" else 255.0] * 3  # the templates that name a colour name one of these
+    return "#ffffff" if np.dot(numbers, [0.299, 0.587, 0.114]) < 128 else "#000000"
+
+
+def lines(template: str) -> tuple[str, ...]:
+    """Eight colours of lines on the paper of a template."""
+    return (*COLOURS, ink(template))

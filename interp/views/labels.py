@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -187,4 +188,9 @@ def _wrap_words(text: str, characters: int) -> list[str]:
 
 
 def _length(text: str) -> int:
-    return len(html.unescape(text))
+    return len(plain(text))
+
+
+def plain(text: str) -> str:
+    """A text for plotly as it is drawn."""
+    return html.unescape(re.sub("<[^>]*>", "", text))

@@ -7,10 +7,11 @@ from scipy.stats import t
 
 from interp import effects as fx
 from interp import views
-from interp.errors import ShapeMismatchError, UnknownNameError
-from interp.views.curve import COLOURS
+from interp.errors import InputError, ShapeMismatchError, UnknownNameError
+from interp.views.colours import COLOURS
 
 STEPS = [0, 10, 100, 1000]
+TEMPLATES = ("plotly_white", "plotly_dark")
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_mean_and_range_of_seeds(scores):
     np.testing.assert_allclose(band.y, [0, 1, 1, 1, 1, 0, 0, 0])  # the highest seed there, the lowest one back
     np.testing.assert_allclose(band.x, [*STEPS, *STEPS[::-1]])
     assert line.x == tuple(map(float, STEPS))
-    assert line.text[1] == "<b>checkpoint 10</b><br>score 0.333 (0 to 1)"
+    assert line.text[1] == "<b>checkpoint 10</b><br>score 0.333 (3 seeds)<br>seeds from 0 to 1"
     assert "line: mean of 3 seeds, band: their range" in figure.layout.title.text
 
 
@@ -80,9 +81,12 @@ def test_log_has_a_place_for_zero(scores):
 def test_ticks_have_room(scores):
     many = xr.DataArray(np.arange(300.0), dims="checkpoint", coords={"checkpoint": range(100_000, 100_300)})
     axis = views.curve(many).layout.xaxis
-    gaps = np.diff(axis.tickvals) / 299 * (views.PAGE - 60)
-    assert axis.ticktext[-1] == "100299"
-    assert gaps.min() > 0.62 * 12 * 6
+    assert axis.ticktext == tuple(str(i) for i in range(100_000, 100_300, 50))
+    assert np.diff(axis.tickvals).min() / 299 * (views.PAGE - 70) > 0.62 * 12 * 6
+    uneven = many.assign_coords(checkpoint=np.arange(300) ** 2)
+    axis = views.curve(uneven).layout.xaxis
+    assert axis.ticktext[-1] == str(299**2)
+    assert np.diff(axis.tickvals).min() / 299**2 * (views.PAGE - 70) > 0.62 * 12 * 5
 
 
 def test_labels_are_an_axis_too(scores):
@@ -125,6 +129,72 @@ def test_the_only_axis_needs_no_name(make):
     assert views.curve(ds).to_json() == views.curve(ds, x="layer").to_json()
     one = fx.effect(ds).isel(metric=0)
     assert views.curve(one).to_json() == views.curve(one, x="layer").to_json()
+
+
+def test_hover_has_interval_n_and_raw_value(make):
+    figure = views.curve(make(axis="head", size=2), x="layer")
+    table = fx.summary(make(axis="head", size=2)).isel(metric=0, layer=1, head=1)
+    low, high = float(table["low"]), float(table["high"])
+    assert lines(figure)[1].text[1].split("<br>") == [
+        "<b>H1 layer 1</b>",
+        f"recovery 0.50 ± {(high - low) / 2:.2f} (n=8, 4 templates)",
+        f"95% interval {low:.3g} to {high:.3g}",
+        "logit_diff 0",  # half way between −3 and 3, the means of corrupted and clean
+    ]
+
+
+def test_arrays_whose_examples_have_templates_are_told_by_templates():
+    each = np.random.default_rng(0).normal(size=(3, 5))
+    array = xr.DataArray(
+        np.repeat(each, 4, axis=1), dims=("layer", "example"), coords={"template": ("example", np.repeat(list("abcde"), 4))}
+    )
+    figure = views.curve(array.assign_coords(layer=range(3)), x="layer")
+    half = t.ppf(0.975, 4) * each.std(1, ddof=1) / np.sqrt(5)  # four copies of an example are worth one
+    np.testing.assert_allclose(np.array(bands(figure)[0].y[:3]) - lines(figure)[0].y, half)
+    assert "band: 95% interval over 5 templates" in figure.layout.title.text
+    assert "(n=20, 5 templates)" in lines(figure)[0].text[0]
+
+
+def test_several_results_share_the_axes(make):
+    first, second = (make(axis="head", size=2).isel(head=1, drop=True) for _ in range(2))
+    second = second.isel(layer=slice(1, None)).assign_attrs(site="mlp_out", task="other")
+    figure = views.curve({"heads": first, "MLP": second})
+    assert [line.name for line in lines(figure)] == ["heads", "MLP"]
+    assert [list(line.x) for line in lines(figure)] == [[0, 1, 2, 3], [1, 2, 3]]
+    title = figure.layout.title.text
+    assert title.startswith("recovery of logit_diff (0 = corrupted, 1 = clean)")  # of no one site
+    assert "tiny &lt;model&gt;" in title
+    assert "ioi" not in title
+    tree = xr.DataTree.from_dict({"heads": first, "MLP": second})
+    assert views.curve(tree).to_json() == figure.to_json()
+    arrays = {"a": xr.DataArray([1.0, 2.0], dims="layer", coords={"layer": [0, 1]}, name="score")}
+    assert lines(views.curve(arrays | {"b": arrays["a"] * 2}))[1].y.tolist() == [2, 4]
+    with pytest.raises(InputError, match=r"effects and other arrays .*: heads \(effects\), a \(array\)"):
+        views.curve({"heads": first} | arrays)
+    with pytest.raises(InputError, match="MLP measures prob, others logit_diff"):
+        views.curve({"heads": first, "MLP": make(metric="prob", axis="head", size=2).isel(head=1)})
+    with pytest.raises(InputError, match="results is a list; expected an xarray result, or several by name"):
+        views.curve([first, second])
+
+
+def test_a_seed_alone_has_the_band_of_its_examples(scores):
+    assert "interval over 3 examples" in views.curve(scores.isel(seed=[1])).layout.title.text
+
+
+def test_lines_on_dark_paper_are_seen(make):
+    many = make(axis="head", size=8)
+    colours = {t: [line.line.color for line in lines(views.curve(many, x="layer", template=t))] for t in TEMPLATES}
+    assert colours["plotly_white"][-1] == "#000000"
+    assert colours["plotly_dark"][-1] == "#ffffff"
+    assert len(set(colours["plotly_dark"])) == 8
+
+
+@pytest.mark.parametrize("layers", [1, 80])
+def test_one_layer_and_eighty(make, layers):
+    figure = views.curve(make(layers=layers, axis="head", size=2).isel(head=1), x="layer", width=views.COLUMN)
+    assert figure.layout.xaxis.ticktext[0] == "0"
+    assert len(figure.layout.xaxis.ticktext) == (1 if layers == 1 else 8)  # every tenth
+    assert lines(figure)[0].mode == ("lines+markers" if layers == 1 else "lines")
 
 
 def test_wrong_arguments(scores, make):
