@@ -26,7 +26,7 @@ Array = NDArray[np.float64]
 
 
 class Areas(NamedTuple):
-    """The two areas of a curve of faithfulness f over the share k that circuits keep (MIB: Mueller et al., arXiv 2504.13151)."""
+    """The two areas of faithfulness f over the share k that circuits keep (MIB: Mueller et al., arXiv 2504.13151)."""
 
     cpr: float
     """Circuit performance ratio ∫ f dk: large where small circuits do well; above 1 where f is."""

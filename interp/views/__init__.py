@@ -4,10 +4,12 @@ from interp.views.attention import attention
 from interp.views.curve import curve
 from interp.views.dla import dla
 from interp.views.export import ExportError, can_export, save
+from interp.views.faithfulness import faithfulness
 from interp.views.head_to_head import head_to_head
 from interp.views.heatmap import heatmap
 from interp.views.layout import COLUMN, PAGE
 from interp.views.lens import lens
+from interp.views.pareto import pareto
 
 __all__ = [
     "COLUMN",
@@ -17,8 +19,10 @@ __all__ = [
     "can_export",
     "curve",
     "dla",
+    "faithfulness",
     "head_to_head",
     "heatmap",
     "lens",
+    "pareto",
     "save",
 ]

@@ -98,6 +98,11 @@ def interval(mean: float, low: float, high: float) -> str:
     return f"{_fixed(mean, decimals)} ± {_fixed(half, decimals)}"
 
 
+def number(value: object) -> str:
+    """Four digits of a number that is no integer; anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def _fixed(number: float, decimals: int) -> str:
     text = f"{number:.{decimals}f}"
     return text if float(text) != 0 else f"{0:.{decimals}f}"  # no −0.00

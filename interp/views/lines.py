@@ -166,7 +166,7 @@ class Frame:
         axis = 4.2 * self.size
         widest = max((self.glyph * len(labels.plain(words)) for words in legend), default=0.0) + _LEGEND_MARK
         rows = -(-len(legend) // max(1, int((width - left) / widest)))
-        below = int(axis + (1.75 * self.size * rows + 10 if rows else 0))
+        below = int(axis + ((max(1.3 * self.size, 16) + 3) * rows + 8 if rows else 0))
         self.layout = {
             **heading.layout(above + self.height + below, template, left=left, right=right, above=above, below=below),
             "legend": {
