@@ -73,6 +73,22 @@ def test_roc_area_is_the_trapezoid_and_mann_whitney():
     assert found.auc == pytest.approx(u / (truth.sum() * (~truth).sum()))
 
 
+def test_interval_of_an_area_under_a_roc():
+    rng = np.random.default_rng(7)
+    truth, score = rng.random(60) < 0.4, rng.normal(size=(60, 9))
+    score[truth] += 0.3
+    found = curves.auc_interval(score, truth)
+    without = [curves.roc(np.delete(score, i, 1).mean(1), truth).auc for i in range(9)]
+    pseudo = 9 * curves.roc(score.mean(1), truth).auc - 8 * np.array(without)
+    half = stats.t_interval(pseudo).high - pseudo.mean()  # Tukey's pseudo-values: their standard error is the jackknife's
+    assert found.mean == curves.roc(score.mean(1), truth).auc
+    assert found.high - found.mean == pytest.approx(half)
+    labels = np.repeat(list("abc"), 3)
+    assert curves.auc_interval(score, truth, labels).n == 3
+    signed = curves.auc_interval(-np.abs(score), truth, absolute=True)
+    assert signed.mean == curves.roc(np.abs(score).mean(1), truth).auc
+
+
 def test_what_has_no_score_is_found_last():
     assert curves.roc([1.0, -2.0, np.nan, np.nan], [True, False, True, False]).auc == 0.625  # (1 + ½ + 1 + 0) / 4 pairs
     with pytest.raises(ShapeMismatchError, match="of 3 edges 3 are true"):

@@ -61,9 +61,6 @@ def area_intervals(
 ) -> tuple[stats.Interval, stats.Interval]:
     """CPR and CMD of f = Σ numerator / Σ denominator with intervals over examples, by leaving out one unit at a time.
 
-    The jackknife's standard error sqrt((G − 1)/G · Σ (θ₋g − θ̄)²) (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-    chapter 11) with Student's t of G − 1.
-
     Args:
         share: ``[size]``.
         numerator: ``[size, example]``, m(C) − m(∅).
@@ -72,20 +69,31 @@ def area_intervals(
         level: of the intervals.
     """
     top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
-    units = np.arange(len(bottom)) if clusters is None else np.unique(np.asarray(clusters, str), return_inverse=True)[1]
-    member = units[:, None] == np.arange(units.max() + 1)  # [example, unit]
+    member = _member(len(bottom), clusters)
     with np.errstate(divide="ignore", invalid="ignore"):
         whole = areas(share, top.sum(-1) / bottom.sum())
         without = (top.sum(-1, keepdims=True) - top @ member) / (bottom.sum() - bottom @ member)
     found = np.array([areas(share, column) for column in without.T])  # [unit, area]
-    count = len(found)
+    return jackknife(whole.cpr, found[:, 0], level=level), jackknife(whole.cmd, found[:, 1], level=level)
+
+
+def jackknife(whole: float, without: ArrayLike, *, level: float = 0.95) -> stats.Interval:
+    """The interval of a statistic from its values without one unit each.
+
+    Standard error sqrt((G − 1)/G · Σ (θ₋g − θ̄)²) (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11)
+    with Student's t of G − 1.
+    """
+    values = np.asarray(without, float)
+    count = len(values)
     t = float(stdtrit(count - 1, 0.5 + level / 2)) if count > 1 else np.nan
-    half = t * np.sqrt((count - 1) / count * ((found - found.mean(0)) ** 2).sum(0))
-    cpr, cmd = (
-        stats.Interval(np.array(mean), np.array(mean - h), np.array(mean + h), count)
-        for mean, h in zip(whole, half, strict=True)
-    )
-    return cpr, cmd
+    half = t * np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum())
+    return stats.Interval(np.array(whole), np.array(whole - half), np.array(whole + half), count)
+
+
+def _member(examples: int, clusters: ArrayLike | None) -> Array:
+    """Which examples make up which unit: ``[example, unit]``, 0 or 1."""
+    labels = np.arange(examples) if clusters is None else np.unique(np.asarray(clusters, str), return_inverse=True)[1]
+    return (labels[:, None] == np.arange(labels.max() + 1)).astype(float)
 
 
 class Roc(NamedTuple):
@@ -121,6 +129,26 @@ def roc(score: ArrayLike, truth: ArrayLike) -> Roc:
     rank = rankdata(np.where(np.isnan(s), -np.inf, s))
     u = rank[true == 1].sum() - positives * (positives + 1) / 2
     return Roc(fpr, tpr, np.concatenate([[np.inf], values[::-1]]), float(u / (positives * (len(true) - positives))))
+
+
+def auc_interval(
+    score: ArrayLike, truth: ArrayLike, clusters: ArrayLike | None = None, *, absolute: bool = False, level: float = 0.95
+) -> stats.Interval:
+    """The area under the ROC of mean scores with its interval over examples, by leaving out one unit at a time.
+
+    Args:
+        score: ``[edge, example]``; the mean over examples is what ranks.
+        truth: ``[edge]`` bool.
+        clusters: one label an example, whose units are left out together.
+        absolute: rank by the size of the mean.
+        level: of the interval.
+    """
+    values = np.asarray(score, float)
+    member = _member(values.shape[-1], clusters)
+    kept = values.shape[-1] - member.sum(0)
+    means = [values.mean(-1), *((values.sum(-1, keepdims=True) - values @ member) / np.where(kept > 0, kept, np.nan)).T]
+    whole, *without = [roc(np.abs(mean) if absolute else mean, truth).auc for mean in means]
+    return jackknife(whole, without, level=level)
 
 
 def roc_of_circuits(circuits: ArrayLike, truth: ArrayLike) -> Roc:

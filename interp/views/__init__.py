@@ -7,9 +7,11 @@ from interp.views.export import ExportError, can_export, save
 from interp.views.faithfulness import faithfulness
 from interp.views.head_to_head import head_to_head
 from interp.views.heatmap import heatmap
+from interp.views.iia import iia
 from interp.views.layout import COLUMN, PAGE
 from interp.views.lens import lens
 from interp.views.pareto import pareto
+from interp.views.roc import roc
 
 __all__ = [
     "COLUMN",
@@ -22,7 +24,9 @@ __all__ = [
     "faithfulness",
     "head_to_head",
     "heatmap",
+    "iia",
     "lens",
     "pareto",
+    "roc",
     "save",
 ]

@@ -42,8 +42,8 @@ def pareto(
 ) -> go.Figure:
     """A point a circuit, its size against its faithfulness; the frontier joins those that no other circuit beats.
 
-    One circuit beats another where it is as small and more faithful, or smaller and as faithful, by the means that are drawn. Of
-    seeds the mean is one point. Up to sixty points have their intervals as bars; all have them in the hover.
+    One circuit beats another where it is as small and more faithful, or smaller and as faithful, by the means that are drawn.
+    Of seeds the mean is one point. Up to sixty points have their intervals as bars; all have them in the hover.
 
     Args:
         results: effects of circuits, or arrays of faithfulness, one or several by name: see :mod:`interp.views.circuits`.
@@ -87,7 +87,9 @@ def _under(found: Reading, on: NDArray[np.bool_]) -> str:
     undefined = len(on) - circuits_there
     parts = [found.under, f"{circuits_there} circuits" + (f", {undefined} undefined" if undefined else "")]
     parts.append(f"{int(on.sum())} on the frontier: none as small does better")
-    return " · ".join(part for part in (*parts, found.band.replace("band: ", "bars: ")) if part)
+    return " · ".join(
+        part for part in (*parts, found.band.replace("band: ", "bars: ").replace("line: mean", "point: mean")) if part
+    )
 
 
 def _frontier(places: NDArray[np.float64], means: NDArray[np.float64], template: str) -> go.Scatter:
@@ -120,6 +122,7 @@ def _points(
         "color": colour,
         "symbol": SYMBOLS[number % len(SYMBOLS)],
         "size": np.where(best, 9, 6),
+        "opacity": 1,
         "line": {"width": np.where(best, 1.5, 0), "color": ink(template)},
     }
     return go.Scatter(

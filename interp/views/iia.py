@@ -1,0 +1,198 @@
+"""Interchange intervention accuracy by layer, beside its controls.
+
+    >>> found = xr.Dataset({                                                            # doctest: +SKIP
+    ...     "iia": accuracy,                      # [layer, seed], or [layer, example] of 0 and 1
+    ...     "random_subspace": by_draw,           # [layer, seed]
+    ...     "random_network": retrained,          # [layer, seed]
+    ...     "full_vector": ceiling,               # [layer]
+    ...     "chance": 0.5,
+    ... })
+    >>> views.iia(found)                                                                # doctest: +SKIP
+
+An accuracy means little alone: a map that is expressive enough reaches a high one in a random network (Sutter et al., arXiv
+2507.08802). So every other variable of the result that runs along the axis, or along none but seeds and examples, is a control
+and is drawn; the line under the title compares maxima with maxima, and says which controls the claim does not beat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+
+from interp import axes as names
+from interp.errors import InputError, ShapeMismatchError, UnknownNameError
+from interp.views import bands, labels
+from interp.views.colours import GREY
+from interp.views.layout import PAGE
+from interp.views.lines import MOST, Frame, Line, Style, bands_first, traces
+
+CONTROLS = {
+    "chance": "chance",
+    "no_op": "no-op",
+    "random_subspace": "random subspace",
+    "random_network": "random network",
+    "shuffled_weights": "shuffled weights",
+    "shuffled_labels": "shuffled labels",
+    "false_hypothesis": "false hypothesis",
+    "held_out": "held-out vocabulary",
+    "full_vector": "full vector",
+}
+"""Variables that are known as controls, with what the legend calls them; others are called by their names."""
+
+_NOT_BEATEN = ("full_vector", "held_out")
+"""A ceiling, and the claim itself on other words."""
+
+_HEIGHT = 250
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    line: Line
+    variable: str
+    """``""`` of the accuracy itself."""
+
+    @property
+    def most(self) -> float:
+        return float(np.nanmax(self.line.mean)) if np.isfinite(self.line.mean).any() else np.nan
+
+
+def iia(
+    results: xr.Dataset | xr.DataArray | xr.DataTree | Mapping[str, xr.Dataset | xr.DataArray],
+    variable: str = "iia",
+    *,
+    x: str = names.LAYER,
+    title: str | None = None,
+    width: int = PAGE,
+    template: str = "plotly_white",
+    level: float = 0.95,
+) -> go.Figure:
+    """Lines of accuracy along layers with bands, and dashed lines of the controls.
+
+    Where there are seeds the band is their range, else an interval over examples or templates, Wilson's where they are 0 or 1.
+    Seeds that a variable does not have may be missing (NaN), so that a control can have more of them.
+
+    Args:
+        results: a Dataset with the accuracy and its controls, or an array of accuracies alone; several by name.
+        variable: which one is the accuracy; an array is that one.
+        x: the axis from left to right.
+        title: in place of the one made from provenance.
+        width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print.
+        template: a plotly template.
+        level: of intervals over examples.
+
+    Raises:
+        UnknownNameError: a result without that variable, or an accuracy without that axis.
+        InputError: what is no share from 0 to 1.
+        ShapeMismatchError: more lines than can be told apart.
+    """
+    every = bands.named(results)
+    found: list[_Drawn] = []
+    said: list[str] = []
+    for name, result in every.items():
+        for control, array in _arrays(result, variable, x, name).items():
+            own = bands.of_array(array, x, level=level, share=names.EXAMPLE in array.dims and _is_binary(array))
+            called = CONTROLS.get(control, control.replace("_", " "))
+            for line in own.lines:
+                words = " ".join(filter(None, (name, called, line.name)))
+                found.append(_Drawn(replace(line, name=words or variable), control))
+            said.append(own.band)
+    if len(found) > MOST:
+        raise ShapeMismatchError(f"{len(found)} lines: at most {MOST} can be told apart; select, e.g. .isel(method=0)")
+    axis = [value for one in found for value in one.line.at]
+    head = title or f"interchange intervention accuracy by {labels.escape(x)}"
+    parts = [bands.provenance(list(every.values()), []), *_fixed(every), _verdict(found, x)]
+    band = "; ".join(dict.fromkeys(filter(None, said)))
+    under = " · ".join(part for part in (*parts, band) if part)
+    legend = [labels.escape(one.line.name) for one in found]
+    frame = Frame(head, under, width, template, legend, height=_HEIGHT)
+    drawn: list[go.Scatter] = []
+    for one, words, style in zip(found, legend, _styles(found, template), strict=True):
+        hover = one.line.hover("accuracy", [f"{x} {value}" for value in one.line.at])
+        drawn += traces(one.line, style, one.line.at, hover, legend=words)
+    figure = go.Figure(bands_first(drawn), frame.layout)
+    steps = frame.most(max(len(str(value)) for value in axis))
+    whole = all(isinstance(value, int) for value in axis)
+    ticks = {"tickmode": "linear", "tick0": 0, "dtick": _step(axis, steps)} if whole else {"nticks": steps}
+    figure.update_xaxes(title={"text": labels.escape(x), "standoff": int(0.6 * frame.size)}, zeroline=False, **ticks)
+    figure.update_yaxes(title={"text": "accuracy"}, range=[-0.03, 1.05], zeroline=False, automargin=False)
+    return figure
+
+
+def _arrays(result: xr.Dataset | xr.DataArray, variable: str, x: str, name: str) -> dict[str, xr.DataArray]:
+    """The accuracy, called "", and what is a control; those without the axis are the same all along."""
+    whose = f"of {name}" if name else "of this result"
+    if isinstance(result, xr.DataArray):
+        result = xr.Dataset({variable: result}, attrs=result.attrs)
+    if variable not in result.data_vars:
+        raise UnknownNameError("variable", variable, map(str, result.data_vars), whose)
+    main = result[variable]
+    if x not in main.dims:
+        raise UnknownNameError("axis", x, map(str, main.dims), whose)
+    at = result[x].values if x in result.coords else np.arange(result.sizes[x])
+    found = {"": main.assign_coords({x: at})}
+    for key, array in result.data_vars.items():
+        if key == variable or not (x in array.dims or set(array.dims) <= {names.SEED, names.EXAMPLE}):
+            continue
+        found[str(key)] = array.assign_coords({x: at}) if x in array.dims else array.expand_dims({x: at})
+    for key, array in found.items():
+        low, high = float(array.min()), float(array.max())
+        if low < 0 or high > 1:
+            off = high if high > 1 else low
+            raise InputError(f"{key or variable} {whose} holds {off:.4g}; expected shares from 0 to 1")
+    return found
+
+
+def _is_binary(array: xr.DataArray) -> bool:
+    return bool(((array == 0) | (array == 1) | array.isnull()).all())
+
+
+def _styles(found: Sequence[_Drawn], template: str) -> list[Style]:
+    """Accuracies are solid; controls are dashed, in colours of their own; chance and the ceiling are grey."""
+    styles, number = [], 0
+    for one in found:
+        if one.variable in ("chance", "full_vector"):
+            styles.append(Style(GREY, "dash" if one.variable == "chance" else "dot", 1.5))
+            continue
+        colour = Style.of(number, template).colour
+        styles.append(Style(colour, "dash", 1.5) if one.variable else Style.of(number, template))
+        number += 1
+    return styles
+
+
+def _verdict(found: Sequence[_Drawn], x: str) -> str:
+    """``max 0.97 at layer 5; controls: random subspace 0.61, chance 0.50; not above random network``."""
+    claims = [one for one in found if not one.variable and np.isfinite(one.most)]
+    controls = [one for one in found if one.variable and np.isfinite(one.most)]
+    if not claims:
+        return ""
+    best = max(claims, key=lambda one: one.most)
+    where = best.line.at[int(np.nanargmax(best.line.mean))]
+    whose = f" of {best.line.name}" if len(claims) > 1 else ""
+    words = f"max{whose} {best.most:.2f} at {x} {where}"
+    if not controls:
+        return labels.escape(f"{words} · no controls are given")
+    largest: dict[str, float] = {}
+    for one in controls:
+        largest[one.variable] = max(largest.get(one.variable, -np.inf), one.most)
+    called = {key: CONTROLS.get(key, key.replace("_", " ")) for key in largest}
+    words += " · max of controls: " + ", ".join(f"{called[key]} {value:.2f}" for key, value in largest.items())
+    unbeaten = [called[key] for key, value in largest.items() if key not in _NOT_BEATEN and value >= best.most]
+    return labels.escape(words + (f" · does not beat {', '.join(unbeaten)}" if unbeaten else ""))
+
+
+def _fixed(every: Mapping[str, xr.Dataset | xr.DataArray]) -> list[str]:
+    """What was selected or held, where it is the same in all results: ``rank=8``."""
+    words = [
+        [f"{key}={labels.number(c.item())}" for key, c in result.coords.items() if c.ndim == 0] for result in every.values()
+    ]
+    return [labels.escape(word) for word in words[0] if all(word in other for other in words)]
+
+
+def _step(axis: Sequence[int], most: int) -> int:
+    """Between round numbers with room for their labels."""
+    span = max(axis) - min(axis)
+    return next((step for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 500) if span / step <= most), 1000)
