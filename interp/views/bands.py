@@ -28,6 +28,9 @@ Result = xr.Dataset | xr.DataArray
 Results = xr.Dataset | xr.DataArray | xr.DataTree | Mapping[str, xr.Dataset | xr.DataArray]
 
 
+_RANGE = "band: their range"
+
+
 class Lines(NamedTuple):
     """The lines of one result along one axis."""
 
@@ -114,7 +117,7 @@ def over_seeds(array: xr.DataArray, x: str) -> Lines:
     seeds, at = array.sizes[names.SEED], array[x].values.tolist()
     rows, words = _rows(columns), f"{seeds} seeds"
     lines = [Line(name, at, *row, words, "seeds from") for name, row in zip(line_names(array, x, rest), rows, strict=True)]
-    return Lines(lines, f"line: mean of {seeds} seeds, band: their range")
+    return Lines(lines, f"line: mean of {seeds} seeds, {_RANGE}")
 
 
 def _rows(columns: Sequence[NDArray[np.float64]]) -> list[tuple[Numbers, Numbers, Numbers]]:
@@ -158,6 +161,15 @@ def templates(array: xr.DataArray | xr.Dataset) -> NDArray[np.str_] | None:
         return None
     found = array["template"].values.astype(str)
     return found if len(set(found.tolist())) >= fx.FEWEST_CLUSTERS else None
+
+
+def words(said: Sequence[str]) -> str:
+    """What the bands of several results are, said once; of seeds, how many are in the hover."""
+    different = list(dict.fromkeys(filter(None, said)))
+    of_seeds = [one for one in different if one.endswith(_RANGE)]
+    if len(of_seeds) > 1:
+        different = [*(one for one in different if one not in of_seeds), f"lines of seeds: their mean, {_RANGE}"]
+    return "; ".join(different)
 
 
 def provenance(results: Sequence[Result], shared: Sequence[str]) -> str:

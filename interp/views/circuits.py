@@ -85,10 +85,9 @@ def read(results: Any, *, metric: str | None, total: int | None, level: float, s
     if len(found) > MOST:
         raise ShapeMismatchError(f"{len(found)} lines of circuits: at most {MOST} can be told apart; select, or draw fewer")
     under = bands.provenance(list(every.values()), said if len(said) == len(every) else [])
-    band = "; ".join(dict.fromkeys(filter(None, bands_said)))
     shares = all(np.isfinite(one.share).all() for one in found)
     only = totals[0] if len(set(totals)) == 1 else None
-    return Reading(found, under, band, ", ".join(dict.fromkeys(measured)), only, shares)
+    return Reading(found, under, bands.words(bands_said), ", ".join(dict.fromkeys(measured)), only, shares)
 
 
 def _array_of(result: xr.Dataset | xr.DataArray, name: str) -> xr.Dataset | xr.DataArray:

@@ -116,7 +116,7 @@ def _of_effects(
         [_together(labels.bar_name(first, quantity, metric), found)],
         labels.headline(one, quantity, metric),
         said,
-        _band(found),
+        bands.words([one.band for one in found.values()]),
     )
 
 
@@ -134,7 +134,7 @@ def _of_arrays(
         panels.append(_together(labels.escape(variable or "value"), drawn))
         found |= {f"{variable} {name}": one for name, one in drawn.items()}
     head = f"{', '.join(panel.name for panel in panels)} over {labels.escape(x)}"
-    return panels, head, bands.provenance(list(every.values()), []), _band(found)
+    return panels, head, bands.provenance(list(every.values()), []), bands.words([one.band for one in found.values()])
 
 
 def _variables(result: xr.Dataset | xr.DataArray, x: str) -> dict[str, xr.DataArray]:
@@ -147,10 +147,6 @@ def _together(name: str, found: Mapping[str, bands.Lines]) -> _Panel:
         replace(line, name=" ".join(filter(None, (result, line.name)))) for result, own in found.items() for line in own.lines
     ]
     return _Panel(name, lines)
-
-
-def _band(found: Mapping[str, bands.Lines]) -> str:
-    return "; ".join(dict.fromkeys(one.band for one in found.values() if one.band))
 
 
 def _draw(panels: Sequence[_Panel], x: str, log: bool, head: str, under: str, width: int, template: str) -> go.Figure:

@@ -105,7 +105,7 @@ def iia(
     axis = [value for one in found for value in one.line.at]
     head = title or f"interchange intervention accuracy by {labels.escape(x)}"
     parts = [bands.provenance(list(every.values()), []), *_fixed(every), _verdict(found, x)]
-    band = "; ".join(dict.fromkeys(filter(None, said)))
+    band = bands.words(said)
     under = " · ".join(part for part in (*parts, band) if part)
     legend = [labels.escape(one.line.name) for one in found]
     frame = Frame(head, under, width, template, legend, height=_HEIGHT)
@@ -155,10 +155,10 @@ def _styles(found: Sequence[_Drawn], template: str) -> list[Style]:
     styles, number = [], 0
     for one in found:
         if one.variable in ("chance", "full_vector"):
-            styles.append(Style(GREY, "dash" if one.variable == "chance" else "dot", 1.5))
+            styles.append(Style(GREY, "dash" if one.variable == "chance" else "dot", 1.5, marked=False))
             continue
         colour = Style.of(number, template).colour
-        styles.append(Style(colour, "dash", 1.5) if one.variable else Style.of(number, template))
+        styles.append(Style(colour, "dash", 1.5, marked=False) if one.variable else Style.of(number, template))
         number += 1
     return styles
 
@@ -179,9 +179,14 @@ def _verdict(found: Sequence[_Drawn], x: str) -> str:
     for one in controls:
         largest[one.variable] = max(largest.get(one.variable, -np.inf), one.most)
     called = {key: CONTROLS.get(key, key.replace("_", " ")) for key in largest}
-    words += " · max of controls: " + ", ".join(f"{called[key]} {value:.2f}" for key, value in largest.items())
+    words += " · max of controls: " + ", ".join(_unbroken(f"{called[key]} {value:.2f}") for key, value in largest.items())
     unbeaten = [called[key] for key, value in largest.items() if key not in _NOT_BEATEN and value >= best.most]
     return labels.escape(words + (f" · does not beat {', '.join(unbeaten)}" if unbeaten else ""))
+
+
+def _unbroken(words: str) -> str:
+    """Words that stay on one line."""
+    return words.replace(" ", "\u00a0")
 
 
 def _fixed(every: Mapping[str, xr.Dataset | xr.DataArray]) -> list[str]:

@@ -72,6 +72,8 @@ class Style:
     colour: str
     dash: str = "solid"
     width: float = 2.0
+    marked: bool = True
+    """Whether its points are seen, where they are not too many."""
 
     @classmethod
     def of(cls, number: int, template: str) -> Style:
@@ -103,7 +105,7 @@ def traces(
         fill = {"fill": "toself", "fillcolor": style.colour, "opacity": 0.18, "line": {"width": 0}, "mode": "lines"}
         x, y = outline(np.asarray(places, float), line.low, line.high)
         found.append(go.Scatter(x=x, y=y, **fill, **group, hoverinfo="skip", showlegend=False))
-    mode = "lines+markers" if len(line.mean) <= _MANY else "lines"
+    mode = "lines+markers" if (style.marked and len(line.mean) <= _MANY) or len(line.mean) == 1 else "lines"
     drawn = {"mode": mode, "line": {"color": style.colour, "dash": style.dash, "width": style.width}, "marker": {"size": 4}}
     text = {"name": labels.escape(line.name) if legend is None else legend, "text": list(hover), "hoverinfo": "text"}
     found.append(go.Scatter(x=list(places), y=line.mean, showlegend=legend is not None, **drawn, **text, **group))

@@ -40,13 +40,13 @@ def test_accuracy_and_controls_are_lines():
     assert drawn["iia"].line.dash == "solid"
     title = figure.layout.title.text
     assert title.startswith("interchange intervention accuracy by layer")
-    for words in ("tiny &lt;model&gt;", "equality", "rank=8", "line: mean of 2 seeds", "line: mean of 20 seeds"):
+    for words in ("tiny &lt;model&gt;", "equality", "rank=8", "lines of seeds: their mean, band: their range"):
         assert words in title
 
 
 def test_maxima_are_compared_with_maxima():
     def told(results):
-        return views.iia(results, title="t", width=5000).layout.title.text
+        return views.iia(results, title="t", width=5000).layout.title.text.replace("\u00a0", " ")
 
     beaten = told(found())
     assert "max 0.95 at layer 1" in beaten

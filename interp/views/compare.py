@@ -1,0 +1,312 @@
+"""Two numbers of every cell against each other: an estimate against the exact effect.
+
+    >>> estimated = interp.attribute(model, pairs, where)                                    # doctest: +SKIP
+    >>> exact = interp.patch(model, pairs, where)                                            # doctest: +SKIP
+    >>> views.compare(estimated, exact)                                                      # doctest: +SKIP
+
+On the dashed line both are equal. Correlations and signs are of all cells in both results, but for those that are equal to the
+base by rule in both, which agree without having been measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+import xarray as xr
+from numpy.typing import NDArray
+
+from interp import axes as names
+from interp import effects as fx
+from interp import stats
+from interp.effects import curves
+from interp.errors import InputError, ShapeMismatchError
+from interp.views import bands, labels
+from interp.views.colours import COLOURS, GREY, ink
+from interp.views.layout import PAGE
+from interp.views.lines import Frame
+from interp.views.placing import beside
+from interp.views.prompts import cut
+
+_ALL, _BIN = 4000, 3
+"""Points that are drawn whatever they cover, and pixels in which one of more is drawn."""
+
+_BY_NAME = ("edge", "intervention")
+"""Coordinates along ``cell`` that say what a cell is, whatever its number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of the two results: a mean and an interval for every cell."""
+
+    table: xr.Dataset
+    n: str
+    quantity: str
+    floor: float
+    said: list[str]
+    """Its provenance, in parts."""
+
+
+def compare(
+    estimated: xr.Dataset | xr.DataArray,
+    exact: xr.Dataset | xr.DataArray,
+    quantity: str = "effect",
+    *,
+    metric: str | None = None,
+    called: tuple[str, str] = ("estimated", "exact"),
+    marked: int = 5,
+    title: str | None = None,
+    width: int = PAGE,
+    template: str = "plotly_white",
+    level: float = 0.95,
+) -> go.Figure:
+    """A point a cell: the exact number from left to right, the estimated one from bottom to top.
+
+    Of more than 4,000 cells one is drawn where several would cover each other, and the line under the title says how many are.
+
+    Args:
+        estimated: effects, or any array, with or without ``example``.
+        exact: the same cells; those that are in one result only are left out. Edges and interventions are matched by name.
+        quantity: of effects: effect, value, recovery or damage.
+        metric: of effects, by default the first of ``exact``.
+        called: what the two are called.
+        marked: how many of the cells of largest difference are ringed and named.
+        title: in place of the one made from provenance.
+        width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print.
+        template: a plotly template.
+        level: of the intervals over examples, or templates, in the hover: Student's.
+
+    Raises:
+        ShapeMismatchError: results with other axes, or without a cell in common.
+        InputError: effects of another direction, or of another metric.
+        UnknownNameError: an unknown metric or quantity.
+    """
+    if isinstance(estimated, xr.Dataset) and isinstance(exact, xr.Dataset):
+        _require_alike(estimated, exact, called)
+    if metric is None and isinstance(exact, xr.Dataset):
+        metric = str(fx.choose_metric(exact)[names.METRIC].item())
+    sides = [_side(result, quantity, metric, level) for result in (estimated, exact)]
+    first, second, known = _matched([side.table for side in sides], called)
+    rule = (first["by_rule"] & second["by_rule"]).values.ravel()
+    y, x = (table["mean"].values.ravel() for table in (first, second))
+    at = np.flatnonzero(np.isfinite(x) & np.isfinite(y) & ~rule)
+    if not at.size:
+        raise ShapeMismatchError(f"{called[0]} and {called[1]} have no cell with a number in both")
+    found = curves.agreement(y[at], x[at], floor=max(side.floor for side in sides))
+    what = sides[1].quantity
+    ends = _ends(np.concatenate([x[at], y[at]]))
+    draft = Frame("", "", width, template, height=None)
+    drawn, beneath = _thinned(x, y, at, ends, draft.inner)
+    head = title or f"{called[0]} against {called[1]} {what}"
+    under = _under(sides, found, len(at), len(drawn), int(rule.sum()), len(x), known)
+    frame = Frame(head, labels.escape(under), width, template, height=None)
+    figure = go.Figure(layout=frame.layout)
+    figure.add_trace(_identity(ends, template))
+    hover = _hover(first, second, sides, called, drawn, beneath)
+    colour = {"color": COLOURS[0], "size": 5 if len(drawn) <= 400 else 3.5, "opacity": 0.75 if len(drawn) <= 400 else 0.5}
+    figure.add_trace(
+        go.Scatter(x=x[drawn], y=y[drawn], mode="markers", marker=colour, text=hover, hoverinfo="text", showlegend=False)
+    )
+    _mark(figure, frame, first, x, y, at, drawn, marked, ends, template)
+    axis = {"range": list(ends), "zeroline": True, "zerolinecolor": "#bbbbbb", "zerolinewidth": 1, "automargin": False}
+    axis |= {"nticks": frame.most(6)}
+    figure.update_xaxes(title={"text": labels.escape(f"{called[1]} {what}"), "standoff": int(0.6 * frame.size)}, **axis)
+    figure.update_yaxes(title={"text": labels.escape(f"{called[0]} {what}")}, **axis)
+    return figure
+
+
+def _require_alike(estimated: xr.Dataset, exact: xr.Dataset, called: tuple[str, str]) -> None:
+    for result in (estimated, exact):
+        fx.validate(result)
+    directions = [result.attrs["patching"] for result in (estimated, exact)]
+    if len(set(directions)) > 1:
+        raise InputError(f"{called[0]} is of {directions[0]}, {called[1]} of {directions[1]}; compare the same direction")
+
+
+def _side(result: xr.Dataset | xr.DataArray, quantity: str, metric: str | None, level: float) -> _Side:
+    if isinstance(result, xr.Dataset):
+        one = fx.choose_metric(result, metric)
+        table = fx.summary(one, quantity, level=level, method="t").isel({names.METRIC: 0})
+        n = f"n={one.sizes[names.EXAMPLE]}{labels.clusters(table)}"
+        own = table[["mean", "low", "high"]].assign(by_rule=one["by_rule"].all(names.EXAMPLE))
+        name = labels.quantity_name(quantity, str(one[names.METRIC].item()))
+        floor = float(fx.noise_floor(one)) if quantity == "effect" else 0.0
+        return _Side(own, n, name, floor, labels.provenance(one, table).split(" · "))
+    name = str(result.attrs.get("quantity") or result.name or "value")
+    said = [str(result.attrs[key]) for key in ("model", "task") if result.attrs.get(key)]
+    if names.EXAMPLE not in result.dims:
+        columns, n = {"mean": result.astype(float)}, ""
+        columns |= {end: xr.full_like(columns["mean"], np.nan) for end in ("low", "high")}
+    else:
+        rest = [d for d in result.dims if d != names.EXAMPLE]
+        groups = bands.templates(result)
+        numbers = result.transpose(*rest, names.EXAMPLE).values.astype(float)
+        found = stats.t_interval(numbers, clusters=groups, level=level)
+        like = result.isel({names.EXAMPLE: 0}, drop=True).transpose(*rest)
+        columns = {end: like.copy(data=column) for end, column in zip(("mean", "low", "high"), found[:3], strict=True)}
+        n = f"n={result.sizes[names.EXAMPLE]}" + (f", {found.n} templates" if groups is not None else "")
+    rule = xr.zeros_like(columns["mean"], dtype=bool)
+    return _Side(xr.Dataset({**columns, "by_rule": rule}), n, name, 0.0, said)
+
+
+def _matched(tables: Sequence[xr.Dataset], called: tuple[str, str]) -> tuple[xr.Dataset, xr.Dataset, tuple[int, int]]:
+    """Both tables of the cells that are in both, in one order, and how many cells each had."""
+    first, second = tables
+    sizes = (first["mean"].size, second["mean"].size)
+    for key in _BY_NAME:
+        if all(key in table.coords and table[key].dims == (names.CELL,) for table in tables):
+            renamed = [table.swap_dims({names.CELL: key}) for table in (first, second)]
+            if all(table.indexes[key].is_unique for table in renamed):
+                first, second = renamed
+                break
+    if set(first["mean"].dims) != set(second["mean"].dims):
+        listed = [", ".join(f"{d} ({table.sizes[d]})" for d in table["mean"].dims) for table in (first, second)]
+        raise ShapeMismatchError(
+            f"{called[0]} has the axes {listed[0] or 'none'}, {called[1]} {listed[1] or 'none'}; expected the same"
+        )
+    plain = [str(d) for d in first["mean"].dims if d not in first.indexes or d not in second.indexes]
+    for axis in plain:
+        if first.sizes[axis] != second.sizes[axis]:
+            raise ShapeMismatchError(
+                f"{called[0]} has {first.sizes[axis]} along {axis!r}, {called[1]} {second.sizes[axis]}, and no coordinate says "
+                "which are the same"
+            )
+    dims = [d for d in second["mean"].dims if second.sizes[d]]
+    both = [table[["mean", "low", "high", "by_rule"]].reset_coords(drop=True).transpose(*dims) for table in (first, second)]
+    one, other = xr.align(*both, join="inner", copy=False)
+    if not one["mean"].size:
+        raise ShapeMismatchError(f"{called[0]} and {called[1]} have no cell in common; their coordinates differ")
+    return one, other, sizes
+
+
+def _ends(numbers: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = float(numbers.min()), float(numbers.max())
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - room, high + room
+
+
+def _thinned(
+    x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.intp], ends: tuple[float, float], side: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The cells that are drawn, and how many more lie under each; of those in one place the one of largest difference."""
+    if len(at) <= _ALL:
+        return at, np.zeros(len(at), int)
+    order = at[np.argsort(-np.abs(x[at] - y[at]), kind="stable")]
+    scale = side / _BIN / (ends[1] - ends[0])
+    places = np.floor((np.stack([x[order], y[order]]) - ends[0]) * scale).astype(int)
+    _, first, count = np.unique(places[0] * (int(side) + 1) + places[1], return_index=True, return_counts=True)
+    return order[first], count - 1
+
+
+def _names(table: xr.Dataset, at: NDArray[np.intp]) -> list[str]:
+    """``L9H6``, or the edge or intervention that a cell is."""
+    dims = [str(d) for d in table["mean"].dims]
+    places = np.unravel_index(at, tuple(table.sizes[d] for d in dims)) if dims else ()
+    values = [
+        (table[d].values if d in table.coords else np.arange(table.sizes[d]))[i] for d, i in zip(dims, places, strict=True)
+    ]
+    if len(dims) == 1 and dims[0] in _BY_NAME:
+        return [str(value) for value in values[0]]
+    return [fx.cell_name(dict(zip(dims, row, strict=True))) for row in zip(*values, strict=True)]
+
+
+def _hover(
+    first: xr.Dataset,
+    second: xr.Dataset,
+    sides: Sequence[_Side],
+    called: tuple[str, str],
+    drawn: NDArray[np.intp],
+    beneath: NDArray[np.intp],
+) -> list[str]:
+    columns = [[table[c].values.ravel()[drawn] for c in ("mean", "low", "high")] for table in (first, second)]
+    lines: list[list[str]] = []
+    for name, side, (mean, low, high) in zip(called, sides, columns, strict=True):
+        of = f" ({side.n})" if side.n else ""
+        lines.append(
+            [
+                labels.escape(f"{name} {labels.interval(m, a, b) if np.isfinite(a) else f'{m:.3g}'}{of}")
+                for m, a, b in zip(mean, low, high, strict=True)
+            ]
+        )
+    difference = columns[0][0] - columns[1][0]
+    return [
+        f"<b>{labels.escape(name)}</b><br>{one}<br>{other}<br>difference {d:+.3g}"
+        + (f"<br>and {more:,} more here" if more else "")
+        for name, one, other, d, more in zip(_names(first, drawn), *lines, difference, beneath.tolist(), strict=True)
+    ]
+
+
+def _under(
+    sides: Sequence[_Side], found: curves.Agreement, cells: int, drawn: int, rule: int, both: int, known: tuple[int, int]
+) -> str:
+    shared = [word for word in sides[1].said if word in sides[0].said]
+    numbers = f"Pearson {_share(found.pearson)}, Spearman {_share(found.spearman)}"
+    floor = max(side.floor for side in sides)
+    of = f" of {found.signed:,} cells" + (" beyond the noise floor" if floor else "") if found.signed < found.n else ""
+    sign = f"same sign {found.sign:.0%}{of}" if np.isfinite(found.sign) else "no cell has a sign in both"
+    count = f"{cells:,} cells" + (f", {drawn:,} of them drawn, one where several overlap" if drawn < cells else "")
+    gone = []
+    if any(number > both for number in known):
+        gone.append(f"{sum(known) - 2 * both:,} in one result only")
+    if rule:
+        gone.append(f"{rule:,} equal to the base by rule")
+    if both - rule - cells:
+        gone.append(f"{both - rule - cells:,} without a number")
+    left = f"left out: {', '.join(gone)}" if gone else ""
+    return " · ".join(part for part in (*map(_plain, shared), numbers, sign, count, left) if part)
+
+
+def _plain(text: str) -> str:
+    return labels.plain(text)
+
+
+def _share(number: float) -> str:
+    return f"{number:.2f}" if np.isfinite(number) else "undefined"
+
+
+def _identity(ends: tuple[float, float], template: str) -> go.Scatter:
+    line = {"color": GREY, "width": 1, "dash": "dash"}
+    return go.Scatter(x=list(ends), y=list(ends), mode="lines", line=line, hoverinfo="skip", showlegend=False, name="identity")
+
+
+def _mark(
+    figure: go.Figure,
+    frame: Frame,
+    table: xr.Dataset,
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    at: NDArray[np.intp],
+    drawn: NDArray[np.intp],
+    marked: int,
+    ends: tuple[float, float],
+    template: str,
+) -> None:
+    """Rings around the largest differences, and their names where there is room."""
+    order = at[np.argsort(-np.abs(x[at] - y[at]), kind="stable")][:marked]
+    order = order[np.abs(x[order] - y[order]) > 0]
+    if not order.size:
+        return
+    ring = {"symbol": "circle-open", "size": 10, "color": COLOURS[1], "line": {"width": 1.5}}
+    figure.add_trace(
+        go.Scatter(
+            x=x[order], y=y[order], mode="markers", marker=ring, hoverinfo="skip", showlegend=False, name="largest differences"
+        )
+    )
+    scale = frame.inner / (ends[1] - ends[0])
+    where, others = ((np.stack([x[i], y[i]], -1) - ends[0]) * scale for i in (order, drawn))
+    words = [cut(name, 28) for name in _names(table, order)]
+    widths = [frame.glyph * len(word) + 2 for word in words]
+    for word, i, place in zip(
+        words, order, beside(where, widths, 1.3 * frame.size, others, (frame.inner, frame.height)), strict=True
+    ):
+        if place is not None:
+            figure.add_annotation(
+                x=x[i],
+                y=y[i],
+                text=labels.escape(word),
+                showarrow=False,
+                font={"size": frame.size - 1, "color": ink(template)},
+                **place._asdict(),
+            )
