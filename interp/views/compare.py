@@ -31,7 +31,7 @@ from interp.views.placing import beside
 from interp.views.prompts import cut
 
 _ALL, _BIN = 4000, 3
-"""Points that are drawn whatever they cover, and pixels in which one of more is drawn."""
+"""Points that are drawn whatever they cover, and pixels of a place in which one is enough."""
 
 _BY_NAME = ("edge", "intervention")
 """Coordinates along ``cell`` that say what a cell is, whatever its number."""
@@ -64,7 +64,7 @@ def compare(
 ) -> go.Figure:
     """A point a cell: the exact number from left to right, the estimated one from bottom to top.
 
-    Of more than 4,000 cells one is drawn where several would cover each other, and the line under the title says how many are.
+    Of more than 4,000 cells not all are drawn that would cover each other; the line under the title says how many are.
 
     Args:
         estimated: effects, or any array, with or without ``example``.
@@ -105,7 +105,7 @@ def compare(
     figure = go.Figure(layout=frame.layout)
     figure.add_trace(_identity(ends, template))
     hover = _hover(first, second, sides, called, drawn, beneath)
-    colour = {"color": COLOURS[0], "size": 5 if len(drawn) <= 400 else 3.5, "opacity": 0.75 if len(drawn) <= 400 else 0.5}
+    colour = {"color": COLOURS[0], "size": 5 if len(drawn) <= 400 else 3.5, "opacity": 0.75}
     figure.add_trace(
         go.Scatter(x=x[drawn], y=y[drawn], mode="markers", marker=colour, text=hover, hoverinfo="text", showlegend=False)
     )
@@ -190,14 +190,21 @@ def _ends(numbers: NDArray[np.float64]) -> tuple[float, float]:
 def _thinned(
     x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.intp], ends: tuple[float, float], side: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The cells that are drawn, and how many more lie under each; of those in one place the one of largest difference."""
+    """The cells that are drawn, and how many more lie under each that are not.
+
+    In every place the one of largest difference, and of the rest as many as make up :data:`_ALL`, for whoever zooms in.
+    """
     if len(at) <= _ALL:
         return at, np.zeros(len(at), int)
     order = at[np.argsort(-np.abs(x[at] - y[at]), kind="stable")]
     scale = side / _BIN / (ends[1] - ends[0])
     places = np.floor((np.stack([x[order], y[order]]) - ends[0]) * scale).astype(int)
-    _, first, count = np.unique(places[0] * (int(side) + 1) + places[1], return_index=True, return_counts=True)
-    return order[first], count - 1
+    numbers = places[0] * (int(side) + 1) + places[1]
+    _, first, own, count = np.unique(numbers, return_index=True, return_inverse=True, return_counts=True)
+    rest = np.delete(np.arange(len(order)), first)
+    more = rest[:: -(-len(rest) // (_ALL - len(first)))] if len(first) < _ALL else rest[:0]
+    hidden = count - 1 - np.bincount(own[more], minlength=len(count))
+    return order[np.concatenate([first, more])], np.concatenate([hidden, np.zeros(len(more), int)])
 
 
 def _names(table: xr.Dataset, at: NDArray[np.intp]) -> list[str]:
@@ -246,7 +253,7 @@ def _under(
     floor = max(side.floor for side in sides)
     of = f" of {found.signed:,} cells" + (" beyond the noise floor" if floor else "") if found.signed < found.n else ""
     sign = f"same sign {found.sign:.0%}{of}" if np.isfinite(found.sign) else "no cell has a sign in both"
-    count = f"{cells:,} cells" + (f", {drawn:,} of them drawn, one where several overlap" if drawn < cells else "")
+    count = f"{cells:,} cells" + (f", {drawn:,} of them drawn, one at least in every place" if drawn < cells else "")
     gone = []
     if any(number > both for number in known):
         gone.append(f"{sum(known) - 2 * both:,} in one result only")

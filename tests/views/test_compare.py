@@ -108,8 +108,9 @@ def test_many_cells_are_thinned_and_counted():
     estimated = exact + rng.normal(size=141_304) * 0.2
     figure = views.compare(estimated, exact)
     drawn = cells(figure)
-    assert len(drawn.x) < 20_000
-    assert f"141,304 cells, {len(drawn.x):,} of them drawn, one where several overlap" in figure.layout.title.text
+    assert 2000 < len(drawn.x) < 20_000
+    assert len(set(zip(drawn.x, drawn.y, strict=True))) == len(drawn.x)
+    assert f"141,304 cells, {len(drawn.x):,} of them drawn, one at least in every place" in figure.layout.title.text
     more = [int(text.rsplit("and ", 1)[1].split(" more")[0].replace(",", "")) for text in drawn.text if "more here" in text]
     assert sum(more) + len(drawn.x) == 141_304
     assert max(drawn.x) == float(exact.max())  # what stands alone is drawn
