@@ -149,8 +149,8 @@ def line_names(array: xr.DataArray, x: str, rest: Sequence[str]) -> list[str]:
 
 
 def _line_name(place: Mapping[str, Any]) -> str:
-    """``L9H6``; axes that are no cell's say their value alone, as a method's name does."""
-    own = {axis: value for axis, value in place.items() if axis in names.SWEPT}
+    """``L9H6``; axes that are no cell's say their value alone, as the name of a method or of a model does."""
+    own = {axis: value for axis, value in place.items() if axis in names.SWEPT and axis != names.MODEL}
     others = [str(value) for axis, value in place.items() if axis not in own]
     return " ".join([*others, *([fx.cell_name(own)] if own else [])])
 

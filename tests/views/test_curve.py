@@ -177,6 +177,11 @@ def test_several_results_share_the_axes(make):
         views.curve([first, second])
 
 
+def test_models_and_methods_are_called_by_their_names():
+    array = xr.DataArray(np.ones((2, 1, 3)), dims=("model", "head", "layer"), coords={"model": ["gpt2", "llama"], "head": [4]})
+    assert [line.name for line in lines(views.curve(array, x="layer"))] == ["gpt2 H4", "llama H4"]
+
+
 def test_a_seed_alone_has_the_band_of_its_examples(scores):
     assert "interval over 3 examples" in views.curve(scores.isel(seed=[1])).layout.title.text
 
