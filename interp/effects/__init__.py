@@ -34,6 +34,7 @@ counterfactual ``clean`` and ``corrupt`` are the same and the attribute ``paired
 Several families are an ``xarray.DataTree`` of such datasets.
 """
 
+from interp.effects import curves
 from interp.effects.cells import at, cell_name, choose_metric
 from interp.effects.quantities import damage, effect, noise_floor, recovery, value_of
 from interp.effects.schema import DENOISING, PATCHING, PROVENANCE, EffectsError, assemble, base, paired, swept_axes, validate
@@ -41,6 +42,6 @@ from interp.effects.summaries import FEWEST_CLUSTERS, summary, top
 
 __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "EffectsError", "assemble", "at", "base", "cell_name",
-    "choose_metric", "damage", "effect", "noise_floor", "paired", "recovery", "summary", "swept_axes", "top", "validate",
+    "choose_metric", "curves", "damage", "effect", "noise_floor", "paired", "recovery", "summary", "swept_axes", "top", "validate",
     "value_of",
 ]  # fmt: skip

@@ -155,7 +155,7 @@ def _line_name(place: Mapping[str, Any]) -> str:
     return " ".join([*others, *([fx.cell_name(own)] if own else [])])
 
 
-def templates(array: xr.DataArray | xr.Dataset) -> NDArray[np.str_] | None:
+def templates(array: xr.DataArray | xr.Dataset) -> NDArray[Any] | None:
     """The template of every example, where there are enough for an interval over them."""
     if "template" not in array.coords or array["template"].dims != (names.EXAMPLE,):
         return None

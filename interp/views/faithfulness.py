@@ -28,7 +28,7 @@ from interp.views.lines import Frame, Style, bands_first, traces
 from interp.views.prompts import cut
 
 AREAS = ("cpr", "cmd")
-_HEIGHT = 260
+_HEIGHT, _MOST_SHADED = 260, 4
 
 
 def faithfulness(
@@ -55,7 +55,7 @@ def faithfulness(
         unit: what sizes count.
         x: ``"share"`` or ``"size"``, the number kept; by default shares where they are known.
         log: a logarithmic axis, which has no place for an empty circuit; areas are over a linear one all the same.
-        area: what is shaded: ``"cpr"``, from 0 to the curve; ``"cmd"``, from the curve to 1; or None.
+        area: what is shaded, of four lines at most: ``"cpr"``, from 0 to the curve; ``"cmd"``, from the curve to 1; or None.
         title: in place of the one made from provenance.
         width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print.
         template: a plotly template.
@@ -76,13 +76,14 @@ def faithfulness(
     legend = _legend(found.circuits, width)
     frame = Frame(head, _under(found, unit, log), width, template, legend, height=_HEIGHT)
     drawn: list[go.Scatter] = []
+    shaded = area is not None and len(found.circuits) <= _MOST_SHADED
     for number, (one, words) in enumerate(zip(found.circuits, legend, strict=True)):
         style, line = Style.of(number, template), one.line
         at = np.asarray(one.share if shares else line.at, float)
         at = np.where(at > 0, at, np.nan) if log else at
         said = [circuits.size_name(size, share, found.total, unit) for size, share in zip(line.at, one.share, strict=True)]
         hover = [f"{text}<br>{_areas(one.areas)}" if one.areas else text for text in line.hover("faithfulness", said)]
-        if area is not None and one.areas is not None and np.isfinite(line.mean).all():
+        if shaded and one.areas is not None and np.isfinite(line.mean).all():
             drawn.append(_shade(at, line.mean, 0.0 if area == "cpr" else 1.0, style.colour, line.name, len(found.circuits)))
         drawn += traces(line, style, at.tolist(), hover, legend=words)
     figure = go.Figure(bands_first(drawn), frame.layout)

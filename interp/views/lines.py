@@ -22,7 +22,7 @@ MOST = 8 * len(DASHES)
 _MANY = 40
 """Points of a line from which on they have no marker of their own."""
 
-_LEGEND_MARK = 46
+_LEGEND_MARK = 50
 """Pixels of a legend's entry besides its words."""
 
 
@@ -166,8 +166,8 @@ class Frame:
         if height is None:
             right, self.inner = width - left - self.height, self.height
         axis = 4.2 * self.size
-        widest = max((self.glyph * len(labels.plain(words)) for words in legend), default=0.0) + _LEGEND_MARK
-        rows = -(-len(legend) // max(1, int((width - left) / widest)))
+        widest = max((1.08 * self.glyph * len(labels.plain(words)) for words in legend), default=0.0) + _LEGEND_MARK
+        rows = -(-len(legend) // max(1, int(self.inner / widest)))  # plotly's legends are no wider than the axes
         below = int(axis + ((max(1.3 * self.size, 16) + 3) * rows + 8 if rows else 0))
         self.layout = {
             **heading.layout(above + self.height + below, template, left=left, right=right, above=above, below=below),

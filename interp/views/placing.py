@@ -42,9 +42,9 @@ def beside(
         size: of the axes.
         gap: pixels between a point's centre and its name.
     """
-    taken = [(x - gap, y - gap, x + gap, y + gap) for x, y in points]  # rings are kept free too
+    taken = [(x - gap, y - gap, x + gap, y + gap) for x, y in points.tolist()]  # rings are kept free too
     found: list[Place | None] = []
-    for (x, y), width in zip(points, widths, strict=True):
+    for (x, y), width in zip(points.tolist(), widths, strict=True):
         best: tuple[int, Place, tuple[float, float, float, float]] | None = None
         for right, up in product((1, -1, 0), (0, 1, -1)):
             if right == up == 0:

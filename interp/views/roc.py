@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -44,7 +45,7 @@ class _Scores:
     """``[repeat, edge]``: one a seed; one where there are none. Of circuits ``[circuit, edge]``."""
     each: NDArray[np.float64] | None
     """``[edge, example]``, where there are examples and no seeds."""
-    clusters: NDArray[np.str_] | None
+    clusters: NDArray[Any] | None
     circuits: bool
 
 

@@ -145,7 +145,7 @@ def test_other_cells_are_refused(pair, make):
 def test_names_cover_neither_each_other_nor_the_edge():
     rng = np.random.default_rng(2)
     points = rng.uniform(0, 200, (12, 2))
-    widths = rng.uniform(20, 60, 12)
+    widths = rng.uniform(20, 60, 12).tolist()
     places = beside(points, widths, 12.0, points, (200.0, 200.0))
     boxes = []
     for (x, y), width, place in zip(points, widths, places, strict=True):

@@ -8,6 +8,7 @@ from scipy.stats import t
 from interp import effects as fx
 from interp import views
 from interp.errors import InputError, ShapeMismatchError, UnknownNameError
+from interp.views import bands as bands_of
 from interp.views.colours import COLOURS
 
 STEPS = [0, 10, 100, 1000]
@@ -174,7 +175,7 @@ def test_several_results_share_the_axes(make):
     with pytest.raises(InputError, match="MLP measures prob, others logit_diff"):
         views.curve({"heads": first, "MLP": make(metric="prob", axis="head", size=2).isel(head=1)})
     with pytest.raises(InputError, match="results is a list; expected an xarray result, or several by name"):
-        views.curve([first, second])
+        bands_of.named([first, second])
 
 
 def test_models_and_methods_are_called_by_their_names():
