@@ -42,6 +42,6 @@ from interp.effects.summaries import FEWEST_CLUSTERS, summary, top
 
 __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "EffectsError", "assemble", "at", "base", "cell_name",
-    "choose_metric", "curves", "damage", "effect", "noise_floor", "paired", "recovery", "summary", "swept_axes", "top", "validate",
-    "value_of",
+    "choose_metric", "curves", "damage", "effect", "noise_floor", "paired", "recovery", "summary", "swept_axes", "top",
+    "validate", "value_of",
 ]  # fmt: skip

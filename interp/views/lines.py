@@ -167,7 +167,7 @@ class Frame:
             right, self.inner = width - left - self.height, self.height
         axis = 4.2 * self.size
         widest = max((1.08 * self.glyph * len(labels.plain(words)) for words in legend), default=0.0) + _LEGEND_MARK
-        rows = -(-len(legend) // max(1, int(self.inner / widest)))  # plotly's legends are no wider than the axes
+        rows = -(-len(legend) // max(1, int(self.inner / widest)))  # plotly's legend is no wider than the axes
         below = int(axis + ((max(1.3 * self.size, 16) + 3) * rows + 8 if rows else 0))
         self.layout = {
             **heading.layout(above + self.height + below, template, left=left, right=right, above=above, below=below),

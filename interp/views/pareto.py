@@ -43,7 +43,8 @@ def pareto(
     """A point a circuit, its size against its faithfulness; the frontier joins those that no other circuit beats.
 
     One circuit beats another where it is as small and more faithful, or smaller and as faithful, by the means that are drawn.
-    More than the full model counts as more faithful, as in CPR. Of seeds the mean is one point. Up to sixty points have their intervals as bars; all have them in the hover.
+    More than the full model counts as more faithful, as in CPR. Of seeds the mean is one point. Up to sixty points have their
+    intervals as bars; all have them in the hover.
 
     Args:
         results: effects of circuits, or arrays of faithfulness, one or several by name: see :mod:`interp.views.circuits`.
