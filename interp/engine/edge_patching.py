@@ -38,7 +38,7 @@ from interp.engine.families import check_words
 from interp.engine.graph import LOGITS, SLOTS, Edge, check, node
 from interp.engine.graph import edges as every_edge
 from interp.engine.joins import refused
-from interp.engine.measure import bar
+from interp.engine.measure import bar, sources
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Patching, beside, standing
 from interp.engine.readout import Reader
@@ -100,7 +100,8 @@ def patch_edges(
 
     Returns:
         Effects with dims ``(metric, cell, example)`` and, along ``cell``, the coordinates ``edge``, ``sender``, ``receiver``,
-        ``slot`` and the layers and heads of both ends (−1 where there is none).
+        ``slot``, the layers and heads of both ends (−1 where there is none), and ``receiver_heads``, how many heads read what
+        the receiver makes: of keys and values that heads share more than one.
 
     Raises:
         EdgesError: the model's blocks cannot be resumed, or it is not causal; or something is given or held that rows of edges
@@ -206,13 +207,13 @@ class _Asked:
             given=base if self.changes is not None else None,
             axes={axes.CELL: list(range(len(wanted)))},
             metrics=[m.name for m in metrics],
-            coords=provenance.example_coordinates(encoded) | _coordinates(wanted),
+            coords=provenance.example_coordinates(encoded) | _coordinates(model, wanted),
             attrs=provenance.attributes(model, encoded, self.patching, metrics)
             | {
                 "method": "patch_edges",
                 "site": "edges",
                 "positions": "all",
-                "source": repr(source),
+                "source": sources(written, self.patching),
                 **in_force(model, self.changes, self.frozen),
                 "strategy": "wavefront",
                 "rows": len(wanted) * len(encoded),
@@ -256,11 +257,17 @@ def _checked(model: Model, edges: Any) -> list[Edge]:
     return wanted
 
 
-def _coordinates(wanted: Sequence[Edge]) -> dict[str, Any]:
+def _coordinates(model: Model, wanted: Sequence[Edge]) -> dict[str, Any]:
     def number(site: Site, axis: str) -> int:
         found = getattr(site, axis)
         return -1 if found is None else int(found)
 
+    def heads(site: Site) -> int:
+        if site.name not in SLOTS:
+            return 0
+        return model.anatomy.size(Site("q", layer=site.layer), axes.HEAD) // model.anatomy.size(site.at(head=None), axes.HEAD)
+
+    shared = {site: heads(site) for site in dict.fromkeys(edge.receiver for edge in wanted)}
     ends = {
         f"{end}_{axis}": [number(getattr(edge, end), axis) for edge in wanted]
         for end in ("sender", "receiver")
@@ -272,4 +279,5 @@ def _coordinates(wanted: Sequence[Edge]) -> dict[str, Any]:
         "receiver": [node(e.receiver) for e in wanted],
         "slot": [e.receiver.name if e.receiver.name in SLOTS else "" for e in wanted],
     }
-    return {name: (axes.CELL, values) for name, values in (names | ends).items()}
+    many = {"receiver_heads": [shared[e.receiver] for e in wanted]}
+    return {name: (axes.CELL, values) for name, values in (names | ends | many).items()}

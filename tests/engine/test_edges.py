@@ -106,8 +106,18 @@ def test_labels_and_other_sources(seed: int) -> None:
     assert found["slot"].values.tolist() == ["k", ""]
     assert found["receiver_layer"].values.tolist() == [2, 1]
     assert found["sender_head"].values.tolist() == [1, -1]
+    assert found["receiver_heads"].values.tolist() == [1, 0]
+    assert found.attrs["source"] != patch_edges(model, pairs, edges=chosen).attrs["source"] == "corrupted run"
     assert effects.validate(found) is found
     assert bool((abs(effects.effect(found)) > 0).any())
+
+
+def test_how_many_heads_read_a_receiver(seed: int) -> None:
+    """Four heads share two keys and values."""
+    model = sweeps.model("llama")
+    chosen = [Edge.of("embed", receiver) for receiver in ("L1H3.q", "L1H1.k", "L1H0.v", "L0.mlp_pre", "logits")]
+    found = patch_edges(model, sweeps.random_pairs(seed, [5]), edges=chosen)
+    assert found["receiver_heads"].values.tolist() == [1, 2, 2, 0, 0]
 
 
 def test_edges_that_are_not_there() -> None:
