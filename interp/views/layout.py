@@ -32,16 +32,24 @@ class Heading:
         self.glyph = 0.62 * self.size
         """Mean width of a character."""
         self._head = wrap(title, int((width - 24) / (self.glyph * 1.25)))
-        self._under = wrap(subtitle, int((width - 24) / self.glyph))
+        self._under = self._wrapped(subtitle)
 
     @property
     def height(self) -> int:
         """Pixels that it takes."""
         return int(18 + 1.35 * self.size * 1.25 * len(self._head) + 1.6 * self.size * len(self._under))
 
+    def _wrapped(self, subtitle: str) -> list[str]:
+        return wrap(subtitle, int((self.width - 24) / self.glyph))
+
+    def text(self, subtitle: str | None = None) -> str:
+        """Title and subtitle, or another one, as plotly takes it."""
+        under = self._under if subtitle is None else self._wrapped(subtitle)
+        grey = f"<span style='font-size:{self.size}px'>{{}}</span>"
+        return "<br>".join([*self._head, *(grey.format(line) for line in under)])
+
     def layout(self, height: int, template: str, *, left: int, right: int, above: int, below: int) -> dict[str, Any]:
         """The layout of a figure of some height in all, with margins, that has this title."""
-        grey = f"<span style='font-size:{self.size}px'>{{}}</span>"
         return {
             "template": template,
             "width": self.width,
@@ -49,7 +57,7 @@ class Heading:
             "margin": {"l": left, "r": right, "t": above, "b": below, "pad": 0, "autoexpand": False},
             "font": {"family": FONT, "size": self.size},
             "title": {
-                "text": "<br>".join([*self._head, *(grey.format(line) for line in self._under)]),
+                "text": self.text(),
                 "font": {"size": round(self.size * 1.25)},
                 "x": 12 / self.width,
                 "xanchor": "left",

@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
 
 from interp import axes as names
-from interp.errors import PositionError, UnknownNameError
+from interp.errors import InputError, PositionError, UnknownNameError
 from interp.views.labels import Ticks, escape, short
 
 
@@ -22,6 +22,48 @@ def require(ds: xr.Dataset, what: str, *variables: str) -> None:
     for variable in variables:
         if variable not in ds:
             raise UnknownNameError("variable", variable, map(str, ds.data_vars), f"of this result, which {what} draws")
+
+
+def chosen(
+    results: xr.Dataset | xr.DataArray, name: str | None, metric: str | None, fits: Callable[[xr.DataArray], bool], along: str
+) -> xr.DataArray:
+    """One array of a result that is no sweep, with the attributes of all of it and one metric.
+
+    Args:
+        results: an array, or a dataset that holds it.
+        name: of the variable; by default the only one that fits.
+        metric: by default the first.
+        fits: which variables can be meant.
+        along: what they have, for the message.
+
+    Raises:
+        InputError: several variables fit, or none.
+        UnknownNameError: a variable or metric that is not there.
+    """
+    if isinstance(results, xr.Dataset):
+        known = [str(n) for n, v in results.data_vars.items() if v.dtype.kind in "fiu" and fits(v)]
+        if name is None and len(known) != 1:
+            raise InputError(
+                f"quantity=None, but this result has {len(known)} variables along {along}; name one of them: "
+                f"{', '.join(map(repr, known)) or 'none'}"
+            )
+        name = known[0] if name is None else name
+        if name not in known:
+            raise UnknownNameError("quantity", name, known, "of this result")
+        array = results[name].assign_attrs({**results.attrs, **results[name].attrs})
+    elif name is not None:
+        raise UnknownNameError("quantity", name, (), "of an array", why="it is one already; leave quantity out")
+    else:
+        array = results
+    if names.METRIC in array.dims:
+        metrics = [str(m) for m in array[names.METRIC].values]
+        metric = metrics[0] if metric is None else metric
+        if metric not in metrics:
+            raise UnknownNameError("metric", metric, metrics)
+        return array.isel({names.METRIC: metrics.index(metric)})
+    if metric is not None:
+        raise UnknownNameError("metric", metric, (), "of an array without such an axis")
+    return array
 
 
 def one(ds: xr.Dataset, example: int) -> xr.Dataset:

@@ -79,3 +79,54 @@ def browse(tmp_path):
         return done.stdout
 
     return look
+
+
+def edges_made_up(layers=2, heads=3, shared=1, *, mlps=True, examples=8, share=None):
+    """Every edge of a small model; each does ``share(i, sender, receiver)`` of the damage, a little more in some examples."""
+    senders, edges = [("embed", -1, -1)], []
+    for layer in range(layers):
+        here = [(f"L{layer}H{head}", layer, head) for head in range(heads)]
+        for slot, many in (("q", heads), ("k", heads // shared), ("v", heads // shared)):
+            serves = 1 if slot == "q" else shared
+            edges += [(s, (f"L{layer}H{h}.{slot}", layer, h), slot, serves) for h in range(many) for s in senders]
+        if mlps:
+            edges += [(s, (f"m{layer}", layer, -1), "", 0) for s in senders + here]
+        senders += here + ([(f"m{layer}", layer, -1)] if mlps else [])
+    edges += [(s, ("logits", -1, -1), "", 0) for s in senders]
+    share = share or (lambda i, sender, receiver: (-1) ** i * (i + 1) / 200)
+    part = np.array([share(i, s[0], r[0]) for i, (s, r, _, _) in enumerate(edges)], "float32")
+    clean = np.linspace(2, 4, examples, dtype="float32")[None]
+    wobble = 1 + 0.1 * np.cos(np.arange(examples))
+    wobble = (wobble * clean.sum() / (wobble * clean).sum()).astype("float32")  # the ratio of means is the share itself
+    coords = {
+        "edge": [f"{s[0]} → {r[0]}" for s, r, _, _ in edges],
+        "slot": [slot for *_, slot, _ in edges],
+        "receiver_heads": [serves for *_, serves in edges],
+    }
+    for place, end in enumerate(("sender", "receiver")):
+        for column, word in enumerate(("", "_layer", "_head")):
+            coords[f"{end}{word}"] = [edge[place][column] for edge in edges]
+    return effects.assemble(
+        value=clean[:, None] - part[None, :, None] * wobble * 2 * clean[:, None],
+        clean=clean,
+        corrupt=-clean,
+        axes={"cell": range(len(edges))},
+        metrics=["logit_diff"],
+        coords={name: ("cell", values) for name, values in coords.items()}
+        | {"template": [f"t{i % 4}" for i in range(examples)]},
+        attrs={
+            "patching": "noising",
+            "noise_floor": {"logit_diff": 1e-4},
+            "engine_semantics": 1,
+            "spec": {},
+            "model": "tiny <model>",
+            "task": "ioi",
+            "site": "edges",
+            "source": "corrupted run",
+        },
+    )
+
+
+@pytest.fixture
+def make_edges():
+    return edges_made_up
