@@ -13,6 +13,7 @@ from interp.views.iia import iia
 from interp.views.layout import COLUMN, PAGE
 from interp.views.lens import lens
 from interp.views.pareto import pareto
+from interp.views.paths import paths
 from interp.views.roc import roc
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "iia",
     "lens",
     "pareto",
+    "paths",
     "roc",
     "save",
 ]
