@@ -15,6 +15,7 @@ from interp.views.lens import lens
 from interp.views.pareto import pareto
 from interp.views.paths import paths
 from interp.views.roc import roc
+from interp.views.tokens import tokens
 
 __all__ = [
     "COLUMN",
@@ -35,4 +36,5 @@ __all__ = [
     "paths",
     "roc",
     "save",
+    "tokens",
 ]

@@ -10,11 +10,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
-from plotly.colors import hex_to_rgb
+from plotly.colors import get_colorscale, hex_to_rgb, sample_colorscale
 
 #: Blue at the top, so positive is blue; the default of every signed quantity.
 DIVERGING = "RdBu"
@@ -59,3 +61,21 @@ def ink(template: str) -> str:
 def lines(template: str) -> tuple[str, ...]:
     """Eight colours of lines on the paper of a template."""
     return (*COLOURS, ink(template))
+
+
+def of_text(numbers: NDArray[np.floating], colours: Mapping[str, Any]) -> list[str]:
+    """Black or white for each number, whichever is read better on its colour.
+
+    Args:
+        numbers: all of them finite.
+        colours: from :func:`scale`.
+    """
+    low, high = float(colours["zmin"]), float(colours["zmax"])
+    places = np.clip((np.asarray(numbers, float) - low) / (high - low), 0, 1)
+    sampled = sample_colorscale(get_colorscale(colours["colorscale"]), places, colortype="tuple") if len(places) else []
+    light = np.array([np.dot(_LUMINANCE, np.power(colour, 2.2)) for colour in sampled])
+    return np.where((light + 0.05) ** 2 > 0.05 * 1.05, "#000000", "#ffffff").tolist()
+
+
+_LUMINANCE = (0.2126, 0.7152, 0.0722)
+"""Of linear red, green and blue; a contrast is a ratio of luminances, each with 0.05 added (WCAG 2.2)."""
