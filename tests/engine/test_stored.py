@@ -132,7 +132,9 @@ def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatc
 def test_a_run_is_made_again_from_its_recipe(model, pairs, tmp_path):
     vector = torch.randn(model.sizes["d_head"], generator=torch.Generator().manual_seed(0))
     calls = {
-        "steered": partial(interp.patch, where=heads(), source=interp.Constant(vector), edit=interp.Add(2.0), metric=["logit_diff", "kl"]),
+        "steered": partial(
+            interp.patch, where=heads(), source=interp.Constant(vector), edit=interp.Add(2.0), metric=["logit_diff", "kl"]
+        ),
         "edges": partial(interp.patch_edges, edges=interp.engine.edges(model)[:7]),
         "lost": partial(interp.ablate, where=heads(), kind="mean"),
         "least": partial(interp.ablate, where=heads(), kind="optimal", steps=2),
