@@ -87,6 +87,19 @@ def decode(files: Mapping[str, bytes], tree: bool, variables: Mapping[str, list[
     return _plain(xr.open_zarr(store, zarr_format=3, consolidated=False, chunks=None).load(), variables["/"])
 
 
+_ARRAY = "array"
+
+
+def wrapped(array: xr.DataArray) -> xr.Dataset:
+    """An array alone as a dataset that says the same of itself."""
+    return array.rename(_ARRAY).to_dataset().assign_attrs(array.attrs)
+
+
+def unwrapped(ds: xr.Dataset, name: str | None) -> xr.DataArray:
+    """The array of :func:`wrapped`, under its own name."""
+    return ds[_ARRAY].rename(name)
+
+
 class Filler:
     """Makes the chunks of a part of a zarr group that is not filled yet.
 

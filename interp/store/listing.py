@@ -112,6 +112,7 @@ def _row(files: Files, run: str, stat: Callable[[str], Stat | None]) -> dict[str
 def _described(run: Run) -> dict[str, Any]:
     told = run.marker["summary"] if run.marker else {}
     row = {c: told.get(c) for c in (*_SUMMARY, "metrics")}
+    row["made_at"] = row["made_at"] or (run.marker or {}).get("saved_at")
     row |= {
         "id": run.id,
         "name": run.name,

@@ -116,6 +116,7 @@ def _require_form(run: str, which: str, marker: Mapping[str, Any]) -> None:
         "engine_semantics": lambda x: type(x) is int,
         "variables": lambda x: isinstance(x, dict) and all(texts(names) for names in x.values()),
         "summary": lambda x: isinstance(x, dict) and all(one is None or isinstance(one, str) for one in x.values()),
+        "saved_at": lambda x: x is None or isinstance(x, str),
         "data": lambda x: isinstance(x, str),
         "files": lambda x: (
             isinstance(x, dict)

@@ -9,7 +9,6 @@ from typing import Any
 
 from interp.errors import StoreError
 from interp.store import arrays, leases, marker, units
-from interp.store.arrays import Result
 from interp.store.files import Files, Local, Stat
 from interp.store.marker import DATA, HALF, WHOLE
 
@@ -57,8 +56,8 @@ class Run:
             return every, every
         return len(units.done(self.files, self.id, self.marker)), every
 
-    def load(self, *, partial: bool = False) -> Result:
-        """The result, bit for bit, after every byte was checked.
+    def load(self, *, partial: bool = False) -> Any:
+        """The result, bit for bit, after every byte was checked: a Dataset, a DataTree of families, or a DataArray.
 
         Args:
             partial: of half a run, what is there so far: NaN where it is not computed yet. A unit that is damaged is not there.
@@ -126,7 +125,7 @@ def _half(files: Files, run: str, plan: Mapping[str, Any], wrong: str) -> Run:
     return Run(run, files, plan["name"], tuple(plan["tags"]), status, done, plan)
 
 
-def load(files: Files, run: str, *, partial: bool = False) -> Result:
+def load(files: Files, run: str, *, partial: bool = False) -> Any:
     """Read a run. One that was replaced or finished while it was read is read again."""
     while True:
         found, which = marker.read(files, run, WHOLE), WHOLE
@@ -148,6 +147,7 @@ def load(files: Files, run: str, *, partial: bool = False) -> Result:
                 continue
             raise
         try:
-            return arrays.decode(content, found["kind"] == "tree", found["variables"])
+            result: Any = arrays.decode(content, found["kind"] == "tree", found["variables"])
+            return arrays.unwrapped(result, found["array"]) if "array" in found else result
         except Exception as error:  # whatever zarr or xarray cannot read, the run's name belongs in the message
             raise StoreError(f"run {run} cannot be decoded: {type(error).__name__}: {error}") from error

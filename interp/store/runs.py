@@ -40,7 +40,7 @@ from interp.errors import StoreError, nearest
 from interp.store import arrays, listing, marker, units
 from interp.store.arrays import Result
 from interp.store.files import at
-from interp.store.identity import ID, canonical, check_name, run_id
+from interp.store.identity import ID, canonical, check_name, run_id, sha256
 from interp.store.leases import EXPIRY
 from interp.store.marker import DATA, HALF, WHOLE
 from interp.store.run import COMPLETE, UNFINISHED, Run, inspect
@@ -70,13 +70,18 @@ class Store:
     # writing
 
     def save(
-        self, result: Result, *, name: str | None = None, tags: Iterable[str] = (), beside: Mapping[str, bytes] | None = None
+        self,
+        result: Result | xr.DataArray,
+        *,
+        name: str | None = None,
+        tags: Iterable[str] = (),
+        beside: Mapping[str, bytes] | None = None,
     ) -> Run:
-        """Write a dataset or a tree of them, whole or not at all.
+        """Write a dataset, an array or a tree of datasets, whole or not at all.
 
         The id is the digest of ``attrs["spec"]`` and ``attrs["engine_semantics"]`` (a tree without a spec of its own is the
         specs of its families). Saving an id again puts the new numbers in place of the old in one step; the old name stays
-        unless a new one is given, and tags add up. A result whose spec is None is anonymous: it gets an id by lot.
+        unless a new one is given, and tags add up. A result without a spec is known by the digest of its content.
 
         Args:
             result: with attributes that JSON holds.
@@ -85,10 +90,16 @@ class Store:
             beside: small files to keep with it, by name: prompts, what was trained.
 
         Raises:
-            StoreError: attrs that JSON cannot hold or without a spec, a variable that zarr cannot hold, a refused name.
+            StoreError: attrs that JSON cannot hold, a spec without the engine's semantics, a variable that zarr cannot hold, a
+                refused name.
         """
-        head = self._head(result, name, tags)
-        return self._save(result, head, dict(beside or {}))
+        if not isinstance(result, xr.Dataset | xr.DataTree | xr.DataArray):
+            raise StoreError(f"a result to be saved is a Dataset, DataTree or DataArray of xarray; got {type(result).__name__}")
+        array = {"array": None if result.name is None else str(result.name)} if isinstance(result, xr.DataArray) else {}
+        ds = arrays.wrapped(result) if isinstance(result, xr.DataArray) else result
+        data = self._packed(ds)
+        head = self._head(ds, name, tags, sha256(data)[:12]) | array
+        return self._save(ds, head, {**(beside or {}), DATA: data})
 
     def begin(
         self,
@@ -116,7 +127,7 @@ class Store:
         Raises:
             StoreError: as :meth:`save`; units that do not fit; a run that was begun and is damaged.
         """
-        head = self._head(skeleton, name, tags)
+        head = self._head(skeleton, name, tags, secrets.token_hex(6))
         run = head["id"]
         if isinstance(skeleton, xr.DataTree) or all(isinstance(some, Mapping) for some in chunks.values()):
             cut: Any = chunks
@@ -135,7 +146,8 @@ class Store:
             plan, content = begun, marker.content(self.files, run, begun)
 
         def save(result: Result, found: Mapping[str, bytes]) -> Run:
-            whole = self._save(result, {key: value for key, value in plan.items() if key not in _INSTEAD}, dict(found))
+            content = {**found, DATA: self._packed(result)}
+            whole = self._save(result, {key: value for key, value in plan.items() if key not in _INSTEAD}, content)
             self._forget(run, plan)
             return whole
 
@@ -246,7 +258,7 @@ class Store:
         spec, semantics = _asked(result)
         return None if spec is None else self.find(spec, semantics)
 
-    def load(self, ref: str, *, partial: bool = False) -> Result:
+    def load(self, ref: str, *, partial: bool = False) -> Any:
         """The result of a run, bit for bit, by id, unique beginning of an id, or name; see :meth:`Run.load`.
 
         Raises:
@@ -269,13 +281,17 @@ class Store:
             raise StoreError(f"run {run.id} is {run.status}: {run.reason}")
         return run
 
-    def _head(self, result: Result, name: str | None, tags: Iterable[str]) -> dict[str, Any]:
-        """A marker without its data: what a run is, and what it was called before."""
+    def _head(self, result: Result, name: str | None, tags: Iterable[str], anonymous: str) -> dict[str, Any]:
+        """A marker without its data: what a run is, and what it was called before.
+
+        Args:
+            anonymous: the id of a result without a spec.
+        """
         labels = _tags(tags)
         if name is not None:
             check_name(name)
         spec, semantics = _asked(result)
-        run = run_id(spec, semantics) if spec is not None else secrets.token_hex(6)
+        run = run_id(spec, semantics) if spec is not None else anonymous
         old = inspect(self.files, run).marker
         if old is not None:
             if canonical(old["spec"]) != canonical(spec):
@@ -288,13 +304,13 @@ class Store:
             "tags": labels,
             "spec": spec,
             "engine_semantics": semantics,
+            "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "variables": arrays.order(result),
             "summary": listing.summary(result),
         }
 
-    def _save(self, result: Result, head: Mapping[str, Any], beside: dict[str, Any]) -> Run:
-        run = str(head["id"])
-        content = self._checked({**beside, DATA: self._packed(result)})
+    def _save(self, result: Result, head: Mapping[str, Any], content: Mapping[str, Any]) -> Run:
+        run, content = str(head["id"]), self._checked(content)
         old = inspect(self.files, run).marker
         now = {"saved_at": datetime.now(UTC).isoformat(timespec="seconds"), "summary": listing.summary(result)}
         marker.write(self.files, run, WHOLE, {**head, **now}, content)
@@ -343,9 +359,11 @@ def _asked(result: Result) -> tuple[Any, int]:
         specs = {path: a["spec"] for path, a in inner.items()}
         spec = None if None in specs.values() else {"families": specs}
     semantics: set[Any] = {a.get("engine_semantics") for a in inner.values()}
-    if not all("spec" in a for a in inner.values()) or len(semantics) != 1 or not all(type(s) is int for s in semantics):
+    if spec is None:
+        return None, max((one for one in semantics if type(one) is int), default=0)
+    if len(semantics) != 1 or not all(type(one) is int for one in semantics):
         raise StoreError(
-            "a result to be saved has attrs['spec'] (None: anonymous) and one integer attrs['engine_semantics']; "
-            f"got attrs {sorted(groups['/'])} and semantics {sorted(map(str, semantics))}"
+            "a result with attrs['spec'] has one integer attrs['engine_semantics'], which says what the spec means; got "
+            f"{', '.join(sorted(map(str, semantics)))}"
         )
     return spec, semantics.pop()

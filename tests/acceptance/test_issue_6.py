@@ -73,7 +73,7 @@ def test_a_killed_sweep_of_a_real_model_is_resumed(smollm2: Path, tmp_path: Path
     seen = [0]
     for _ in range(3):
         both = [started("killed"), started("killed")]
-        time.sleep(rng.uniform(0.1, 0.3) * takes)
+        time.sleep(rng.uniform(0.2, 0.6) * takes)
         for process in both:
             process.send_signal(signal.SIGKILL)
             process.communicate()
