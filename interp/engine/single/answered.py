@@ -1,6 +1,7 @@
 """Prompts with one answer each, and the tensors of their one run at one position.
 
->>> asked = answered(model, "The capital of France is", " Paris", " Rome", given=None)       # doctest: +SKIP
+>>> pairs = interp.pairs(["The capital of France is"], None, [" Paris"], [" Rome"])       # doctest: +SKIP
+>>> asked = answered(model, pairs)                                                       # doctest: +SKIP
 >>> asked.want([Site("z", layer=3)])                                                     # doctest: +SKIP
 >>> asked.read(Site("z", layer=3)).shape                            # example, head, d_head      # doctest: +SKIP
 torch.Size([1, 9, 64])
@@ -9,7 +10,7 @@ torch.Size([1, 9, 64])
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,17 +19,14 @@ from torch import Tensor
 
 from interp.engine.background import Given
 from interp.engine.runs import Runs
-from interp.engine.single.asked import Asked, ask, require_one_token
+from interp.engine.single.asked import Asked, ask
 from interp.errors import AnswerError, InputError, PositionError
 from interp.interventions import Activation
 from interp.models import Model
 from interp.models.encoding import Bos
-from interp.prompts import Answers, Pairs
-from interp.prompts.pairs import listed
+from interp.prompts import Pairs
 from interp.sites import Positions, PositionsLike, Site
 
-Words = Answers | None
-"""One token for all prompts, or one for each: a text as it follows the prompt, or an id."""
 _BASE = Activation("base")
 
 
@@ -76,8 +74,7 @@ class Answered(Asked):
 def answered(
     model: Model,
     prompts: Any,
-    answer: Words = None,
-    wrong: Words = None,
+    with_answers: Pairs | None = None,
     *,
     position: PositionsLike = -1,
     given: Given = None,
@@ -87,22 +84,18 @@ def answered(
 
     Args:
         prompts: texts, token ids, prompts or pairs, of which the clean ones are run.
-        answer, wrong: by default those of the pairs.
+        with_answers: the same prompts with answers of one token; None where they have their own.
         position: one token of every prompt.
 
     Raises:
-        InputError: no prompts, logits that are given, or another prompt's values without one.
-        AnswerError: no answer, several, or one that is not one token.
+        InputError: logits that are given, or another prompt's values without one.
+        AnswerError: no answer, or several.
         PositionError: ``position`` does not name one token.
     """
     where = Positions.parse(position)
-    asked = ask(model, prompts, given=given, bos=bos)
-    n = len(asked.encoded)
-    pairs = _answered(asked.encoded.pairs, _each(answer, "answer", n), _each(wrong, "wrong", n))
-    encoded = model.encode(pairs, bos=asked.encoded.asked)
-    for name, words in (("answer", encoded.answered.right_strings), ("wrong", encoded.answered.wrong_strings)):
-        require_one_token(name, words)
-    columns = encoded.clean.columns(where, what="position")
+    asked = ask(model, prompts, given=given, bos=bos, answered=with_answers)
+    _require_one_each(asked.encoded.pairs)
+    columns = asked.encoded.clean.columns(where, what="position")
     if columns.shape[1] != 1 or bool((columns < 0).any()):
         many = (columns >= 0).sum(-1)
         example = int((many != 1).int().argmax())
@@ -113,38 +106,19 @@ def answered(
     for change in asked.given.changes if asked.given is not None else ():
         if change.site.name == "logits":
             raise InputError(f"given: {change!r} changes logits, which is no part of what is written to the stream")
-    asked = replace(asked, encoded=encoded)
     runs = asked.start(where)
     asked.give(runs)
-    return Answered(model, encoded, asked.side, asked.paired, asked.given, runs, columns, where)
+    return Answered(model, asked.encoded, asked.side, asked.paired, asked.given, runs, columns, where)
 
 
-def _each(words: Words, name: str, n: int) -> list[str | int] | None:
-    """One token for every prompt."""
-    if words is None:
-        return None
-    plain = listed(words)
-    many = [plain] * n if isinstance(plain, str | int) else list(plain)
-    if len(many) != n:
-        raise AnswerError(f"{name} holds {len(many)} tokens for {n} prompts; give one for all of them, or one for each")
-    return many
-
-
-def _answered(pairs: Pairs, answers: list[str | int] | None, wrong: list[str | int] | None) -> Pairs:
-    """The same prompts with one answer each, and one contrast or none; by default their own."""
-    if not len(pairs):
-        raise InputError("prompts is empty")
-    items = []
+def _require_one_each(pairs: Pairs) -> None:
+    """Raise ``AnswerError`` unless every prompt has one answer, and all or none something that it is compared with."""
     for i, pair in enumerate(pairs):
-        right = pair.answers if answers is None else (answers[i],)
-        other = (wrong[i],) if wrong is not None else pair.wrong if answers is None else ()
-        for argument, words in (("answer", right), ("wrong", other)):
+        for argument, words in (("answer", pair.answers), ("wrong", pair.wrong)):
             if len(words) > 1 or (argument == "answer" and not words):
                 what = f"{len(words)} tokens to be {argument}: {', '.join(map(repr, words))}" if words else "no answer"
                 raise AnswerError(
                     f"prompt {i} has {what}; one is attributed: pass {argument}=, a token as it follows the prompt"
                 )
-        items.append(replace(pair, answers=right, wrong=other))
-    if len({len(pair.wrong) for pair in items}) > 1:
+    if len({len(pair.wrong) for pair in pairs}) > 1:
         raise AnswerError("some pairs have a wrong answer and some have none; pass wrong=")
-    return replace(pairs, items=tuple(items))

@@ -9,7 +9,6 @@ torch.Size([2, 1, 49152])
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,10 +23,9 @@ from interp.engine.precision import computed, float32
 from interp.engine.prepared import expanded
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
-from interp.errors import AnswerError, InputError, UnknownNameError
+from interp.errors import UnknownNameError
 from interp.interventions import Intervention
 from interp.models import Encoded, Model, Tokens
-from interp.models.answers import Texts
 from interp.prompts import Pairs
 from interp.sites import LAST, Positions, Site
 
@@ -101,7 +99,7 @@ def ask(
     given: Any = None,
     bos: Any = None,
     side: str = "clean",
-    answers: Sequence[str | int] | None = None,
+    answered: Pairs | None = None,
 ) -> Asked:
     """Encode prompts and check what is in force on them; nothing is run.
 
@@ -110,10 +108,10 @@ def ask(
         given: interventions in force, as in :func:`interp.patch`; one that reads the other prompt needs pairs.
         bos: how texts begin, ``"model"``, True or False; by default as the model was loaded.
         side: of pairs, ``"clean"`` or ``"corrupted"``.
-        answers: one token an example, or one for all, in place of the pairs' own.
+        answered: the same prompts with other answers, which take the place of their own.
 
     Raises:
-        InputError: prompts of another kind, answers that are not one an example, or another prompt's values without one.
+        InputError: prompts of another kind, or another prompt's values without one.
         UnknownNameError: another side, another way to begin.
         UnknownSiteError, HeadOutOfRangeError, OrderError: what does not fit of ``given``.
     """
@@ -123,11 +121,9 @@ def ask(
         raise UnknownNameError("bos", bos, ("model", "True", "False"))
     require_model(model)
     pairs, paired = as_pairs(prompts)
-    if answers is not None:
-        pairs = _answered(pairs.pairs if isinstance(pairs, Encoded) else pairs, answers)
+    if answered is not None:
+        pairs, bos = answered, pairs.asked if isinstance(pairs, Encoded) else bos
     whole = pairs if isinstance(pairs, Encoded) else model.encode(pairs, bos=bos)
-    if answers is not None:
-        require_one_token("target", whole.answered.right_strings)
     encoded = replace(prompts_alone(model, whole), answers=whole.answers)
     intervention = given_changes(model, given)
     intervention = None if intervention is None else expanded(intervention, model)
@@ -136,19 +132,3 @@ def ask(
         for change in intervention.changes:
             refuse_other_side(change, paired)
     return Asked(model, encoded, side, paired, intervention)
-
-
-def require_one_token(name: str, answers: Texts) -> None:
-    """Raise ``AnswerError`` for answers of several tokens, where one is looked at."""
-    words = next((spelled for those in answers for spelled in those if len(spelled) > 1), None)
-    if words is not None:
-        raise AnswerError(f"{name} {''.join(words)!r} is {len(words)} tokens, {', '.join(map(repr, words))}; give one of them")
-
-
-def _answered(pairs: Pairs, answers: Sequence[str | int]) -> Pairs:
-    """The same pairs with one answer each."""
-    if len(answers) not in (1, len(pairs)):
-        raise InputError(f"{len(answers)} targets for {len(pairs)} prompts; give one, or one for each")
-    every = list(answers) * (len(pairs) if len(answers) == 1 else 1)
-    items = tuple(replace(pair, answers=(one,), wrong=()) for pair, one in zip(pairs, every, strict=True))
-    return replace(pairs, items=items)

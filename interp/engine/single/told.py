@@ -2,8 +2,8 @@
 
 >>> told = Told.of(model, "The capital of France is", " Buenos Aires", " Rome")           # doctest: +SKIP
 AnswerWarning: answer ' Buenos Aires' is 2 tokens, ' Buenos' (id 38081) + ' Aires' (id 37415); the first of them is read
->>> told.answer, told.wrong                                                              # doctest: +SKIP
-([38081], [7268])
+>>> told.pairs[0].answers, told.pairs[0].wrong                                           # doctest: +SKIP
+((38081,), (7268,))
 
 Of an answer of several tokens the first is read, which is where it differs from the wrong one: as ``logit_diff`` compares them.
 Where they begin with the same token, no token behind the prompt tells them apart, and they are refused.
@@ -24,6 +24,7 @@ from interp.errors import AnswerError, AnswerWarning
 from interp.models import Encoded, Model
 from interp.models.encoding import Bos
 from interp.prompts import Pairs
+from interp.prompts.pairs import listed
 from interp.protocols import Tokenizer
 
 Word = str | int
@@ -49,9 +50,8 @@ class _Bare(NamedTuple):
 class Told:
     """One answer for each prompt, and what it is compared with."""
 
-    answer: list[Word] | None
-    """None for those of the pairs, as they are."""
-    wrong: list[Word] | None
+    pairs: Pairs | None
+    """The prompts with them; None where they are the pairs' own, as they are."""
     bare: Sequence[_Bare]
     tokenizer: Tokenizer | None
 
@@ -95,9 +95,10 @@ class Told:
         several = any(len(words) > 1 for pair in items for words in (pair.answers, pair.wrong))
         bare = _without_space(asked, ids.right, model.tokenizer)[:_MOST]
         if several or not _long(asked, ids, model.tokenizer):
-            return cls(right, other, bare, model.tokenizer)
-        firsts, others = ([spelled[0][0] for spelled in side if spelled] for side in (ids.right, ids.wrong))
-        return cls([*firsts], [*others] or None, bare, model.tokenizer)
+            return cls(None if right is None and other is None else asked, bare, model.tokenizer)
+        firsts = ([tuple(spelled[0] for spelled in words) for words in side] for side in (ids.right, ids.wrong))
+        items = [replace(pair, answers=one, wrong=against) for pair, one, against in zip(items, *firsts, strict=True)]
+        return cls(replace(pairs, items=tuple(items)), bare, model.tokenizer)
 
     @property
     def examples(self) -> list[int]:
@@ -128,7 +129,7 @@ def _each(words: Words, name: str, n: int) -> list[Word] | None:
     """One word for every prompt."""
     if words is None:
         return None
-    plain = words.tolist() if hasattr(words, "tolist") else words
+    plain = listed(words)
     many = list(plain) if isinstance(plain, list | tuple) else [plain] * n
     if len(many) != n:
         raise AnswerError(f"{name} holds {len(many)} tokens for {n} prompts; give one for all of them, or one for each")

@@ -99,7 +99,7 @@ def dla(
                 "prompt 0 has no answer; one is attributed: pass answer=, a text as it follows the prompt, such as ' Paris', "
                 "or a token id"
             )
-        asked = answered(model, prompts, told.answer, told.wrong, position=position, given=given, bos=bos)
+        asked = answered(model, prompts, told.pairs, position=position, given=given, bos=bos)
     with torch.no_grad(), float32(), model.prepared(asked.changed):
         asked.want([*Additive.sites(model, by, chosen), *([FINAL] if model.has(FINAL) else [])])
         final = asked.read(Site("resid_post", layer=model.sizes[axes.LAYER] - 1))

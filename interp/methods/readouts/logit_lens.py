@@ -102,7 +102,7 @@ def lens(
     if not isinstance(top, int) or top < 1:
         raise ValueError(f"top={top!r}; expected how many tokens to keep, 1 at least")
     told = Told.of(model, prompts, answer, bos=bos, compared=False)
-    asked = ask(model, prompts, given=given, bos=bos, side=side, answers=None if told is None else told.answer)
+    asked = ask(model, prompts, given=given, bos=bos, side=side, answered=None if told is None else told.pairs)
     _refuse_behind(asked)
     wanted = asked.encoded.answers[:, 0] if told is not None and _answered(asked) else None
     chosen = Chosen.of(asked.tokens, position)

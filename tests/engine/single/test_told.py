@@ -64,6 +64,20 @@ def test_of_several_tokens_the_first_is_read_and_said(read: Any, model: Model) -
     assert found["answer"].values.tolist() == [" Daniel"] * 2
 
 
+@pytest.mark.filterwarnings("ignore:answer ' Daniel Aaron' is 2 tokens")
+def test_an_answer_of_one_prompt_is_none_of_another(model: Model) -> None:
+    pairs = Pairs((Pair(TEXT, TEXT, " Daniel Aaron"), Pair(TEXT, TEXT)))
+    assert "answer" not in lens(model, pairs).coords
+    with pytest.raises(AnswerError, match="prompt 1 has no answer; one is attributed: pass answer="):
+        dla(model, pairs)
+
+
+@pytest.mark.parametrize("read", [dla, lens])
+def test_prompts_begin_as_they_were_encoded_whatever_is_the_answer(read: Any, model: Model) -> None:
+    encoded = model.encode(Pairs((Pair(TEXT, TEXT, " Daniel"),)), bos=False)
+    assert [read(model, encoded, answer).attrs["bos"] for answer in (None, " Aaron")] == [False, False]
+
+
 def test_answers_that_begin_alike_are_refused_where_they_are_compared(model: Model) -> None:
     with pytest.raises(AnswerError, match=r"prompt 0: answer ' Daniel Aaron' .* and wrong ' Daniel and' .* begin alike"):
         dla(model, TEXT, " Daniel Aaron", " Daniel and")
