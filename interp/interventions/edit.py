@@ -35,13 +35,19 @@ class Edit(Protocol):
     def spec(self) -> dict[str, Any]: ...
 
 
-def number(edit: object, name: str) -> None:
+def strength_name(edit: object) -> str | None:
+    """What an edit calls its strength, in its class; None if it has none."""
+    return getattr(type(edit), "strength", None)
+
+
+def require_number(edit: object) -> None:
     """Raise unless the strength of an edit is one number: what is added or kept is the source's, a vector belongs there.
 
     Raises:
         InputError: it is a vector, as in ``Add(v)``.
     """
-    given = getattr(edit, name)
+    name = strength_name(edit)
+    given: Any = None if name is None else getattr(edit, name)
     if getattr(given, "ndim", 0):
         kind = type(edit).__name__
         reads = "" if not getattr(edit, "reads_source", False) else f"Change(site, source=vector, edit={kind}(4.0)), or "
@@ -77,7 +83,7 @@ class Add:
     strength = "scale"
 
     def __post_init__(self) -> None:
-        number(self, "scale")
+        require_number(self)
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return h + self.scale * s.to(h.dtype)
@@ -97,7 +103,7 @@ class Scale:
     strength = "factor"
 
     def __post_init__(self) -> None:
-        number(self, "factor")
+        require_number(self)
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return self.factor * h
@@ -117,7 +123,7 @@ class Interpolate:
     strength = "weight"
 
     def __post_init__(self) -> None:
-        number(self, "weight")
+        require_number(self)
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return h + self.weight * (s.to(h.dtype) - h)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError, ShapeMismatchError
-from interp.interventions.edit import Edit, number
+from interp.interventions.edit import require_number, strength_name
 from interp.interventions.intervention import Change, Intervention
 
 Dosed = TypeVar("Dosed", Change, Intervention)
@@ -42,7 +42,7 @@ class AddPreservingNorm:
     strength = "scale"
 
     def __post_init__(self) -> None:
-        number(self, "scale")
+        require_number(self)
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         old, s = _precise(h, s)
@@ -81,7 +81,7 @@ class SetCoefficient:
     strength = "coefficient"
 
     def __post_init__(self) -> None:
-        number(self, "coefficient")
+        require_number(self)
 
     def __call__(self, h: Tensor, s: Tensor) -> Tensor:
         return _with_coefficient(h, s, self.coefficient)
@@ -146,20 +146,15 @@ def _dosed(intervention: Dosed, strength: float) -> Dosed:
 
 
 def _with_strength(change: Change, strength: float) -> Change:
-    name = _name_of(change.edit)
+    name = strength_name(change.edit)
     if name is None:
         return change
     edit: Any = change.edit
     return replace(change, edit=replace(edit, **{name: strength}))
 
 
-def _name_of(edit: Edit) -> str | None:
-    """What an edit calls its strength, in its class; None if it has none."""
-    return getattr(type(edit), "strength", None)
-
-
 def strength_of(intervention: Change | Intervention | None) -> float | None:
     """The one strength of an intervention's edits; None where they have none, or several."""
     changes = () if intervention is None else (intervention,) if isinstance(intervention, Change) else intervention.changes
-    found = {getattr(c.edit, name) for c in changes if (name := _name_of(c.edit)) is not None}
+    found = {getattr(c.edit, name) for c in changes if (name := strength_name(c.edit)) is not None}
     return float(found.pop()) if len(found) == 1 else None
