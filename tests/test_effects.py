@@ -161,17 +161,21 @@ def test_top_when_noising_reports_damage():
     assert "damage" in effects.top(small("noising")).columns
 
 
-def test_top_of_cells_shows_their_own_coordinates():
-    ds = effects.assemble(
+def two_cells(**coords):
+    """Two examples of two cells whose effects are 1.0 and 3.5 on average."""
+    return effects.assemble(
         np.array([[[1.0, 1.0], [3.0, 4.0]]]),
         np.full((1, 2), 4.0),
         np.zeros((1, 2)),
         axes={"cell": [0, 1]},
         metrics=["logit_diff"],
-        coords={"layer": ("cell", [3, 5]), "position": ("cell", ["S2", "END"])},
+        coords={name: ("cell", values) for name, values in coords.items()},
         attrs=ATTRS,
     )
-    table = effects.top(ds)
+
+
+def test_top_of_cells_shows_their_own_coordinates():
+    table = effects.top(two_cells(layer=[3, 5], position=["S2", "END"]))
     assert table["cell"].tolist() == ["L5@END", "L3@S2"]
     assert table["effect"].tolist() == [3.5, 1.0]
 
@@ -179,16 +183,7 @@ def test_top_of_cells_shows_their_own_coordinates():
 @pytest.mark.parametrize("told", ["edge", "intervention", None])
 def test_top_of_a_list_names_its_cells(told):
     words = ["embed → L0H1.q", "L0H1 → logits"]
-    ds = effects.assemble(
-        np.array([[[1.0, 1.0], [3.0, 4.0]]]),
-        np.full((1, 2), 4.0),
-        np.zeros((1, 2)),
-        axes={"cell": [0, 1]},
-        metrics=["logit_diff"],
-        coords={told: ("cell", words)} if told else {},
-        attrs=ATTRS,
-    )
-    table = effects.top(ds)
+    table = effects.top(two_cells(**({told: words} if told else {})))
     assert table.columns.tolist() == ["cell", "effect", "low", "high", "recovery", "n"]
     assert table["cell"].tolist() == (words[::-1] if told else ["1", "0"])
 
