@@ -20,18 +20,17 @@ from interp.models.unpadded import unpadded
 from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Grid
 
+Asked = Intervention | Change | Sequence[Intervention | Change | None] | None
+"""What is run: None is the model as it is."""
+BASE = {"denoising": "corrupted", "noising": "clean"}
+"""Which prompts of the pairs are the base."""
+
 
 def require_model(model: Any) -> None:
     """Raise if it was not loaded by this library."""
     if not isinstance(model, Model):
         what = f"the text {model!r}" if isinstance(model, str) else f"a {type(model).__name__}"
         raise InputError(f"model is {what}; pass what interp.load(…) returns, which takes a name, a folder or a live module")
-
-
-Asked = Intervention | Change | Sequence[Intervention | Change | None] | None
-"""What is run: None is the model as it is."""
-BASE = {"denoising": "corrupted", "noising": "clean"}
-"""Which prompts of the pairs are the base."""
 
 
 def encoded_pairs(model: Model, pairs: Any, bos: Bos | None = None) -> Encoded:
