@@ -16,6 +16,7 @@ from interp.views.pareto import pareto
 from interp.views.paths import paths
 from interp.views.roc import roc
 from interp.views.tokens import tokens
+from interp.views.tracing import tracing
 
 __all__ = [
     "COLUMN",
@@ -37,4 +38,5 @@ __all__ = [
     "roc",
     "save",
     "tokens",
+    "tracing",
 ]

@@ -16,6 +16,10 @@ FONT = "DejaVu Sans, Verdana, Arial, Helvetica, sans-serif"
 
 _CELL, _SMALLEST, _LARGEST = 24, 120, 560
 _MOST_COLUMNS, _MOST_ROWS = 60, 40
+_SHEET = 860
+"""Pixels of maps one under the other: about 9 in."""
+_BESIDE = 10
+"""Pixels between maps that stand side by side."""
 
 
 class Heading:
@@ -79,8 +83,10 @@ def dress(
     width: int,
     template: str,
     square: bool = False,
+    across: int = 1,
+    down: int = 1,
 ) -> go.Figure:
-    """Lay out a map so that nothing overlaps at this width.
+    """Lay out a map, or several with the same rows and columns, so that nothing overlaps at this width.
 
     Args:
         figure: changed and returned.
@@ -91,20 +97,25 @@ def dress(
         width: in pixels.
         template: name of a plotly template.
         square: no taller than wide.
+        across, down: how many maps stand side by side and one under the other, on the axes x, x2, x3 … and y, y2, y3 …; those
+            on the outside have labels, and over each is room for a line.
     """
     heading = Heading(title, subtitle, width)
     size, glyph, above = heading.size, heading.glyph, heading.height
     left = int(30 + size + glyph * min(rows.longest, 18))
     right = int(60 + 3 * size)
     inner = max(80, width - left - right)
-    across = glyph * columns.longest + 0.8 * size  # room that a label needs lying, and a gap
-    upright = columns.longest > 4 and across * len(columns.full) > inner
-    places, text = columns.thinned(min(_MOST_COLUMNS, max(1, int(inner / (1.25 * size if upright else across)))))
+    wide = (inner - _BESIDE * (across - 1)) / across
+    lying = glyph * columns.longest + 0.8 * size  # room that a label needs, and a gap
+    upright = columns.longest > 4 and lying * len(columns.full) > wide
+    places, text = columns.thinned(min(_MOST_COLUMNS, max(1, int(wide / (1.25 * size if upright else lying)))))
     below = int(size * 2.8 + (0.92 * glyph * min(columns.longest, 20) if upright else size))
-    height = min(_LARGEST, max(_SMALLEST, _CELL * len(rows.full)), *([inner] if square else []))
+    tall = min(_LARGEST, _SHEET // down, max(_SMALLEST, _CELL * len(rows.full)), *([inner] if square else []))
+    over = 2 * size  # of every map but the first, for its name
+    height = tall * down + over * (down - 1)
     legend = sum(bool(trace.showlegend) for trace in figure.data)
     bottom = below + (int(8 + 2.2 * size * (1 if width >= 480 else legend)) if legend else 0)
-    row_places, row_text = rows.thinned(min(_MOST_ROWS, max(1, int(height / (1.3 * size)))))
+    row_places, row_text = rows.thinned(min(_MOST_ROWS, max(1, int(tall / (1.3 * size)))))
     figure.update_layout(
         **heading.layout(above + height + bottom, template, left=left, right=right, above=above, below=bottom),
         legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -below / height, "yanchor": "top", "font": {"size": size}},
@@ -124,7 +135,28 @@ def dress(
         tickvals=places, ticktext=text, tickangle=angle, title={"text": columns.title, "standoff": standoff}, **shared
     )
     figure.update_yaxes(tickvals=row_places, ticktext=row_text, title={"text": rows.title, "standoff": standoff}, **shared)
+    if across * down > 1:
+        _spread(figure, across, down, wide / inner, tall / height)
     return figure
+
+
+def _spread(figure: go.Figure, across: int, down: int, wide: float, tall: float) -> None:
+    """The axes of one map for each of several, row by row from the top; they are zoomed together.
+
+    Args:
+        wide, tall: share of a map in what there is for all of them.
+    """
+    x, y = figure.layout.xaxis.to_plotly_json(), figure.layout.yaxis.to_plotly_json()
+    bare = {"showticklabels": False, "title": {"text": ""}}
+    for number in range(across * down):
+        row, column = divmod(number, across)
+        name = str(number + 1) if number else ""
+        left = column * (1 - wide) / max(1, across - 1)
+        foot = (down - 1 - row) * (1 - tall) / max(1, down - 1)
+        own_x = {"domain": [left, left + wide], "anchor": f"y{name}"} | ({"matches": "x"} if number else {})
+        own_y = {"domain": [foot, foot + tall], "anchor": f"x{name}"} | ({"matches": "y"} if number else {})
+        figure.layout[f"xaxis{name}"] = x | own_x | (bare if row < down - 1 else {})
+        figure.layout[f"yaxis{name}"] = y | own_y | (bare if column else {})
 
 
 def make_room(figure: go.Figure, *, above: int = 0, below: int = 0) -> go.Figure:
