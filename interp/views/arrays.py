@@ -180,14 +180,14 @@ def _ticks(array: xr.DataArray, axis: str) -> labels.Ticks:
 
 
 def _hover(drawn: _Map, x: str, y: str) -> NDArray[np.object_]:
-    """``L9H6 0.31 ± 0.02``: a cell, and its mean with the interval; four digits of one number."""
+    """``L9H6 0.31 ± 0.02 (n=5)``: a cell, and its mean with the interval; four digits of one number."""
     array, found = drawn.array, np.empty(drawn.mean.shape, object)
     fixed = {str(a): array[a].item() for a in names.SWEPT if a in array.coords and array[a].ndim == 0}
     columns = array[x].values.tolist()
     for i, row in enumerate(array[y].values.tolist()):
         for j, column in enumerate(columns):
             mean, low, high = drawn.mean[i, j], drawn.low[i, j], drawn.high[i, j]
-            number = labels.interval(mean, low, high) if drawn.n > 1 else f"{mean:.4g}"
+            number = f"{labels.interval(mean, low, high)} (n={drawn.n})" if drawn.n > 1 else f"{mean:.4g}"
             cell = labels.escape(fx.cell_name(fixed | {y: row, x: column}))
             found[i, j] = "" if np.isnan(mean) else f"<b>{cell}</b> {number}"
     return found

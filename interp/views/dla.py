@@ -79,27 +79,23 @@ def _under(ds: xr.Dataset, some: xr.Dataset, example: int | None) -> str:
     return of.under(ds, *words)
 
 
-def _chosen(sizes: np.ndarray[Any, Any], top: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Terms by size, the largest first: those that are shown, and those that are not."""
-    order = np.argsort(-np.abs(sizes), kind="stable")
+def _strongest(each: xr.DataArray, top: int) -> tuple[list[str], np.ndarray[Any, Any]]:
+    """Terms by the size of their mean, the largest first, and their numbers ``[term, …, example]``; the rest as one."""
+    numbers, terms = each.values.astype(float), [str(term) for term in each[TERM].values]
+    order = np.argsort(-np.abs(numbers.mean(-1)).reshape(len(terms), -1).sum(-1), kind="stable")
     top = len(order) if len(order) <= top + 1 else top  # a rest of one term is that term
-    return order[:top], order[top:]
+    shown, rest = order[:top], order[top:]
+    if not len(rest):
+        return [terms[i] for i in shown], numbers[shown]
+    others = numbers[rest].sum(0, keepdims=True)
+    return [*(terms[i] for i in shown), f"rest ({len(rest)})"], np.concatenate([numbers[shown], others])
 
 
 def _bars(some: xr.Dataset, top: int, head: str, under: str, width: int, template: str, level: float) -> go.Figure:
-    each = some["contribution"].transpose(TERM, names.EXAMPLE).values.astype(float)
-    shown, rest = _chosen(each.mean(-1), top)
-    terms = [str(some[TERM].values[i]) for i in shown]
-    numbers = each[shown]
-    if len(rest):
-        terms.append(f"rest ({len(rest)})")
-        numbers = np.concatenate([numbers, each[rest].sum(0, keepdims=True)])
+    terms, numbers = _strongest(some["contribution"].transpose(TERM, names.EXAMPLE), top)
     mean, low, high, n = stats.t_interval(numbers, level=level)
     end = float(np.abs(mean).max()) or 1.0
-    hover = [
-        f"<b>{labels.escape(term)}</b> {labels.interval(m, a, b) if n > 1 else f'{m:+.3g}'} (n={n})"
-        for term, m, a, b in zip(terms, mean, low, high, strict=True)
-    ]
+    hover = [f"<b>{labels.escape(term)}</b> {_said(m, a, b, n)}" for term, m, a, b in zip(terms, mean, low, high, strict=True)]
     figure = go.Figure(
         go.Bar(
             x=mean,
@@ -131,6 +127,11 @@ def _bars(some: xr.Dataset, top: int, head: str, under: str, width: int, templat
     return figure
 
 
+def _said(mean: float, low: float, high: float, n: int) -> str:
+    """``0.31 ± 0.02 (n=4)``, or one number with its sign."""
+    return f"{labels.interval(mean, low, high) if n > 1 else f'{mean:+.3g}'} (n={n})"
+
+
 def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template: str, level: float) -> go.Figure:
     each = some["contribution"].transpose(names.EXAMPLE, TERM, names.SOURCE_POSITION)
     there = each.notnull().any(TERM)
@@ -139,25 +140,20 @@ def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template
             "these prompts differ in length, so that their tokens cannot be averaged; choose one with example=0"
         )
     each = each.isel({names.SOURCE_POSITION: np.flatnonzero(there.isel({names.EXAMPLE: 0}).values)})
-    mean = each.mean(names.EXAMPLE).values.astype(float)
-    shown, rest = _chosen(np.abs(mean).sum(-1), top)
-    terms = [str(some[TERM].values[i]) for i in shown]
-    numbers = mean[shown]
-    if len(rest):
-        terms.append(f"rest ({len(rest)})")
-        numbers = np.concatenate([numbers, mean[rest].sum(0, keepdims=True)])
-    end = float(np.nanmax(np.abs(numbers))) or 1.0
+    terms, numbers = _strongest(each.transpose(TERM, names.SOURCE_POSITION, names.EXAMPLE), top)
+    mean, low, high, n = stats.t_interval(numbers, level=level)
+    end = float(np.nanmax(np.abs(mean[:top]))) or 1.0  # the rest may be more than all that is shown
     columns = of.ticks(each[names.SOURCE_POSITION].values.tolist(), _tokens(each), "position and token that is read")
     rows = labels.Ticks(
         "", [labels.escape(labels.short(term) if len(term) > 24 else term) for term in terms], [""] * len(terms)
     )
     hover = [
-        [f"<b>{row}</b> from {column}<br>{v:+.4g}" for column, v in zip(columns.full, line, strict=True)]
-        for row, line in zip(rows.full, numbers, strict=True)
+        [f"<b>{row}</b> from {column}<br>{_said(m, a, b, n)}" for column, (m, a, b) in zip(columns.full, line, strict=True)]
+        for row, line in zip(rows.full, np.stack([mean, low, high], -1).tolist(), strict=True)
     ]
     figure = go.Figure(
         go.Heatmap(
-            z=numbers,
+            z=mean,
             x=np.arange(len(columns.full)),
             y=np.arange(len(terms)),
             zmin=-end,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.views.labels import Ticks, wrap
+from interp.views.labels import Ticks, escape, wrap
 
 PAGE, COLUMN = 648, 312
 """Widths of print in pixels: 6.75 in and 3.25 in at 96 pixels an inch."""
@@ -18,6 +19,8 @@ _CELL, _SMALLEST, _LARGEST = 24, 120, 560
 _MOST_COLUMNS, _MOST_ROWS = 60, 40
 _SHEET = 860
 """Pixels of maps one under the other: about 9 in."""
+_LONGEST = 20
+"""Characters of a label, enough for a position with its token and a star."""
 _BESIDE = 10
 """Pixels between maps that stand side by side."""
 
@@ -101,15 +104,16 @@ def dress(
             on the outside have labels, and over each is room for a line.
     """
     heading = Heading(title, subtitle, width)
-    size, glyph, above = heading.size, heading.glyph, heading.height
-    left = int(30 + size + glyph * min(rows.longest, 18))
+    size, glyph, above = heading.size, heading.glyph, heading.height + 4
+    columns, rows = _fitted(columns), _fitted(rows)
+    left = int(30 + size + glyph * rows.longest)
     right = int(60 + 3 * size)
     inner = max(80, width - left - right)
     wide = (inner - _BESIDE * (across - 1)) / across
     lying = glyph * columns.longest + 0.8 * size  # room that a label needs, and a gap
     upright = columns.longest > 4 and lying * len(columns.full) > wide
     places, text = columns.thinned(min(_MOST_COLUMNS, max(1, int(wide / (1.25 * size if upright else lying)))))
-    below = int(size * 2.8 + (0.92 * glyph * min(columns.longest, 20) if upright else size))
+    below = int(size * 2.8 + (1.03 * glyph * columns.longest if upright else size))
     tall = min(_LARGEST, _SHEET // down, max(_SMALLEST, _CELL * len(rows.full)), *([inner] if square else []))
     over = 2 * size  # of every map but the first, for its name
     height = tall * down + over * (down - 1)
@@ -134,10 +138,18 @@ def dress(
     figure.update_xaxes(
         tickvals=places, ticktext=text, tickangle=angle, title={"text": columns.title, "standoff": standoff}, **shared
     )
-    figure.update_yaxes(tickvals=row_places, ticktext=row_text, title={"text": rows.title, "standoff": standoff}, **shared)
+    beside = rows.title if 1.2 * glyph * len(rows.title) <= tall else rows.title.split(" ")[0]
+    figure.update_yaxes(tickvals=row_places, ticktext=row_text, title={"text": beside, "standoff": standoff}, **shared)
     if across * down > 1:
         _spread(figure, across, down, wide / inner, tall / height)
     return figure
+
+
+def _fitted(ticks: Ticks) -> Ticks:
+    """Labels of no more than :data:`_LONGEST` characters: of longer ones the beginning and the end."""
+    texts = [html.unescape(label) for label in ticks.full]
+    short = [one if len(one) <= _LONGEST else f"{one[: _LONGEST // 2]}…{one[1 - _LONGEST // 2 :]}" for one in texts]
+    return ticks._replace(full=[escape(one) for one in short])
 
 
 def _spread(figure: go.Figure, across: int, down: int, wide: float, tall: float) -> None:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from interp.views.labels import escape
 
-_ROOM = 76
+_ROOM = 84
 """Pixels that a slider needs below a figure: what is chosen, the handle, the labels of its steps."""
 
 _STILL = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transition": {"duration": 0}}

@@ -80,8 +80,10 @@ def tracing(
     under = f"corrupted {corrupted:.3g}, clean {clean:.3g} · {labels.provenance(first, table)}"
     across, down = (len(families), 1) if width >= _BESIDE else (1, len(families))
     columns, rows = labels.ticks(first, names.LAYER), _starred(first, subject)
+    if any(label.endswith(STAR) for label in rows.full):
+        under += f" · {STAR} {'corrupted' if subject is None else 'subject'}"
     dress(figure, title or head, under, columns, rows, width=width, template=template, across=across, down=down)
-    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(range=[-0.5, len(columns.full) - 0.5]).update_yaxes(range=[len(rows.full) - 0.5, -0.5])
     return _named(figure, [_name(family) for family in families.values()])
 
 
@@ -130,7 +132,7 @@ def _starred(ds: xr.Dataset, subject: int | str | Iterable[int | str] | None) ->
         if missing := [place for place in chosen if place not in places]:
             raise UnknownNameError("subject", missing[0], map(str, places), "of these positions")
     full = [f"{label}{STAR}" if place in chosen else label for place, label in zip(places, plain.full, strict=True)]
-    return plain._replace(full=full, title=f"token{f' ({STAR} corrupted)' if chosen else ''}")
+    return plain._replace(full=full, title="token")
 
 
 def _differing(ds: xr.Dataset) -> set[int | str]:

@@ -57,7 +57,7 @@ def test_of_examples_the_mean_and_its_interval():
     numbers = ds.by_head.values[:, 1, 2]
     np.testing.assert_allclose(figure.data[0].z[1, 2], numbers.mean(), rtol=1e-12)
     half = stats.t.ppf(0.975, 4) * numbers.std(ddof=1) / 5**0.5
-    assert figure.data[0].text[1, 2] == f"<b>L3H2</b> {numbers.mean():.2f} ± {half:.2f}"
+    assert figure.data[0].text[1, 2] == f"<b>L3H2</b> {numbers.mean():.2f} ± {half:.2f} (n=5)"
     assert "m · n=5 · given Intervention(…)" in figure.layout.title.text
     one = views.heatmap(ds.isel(example=[0]), "by_head")
     assert "n=1 · “a prompt” · ' Paris' against ' Rome'" in one.layout.title.text

@@ -85,7 +85,9 @@ def test_by_source_token_it_is_a_map():
     assert drawn.z.sum() == pytest.approx(float(ds.total.mean()))
     assert drawn.zmin == -drawn.zmax
     assert figure.layout.xaxis.ticktext == ("0 a", "1 ⏎", "2 &lt;b&gt;", "3 d")
-    assert drawn.customdata[0][2].startswith("<b>L7H1</b> from 2 &lt;b&gt;<br>-8.3")
+    numbers = ds.contribution.values[:, 29, 2]
+    half = stats.t.ppf(0.975, 3) * numbers.std(ddof=1) / 2
+    assert drawn.customdata[0][2] == f"<b>L7H1</b> from 2 &lt;b&gt;<br>{numbers.mean():.2f} ± {half:.2f} (n=4)"
     assert views.dla(made_up(sources=4), example=1).data[0].z.shape == (21, 4)
 
 

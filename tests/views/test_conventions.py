@@ -1,0 +1,357 @@
+"""What every view keeps to: its title, its hover, its labels, its colours, and nothing global.
+
+Made-up results of the right form, of one layer and 5 tokens and of 80 layers and 500 tokens, at both widths of print, light and
+dark. A view without a case here fails :func:`test_every_view_has_a_case`: add one, a function of the number of layers and of
+tokens that makes what the view draws (several arguments as a tuple).
+"""
+
+from __future__ import annotations
+
+import html
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import plotly.io as pio
+import pytest
+import xarray as xr
+from plotly.colors import get_colorscale
+
+from interp import effects as fx
+from interp import views
+
+MODEL = "an-organisation/a-model-of-a-rather-long-name-7b-instruct"
+WORDS = ["<|endoftext|>", " The", " internationalisation", " of", "\n", " <b>", "日本語", ",", " was", " unfinished"]
+SIZES = [(1, 5), (80, 500)]
+WIDTHS = [views.PAGE, views.COLUMN]
+#: Okabe and Ito, Color Universal Design, 2008, with olive for their yellow.
+SAFE = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C00"}
+GLYPH = 0.6
+"""Width of a character, in sizes of its type."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of result that a view draws."""
+
+    view: str
+    make: Callable[[int, int], Any]
+    options: Callable[[int, int], dict[str, Any]]
+    n: bool
+    """Whether the hover says of how many examples a number is."""
+
+
+CASES: dict[str, Case] = {}
+
+
+def case(
+    view: str, *, n: bool, options: Callable[[int, int], dict[str, Any]] = lambda layers, tokens: {}
+) -> Callable[..., Any]:
+    """Register a function of the number of layers and of tokens that makes a result."""
+
+    def registered(make: Callable[[int, int], Any]) -> Callable[[int, int], Any]:
+        CASES[make.__name__] = Case(view, make, options, n)
+        return make
+
+    return registered
+
+
+# ---------------------------------------------------------------------------------------------------------------- results
+
+
+def drawn(*shape: int) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).normal(size=shape)
+
+
+def words(tokens: int) -> list[str]:
+    return [WORDS[i % len(WORDS)] for i in range(tokens)]
+
+
+def sweep(axes: dict[str, Any], examples: int = 6, site: str = "resid_post", **coords: Any) -> xr.Dataset:
+    clean = np.abs(drawn(1, examples)).astype("float32") + 2
+    shape = (1, *map(len, axes.values()), examples)
+    attrs = {
+        "patching": "denoising",
+        "noise_floor": {"logit_diff": 0.0},
+        "engine_semantics": 1,
+        "spec": {},
+        "model": MODEL,
+        "task": "ioi",
+        "site": site,
+        "source": "clean run",
+    }
+    value = drawn(*shape).astype("float32")
+    return fx.assemble(value, clean=clean, corrupt=-clean, axes=axes, metrics=["logit_diff"], attrs=attrs, coords=coords)
+
+
+def by_position(layers: int, tokens: int, site: str = "resid_post") -> xr.Dataset:
+    table = np.repeat(np.array(words(tokens), object)[:, None], 6, 1)
+    return sweep({"layer": range(layers), "position": range(tokens)}, site=site, clean_token=table, corrupted_token=table)
+
+
+@case("heatmap", n=True)
+def positions(layers: int, tokens: int) -> xr.Dataset:
+    return by_position(layers, tokens)
+
+
+@case("heatmap", n=True)
+def heads(layers: int, tokens: int) -> xr.Dataset:
+    return sweep({"layer": range(layers), "head": range(32)}, site="z")
+
+
+@case("heatmap", n=True, options=lambda layers, tokens: {"slider": "layer"})
+def a_slider(layers: int, tokens: int) -> xr.Dataset:
+    return sweep({"layer": range(layers), "head": range(4), "position": range(min(tokens, 12))}, site="z", examples=3)
+
+
+@case("heatmap", n=True)
+def scores_of_heads(layers: int, tokens: int) -> xr.DataArray:
+    coords = {"layer": range(layers), "head": range(32)}
+    return xr.DataArray(drawn(5, layers, 32), coords, ("example", "layer", "head"), name="score", attrs={"model": MODEL})
+
+
+@case("heatmap", n=False)
+def weights(layers: int, tokens: int) -> xr.DataArray:
+    coords = {"layer": range(layers), "name": [f"a component with a long name, number {i}" for i in range(tokens)]}
+    return xr.DataArray(drawn(layers, tokens), coords, ("layer", "name"), name="norm", attrs={"model": MODEL})
+
+
+@case("curve", n=True, options=lambda layers, tokens: {"x": "layer"})
+def by_layer(layers: int, tokens: int) -> xr.Dataset:
+    return sweep({"layer": range(layers), "position": ["subject", "END"]})
+
+
+@case("curve", n=True, options=lambda layers, tokens: {"x": "position"})
+def by_token(layers: int, tokens: int) -> xr.Dataset:
+    return by_position(1, tokens).isel(layer=0)
+
+
+@case("curve", n=True, options=lambda layers, tokens: {"x": "layer"})
+def panels(layers: int, tokens: int) -> xr.Dataset:
+    data = {name: (("layer", "example"), drawn(layers, 5)) for name in ("score", "loss")}
+    return xr.Dataset(data, {"layer": range(layers)}, {"model": MODEL})
+
+
+def terms(layers: int) -> list[str]:
+    return ["embed", *(f"L{layer}{part}" for layer in range(layers) for part in ("H0", "H31", ".mlp_out"))]
+
+
+@case("dla", n=True)
+def contributions(layers: int, tokens: int) -> xr.Dataset:
+    data = {"contribution": (("example", "term"), drawn(4, len(terms(layers)))), "total": ("example", drawn(4))}
+    return xr.Dataset(data, {"term": terms(layers)}, {"model": MODEL})
+
+
+@case("dla", n=True)
+def contributions_of_tokens(layers: int, tokens: int) -> xr.Dataset:
+    data = {"contribution": (("example", "term", "source_position"), drawn(4, len(terms(layers)), tokens))}
+    coords = {
+        "term": terms(layers),
+        "source_position": range(tokens),
+        "source_token": (("example", "source_position"), np.array([words(tokens)] * 4, object)),
+    }
+    return xr.Dataset(data, coords, {"model": MODEL})
+
+
+@case("head_to_head", n=False)
+def composition(layers: int, tokens: int) -> xr.DataArray:
+    names = [f"L{layer}H{head}" for layer in range(layers) for head in range(4)]
+    return xr.DataArray(
+        drawn(len(names), len(names)), {"sender": names, "receiver": names}, ("sender", "receiver"), attrs={"model": MODEL}
+    )
+
+
+@case("attention", n=False, options=lambda layers, tokens: {"layer": 0} if layers * tokens**2 > 1_000_000 else {})
+def patterns(layers: int, tokens: int) -> xr.Dataset:
+    pattern = np.full((1, layers, 2, tokens, tokens), 1 / tokens, "float32")
+    coords = {axis: range(n) for axis, n in (("layer", layers), ("head", 2), ("position", tokens), ("source_position", tokens))}
+    coords |= {
+        "token": (("example", "position"), [words(tokens)]),
+        "source_token": (("example", "source_position"), [words(tokens)]),
+    }
+    dims = ("example", "layer", "head", "position", "source_position")
+    return xr.Dataset({"pattern": (dims, pattern)}, coords, {"model": MODEL})
+
+
+@case("lens", n=False, options=lambda layers, tokens: {"quantity": "entropy"})
+def decoded(layers: int, tokens: int) -> xr.Dataset:
+    three, shape = ("example", "layer", "position"), (1, layers, tokens)
+    table = np.broadcast_to(np.array(words(tokens), object)[:, None], (*shape, 1))
+    data = {"token": ((*three, "rank"), table), "prob": ((*three, "rank"), np.full((*shape, 1), 0.5))}
+    data |= {name: (three, np.abs(drawn(*shape)) + 1) for name in ("entropy", "kl", "final_rank")}
+    coords = {"layer": range(layers), "position": range(tokens), "rank": [1]}
+    coords |= {"depth": ("layer", [f"L{i}" for i in range(layers)]), "input_token": (("example", "position"), [words(tokens)])}
+    return xr.Dataset(data, coords, {"model": MODEL, "site": "resid_post"})
+
+
+@case("tracing", n=True)
+def families(layers: int, tokens: int) -> xr.DataTree:
+    return xr.DataTree.from_dict({site: by_position(layers, tokens, site) for site in ("resid_post", "mlp_out", "attn_out")})
+
+
+# ------------------------------------------------------------------------------------------------------- what is checked
+
+
+@cache
+def figure_of(name: str, layers: int, tokens: int, width: int = views.PAGE) -> go.Figure:
+    one = CASES[name]
+    made = one.make(layers, tokens)
+    return getattr(views, one.view)(*arguments(made), **one.options(layers, tokens), width=width)
+
+
+def arguments(made: Any) -> tuple[Any, ...]:
+    return made if isinstance(made, tuple) else (made,)
+
+
+def plain(text: str | None) -> str:
+    return html.unescape(re.sub("<[^>]*>", "", text or ""))
+
+
+def cells(text: str) -> int:
+    """Characters, of which those of East Asia are two wide."""
+    return sum(2 if ord(c) > 0x2E80 else 1 for c in text)
+
+
+def axes(figure: go.Figure, side: str) -> Iterator[tuple[str, Any]]:
+    """The axes with labels of their own, by the names that traces give them."""
+    for key in figure.layout.to_plotly_json():
+        if re.fullmatch(rf"{side}axis\d*", key):
+            axis = figure.layout[key]
+            if axis.tickmode == "array" and axis.ticktext and axis.showticklabels is not False and axis.visible is not False:
+                yield key.replace("axis", ""), axis
+
+
+def room(figure: go.Figure, name: str, axis: Any) -> float:
+    """Pixels of an axis."""
+    margin, (start, end) = figure.layout.margin, axis.domain or (0, 1)
+    whole = figure.layout.width - margin.l - margin.r if name[0] == "x" else figure.layout.height - margin.t - margin.b
+    return whole * (end - start)
+
+
+def places(figure: go.Figure, name: str, axis: Any) -> np.ndarray[Any, Any]:
+    """Pixels of the labels along an axis, from its start."""
+    pixels = room(figure, name, axis)
+    mine = [trace for trace in figure.data if (getattr(trace, f"{name[0]}axis", None) or name[0]) == name]
+    values = [getattr(trace, name[0]) for trace in mine]
+    if axis.type == "category":
+        every = list(dict.fromkeys(value for one in values for value in one))
+        return np.array([(every.index(value) + 0.5) / len(every) for value in axis.tickvals]) * pixels
+    known = np.concatenate([np.asarray(one, float) for one in values if one is not None])
+    low, high = np.nanmin(known), np.nanmax(known)
+    half = 0.5 if any(isinstance(trace, go.Heatmap | go.Bar) for trace in mine) else 0.03 * (high - low) or 0.5
+    if axis.range:
+        low, high, half = *sorted(axis.range), 0
+    return np.abs((np.asarray(axis.tickvals, float) - low + half) / (high - low + 2 * half)) * pixels
+
+
+def size_of(figure: go.Figure, axis: Any) -> float:
+    return axis.tickfont.size or figure.layout.font.size
+
+
+def views_there() -> list[str]:
+    """The functions of ``interp.views`` that return a figure."""
+    functions = {name: inspect.unwrap(getattr(views, name)) for name in views.__all__ if callable(getattr(views, name))}
+    returns = {name: getattr(f, "__annotations__", {}).get("return") for name, f in functions.items()}
+    return [name for name, what in returns.items() if what in ("go.Figure", go.Figure)]
+
+
+def test_every_view_has_a_case():
+    assert set(views_there()) == {one.view for one in CASES.values()}
+
+
+every = pytest.mark.parametrize("name", CASES)
+sizes = pytest.mark.parametrize(("layers", "tokens"), SIZES)
+widths = pytest.mark.parametrize("width", WIDTHS)
+
+
+@every
+@sizes
+@widths
+def test_labels_never_overlap_and_have_room(name, layers, tokens, width):
+    figure = figure_of(name, layers, tokens, width)
+    margin = figure.layout.margin
+    assert figure.layout.width == width
+    for side in "xy":
+        for at, axis in axes(figure, side):
+            said, size = [plain(text) for text in axis.ticktext], size_of(figure, axis)
+            long = np.array([GLYPH * size * cells(text) for text in said])
+            along = long if side == "x" and not axis.tickangle else np.full(len(said), size)
+            gaps = np.abs(np.diff(places(figure, at, axis)))
+            needed = np.array([(a + b) / 2 for a, b in pairwise(along)])
+            assert (gaps >= needed).all(), f"{at}: {gaps.min():.1f} px between labels"
+            across = size if side == "x" and not axis.tickangle else long.max()
+            title = 1.2 * size if axis.title.text else 0
+            assert across + title <= (margin.b if side == "x" else margin.l), f"{at}: {said[long.argmax()]!r} is cut"
+            assert len(set(said)) == len(said)  # labels that repeat are merged
+            named = 1.2 * GLYPH * size * cells(plain(axis.title.text))
+            assert named <= (width if side == "x" else room(figure, at, axis)), f"{at}: {axis.title.text!r} is cut"
+
+
+@every
+@sizes
+@widths
+def test_the_title_has_the_model_and_fits(name, layers, tokens, width):
+    layout = figure_of(name, layers, tokens, width).layout
+    lines = [plain(line) for line in layout.title.text.split("<br>")]
+    assert MODEL in "".join(lines)
+    assert max(map(cells, lines)) * GLYPH * layout.font.size <= width
+    assert 1.2 * layout.font.size * len(lines) <= layout.margin.t
+
+
+@every
+def test_the_hover_says_of_how_many_examples(name):
+    figure = figure_of(name, 3, 5)
+    said = " ".join(hover(figure))
+    assert said
+    assert ("n=" in said) == CASES[name].n
+
+
+def hover(figure: go.Figure) -> Iterator[str]:
+    for trace in figure.data:
+        for given in (trace.text, trace.hovertext, trace.hovertemplate, trace.customdata):
+            for one in np.ravel(np.asarray(given if given is not None else [], object)):
+                if isinstance(one, str):
+                    yield one
+
+
+@every
+def test_nothing_global_changes_nor_the_result(name):
+    before, one = pio.templates.default, CASES[name]
+    results = arguments(one.make(3, 5))
+    copies = [result.copy(deep=True) for result in results]
+    figure = getattr(views, one.view)(*results, **one.options(3, 5), template="plotly_dark")
+    assert pio.templates.default == before
+    assert all(result.identical(copy) for result, copy in zip(results, copies, strict=True))
+    assert figure.layout.template.layout.paper_bgcolor == pio.templates["plotly_dark"].layout.paper_bgcolor
+    assert figure.layout.paper_bgcolor is None
+    assert figure.layout.plot_bgcolor is None
+    assert figure.layout.font.color is None  # the template's
+
+
+@every
+def test_colours_are_told_apart_by_all(name):
+    figure = figure_of(name, 3, 5)
+    for trace in figure.data:
+        if isinstance(trace, go.Heatmap):
+            colours = [colour for _, colour in trace.colorscale]
+            known = [get_colorscale(scale) for scale in ("RdBu", "Viridis", "Viridis_r")]
+            assert len(set(colours)) == 1 or colours in [[colour for _, colour in scale] for scale in known]
+        elif isinstance(trace, go.Scatter) and trace.line.color is not None:
+            assert trace.line.color in SAFE or grey(trace.line.color)
+
+
+def grey(colour: str) -> bool:
+    """``#333`` or ``#0a0a0a``."""
+    digits = colour.removeprefix("#")
+    return len({digits[i : i + len(digits) // 3] for i in range(0, len(digits), len(digits) // 3)}) == 1
+
+
+@every
+def test_the_whole_figure_can_be_written(name):
+    assert pio.from_json(figure_of(name, 3, 5).to_json()).layout.title.text
