@@ -5,7 +5,7 @@ from interp.views.circuit import circuit
 from interp.views.compare import compare
 from interp.views.curve import curve
 from interp.views.dla import dla
-from interp.views.export import ExportError, can_export, save
+from interp.views.export import ExportError, can_export, exporting, save
 from interp.views.faithfulness import faithfulness
 from interp.views.head_to_head import head_to_head
 from interp.views.heatmap import heatmap
@@ -28,6 +28,7 @@ __all__ = [
     "compare",
     "curve",
     "dla",
+    "exporting",
     "faithfulness",
     "head_to_head",
     "heatmap",

@@ -4,6 +4,7 @@ import html.parser
 import importlib.util
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 
@@ -69,8 +70,57 @@ def test_images(make, tmp_path, ending, start):
     path = views.save(views.heatmap(make(), width=views.COLUMN), tmp_path / f"map{ending}")
     content = path.read_bytes()
     assert content.startswith(start)
+    # 3.25 in, on paper in points of 1/72 in
     if ending == ".png":  # width in the header: 312 pixels at twice the size
         assert int.from_bytes(content[16:20]) == 624
+    elif ending == ".svg":
+        assert b'width="312"' in content[:300]
+    else:
+        assert re.search(rb"/MediaBox \[0 0 234 ", content)
+        assert re.search(rb"/FontFile\d", content)
+
+
+@needs_exporter
+def test_one_browser_draws_all(make, tmp_path, monkeypatch):
+    figure = views.heatmap(make(layers=2, size=3))
+    kaleido = importlib.import_module("kaleido")
+    started = []
+    monkeypatch.setattr(kaleido.Kaleido, "__init__", counting(kaleido.Kaleido.__init__, started))
+    with views.exporting():
+        for number in range(3):
+            views.save(figure, tmp_path / f"{number}.png")
+        with views.exporting():
+            views.save(figure, tmp_path / "inner.png")
+        views.save(figure, tmp_path / "behind.png")
+    assert len(list(tmp_path.iterdir())) == 5
+    assert len(started) == 2  # to see whether it starts, and for all
+    views.save(figure, tmp_path / "alone.png")
+    assert len(started) == 3
+
+
+def counting(function, calls):
+    def counted(*args, **options):
+        calls.append(options)
+        return function(*args, **options)
+
+    return counted
+
+
+@needs_exporter
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_browser_that_does_not_start(make, tmp_path, monkeypatch, kept):
+    broken = tmp_path / "chromium"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o700)
+    monkeypatch.setenv("BROWSER_PATH", str(broken))
+    figure = views.heatmap(make(layers=1, size=3))
+    with pytest.raises(views.ExportError, match=r"the browser .*/chromium does not start: apt-get install chromium, or"):
+        save_within(figure, tmp_path / "map.png", views.exporting() if kept else nullcontext())
+
+
+def save_within(figure, path, context):
+    with context:
+        views.save(figure, path)
 
 
 def test_what_to_install_is_said(make, tmp_path, monkeypatch):
@@ -80,6 +130,13 @@ def test_what_to_install_is_said(make, tmp_path, monkeypatch):
         assert not views.can_export()
         with pytest.raises(views.ExportError, match=r"cannot write 'map.png': kaleido is not installed: pip install .*export"):
             views.save(figure, tmp_path / "map.png")
+        with views.exporting():
+            assert not views.can_export()  # nothing is started, and what is saved says what is missing
+    with monkeypatch.context() as old:
+        found = importlib.util.find_spec
+        old.setattr(importlib.util, "find_spec", lambda name: None if name == "choreographer" else found("plotly"))
+        with pytest.raises(views.ExportError, match=r"kaleido is older than 1\.0: pip install -U '.*export"):
+            views.save(figure, tmp_path / "map.svg")
     if importlib.util.find_spec("kaleido"):
         monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
         monkeypatch.setattr("choreographer.browsers.chromium.get_chrome_download_path", lambda mkdir: tmp_path / "none")
