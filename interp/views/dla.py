@@ -93,7 +93,8 @@ def _strongest(each: xr.DataArray, top: int) -> tuple[list[str], np.ndarray[Any,
 
 def _bars(some: xr.Dataset, top: int, head: str, under: str, width: int, template: str, level: float) -> go.Figure:
     terms, numbers = _strongest(some["contribution"].transpose(TERM, names.EXAMPLE), top)
-    mean, low, high, n = stats.t_interval(numbers, level=level)
+    found = stats.t_interval(numbers, level=level)
+    (mean, low, high), n = found[:3], found.n
     end = float(np.abs(mean).max()) or 1.0
     hover = [f"<b>{labels.escape(term)}</b> {_said(m, a, b, n)}" for term, m, a, b in zip(terms, mean, low, high, strict=True)]
     figure = go.Figure(
@@ -141,7 +142,8 @@ def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template
         )
     each = each.isel({names.SOURCE_POSITION: np.flatnonzero(there.isel({names.EXAMPLE: 0}).values)})
     terms, numbers = _strongest(each.transpose(TERM, names.SOURCE_POSITION, names.EXAMPLE), top)
-    mean, low, high, n = stats.t_interval(numbers, level=level)
+    found = stats.t_interval(numbers, level=level)
+    (mean, low, high), n = found[:3], found.n
     end = float(np.nanmax(np.abs(mean[:top]))) or 1.0  # the rest may be more than all that is shown
     columns = of.ticks(each[names.SOURCE_POSITION].values.tolist(), _tokens(each), "position and token that is read")
     rows = labels.Ticks(
