@@ -11,6 +11,7 @@ import html
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -30,8 +31,8 @@ MODEL = "an-organisation/a-model-of-a-rather-long-name-7b-instruct"
 WORDS = ["<|endoftext|>", " The", " internationalisation", " of", "\n", " <b>", "日本語", ",", " was", " unfinished"]
 SIZES = [(1, 5), (80, 500)]
 WIDTHS = [views.PAGE, views.COLUMN]
-#: Okabe and Ito, Color Universal Design, 2008, with olive for their yellow.
-SAFE = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C00"}
+#: Okabe and Ito, Color Universal Design, 2008, with olive for their yellow; and two ends of RdBu.
+SAFE = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C00", "#4393c3", "#d6604d", "white", "black"}
 GLYPH = 0.6
 """Width of a character, in sizes of its type."""
 
@@ -195,6 +196,38 @@ def families(layers: int, tokens: int) -> xr.DataTree:
     return xr.DataTree.from_dict({site: by_position(layers, tokens, site) for site in ("resid_post", "mlp_out", "attn_out")})
 
 
+def of_circuits(count: int) -> xr.Dataset:
+    return sweep({"cell": range(count)}, size=("cell", np.linspace(0.01, 1, count).tolist()))
+
+
+@case("faithfulness", n=True)
+def by_size(layers: int, tokens: int) -> xr.Dataset:
+    return of_circuits(max(2, layers))
+
+
+@case("pareto", n=True)
+def frontier(layers: int, tokens: int) -> dict[str, xr.Dataset]:
+    return {name: of_circuits(tokens) for name in ("edge attribution patching", "hard concrete")}
+
+
+@case("roc", n=False)
+def ranked(layers: int, tokens: int) -> tuple[xr.DataArray, xr.DataArray]:
+    coords, true = {"edge": range(4 * tokens)}, np.arange(4 * tokens) % 3 == 0
+    scores = xr.DataArray(drawn(4 * tokens), coords, ("edge",), attrs={"model": MODEL})
+    return scores, xr.DataArray(true, coords, ("edge",))
+
+
+@case("iia", n=True)
+def accuracies(layers: int, tokens: int) -> xr.Dataset:
+    data = {"iia": (("layer", "example"), (drawn(layers, 20) > 0).astype(float)), "chance": 0.5}
+    return xr.Dataset(data, {"layer": range(layers)}, {"model": MODEL})
+
+
+@case("compare", n=True)
+def estimates(layers: int, tokens: int) -> tuple[xr.Dataset, xr.Dataset]:
+    return by_position(layers, min(tokens, 50)), by_position(layers, min(tokens, 50))
+
+
 # ------------------------------------------------------------------------------------------------------- what is checked
 
 
@@ -314,20 +347,22 @@ def test_the_hover_says_of_how_many_examples(name):
 
 def hover(figure: go.Figure) -> Iterator[str]:
     for trace in figure.data:
-        for given in (trace.text, trace.hovertext, trace.hovertemplate, trace.customdata):
-            for one in np.ravel(np.asarray(given if given is not None else [], object)):
-                if isinstance(one, str):
-                    yield one
+        for part in (trace, getattr(trace, "link", None)):  # of a Sankey diagram
+            for name in ("text", "hovertext", "hovertemplate", "customdata"):
+                given = getattr(part, name, None)
+                yield from (one for one in np.ravel(np.asarray([] if given is None else given, object)) if isinstance(one, str))
 
 
 @every
 def test_nothing_global_changes_nor_the_result(name):
     before, one = pio.templates.default, CASES[name]
     results = arguments(one.make(3, 5))
-    copies = [result.copy(deep=True) for result in results]
+    copies = deepcopy(results)
     figure = getattr(views, one.view)(*results, **one.options(3, 5), template="plotly_dark")
     assert pio.templates.default == before
-    assert all(result.identical(copy) for result, copy in zip(results, copies, strict=True))
+    for result, copy in zip(results, copies, strict=True):
+        pairs = [(result[key], copy[key]) for key in result] if isinstance(result, dict) else [(result, copy)]
+        assert all(one.identical(other) for one, other in pairs)
     assert figure.layout.template.layout.paper_bgcolor == pio.templates["plotly_dark"].layout.paper_bgcolor
     assert figure.layout.paper_bgcolor is None
     assert figure.layout.plot_bgcolor is None
