@@ -196,6 +196,36 @@ def families(layers: int, tokens: int) -> xr.DataTree:
     return xr.DataTree.from_dict({site: by_position(layers, tokens, site) for site in ("resid_post", "mlp_out", "attn_out")})
 
 
+def graph(layers: int) -> xr.DataArray:
+    nodes = [(layer, head) for layer in range(layers) for head in (0, 1, -1)]
+    ends = [((-1, -1), node) for node in nodes] + [(node, (-1, -1)) for node in nodes]
+    ends += [(one, other) for one in nodes for other in nodes if other[0] == one[0] + 1]
+    coords = {
+        f"{side}_{what}": ("cell", [end[i][j] for end in ends])
+        for i, side in enumerate(("sender", "receiver"))
+        for j, what in enumerate(("layer", "head"))
+    }
+    coords |= {"slot": ("cell", ["v" if to[1] >= 0 else "" for _, to in ends])}
+    coords |= {"receiver_heads": ("cell", [int(to[1] >= 0) for _, to in ends])}
+    return xr.DataArray(drawn(5, len(ends)), coords, ("example", "cell"), name="score", attrs={"model": MODEL})
+
+
+@case("circuit", n=True)
+def edges(layers: int, tokens: int) -> xr.DataArray:
+    return graph(layers)
+
+
+@case("paths", n=True)
+def paths_of_edges(layers: int, tokens: int) -> xr.DataArray:
+    return graph(layers)
+
+
+@case("tokens", n=True, options=lambda layers, tokens: {"example": None})
+def losses(layers: int, tokens: int) -> xr.DataArray:
+    coords = {"position": range(tokens), "token": (("example", "position"), [words(tokens)] * 4)}
+    return xr.DataArray(drawn(4, tokens), coords, ("example", "position"), name="loss", attrs={"model": MODEL})
+
+
 def of_circuits(count: int) -> xr.Dataset:
     return sweep({"cell": range(count)}, size=("cell", np.linspace(0.01, 1, count).tolist()))
 
