@@ -151,11 +151,11 @@ class Check:
         for name, values in sides:
             said = []
             if "margin" in values:
-                mean, low, high, _ = bootstrap_mean(values["margin"], templates)
+                mean, low, high = bootstrap_mean(values["margin"], templates)[:3]
                 said.append(f"answer above wrong {(values['margin'] > 0).mean():4.0%}")
                 interval = "" if np.isnan(low) else f" [{float(low):+.2f}, {float(high):+.2f}]"
                 said.append(f"margin {float(mean):+.2f}{interval} logits")
-            mean, low, high, _ = bootstrap_mean(values["logprob"], templates)
+            mean = bootstrap_mean(values["logprob"], templates).mean
             said += [f"answer on top {values['top1'].mean():4.0%}", f"log-probability {float(mean):.2f} nats"]
             lines.append(f"  {name:{width}}  {', '.join(said)}")
         return lines
