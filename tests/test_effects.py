@@ -86,7 +86,7 @@ def test_a_missing_example_makes_its_cell_missing():
     ds["value"][0, 1, 0] = np.nan
     assert np.isnan(effects.recovery(ds).values).tolist() == [[False, True]]
     assert np.isnan(effects.recovery(ds, "examples").values).tolist() == [[False, True]]
-    table = effects.summary(ds)
+    table = effects.summary(ds, "effect")
     assert np.isnan(table["mean"].values).tolist() == [[False, True]]
     assert table["n"].values.tolist() == [[2, 1]]
 
@@ -94,7 +94,7 @@ def test_a_missing_example_makes_its_cell_missing():
 def test_summary_holds_the_truth_and_says_what_was_resampled(seed):
     ds = heads(np.random.default_rng(seed))
     table = effects.summary(ds)
-    assert set(table.data_vars) == {"mean", "low", "high", "n", "n_effective"}
+    assert set(table.data_vars) == {"mean", "low", "high", "se", "n", "n_effective"}
     assert table["mean"].dims == ("metric", "layer", "head")
     # The share is exactly 0.5 in every example, so the ratio has no spread.
     cell = table.isel(metric=0, layer=2, head=1)
@@ -151,7 +151,8 @@ def test_by_rule_is_exactly_zero(seed):
 def test_top_ranks_by_size_and_names_the_cells(seed):
     table = effects.top(heads(np.random.default_rng(seed)), k=3)
     assert table["cell"].tolist()[:2] == ["L2H1", "L1H3"]
-    assert table.columns.tolist() == ["cell", "layer", "head", "effect", "low", "high", "recovery", "n"]
+    adjusted = ["effect_adjusted", "low_adjusted", "high_adjusted", "p_adjusted", "survives"]
+    assert table.columns.tolist() == ["cell", "layer", "head", "effect", "low", "high", "recovery", *adjusted, "n"]
     assert table["recovery"].round(6).tolist()[:2] == [0.5, -0.25]
     assert len(table) == 3
     assert (table["low"] <= table["effect"]).all()
@@ -184,7 +185,8 @@ def test_top_of_cells_shows_their_own_coordinates():
 def test_top_of_a_list_names_its_cells(told):
     words = ["embed → L0H1.q", "L0H1 → logits"]
     table = effects.top(two_cells(**({told: words} if told else {})))
-    assert table.columns.tolist() == ["cell", "effect", "low", "high", "recovery", "n"]
+    assert table.columns.tolist()[:5] == ["cell", "effect", "low", "high", "recovery"]
+    assert "layer" not in table
     assert table["cell"].tolist() == (words[::-1] if told else ["1", "0"])
 
 
