@@ -142,7 +142,8 @@ def _laid_out(array: xr.DataArray, x: str, y: str, level: float) -> _Map:
         return _Map(array, mean, mean, mean, 0)
     there = array.dropna(names.EXAMPLE, how="all")  # some scores are not defined of every prompt
     there = there if there.sizes[names.EXAMPLE] else array
-    found = stats.t_interval(there.transpose(y, x, names.EXAMPLE).values.astype(float), level=level)
+    templates = fx.clusters_of(there).labels
+    found = stats.t_interval(there.transpose(y, x, names.EXAMPLE).values.astype(float), clusters=templates, level=level)
     return _Map(there, *found[:3], there.sizes[names.EXAMPLE])
 
 

@@ -9,7 +9,8 @@
 
 Signed quantities are red below 0, blue above, with the colours symmetric about 0; raw values of one sign are sequential.
 Every colour that is not of the scale says why there is no number, and the legend names it: the site does not exist, it was
-not computed yet, the normalising difference cannot be told from 0, or the effect is within the run's own noise.
+not computed yet, the normalising difference cannot be told from 0, or the effect is within the run's own noise. An outline is
+around the cells of a sweep whose effect survives the max-T sign-flip test over all cells that the figure shows.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from interp.views import labels
 from interp.views.arrays import choose_axes, of_array
 from interp.views.colours import scale
 from interp.views.layout import PAGE, dress
+from interp.views.outline import outlines
 from interp.views.slider import with_slider
 
 #: Why a cell has no colour of the scale, in the order in which it is drawn. None of these colours occurs in the scales.
@@ -51,6 +53,7 @@ class _Map:
     by_rule: NDArray[np.bool_]
     why: NDArray[np.object_]
     """The reason why a cell is not coloured by its number; "" where it is."""
+    test: xr.Dataset
     quantity: str
     metric: str
 
@@ -58,6 +61,12 @@ class _Map:
     def numbers(self) -> NDArray[np.float64]:
         """What is coloured; NaN elsewhere."""
         return np.where(self.why == "", self.table["mean"].values, np.nan)
+
+    @property
+    def survives(self) -> NDArray[np.bool_]:
+        """Coloured cells whose effect is told from 0."""
+        found: NDArray[np.bool_] = self.test["survives"].values & (self.why == "")
+        return found
 
 
 def heatmap(
@@ -92,8 +101,8 @@ def heatmap(
         width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print (6.75 and 3.25 in at 96 pixels an inch).
         limit: the value at the end of the colours, in place of the largest one; beyond it colours saturate.
         template: a plotly template, e.g. ``"plotly_dark"``.
-        level: of the intervals.
-        seed: of the bootstrap.
+        level: of the intervals; cells of a sweep are outlined at p ≤ 1 − level, see :func:`interp.effects.sign_flip`.
+        seed: of the bootstrap and of the flips.
 
     Raises:
         EffectsError: fewer or more than two axes; the message says what to select.
@@ -108,15 +117,24 @@ def heatmap(
     x, y, one = choose_axes(one, fx.swept_axes(one), x, y, slider)
     quantity = quantity or default_quantity(one)
     parts = [one.isel({slider: i}) for i in range(one.sizes[slider])] if slider is not None else [one]
-    maps = [_lay_out(part, x, y, quantity, level, seed) for part in parts]
+    test = fx.sign_flip(one, level=level, seed=seed).isel({names.METRIC: 0})
+    tests = [test.isel({slider: i}) for i in range(one.sizes[slider])] if slider is not None else [test]
+    maps = [_lay_out(part, of, x, y, quantity, level, seed) for part, of in zip(parts, tests, strict=True)]
     colours = scale(np.stack([drawn.numbers for drawn in maps]), limit, signed=quantity != "value")
     reasons = [reason for reason in WHY if any((drawn.why == reason).any() for drawn in maps)]
+    outlined = any(drawn.survives.any() for drawn in maps)
+    said = labels.survival(test, outlined)
     figures = []
     for part, drawn in zip(parts, maps, strict=True):
         columns, rows = labels.ticks(part, x), labels.ticks(part, y)
-        figure = go.Figure(_traces(drawn, part, x, y, colours, reasons))
+        around = outlines(drawn.survives, f"effect ≠ 0, p ≤ {1 - level:.2g}") if outlined else []
+        figure = go.Figure([*_traces(drawn, part, x, y, colours, reasons), *around])
         head, under = labels.headline(part, quantity, drawn.metric), labels.provenance(part, drawn.table)
-        figures.append(dress(figure, title or head, under, columns, rows, width=width, template=template))
+        under += f" · {said}" if said else ""
+        dress(figure, title or head, under, columns, rows, width=width, template=template)
+        if outlined:  # lines would add a margin
+            figure.update_xaxes(range=[-0.5, part.sizes[x] - 0.5]).update_yaxes(range=[-0.5, part.sizes[y] - 0.5])
+        figures.append(figure)
     return figures[0] if slider is None else with_slider(figures, slider, one[slider].values.tolist())
 
 
@@ -148,7 +166,7 @@ def default_quantity(ds: xr.Dataset) -> str:
     return "recovery" if ds.attrs["patching"] == fx.DENOISING else "damage"
 
 
-def _lay_out(ds: xr.Dataset, x: str, y: str, quantity: str, level: float, seed: int) -> _Map:
+def _lay_out(ds: xr.Dataset, test: xr.Dataset, x: str, y: str, quantity: str, level: float, seed: int) -> _Map:
     table = fx.summary(ds, quantity, level=level, seed=seed).isel({names.METRIC: 0}).transpose(y, x)
     raw = xr.Dataset(
         {"value": ds["value"].mean(names.EXAMPLE, skipna=False), "effect": fx.effect(ds).mean(names.EXAMPLE, skipna=False)}
@@ -163,7 +181,7 @@ def _lay_out(ds: xr.Dataset, x: str, y: str, quantity: str, level: float, seed: 
     why[np.isnan(raw["value"].values)] = _MISSING
     if "absent" in ds:
         why[ds["absent"].transpose(y, x).values] = _ABSENT
-    return _Map(table, raw, by_rule, why, quantity, str(ds[names.METRIC].values))
+    return _Map(table, raw, by_rule, why, test.transpose(y, x), quantity, str(ds[names.METRIC].values))
 
 
 def _hover(drawn: _Map, ds: xr.Dataset, x: str, y: str) -> NDArray[np.object_]:
@@ -175,6 +193,7 @@ def _hover(drawn: _Map, ds: xr.Dataset, x: str, y: str) -> NDArray[np.object_]:
     base_name = "unchanged" if not fx.paired(ds) else "corrupted" if ds.attrs["patching"] == fx.DENOISING else "clean"
     level, floor, clusters = f"{drawn.table.attrs['level']:.0%}", float(fx.noise_floor(ds)), labels.clusters(drawn.table)
     metric = labels.escape(drawn.metric)
+    p, cells = drawn.test["p_adjusted"].values, drawn.test.attrs["sign_flips"]["cells"][drawn.metric]
     out = np.empty(value.shape, object)
     for (i, row), (j, column) in product(enumerate(ds[y].values.tolist()), enumerate(ds[x].values.tolist())):
         cell, why = f"<b>{labels.escape(fx.cell_name(fixed | {y: row, x: column}))}</b>", drawn.why[i, j]
@@ -191,5 +210,7 @@ def _hover(drawn: _Map, ds: xr.Dataset, x: str, y: str) -> NDArray[np.object_]:
                 lines.append("equal to the base by rule, no forward pass")
             elif why == _NOISE:
                 lines.append(f"within the run's noise floor, {floor:.1g}")
+            if np.isfinite(p[i, j]):
+                lines.append(f"sign-flip p {p[i, j]:.2g}, adjusted for {cells} cells")
         out[i, j] = "<br>".join([*lines, *(line for line in (columns.hover[j], rows.hover[i]) if line)])
     return out

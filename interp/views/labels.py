@@ -144,7 +144,8 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     words = [f"{how}{source}{edit}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
     words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
     words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []
-    return escape(" · ".join([*words, f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *fixed, *_unequal(attrs)]))
+    told = [f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *in_sample(attrs), *fixed, *_unequal(attrs)]
+    return escape(" · ".join([*words, *told]))
 
 
 def _unequal(attrs: Mapping[Hashable, Any]) -> list[str]:
@@ -164,11 +165,38 @@ def _short(given: str) -> str:
     return inner if len(inner) <= _GIVEN else inner[: _GIVEN - 1] + "…"
 
 
+def in_sample(attrs: Mapping[Hashable, Any]) -> list[str]:
+    """``in sample``, of a result that was measured on examples that selected it; how many, where not all did."""
+    if not attrs.get("in_sample"):
+        return []
+    found = attrs.get("in_sample_examples")
+    return [f"in sample: {'the' if found is None else found} examples also selected what is shown"]
+
+
+def survival(test: xr.Dataset, some: bool) -> str:
+    """How the cells that are outlined were found, or why there are none; "" where there was nothing to test."""
+    said = test.attrs["sign_flips"]
+    alpha, cells = 1 - said["level"], said["cells"][str(test[names.METRIC].values)]
+    units, unit = said["units"], said["flipped"]
+    if units < 2 or not cells:
+        return ""
+    if some:
+        return f"outlined: p ≤ {alpha:.2g}, max-T sign flips of {unit}s"
+    if said["smallest_p"] > alpha:
+        return f"{units} {unit}s: {math.ceil(1 - math.log2(alpha))} are needed to tell a cell from 0 at p ≤ {alpha:.2g}"
+    return f"no cell told from 0 at p ≤ {alpha:.2g}, max-T sign flips of {unit}s"
+
+
 def clusters(table: xr.Dataset) -> str:
-    """``, 8 templates`` where intervals are over templates; too few of them are named as what they are."""
+    """``, 8 templates`` where intervals are over templates; too few of them are named as what they are.
+
+    Of unequal size they tell as much as fewer of equal size: ``, 8 templates, effectively 5.2``.
+    """
     found = int(table.attrs["templates"])
     if table.attrs["resampled"] != "example":
-        return f", {found} {table.attrs['resampled']}s"
+        effective = float(table["n_effective"].values.flat[0])
+        unequal = f", effectively {effective:.1f}" if effective < 0.9 * found else ""
+        return f", {found} {table.attrs['resampled']}s{unequal}"
     return f", only {found} templates" if 1 < found < fx.FEWEST_CLUSTERS else ""
 
 

@@ -14,7 +14,7 @@ import xarray as xr
 
 from interp import axes as names
 from interp.errors import InputError, PositionError, UnknownNameError
-from interp.views.labels import Ticks, escape, short
+from interp.views.labels import Ticks, escape, in_sample, short
 
 
 def require(ds: xr.Dataset, what: str, *variables: str) -> None:
@@ -100,6 +100,7 @@ def under(ds: xr.Dataset | xr.DataArray, *more: str) -> str:
     attrs = ds.attrs
     words = [str(attrs[k]) for k in ("model", "task") if attrs.get(k)]
     words += [f"given {attrs['given']}"] if attrs.get("given") else []
+    words += in_sample(attrs)
     return escape(" · ".join([*(words[:1]), *(word for word in more if word), *words[1:]]))
 
 

@@ -22,7 +22,8 @@ def with_slider(figures: Sequence[go.Figure], axis: str, values: Sequence[Any]) 
     """One figure that shows the last of ``figures``, and any other at the slider.
 
     Args:
-        figures: the same traces in the same order; only their ``z``, ``text`` and the title may differ.
+        figures: the same traces in the same order; only the ``z`` and ``text`` of maps, the ``x`` and ``y`` of lines, and the
+            title may differ.
         axis: what the slider runs along.
         values: one a figure.
     """
@@ -33,7 +34,7 @@ def with_slider(figures: Sequence[go.Figure], axis: str, values: Sequence[Any]) 
     shown.frames = [
         go.Frame(
             name=text,
-            data=[go.Heatmap(z=trace.z, text=trace.text) for trace in figure.data],
+            data=[_moved(trace) for trace in figure.data],
             traces=list(range(len(figure.data))),
             layout={"title": {"text": figure.layout.title.text}},
         )
@@ -58,3 +59,8 @@ def with_slider(figures: Sequence[go.Figure], axis: str, values: Sequence[Any]) 
         sliders=[slider], height=layout.height + _ROOM, margin={"b": layout.margin.b + _ROOM}, title={"y": foot}
     )
     return shown
+
+
+def _moved(trace: Any) -> go.Heatmap | go.Scatter:
+    """What a frame changes of a trace."""
+    return go.Scatter(x=trace.x, y=trace.y) if isinstance(trace, go.Scatter) else go.Heatmap(z=trace.z, text=trace.text)

@@ -2,6 +2,7 @@
 
 import html
 import inspect
+import re
 
 import numpy as np
 import plotly.io as pio
@@ -12,6 +13,7 @@ from interp import effects as fx
 from interp import views
 from interp.errors import UnknownNameError
 from interp.views.heatmap import WHY
+from interp.views.outline import borders
 
 
 def overlay(figure, name):
@@ -43,7 +45,8 @@ def test_hover_has_interval_n_and_raw_value(make):
     assert lines[0] == "<b>L3@9</b> 1.00 ± 0.00 (n=8, 4 templates)"
     assert lines[1] == "95% interval 1 to 1"
     assert lines[2] == "logit_diff 3, corrupted -3, effect +6"
-    assert lines[3] == "token ' to'"
+    assert lines[3] == "sign-flip p 0.12, adjusted for 36 cells"  # 4 templates: one of 8 flips; 4 cells are 0 by rule
+    assert lines[4] == "token ' to'"
     hover = views.heatmap(make(layers=10, size=12, axis="head", templates=2)).data[0].text[9, 6]
     assert hover.startswith("<b>L9H6</b> -0.10 ± 0.00 (n=8, only 2 templates)")
 
@@ -252,3 +255,119 @@ def test_two_metrics(make, seed):
     )
     np.testing.assert_allclose(views.heatmap(both, metric="prob").data[0].z[:, -1], [3, 6, 9, 12], rtol=1e-6)
     np.testing.assert_allclose(views.heatmap(both).data[0].z[-1, -1], 1, rtol=1e-6)
+
+
+def outline(figure):
+    """The lines around cells, as a white and a black one, and what the legend calls them."""
+    white, black, named = figure.data[-3:]
+    assert (white.line.color, black.line.color) == ("white", "black")
+    assert white.line.width > black.line.width
+    np.testing.assert_array_equal(white.x, black.x)
+    assert not white.showlegend
+    assert not black.showlegend
+    return black, named.name
+
+
+def with_noise(ds, noise):
+    """The same result with these effects, ``[layer, head, example]``, where it is not by rule."""
+    noise = np.where(ds["by_rule"].values, 0, noise - noise.mean(-1, keepdims=True) + 1e-3)
+    return ds.assign(value=ds["value"].copy(data=(ds["corrupt"].values[:, None, None] + noise).astype("f4")))
+
+
+def hover(figure, row, column):
+    """What is said of a cell, whichever trace says it."""
+    return "".join(str(trace.text[row, column]) for trace in figure.data if trace.type == "heatmap")
+
+
+def test_cells_that_survive_are_outlined(make, seed):
+    ds = make(axis="head", size=6, examples=16, templates=16)
+    ds = with_noise(ds, np.random.default_rng(seed).normal(0, 1, (4, 6, 16)))
+    ds["value"][0, 1, 2] += 9
+    ds["value"][0, 1, 3] -= 9
+    figure = views.heatmap(ds)
+    lines, name = outline(figure)
+    assert name == "effect ≠ 0, p ≤ 0.05"
+    # One line around both cells, closed; the cells' centres are (2, 1) and (3, 1).
+    assert sorted({*zip(lines.x[:-1].tolist(), lines.y[:-1].tolist(), strict=True)}) == [
+        (1.5, 0.5), (1.5, 1.5), (3.5, 0.5), (3.5, 1.5),
+    ]  # fmt: skip
+    assert (lines.x[0], lines.y[0]) == (lines.x[-2], lines.y[-2])
+    assert "outlined: p ≤ 0.05, max-T sign flips of templates" in said(figure)
+    assert (figure.layout.xaxis.range, figure.layout.yaxis.range) == ((-0.5, 5.5), (-0.5, 3.5))
+    assert "sign-flip p 0.001, adjusted for 20 cells" in hover(figure, 1, 2)
+    assert "sign-flip" not in hover(figure, 1, 0)  # by rule
+    strict = views.heatmap(ds, level=0.9999)  # 1000 flips give no p below 0.001
+    assert {trace.type for trace in strict.data} == {"heatmap"}
+
+
+def said(figure):
+    """The title and what stands under it, on one line."""
+    return re.sub("(<br>)?<[^>]*>", " ", figure.layout.title.text).replace("  ", " ")
+
+
+def test_why_no_cell_is_outlined(make, seed):
+    ds = make(axis="head", size=6, examples=16, templates=16)
+    quiet = views.heatmap(with_noise(ds, np.random.default_rng(seed).normal(0, 1, (4, 6, 16))))
+    assert "no cell told from 0 at p ≤ 0.05, max-T sign flips of templates" in said(quiet)
+    assert {trace.type for trace in quiet.data} == {"heatmap"}
+    assert "4 templates: 6 are needed to tell a cell from 0 at p ≤ 0.05" in said(views.heatmap(make()))
+    assert "to tell" not in said(views.heatmap(make(examples=1)))
+
+
+def test_an_outline_follows_the_slider_and_is_of_all_that_it_shows(make, seed):
+    ds = make(axis="head", size=5, examples=16, templates=16)
+    strong = three_maps(make, ds, seed)
+    figure = views.heatmap(strong, slider="position")
+    assert "adjusted for 48 cells" in hover(figure, 1, 1)  # 3 maps of 4 × 4, without those by rule
+    for i, frame in enumerate(figure.frames):
+        assert len(frame.data) == len(figure.data)
+        assert set(frame.data[-2].x[:-1]) == {i + 0.5, i + 1.5}  # what survives moves with the map
+
+
+def three_maps(make, ds, seed):
+    """Nothing but noise, and one head that moves: head i + 1 of layer 0 at position i."""
+    maps = [with_noise(ds, each) for each in np.random.default_rng(seed).normal(0, 0.2, (3, 4, 5, 16))]
+    for i, one in enumerate(maps):
+        one["value"][0, 0, i + 1] += 9
+    value, by_rule = (np.stack([one[name].values for one in maps], axis=-2) for name in ("value", "by_rule"))
+    axes = {"layer": range(4), "head": range(5), "position": range(3)}
+    return make(axis="head", size=5, examples=16, templates=16, value=value, by_rule=by_rule, axes=axes)
+
+
+def test_borders_of_cells_that_touch_at_a_corner_are_two():
+    x, y = borders(np.array([[True, False], [False, True]]))
+    ends = np.flatnonzero(np.isnan(x))
+    assert len(ends) == 2
+    for line in (slice(0, ends[0]), slice(ends[0] + 1, ends[1])):
+        assert len(x[line]) == 5
+        assert (x[line][0], y[line][0]) == (x[line][-1], y[line][-1])
+    ring = np.ones((3, 3), bool)
+    ring[1, 1] = False
+    x, y = borders(ring)  # a line around, and one around the hole
+    assert np.isnan(x).sum() == 2
+    assert len(x) == 12
+    assert [len(each) for each in borders(np.zeros((2, 2), bool))] == [0, 0]
+
+
+def test_a_figure_says_that_it_is_in_sample(make):
+    ds = make()
+    assert "in sample" not in views.heatmap(ds).layout.title.text
+    marked = ds.assign_attrs(in_sample=True, in_sample_examples=3)
+    assert "in sample: 3 examples also selected what is shown" in said(views.heatmap(marked))
+    scores = ds["value"].mean("example").isel(metric=0).rename("score")
+    assert "in sample" in views.heatmap(scores.assign_attrs(in_sample=True)).layout.title.text
+
+
+def test_unequal_templates_have_an_effective_number(make):
+    ds = make(examples=12, coords={"template": list("aaaaaaabbccd")})
+    # 12² / (49 + 4 + 4 + 1) = 2.48
+    assert "(n=12, 4 templates, effectively 2.5)" in views.heatmap(ds).data[0].text[3, 9]
+
+
+def test_an_undefined_cell_is_not_outlined(make, seed):
+    ds = make(axis="head", size=6, examples=16, templates=16)
+    ds["clean"] = ds["corrupt"] + np.random.default_rng(seed).normal(0, 1, ds["clean"].shape).astype("f4")
+    ds["clean"] -= (ds["clean"] - ds["corrupt"]).mean()  # the difference is 0 in the mean
+    assert fx.sign_flip(ds)["survives"].any()
+    assert {trace.type for trace in views.heatmap(ds).data} == {"heatmap"}
+    assert "scatter" in {trace.type for trace in views.heatmap(ds, "effect").data}
