@@ -27,6 +27,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from interp import effects
 from interp.engine import gauge, provenance, strategies
 from interp.engine.asked import encoded_pairs, listed
 from interp.engine.background import Given, Hold, given_changes, held
@@ -59,7 +60,8 @@ class Trained:
 
     interventions: tuple[Intervention, ...]
     loss: xr.DataArray
-    """``[cell, step]``: mean of −metric over the step's examples, without the penalty."""
+    """``[cell, step]``: mean of −metric over the step's examples, without the penalty. Its attributes say on which examples
+    (``selected_on``), so that :func:`interp.effects.mark_in_sample` can tell what is measured on them."""
     penalty: xr.DataArray
     """``[cell, step]``."""
 
@@ -247,10 +249,16 @@ class _Training:
             halved: how often a pass did not fit in memory.
         """
         p, runs = self.prepared, self.runs
+        texts = provenance.example_coordinates(p.encoded)
+        seen = {
+            "pairs_digest": p.encoded.pairs.digest,
+            "examples": effects.digests(texts["clean_prompt"], texts["corrupted_prompt"]),
+        }
         attrs = provenance.attributes(p.model, p.encoded, p.options.patching, p.metrics) | {
             "metric": p.metrics[0].name,
             "interventions": [repr(run.intervention) for run in runs],
             "out_of_memory": halved,
+            "selected_on": seen,
             **gauge.attribute(p.model, [run.intervention for run in runs]),
         }
         loss = torch.stack([torch.stack(run.losses) for run in runs]).cpu().numpy()

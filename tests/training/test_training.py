@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import sweeps
 import torch
+import xarray as xr
 from torch import Tensor, nn
 from training_by_hand import (
     MAKERS,
@@ -31,8 +32,8 @@ from training_by_hand import (
     of_head,
 )
 
-from interp import training
-from interp.engine import wavefront
+from interp import effects, training
+from interp.engine import patch, wavefront
 from interp.errors import TrainingError, UnknownNameError
 from interp.interventions import Change, Constant, Gate, HardConcrete, Intervention, Scale, learnable
 from interp.models import load
@@ -268,6 +269,16 @@ def test_a_pass_that_did_not_fit_is_said(seed: int, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(wavefront, "readout", fails_twice)
     halved = [fit(model, pairs, das(model, seed).intervention, epochs=2, batch=2).loss.attrs["out_of_memory"] for _ in range(2)]
     assert halved == [2, 0]
+
+
+def test_what_is_measured_on_pairs_that_were_trained_on_is_in_sample(seed: int) -> None:
+    model, pairs = double("gpt2"), sweeps.random_pairs(seed, LENGTHS)
+    trained = fit(model, pairs[:2], das(model, seed).intervention)
+    for part, in_sample, count in ((pairs[:2], True, 2), (pairs[1:], True, 1), (pairs[2:], False, 0)):
+        found = patch(model, part, list(trained.interventions))
+        assert isinstance(found, xr.Dataset)
+        marked = effects.mark_in_sample(found, trained.loss).attrs
+        assert (marked["in_sample"], marked["in_sample_examples"]) == (in_sample, count)
 
 
 def test_the_order_follows_the_seed(seed: int) -> None:
