@@ -60,16 +60,35 @@ def demo(model: str | Model, out: str | os.PathLike[str], *, examples: int = 32,
     results = {"residual stream": stream, "heads": heads}
     runs = {name: store.save(result, name=f"{model.name.replace('/', '-')} {name}") for name, result in results.items()}
     figures = {name: views.heatmap(result, metric="logit_diff") for name, result in results.items()}
-    strongest = effects.top(heads, 10, metric="logit_diff")
-    print("\nstrongest heads\n" + strongest.to_string(index=False, float_format="{:.3f}".format))
+    named, why = name_heads(heads)
+    print(f"\nstrongest heads: {why}")
+    if len(named):
+        print(named.to_string(index=False, float_format="{:.3f}".format))
     written = report.write(
-        out / "report.html", f"Indirect objects in {model.name}", _sections(pairs, results, figures, task, strongest)
+        out / "report.html", f"Indirect objects in {model.name}", _sections(pairs, results, figures, task, named, why)
     )
     print(f"\nkept as {', '.join(run.id for run in runs.values())} in {store.address}")
     for name, figure in figures.items() if views.can_export() else ():
         print("wrote", views.save(figure, out / f"{name.replace(' ', '-')}.png"))
     print(f"wrote {written} ({time.perf_counter() - began:.0f} s)")
     return written
+
+
+def name_heads(heads: xr.Dataset, most: int = 10) -> tuple[pd.DataFrame, str]:
+    """The strongest of the heads whose effect is told from 0 with all heads looked at, and in words how they were found.
+
+    Where no head has an effect, one is named in at most one run of twenty.
+    """
+    table = effects.top(heads, heads.sizes["layer"] * heads.sizes["head"], metric="logit_diff")
+    test = effects.sign_flip(heads).attrs["sign_flips"]
+    how = f"max-T sign flips of {test['units']} {test['flipped']}s, p ≤ 0.05 over {test['cells']['logit_diff']} heads"
+    named = table[table.pop("survives")].head(most)
+    if named.empty:
+        return named, f"none has an effect that can be told from 0 ({how})."
+    return named, (
+        f"those whose effect can be told from 0 ({how}). The columns that end in adjusted allow for their having been chosen "
+        "from all heads; effect, low and high do not."
+    )
 
 
 def _dataset(result: xr.Dataset | xr.DataTree) -> xr.Dataset:
@@ -91,7 +110,7 @@ def _task(result: xr.Dataset) -> pd.DataFrame:
 
 
 def _sections(
-    pairs: Pairs, results: dict[str, xr.Dataset], figures: dict[str, Any], task: pd.DataFrame, strongest: pd.DataFrame
+    pairs: Pairs, results: dict[str, xr.Dataset], figures: dict[str, Any], task: pd.DataFrame, named: pd.DataFrame, why: str
 ) -> dict[str, list[Any]]:
     pair = pairs[0]
     return {
@@ -117,8 +136,8 @@ def _sections(
         "Who: attention heads": [
             "Each cell puts one head's clean output (before W_O, at every position) into the corrupted run.",
             figures["heads"],
-            "The strongest heads. Intervals are of one head at a time, not adjusted for having looked at all of them.",
-            strongest,
+            f"Strongest heads: {why}",
+            *([named] if len(named) else []),
             report.provenance(results["heads"]),
         ],
     }

@@ -6,12 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import xarray as xr
 
 import interp
 from interp.cli import main
-from interp.demo import demo
+from interp.demo import demo, name_heads
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,24 @@ def test_the_demo_finds_the_last_token_at_the_end_and_the_changed_name_at_the_be
     changed = int((stream["clean_token"] != stream["corrupted_token"]).all("example").values.argmax())
     assert float(recovery.sel(layer=0).isel(position=changed)) == pytest.approx(1, abs=1e-4)
     assert float(recovery.sel(layer=0).isel(position=-1)) == pytest.approx(0, abs=1e-4)
+
+
+def test_the_demo_names_heads_that_are_told_from_nothing_and_no_others(shown: Path, seed: int) -> None:
+    store = interp.Store(shown / "runs")
+    heads = next(result for result in (store.load(run_id) for run_id in store.runs()["id"]) if result.attrs["site"] == "z")
+    named, why = name_heads(heads, 3)
+    assert 1 <= len(named) <= 3
+    assert (named["p_adjusted"] <= 0.05).all()
+    assert why.startswith("those whose effect can be told from 0 (max-T sign flips of ")
+    assert why.split(". ")[0] in (shown / "report.html").read_text()
+    # Effects whose sum over examples is 0, up to rounding: whatever is flipped, the sum is no smaller.
+    noise = np.random.default_rng(seed).normal(size=heads["value"].shape)
+    noise -= noise.mean(-1, keepdims=True)
+    nothing = heads.assign(value=(heads["corrupt"] + xr.DataArray(noise, dims=heads["value"].dims)).astype("float32"))
+    nothing["value"] = nothing["value"].where(~nothing["by_rule"], nothing["corrupt"]).transpose(*heads["value"].dims)
+    named, why = name_heads(nothing)
+    assert named.empty
+    assert why.startswith("none has an effect that can be told from 0 (max-T sign flips of ")
 
 
 def test_ls_and_show(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
