@@ -135,7 +135,7 @@ def test_a_denominator_is_as_far_from_zero_as_was_planted(method, names, units, 
     below = below - below.mean() + (errors * se)[:, None]
     found = method(np.full(12, 5.0), below, names)
     assert found.n == units
-    for column in found[:4]:
+    for column in (found.mean, found.low, found.high, found.se):
         assert np.isfinite(column).tolist() == [False] * 5 + [True] * 2
 
 

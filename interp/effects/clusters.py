@@ -30,8 +30,8 @@ class Clusters(NamedTuple):
 
 def clusters_of(ds: xr.Dataset | xr.DataArray, clusters: str | None = "template") -> Clusters:
     """The clusters of a result's examples: by the coordinate named, where it has :data:`FEWEST_CLUSTERS` different labels."""
-    n = float(ds.sizes[names.EXAMPLE])
-    if clusters is None or clusters not in ds.coords:
+    n = float(ds.sizes.get(names.EXAMPLE, 1))
+    if clusters is None or clusters not in ds.coords or ds[clusters].dims != (names.EXAMPLE,):
         return Clusters(None, names.EXAMPLE, 0, n)
     labels = np.asarray(ds[clusters].values).astype(str)
     found = len(np.unique(labels))

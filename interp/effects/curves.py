@@ -86,8 +86,8 @@ def jackknife(whole: float, without: ArrayLike, *, level: float = 0.95) -> stats
     values = np.asarray(without, float)
     count = len(values)
     t = float(stdtrit(count - 1, 0.5 + level / 2)) if count > 1 else np.nan
-    half = t * np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum())
-    return stats.Interval(np.array(whole), np.array(whole - half), np.array(whole + half), count)
+    se = np.sqrt((count - 1) / count * ((values - values.mean()) ** 2).sum()) if count > 1 else np.nan
+    return stats.Interval(np.array(whole), np.array(whole - t * se), np.array(whole + t * se), count, np.array(se))
 
 
 def _member(examples: int, clusters: ArrayLike | None) -> Array:
@@ -242,14 +242,13 @@ def proportion(hits: ArrayLike, clusters: ArrayLike | None = None, *, level: flo
     elif units < 2:
         quantile, count = np.nan, np.full(p.shape, np.nan)
     else:
-        quantile = float(stdtrit(units - 1, 0.5 + level / 2))
-        variance = ((around.high - p) / quantile) ** 2
+        quantile, variance = float(stdtrit(around.effective - 1, 0.5 + level / 2)), around.se**2
         with np.errstate(divide="ignore", invalid="ignore"):
             count = np.where(variance > 0, np.clip(p * (1 - p) / variance, 1, n), units)
     square = quantile**2 / count
     centre = (p + square / 2) / (1 + square)
     half = quantile * np.sqrt(p * (1 - p) / count + square / count / 4) / (1 + square)
-    return stats.Interval(p, centre - half, centre + half, units)
+    return stats.Interval(p, centre - half, centre + half, units, around.se, around.effective)
 
 
 def _line(first: ArrayLike, second: ArrayLike, one: str, other: str, least: int) -> tuple[Array, Array]:

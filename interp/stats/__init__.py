@@ -4,7 +4,7 @@
     >>> from interp.stats import bootstrap_ratio
     >>> numerator, denominator = np.array([[1.0, 2.0, 3.0, 2.0]]), np.array([2.0, 4.0, 6.0, 4.0])
     >>> bootstrap_ratio(numerator, denominator)
-    Interval(mean=array([0.5]), low=array([0.5]), high=array([0.5]), se=array([0.]), n=4, effective=4.0)
+    Interval(mean=array([0.5]), low=array([0.5]), high=array([0.5]), n=4, se=array([0.]), effective=4.0)
 
 Every function takes arrays whose last axis is ``example`` and gives one answer for each leading cell. With ``clusters`` (one
 label an example: its template) whole clusters are resampled, flipped or left out, since examples of one template are not

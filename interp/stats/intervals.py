@@ -38,12 +38,12 @@ class Interval(NamedTuple):
     mean: Array
     low: Array
     high: Array
-    se: Array
-    """Standard error, to first order for a ratio; the same for every kind of interval."""
     n: int
     """Units that were taken as independent: examples, or clusters of them."""
-    effective: float
-    """How many units of equal size would tell as much."""
+    se: Array = np.array(np.nan)
+    """Standard error, to first order for a ratio, whatever the kind of interval; NaN of ends that come from none."""
+    effective: float = np.nan
+    """How many units of equal size would tell as much; NaN where that is not known."""
 
 
 def bootstrap_ratio(
@@ -98,7 +98,7 @@ def bootstrap_ratio(
             se[slab] = _jackknife(tops[slab], bottoms[index[slab]])
     dead = ~np.broadcast_to(defined, shape).ravel()
     mean, low, high, se = (np.where(dead, np.nan, column).reshape(shape) for column in (mean, low, high, se))
-    return Interval(mean, low, high, se, of.count, of.effective)
+    return Interval(mean, low, high, of.count, se, of.effective)
 
 
 def bootstrap_mean(
@@ -130,7 +130,7 @@ def t_interval(
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = np.broadcast_to(np.where(defined, top.sum(-1) / bottom.sum(-1), np.nan), shape)
     se = np.where(np.isfinite(mean), _jackknife(top, bottom), np.nan)
-    return Interval(mean, mean - t * se, mean + t * se, se, of.count, of.effective)
+    return Interval(mean, mean - t * se, mean + t * se, of.count, se, of.effective)
 
 
 def _jackknife(top: Array, bottom: Array) -> Array:

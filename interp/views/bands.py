@@ -157,10 +157,7 @@ def _line_name(place: Mapping[str, Any]) -> str:
 
 def templates(array: xr.DataArray | xr.Dataset) -> NDArray[Any] | None:
     """The template of every example, where there are enough for an interval over them."""
-    if "template" not in array.coords or array["template"].dims != (names.EXAMPLE,):
-        return None
-    found = array["template"].values.astype(str)
-    return found if len(set(found.tolist())) >= fx.FEWEST_CLUSTERS else None
+    return fx.clusters_of(array).labels
 
 
 def words(said: Sequence[str]) -> str:
@@ -173,11 +170,19 @@ def words(said: Sequence[str]) -> str:
 
 
 def provenance(results: Sequence[Result], shared: Sequence[str]) -> str:
-    """What is said of all results alike: model and task of arrays, and those parts of effects' own lines that are the same."""
+    """What is said of all results alike: model and task of arrays, and those parts of effects' own lines that are the same.
+
+    That some of them are in sample is said even where others are not.
+    """
     every = [part.split(" · ") for part in shared] if shared else [_of_attrs(one) for one in results]
-    return " · ".join(word for word in every[0] if all(word in other for other in every))
+    words = [word for word in every[0] if all(word in other for other in every)]
+    seen = sum(bool(one.attrs.get("in_sample")) for one in results)
+    if seen and not any(word.startswith("in sample") for word in words):
+        words.append(f"in sample: {seen} of {len(results)} results")
+    return " · ".join(words)
 
 
 def _of_attrs(result: Result) -> list[str]:
     attrs = result.attrs
-    return [labels.escape(attrs[k]) for k in ("model", "task") if isinstance(attrs.get(k), str) and attrs[k]]
+    known = [labels.escape(attrs[k]) for k in ("model", "task") if isinstance(attrs.get(k), str) and attrs[k]]
+    return [*known, *labels.in_sample(attrs)]

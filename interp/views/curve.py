@@ -111,7 +111,7 @@ def _of_effects(
         under.append(labels.provenance(ds, fx.summary(ds, quantity, method="t").isel({names.METRIC: 0})))
     sites = {ds.attrs.get("site") for ds in chosen.values()}
     one = first if len(sites) == 1 else first.assign_attrs(site=None)
-    said = bands.provenance([], under)
+    said = bands.provenance(list(chosen.values()), under)
     return (
         [_together(labels.bar_name(first, quantity, metric), found)],
         labels.headline(one, quantity, metric),

@@ -1,12 +1,14 @@
 """Numbers and names as a reader sees them."""
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interp import views
 from interp.views import labels
 
 
@@ -59,3 +61,18 @@ def test_wrapping_loses_no_word(text, width):
     lines = labels.wrap(text, width)
     assert " ".join(lines).replace("·", " ").split() == text.replace("·", " ").split()
     assert all(len(line) <= width or " " not in line.strip() for line in lines)
+
+
+def test_a_figure_of_several_results_says_which_are_in_sample(make):
+    ds = make(axis="head").isel(head=-1)
+    seen = ds.assign_attrs(in_sample=True)
+
+    def title(**results):
+        return re.sub("(<br>)?<[^>]*>", " ", views.curve(results, x="layer").layout.title.text)
+
+    assert "in sample" not in title(a=ds, b=ds)
+    assert "in sample: the examples also selected what is shown" in title(a=seen, b=seen)
+    assert "in sample: 1 of 2 results" in title(a=ds, b=seen)
+    assert "in sample: 2 of 2 results" in title(a=seen.assign_attrs(in_sample_examples=3), b=seen)
+    scores = [one["value"].isel(metric=0).mean("example").assign_attrs(one.attrs) for one in (ds, seen)]
+    assert "in sample: 1 of 2 results" in title(a=scores[0], b=scores[1])
