@@ -34,7 +34,8 @@ def summary(
     denominator's interval covers 0, or comes near it (:data:`interp.stats.FIRM`), is undefined, NaN. Where examples carry at
     least :data:`FEWEST_CLUSTERS` templates, whole templates are resampled; with fewer, examples are, and the interval then
     holds for these templates only. The attribute ``resampled`` says which ("template" or "example"), ``templates`` how many
-    there were. Intervals are of one cell at a time: they are not adjusted for looking at many.
+    there were, ``effective`` how many of equal size tell as much. Intervals are of one cell at a time: they are not adjusted
+    for looking at many.
 
     Args:
         ds: a result.
@@ -84,7 +85,8 @@ def summary(
     out = xr.Dataset({name: (dims, array) for name, array in columns.items()})
     out["n"] = ds["value"].notnull().sum(names.EXAMPLE).transpose(*dims)
     out["n_effective"] = out["n"].astype(float) if of.labels is None else (dims, np.full(shape, of.effective))
-    resampled: dict[str, Any] = {"resampled": of.unit, "templates": of.templates, "level": level, "method": method}
+    resampled: dict[str, Any] = {"resampled": of.unit, "templates": of.templates, "effective": of.effective}
+    resampled |= {"level": level, "method": method}
     if flips:
         test = sign_flip(ds, level=level, clusters=clusters, flips=flips, seed=seed)
         out = out.assign({name: test[name] for name in ("p_alone", "p_adjusted", "survives")})

@@ -110,10 +110,11 @@ class Edges:
             return found.isel({names.METRIC: 0})
         if names.EXAMPLE not in self.results.dims:
             alone = np.full(len(self), np.nan)
-            columns, n = [self.mean, alone, alone], 0
+            columns, n = (self.mean, alone, alone), 0
         else:
             numbers = self.results.transpose(names.CELL, names.EXAMPLE).values.astype(float)
-            *columns, n = stats.t_interval(numbers, level=self.level)
+            around = stats.t_interval(numbers, clusters=fx.clusters_of(self.results).labels, level=self.level)
+            columns, n = around[:3], len(numbers[0])
         data = {name: (names.CELL, column) for name, column in zip(("mean", "low", "high"), columns, strict=True)}
         return xr.Dataset(data | {"n": (names.CELL, np.full(len(self), n))})
 

@@ -194,7 +194,7 @@ def clusters(table: xr.Dataset) -> str:
     """
     found = int(table.attrs["templates"])
     if table.attrs["resampled"] != "example":
-        effective = float(table["n_effective"].values.flat[0])
+        effective = table.attrs["effective"]
         unequal = f", effectively {effective:.1f}" if effective < 0.9 * found else ""
         return f", {found} {table.attrs['resampled']}s{unequal}"
     return f", only {found} templates" if 1 < found < fx.FEWEST_CLUSTERS else ""

@@ -237,7 +237,7 @@ def _of_array(array: xr.DataArray, example: int | Iterable[int] | None, level: f
         values = array.values[of_strip].astype(float)
         rows = table if table is None or len(table) == 1 else table[of_strip]
         said: Sequence[str | None] = _shared(rows) if rows is not None else [str(place) for place in places]
-        mean, low, high, n = stats.t_interval(values.T, level=level)
+        (mean, low, high), n = stats.t_interval(values.T, level=level)[:3], len(values)
         number = [
             f"{m:.4g}" if n < 2 else f"{labels.interval(m, a, b)} (n={n})" for m, a, b in zip(mean, low, high, strict=True)
         ]
