@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fuzz import fuzz
-from suites import ROOT
+from suites import ROOT, require
 
+from interp import views
 from interp.store import Store
 
 CRASH = (
@@ -26,6 +27,14 @@ CRASH = (
 FUZZ = (
     "Fuzz test (1,000): damaged stores (bytes flipped, files removed, truncated, renamed, huge attributes, path names with "
     "`..`) never crash the listing, never read outside the store, never return a wrong number silently."
+)
+VIEWS = (
+    "Each view has a test on its data (what the figure contains, not how it looks) and its PNG was looked at; a gallery notebook "
+    "shows all of them on real runs of the zoo and SmolLM2."
+)
+APP = (
+    "The app is tested end to end in headless Chromium: filter, open, click a cell, compare two runs, download; screenshots were "
+    "looked at."
 )
 COST = "Writing costs < 10 ms a unit and listing 10,000 runs < 1 s (`unit_ms`, `list_10k_s`)."
 
@@ -109,3 +118,30 @@ def test_the_store_is_quick(figures: dict[str, Any]) -> None:
     assert figures["unit_ms"] < 10
     assert figures["unit_ms_mean"] < 10
     assert figures["list_10k_s"] < 1
+
+
+@pytest.mark.done_when(6, VIEWS)
+def test_every_view_is_tested_on_its_data(figures: dict[str, Any]) -> None:
+    require(figures, "tests/views")
+
+
+@pytest.mark.done_when(6, VIEWS)
+def test_the_gallery_shows_every_view_on_real_runs(tmp_path: Path, smollm2: Path, figures: dict[str, Any]) -> None:
+    notebook = (ROOT / "notebooks" / "gallery.py").read_text(encoding="utf-8")
+    drawn = sorted(name for name in views.__all__ if name.islower() and f"views.{name}(" in notebook)
+    others = {"save", "can_export", "exporting"}
+    figures |= {"views": drawn, "not shown": sorted({n for n in views.__all__ if n.islower()} - set(drawn) - others)}
+    assert figures["not shown"] == []
+    assert "SmolLM2" in notebook
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, ROOT / "notebooks" / "gallery.py"], check=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    figures["seconds"] = round(time.monotonic() - began)
+
+
+@pytest.mark.done_when(6, APP)
+def test_the_app_in_a_browser(figures: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTERP_REQUIRE_BROWSER", "1")
+    require(figures, "tests/app")
+    assert "skipped" not in figures["counts"]
