@@ -29,12 +29,12 @@ FUZZ = (
     "`..`) never crash the listing, never read outside the store, never return a wrong number silently."
 )
 VIEWS = (
-    "Each view has a test on its data (what the figure contains, not how it looks) and its PNG was looked at; a gallery notebook "
-    "shows all of them on real runs of the zoo and SmolLM2."
+    "Each view has a test on its data (what the figure contains, not how it looks) and its PNG was looked at; a gallery "
+    "notebook shows all of them on real runs of the zoo and SmolLM2."
 )
 APP = (
-    "The app is tested end to end in headless Chromium: filter, open, click a cell, compare two runs, download; screenshots were "
-    "looked at."
+    "The app is tested end to end in headless Chromium: filter, open, click a cell, compare two runs, download; screenshots "
+    "were looked at."
 )
 COST = "Writing costs < 10 ms a unit and listing 10,000 runs < 1 s (`unit_ms`, `list_10k_s`)."
 
