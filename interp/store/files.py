@@ -61,6 +61,8 @@ def at(place: str | os.PathLike[str]) -> Files:
     Raises:
         StoreError: a file, or an address of a kind that is not installed.
     """
+    if not isinstance(place, str | os.PathLike):
+        raise StoreError(f"a store is given as its folder or address, got {place!r} of type {type(place).__name__}")
     text = os.fspath(place)
     if "://" not in text and "::" not in text:
         return Local(text)
@@ -139,19 +141,19 @@ class Local:
                 raise StoreError(f"{where.relative_to(self.root)} is a link; links are not followed")
         return where
 
-    @staticmethod
-    def _written(target: Path, data: bytes, durable: bool) -> Path:
+    def _written(self, target: Path, data: bytes, durable: bool) -> Path:
         part = target.with_name(f".{secrets.token_hex(6)}")
         try:
-            file = open(part, "xb")  # noqa: SIM115 - closed below
-        except FileNotFoundError:
             target.parent.mkdir(parents=True, exist_ok=True)
-            file = open(part, "xb")  # noqa: SIM115
-        with file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+            with open(part, "xb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise StoreError(f"the store {self.address!r} cannot be written: {error}") from error
         return part
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from interp.errors import StoreError
 from interp.store.files import Files
 from interp.store.identity import sha256
 
@@ -77,7 +78,7 @@ class Leases:
         while not self._over.wait(self.expiry / 4):
             with self._lock:
                 for name in self._held:
-                    with suppress(OSError):  # a disk that is away for a moment: the next beat may succeed
+                    with suppress(OSError, StoreError):  # a disk that is away for a moment: the next beat may succeed
                         if self._ours(name):
                             self.files.write(self._path(name), self._body())
 

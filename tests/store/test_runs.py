@@ -17,7 +17,7 @@ from zarr.storage import ZipStore
 
 from interp import effects
 from interp.errors import StoreError
-from interp.store import Store, listing, run_id
+from interp.store import Store, files, listing, run_id
 from interp.store.marker import WHOLE
 
 ATTRS = {
@@ -262,6 +262,10 @@ def test_only_a_folder_is_a_store(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"a store is a folder, but .* is a file"):
         Store(tmp_path / "file")
+    with pytest.raises(StoreError, match=r"the store .*file/inside' cannot be written: .*Not a directory"):
+        Store(tmp_path / "file" / "inside").save(result())
+    with pytest.raises(StoreError, match="a store is given as its folder or address, got 7 of type int"):
+        unchecked(files.at)(7)
     with pytest.raises(StoreError, match=r"the address 'nowhere://bucket' cannot be opened: .*nowhere"):
         Store("nowhere://bucket")
 
