@@ -1,4 +1,5 @@
-"""The command line: ``interp demo``, ``interp doctor``, ``interp ls``, ``interp show``, ``interp rerun``.
+"""The command line: ``interp demo``, ``interp doctor``, ``interp ls``, ``interp show``, ``interp rerun``,
+``interp view``.
 
 Every command is a dataclass; the text under a field is its help.
 """
@@ -130,12 +131,43 @@ class Rerun:
         return int(not found.within)
 
 
+@dataclass(frozen=True)
+class View:
+    """Look through a store in the browser: its runs, their maps, the examples behind a cell, two runs side by side."""
+
+    store: tyro.conf.Positional[Path]
+    """Folder of the store."""
+    port: int = 8050
+    """Port on 127.0.0.1; 0 takes a free one. Nothing answers at any other address."""
+    browser: bool = True
+    """Open the page in the browser."""
+
+    def run(self) -> None:
+        import importlib.util
+        import threading
+        import webbrowser
+        from contextlib import suppress
+
+        if importlib.util.find_spec("dash") is None:
+            raise UserError("interp view needs dash, which is not installed: pip install 'interp-workbench[app]'")
+        if not self.store.is_dir():
+            raise StoreError(f"{self.store} is no folder, so it is no store; interp demo makes one in interp-demo/runs")
+        from interp.app.server import serve
+
+        with serve(self.store, port=self.port) as server, suppress(KeyboardInterrupt):
+            print(f"{self.store} is shown at {server.url} (Ctrl+C ends it)", flush=True)
+            if self.browser:
+                webbrowser.open(server.url)
+            threading.Event().wait()
+
+
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Ls, tyro.conf.subcommand("ls")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Rerun, tyro.conf.subcommand("rerun")]
+    | Annotated[View, tyro.conf.subcommand("view")]
 )
 
 

@@ -1,0 +1,131 @@
+"""What stands behind one cell: its name, its interval, and the value of every example.
+
+>>> examples(effects, choice, {"layer": 3, "head": 1})                                  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from interp import axes as names
+from interp import effects as fx
+from interp.app.choices import Choice, is_sweep
+from interp.views import labels
+
+_NORMALISED = ("recovery", "damage")
+_TOLD = ("edge", "intervention")
+_RANKS = "rank"
+
+
+def valid(ds: xr.Dataset, cell: object) -> bool:
+    """Whether it is a place along the axes of a result: it comes from a browser and may be of another result."""
+    if not isinstance(cell, Mapping):
+        return False
+    there = all(axis in ds.sizes and isinstance(i, int) and 0 <= i < ds.sizes[axis] for axis, i in cell.items())
+    return there and (not is_sweep(ds) or set(cell) == set(fx.swept_axes(ds)))
+
+
+def name(ds: xr.Dataset, cell: Mapping[str, int]) -> str:
+    """``L3H1``; of an edge, what it joins."""
+    for told in _TOLD:
+        if told in ds.coords and ds[told].dims == (names.CELL,) and names.CELL in cell:
+            return str(ds[told].values[cell[names.CELL]])
+    coords = {axis: ds[axis].values.tolist()[i] if axis in ds.coords else i for axis, i in cell.items()}
+    return fx.cell_name(coords)
+
+
+def said(ds: xr.Dataset, choice: Choice, cell: Mapping[str, int]) -> str:
+    """``recovery of logit_diff 0.31 ± 0.02 (n=100)``: the number that the map shows."""
+    if not is_sweep(ds):
+        return ""
+    one = fx.choose_metric(ds, choice.metric).isel(cell)
+    metric, quantity = str(one[names.METRIC].values), choice.quantity or "effect"
+    if bool(one["absent"]) if "absent" in one else False:
+        return "there is no such site"
+    if bool(one["value"].isnull().all()):
+        return "not computed yet"
+    table = fx.summary(one, quantity).isel({names.METRIC: 0})
+    number = labels.interval(*(float(table[column]) for column in ("mean", "low", "high")))
+    rule = ", equal to the base by rule" if bool(one["by_rule"].all()) else ""
+    n = f"n={int(table['n'])}{labels.clusters(table)}"
+    return f"{labels.quantity_name(quantity, metric)} {number} ({n}){rule}"
+
+
+def examples(ds: xr.Dataset, choice: Choice, cell: Mapping[str, int]) -> pd.DataFrame:
+    """A row an example: of a sweep its runs and its effect, of any other result each of its variables there."""
+    if not is_sweep(ds):
+        return _variables(ds, cell)
+    one = fx.choose_metric(ds, choice.metric).isel(cell)
+    columns: dict[str, Any] = {"example": range(one.sizes[names.EXAMPLE])}
+    if "template" in one.coords:
+        columns["template"] = one["template"].values
+    sides = {"clean": "clean", "corrupted": "corrupt"} if fx.paired(one) else {"unchanged": "clean"}
+    columns |= {word: one[side].values for word, side in (*sides.items(), ("changed", "value"))}
+    columns["effect"] = fx.effect(one).values
+    if choice.quantity in _NORMALISED:
+        ratio = fx.recovery if choice.quantity == "recovery" else fx.damage
+        columns[choice.quantity] = ratio(one, None).values
+    return pd.DataFrame(columns)
+
+
+def drawn_column(table: pd.DataFrame, choice: Choice) -> str | None:
+    """What the strip shows: the effect in the metric's own units, or the value where that is what the map shows."""
+    wanted = "changed" if choice.quantity == "value" else "effect"
+    if wanted in table:
+        return wanted
+    if len(table) < 2:
+        return None
+    numbers = [str(column) for column in table if column != "example" and table[column].dtype.kind in "fiub"]
+    return choice.quantity if choice.quantity in numbers else next(iter(numbers), None)
+
+
+def _variables(ds: xr.Dataset, cell: Mapping[str, int]) -> pd.DataFrame:
+    """Every variable that has the axes of the cell, there; lists such as the likeliest tokens as text."""
+    found: dict[str, Any] = {}
+    for variable, values in ds.data_vars.items():
+        there = values.isel({axis: i for axis, i in cell.items() if axis in values.dims})
+        if not set(cell) <= set(values.dims) or not set(there.dims) <= {names.EXAMPLE, _RANKS}:
+            continue
+        each = there.transpose(names.EXAMPLE, ...).values if names.EXAMPLE in there.dims else there.values[None]
+        found[str(variable)] = each if each.ndim == 1 else [", ".join(map(_short, row)) for row in each]
+    length = max((len(column) for column in found.values()), default=0)
+    return pd.DataFrame({"example": range(length)} | {k: v for k, v in found.items() if len(v) == length})
+
+
+def _short(value: object) -> str:
+    return repr(value) if isinstance(value, str) else f"{value:.3g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def strongest(ds: xr.Dataset, choice: Choice, k: int = 12) -> tuple[pd.DataFrame, list[dict[str, int] | None]]:
+    """The table of the strongest cells of a sweep, and where in the result each of them is."""
+    table = fx.top(ds, k, choice.metric)
+    places = [_place(ds, row) for row in table.to_dict("records")]
+    axes = [column for column in table if column in names.ALL and column != names.CELL]
+    return table.drop(columns=axes), places
+
+
+def _place(ds: xr.Dataset, row: Mapping[Any, Any]) -> dict[str, int] | None:
+    """The cell of a row of :func:`interp.effects.top`: by its axes, and in a list of cells by all that it says of itself."""
+    place: dict[str, int] = {}
+    for axis in fx.swept_axes(ds):
+        if axis != names.CELL and axis in row:  # the column "cell" is the name of the cell
+            place[axis] = ds[axis].values.tolist().index(row[axis])
+        elif axis == names.CELL:
+            own = [str(c) for c in ds.coords if c != axis and ds[c].dims == (axis,) and c in row]
+            same = np.ones(ds.sizes[axis], bool)
+            for coordinate in own:
+                same &= ds[coordinate].values == row[coordinate]
+            told = next((t for t in _TOLD if t in ds.coords), None)
+            if told is not None:
+                same &= np.array([str(row["cell"]).startswith(str(word)) for word in ds[told].values])
+            elif not own:
+                same &= np.array([fx.cell_name({axis: value}) == row["cell"] for value in ds[axis].values.tolist()])
+            if same.sum() != 1:
+                return None
+            place[axis] = int(same.argmax())
+    return place

@@ -1,0 +1,256 @@
+"""The pages: the frame around all of them, one run or two side by side, and the details of a cell.
+
+Ids of what callbacks fill: ``controls`` and ``sliders``, a graph and a line of text for each panel (``a``, ``b``,
+``difference``), ``strongest``, ``detail`` and ``prompts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+import xarray as xr
+from dash import dcc, html
+
+from interp import report
+from interp.app import cells, parts, prompts
+from interp.app.choices import CONTROLS, Choice, is_sweep
+from interp.app.data import Opened
+from interp.app.strip import strip
+
+_LABELS = {
+    "family": "family",
+    "view": "drawing",
+    "metric": "metric",
+    "quantity": "quantity",
+    "x": "left to right",
+    "y": "bottom to top",
+    "example": "example",
+}
+_LEFT_OUT = ("spec", "versions")
+SIDES = ("A", "B")
+
+
+def frame(name: str) -> html.Div:
+    """What is around every page."""
+    return html.Div(
+        [
+            dcc.Location(id="url"),
+            dcc.Store(id="theme", storage_type="local"),
+            dcc.Store(id="picks", storage_type="session", data=[]),
+            html.Header(
+                [
+                    dcc.Link([html.B("interp"), html.Span(name, className="soft")], href="/", className="home"),
+                    html.Button("◐", id="toggle", n_clicks=0, title="light or dark"),
+                ]
+            ),
+            html.Main(id="page"),
+        ]
+    )
+
+
+def missing(what: str) -> html.Div:
+    """In place of a page that there is not."""
+    return html.Div([html.H1("Not found"), parts.note(what), dcc.Link("All runs", href="/", className="button")])
+
+
+def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures: Sequence[str], why: str) -> html.Div:
+    """One run, or two beside each other with their difference.
+
+    Args:
+        runs: one or two.
+        others: ids and labels of runs to compare the only one with.
+        figures: endings of files that the figure can be written to here.
+        why: what the other endings need; "" where nothing is missing.
+    """
+    ids = [opened.run.id for opened in runs]
+    panels = ["a", "b", "difference"] if len(runs) == 2 else ["a"]
+    titles = {"a": "A", "b": "B", "difference": "A − B"}
+    drawn = [
+        html.Section(
+            [
+                *([html.H2(titles[of])] if len(runs) == 2 else []),
+                dcc.Graph(id={"type": "map", "of": of}, config=parts.GRAPH, clear_on_unhover=True),
+                html.Div(id={"type": "said", "of": of}),
+                html.Div(_downloads(of, figures, why), className="downloads"),
+            ],
+            className=f"card panel {of}",
+        )
+        for of in panels
+    ]
+    compare = dcc.Dropdown(
+        id="other", options=[{"value": i, "label": label} for i, label in others], placeholder="compare with …", searchable=True
+    )
+    strongest = [html.H2("Strongest cells"), html.Div(id="strongest")]
+    beside = html.Section(strongest, className="card", id="strongest-card", hidden=True)
+    behind = [html.Div(id="detail", children=empty_detail()), html.Div(id="prompts")]
+    return html.Div(
+        [
+            dcc.Store(id="ids", data=ids),
+            dcc.Store(id="stamp", data=[opened.stamp for opened in runs]),
+            dcc.Store(id="choice"),
+            dcc.Store(id="cell"),
+            dcc.Store(id="example-number", data=0),
+            dcc.Download(id="download"),
+            dcc.Interval(id="tick", interval=2000, disabled=not any(opened.grows for opened in runs)),
+            html.Div(
+                [
+                    html.Div(id="banner", className="banner", children=banner(runs)),
+                    html.Div(compare, className="field compare", hidden=len(runs) == 2),
+                ],
+                className="head",
+            ),
+            html.Div(
+                [html.Div([parts.menu(c, _LABELS[c]) for c in CONTROLS], id="controls"), html.Div(id="sliders")],
+                className="card controls",
+            ),
+            html.Div([*drawn, beside], className="panels" if len(runs) == 2 else "panels one"),
+            html.Section(behind, className="card detail", id="detail-card"),
+            html.Details(
+                [html.Summary("Provenance"), html.Div([provenance(o, s) for o, s in _sided(runs)], className="facts")],
+                className="card",
+            ),
+        ]
+    )
+
+
+def banner(runs: Sequence[Opened]) -> list[Any]:
+    """The names of the runs and how they stand."""
+    found = []
+    for opened, side in _sided(runs):
+        run, summary = opened.run, (opened.run.marker or {}).get("summary", {})
+        words = [str(summary[k]) for k in ("model", "task", "site", "patching") if summary.get(k)]
+        words += [str(summary["made_at"])[:16].replace("T", " ")] if summary.get("made_at") else []
+        line = [
+            html.H1([*([html.Span(side, className="side")] if side else []), run.name or run.id]),
+            parts.status(run.status, run.reason),
+        ]
+        under = html.Div([html.Span(" · ".join([run.id, *words]), className="soft"), *(parts.chip(t) for t in run.tags)])
+        bar = [parts.progress(opened.done, opened.total)] if opened.total else []
+        problem = [parts.note(opened.problem, "note bad")] if opened.problem else []
+        found.append(html.Div([html.Div(line, className="title"), under, *bar, *problem]))
+    return found
+
+
+def provenance(opened: Opened, side: str) -> html.Div:
+    """All that a run says of itself, family by family."""
+    blocks = []
+    for name, ds in opened.families().items():
+        said = report.provenance(ds) if is_sweep(ds) else _attrs(ds)
+        heading = " ".join(word for word in (side, name) if word)
+        blocks += [*([html.H2(heading)] if heading else []), parts.facts(said)]
+    return html.Div(blocks)
+
+
+def slider(axis: str, labels: Sequence[str], value: int) -> html.Div:
+    """A slider along an axis that is not drawn."""
+    last = len(labels) - 1
+    marks = {i: labels[i] for i in range(0, last + 1, max(1, -(-last // 10)))}
+    run = dcc.Slider(
+        0, last, step=1, value=value, marks=marks, id={"type": "at", "axis": axis}, included=False, allow_direct_input=False
+    )
+    return html.Div([html.Label(axis), run], className="field slider")
+
+
+def variables(ds: xr.Dataset) -> html.Div:
+    """A result as a table of its variables."""
+    rows = []
+    for name, array in ds.data_vars.items():
+        numbers = array.dtype.kind in "fiub" and array.size
+        ends = [f"{float(number):.4g}" for number in (array.min(), array.max(), array.mean())] if numbers else [""] * 3
+        axes = " × ".join(f"{dim} {size}" for dim, size in array.sizes.items())
+        rows.append((str(name), axes, str(array.dtype), *ends, int(array.isnull().sum()) if numbers else 0))
+    return parts.table(pd.DataFrame(rows, columns=["variable", "axes", "type", "least", "largest", "mean", "missing"]))
+
+
+def empty_detail() -> html.Div:
+    """What stands where the details of a cell will be."""
+    return parts.note("Click a cell of a map, or one of the strongest, to see its examples.")
+
+
+def detail(
+    shown: Sequence[tuple[str, xr.Dataset]], choice: Choice, cell: Mapping[str, int], template: str, *, pairs: bool = False
+) -> html.Div:
+    """The examples behind a cell, of one run or of two; ``pairs``: both runs are of the same examples."""
+    first, tables = shown[0][1], [cells.examples(ds, choice, cell) for _, ds in shown]
+    column = cells.drawn_column(tables[0], choice)
+    lines = [" ".join(filter(None, (side, cells.said(ds, choice, cell)))) for side, ds in shown]
+    merged = _merged([side for side, _ in shown], tables, column, pairs)
+    content: list[Any] = []
+    if column is not None and len(merged) > 1:
+        both = zip(shown, tables, strict=True)
+        drawn = [(side, table[column].to_numpy(float)) for (side, _), table in both if column in table]
+        name = {"effect": f"effect on {choice.metric}", "changed": str(choice.metric)}.get(column, column)
+        graph = {"id": {"type": "strip", "of": "cell"}, "figure": strip(drawn, name, template)}
+        content.append(dcc.Graph(**graph, config=parts.GRAPH))
+    if len(merged) == 1:
+        content.append(parts.facts({str(c): v for c, v in merged.iloc[0].items() if c != "example"}))
+    else:
+        ids = [{"type": "example", "index": i} for i in range(len(merged))]
+        content.append(html.Div(parts.table(merged, ids), id="examples"))
+    apart = "The two runs are not of the same examples: a row of the table is no pair."
+    return html.Div(
+        [
+            html.H2([html.B(cells.name(first, cell)), html.Span(prompts.where(first, cell), className="soft")]),
+            *(html.Div(line, className="said") for line in lines if line),
+            *([parts.note(apart)] if len(shown) == 2 and not pairs else []),
+            html.Div(content, className="two" if len(content) == 2 else ""),
+        ]
+    )
+
+
+def prompt(shown: Sequence[tuple[str, xr.Dataset]], example: int, cell: Mapping[str, int] | None) -> html.Div:
+    """The prompts of one example of each run; those of the second only where they are others."""
+    found: list[Any] = []
+    seen: list[list[prompts.Shown]] = []
+    for side, ds in shown:
+        if example >= ds.sizes.get("example", 1):
+            continue
+        both = prompts.prompts(ds, example, cell)
+        if both and both not in seen:
+            seen.append(both)
+            head = f"{side} example {example}" if side else f"Example {example}"
+            found += [html.H3(head), *(parts.tokens(one) for one in both)]
+    each = [token for both in seen for one in both for token in one.tokens]
+    words = {"differs": any(t.differs for t in each), "marked": any(t.marked for t in each)}
+    says = {"differs": "differs between the two", "marked": "where the cell is"}
+    legend = [html.Span(says[kind], className=f"token {kind}") for kind, is_so in words.items() if is_so]
+    return html.Div([*found, html.Div(legend, className="legend")])
+
+
+def _merged(sides: Sequence[str], tables: Sequence[pd.DataFrame], column: str | None, pairs: bool) -> pd.DataFrame:
+    """The only table; of two, the column that is drawn side by side, and subtracted where rows are pairs."""
+    if len(tables) == 1 or column is None or column not in tables[1]:
+        return tables[0]
+    merged = pd.DataFrame({"example": range(max(map(len, tables)))})
+    for side, table in zip(sides, tables, strict=True):
+        merged[f"{column} {side}"] = table[column].reindex(range(len(merged)))
+    if pairs:
+        merged["A − B"] = merged[f"{column} {sides[0]}"] - merged[f"{column} {sides[1]}"]
+    return merged
+
+
+def _downloads(of: str, figures: Sequence[str], why: str) -> list[Any]:
+    endings = [(ending, "figure") for ending in ("html", "png", "svg")]
+    endings += [(ending, "data") for ending in (("csv",) if of == "difference" else ("csv", "nc"))]
+    return [
+        html.Button(
+            {"nc": "netCDF"}.get(ending, ending.upper()),
+            id={"type": "save", "of": of, "as": ending},
+            n_clicks=0,
+            className=f"small {kind}",
+            disabled=kind == "figure" and ending not in figures,
+            title=why if kind == "figure" and ending not in figures else f"download the {kind}",
+        )
+        for ending, kind in endings
+    ]
+
+
+def _sided(runs: Sequence[Opened]) -> list[tuple[Opened, str]]:
+    return [(opened, SIDES[i] if len(runs) > 1 else "") for i, opened in enumerate(runs)]
+
+
+def _attrs(ds: xr.Dataset) -> dict[str, Any]:
+    axes = " × ".join(f"{dim} {size}" for dim, size in ds.sizes.items())
+    return {"axes": axes} | {str(k): v for k, v in ds.attrs.items() if k not in _LEFT_OUT and v not in (None, "", [], {})}

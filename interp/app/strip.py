@@ -1,0 +1,71 @@
+"""The examples behind a cell as points, or as a histogram where they are many, each run a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from interp.views import labels
+from interp.views.curve import COLOURS
+from interp.views.layout import FONT
+
+_NONE = "rgba(0,0,0,0)"
+CLEAR = {
+    "paper_bgcolor": _NONE,
+    "plot_bgcolor": _NONE,
+    "modebar": {"bgcolor": _NONE, "color": "#8a94a3", "activecolor": "#5b95d8"},
+}
+"""Of a figure in a page, whose colour shows through."""
+_MANY = 300
+_ROW, _SPARE = 110, 86
+_BRIGHT = (COLOURS[5], COLOURS[4])
+"""On a dark page, of the same eight."""
+
+
+def strip(rows: Sequence[tuple[str, NDArray[np.floating]]], name: str, template: str, *, width: int = 520) -> go.Figure:
+    """A figure of one number an example.
+
+    Args:
+        rows: the name of each run, "" for the only one, and its numbers; NaN is left out.
+        name: of the number.
+        template: a plotly template.
+        width: in pixels.
+    """
+    figure = go.Figure()
+    many = max(len(numbers) for _, numbers in rows) > _MANY
+    for i, (side, numbers) in enumerate(rows):
+        there = np.flatnonzero(np.isfinite(numbers))
+        colour, title = (_BRIGHT if "dark" in template else COLOURS)[i], {"name": side or "examples", "showlegend": False}
+        if many:
+            figure.add_histogram(x=numbers[there], marker={"color": colour}, opacity=0.7, nbinsx=40, **title)
+        else:
+            spread = i + 0.55 * (np.modf(there * 0.618034)[0] - 0.5)  # the same at every drawing
+            hover = [f"{f'{side} ' if side else ''}example {e}<br>{labels.escape(name)} {numbers[e]:.4g}" for e in there]
+            marks = {"mode": "markers", "marker": {"color": colour, "size": 8, "opacity": 0.75}}
+            figure.add_scatter(x=numbers[there], y=spread, customdata=there, text=hover, hoverinfo="text", **marks, **title)
+        if len(there):
+            mean = float(numbers[there].mean())
+            place = {"y0": i - 0.4, "y1": i + 0.4} if not many else {"y0": 0, "y1": 1, "yref": "paper"}
+            figure.add_shape(type="line", x0=mean, x1=mean, line={"color": colour, "width": 2, "dash": "dash"}, **place)
+            above = {"y": i + 0.42} if not many else {"y": 1, "yref": "paper"}
+            figure.add_annotation(x=mean, text=f"mean {mean:.3g}", showarrow=False, yanchor="bottom", **above)
+    figure.add_vline(x=0, line={"color": "#888888", "width": 1})
+    sides = [side for side, _ in rows]
+    figure.update_yaxes(showgrid=False, zeroline=False, showticklabels=many or len(rows) > 1)
+    if not many:
+        figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=sides, range=[-0.6, len(rows) - 0.25])
+    figure.update_xaxes(title={"text": labels.escape(name)}, zeroline=False)
+    figure.update_layout(
+        template=template,
+        width=width,
+        height=_SPARE + _ROW * (2 if many else len(rows)),
+        **CLEAR,
+        margin={"l": 36, "r": 16, "t": 24, "b": 46, "autoexpand": False},
+        font={"family": FONT, "size": 12},
+        barmode="overlay",
+        hovermode="closest",
+    )
+    return figure
