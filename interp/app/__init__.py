@@ -2,5 +2,5 @@
 
     $ interp view runs
 
-Reads a store and nothing else, writes nothing, answers this machine only. Needs the extra ``app``.
+Answers this machine only, reads one store, and writes nothing (but the store may renew its index). Needs the extra ``app``.
 """

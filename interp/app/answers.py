@@ -13,10 +13,11 @@ import xarray as xr
 
 from interp import effects as fx
 from interp.app import cells, comparing, downloads, drawing, listing, pages, parts
-from interp.app.choices import TABLE, Choice, Offer, is_sweep, resolve
-from interp.app.data import DAMAGED, Library, Opened
+from interp.app.choices import ONE_LINE, TABLE, Choice, Offer, is_sweep, resolve
+from interp.app.data import Library, Opened
 from interp.app.strip import CLEAR
 from interp.errors import StoreError, UserError
+from interp.store.run import DAMAGED
 
 ONE, TWO = 760, 620
 """Width of a figure alone, and of one beside another."""
@@ -149,11 +150,8 @@ def _with_cell(
 
 
 def _own(ds: xr.Dataset, choice: Choice) -> Choice:
-    """The choice with axes of this run, where those of the other one are others."""
-    known = set(fx.swept_axes(ds) if is_sweep(ds) else map(str, ds.dims))
-    if {axis for axis in (choice.x, choice.y, *choice.at) if axis} <= known:
-        return choice
-    return resolve([{choice.family: ds}], choice.spec()).choice
+    """The choice for one of the two, whose axes may be others than those of the other one."""
+    return resolve([{choice.family: ds}], choice.spec() | {"y": choice.y or ONE_LINE}).choice
 
 
 def _panel(ds: xr.Dataset, choice: Choice, template: str, width: int, limit: float | None) -> Panel:

@@ -11,8 +11,9 @@ from dash.exceptions import PreventUpdate
 
 from interp.app import answers, drawing, listing, pages
 from interp.app.choices import CONTROLS, CURVE, EDGES, LENS, MAP
-from interp.app.data import COMPLETE, DAMAGED, Library
+from interp.app.data import Library
 from interp.errors import UserError
+from interp.store.run import COMPLETE, DAMAGED
 
 _AT = {"places": State({"type": "at", "axis": ALL}, "value"), "axes": State({"type": "at", "axis": ALL}, "id")}
 

@@ -34,6 +34,8 @@ _SAYS = {
 }
 ALL = "all"
 """In place of an example's number: the mean over them."""
+ONE_LINE = "one line"
+"""In place of an axis with a line for each of its places."""
 _LINES = 12
 """Lines that a curve shows unless more are asked for."""
 
@@ -195,9 +197,8 @@ def _axes(pick: Any, ds: xr.Dataset, view: str, quantity: str | None) -> tuple[s
         return x, pick("y", ((a, a) for a in swept if a != x), next(a for a in reversed(long) if a != x)), swept
     x = pick("x", ((a, a) for a in swept), long[0])
     lines = [a for a in swept if a != x and ds.sizes[a] <= _LINES]
-    none = "one line"
-    y = pick("y", [*((a, f"a line for each {a}") for a in lines), (none, none)] if lines else [])
-    return x, None if y == none else y, swept
+    y = pick("y", [*((a, f"a line for each {a}") for a in lines), (ONE_LINE, ONE_LINE)] if lines else [])
+    return x, None if y == ONE_LINE else y, swept
 
 
 def _examples(ds: xr.Dataset, view: str) -> list[tuple[str, str]]:

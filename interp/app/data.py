@@ -6,10 +6,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Protocol, runtime_checkable
 
 import pandas as pd
 import xarray as xr
@@ -17,22 +15,9 @@ import xarray as xr
 from interp.errors import StoreError
 from interp.store import Run, Store
 from interp.store.identity import ID
+from interp.store.run import COMPLETE, DAMAGED
 
 Result = xr.Dataset | xr.DataTree
-
-COMPLETE, DAMAGED = "complete", "damaged"
-
-
-@runtime_checkable
-class Growing(Protocol):
-    """A run that is still being written."""
-
-    @property
-    def progress(self) -> tuple[int, int]:
-        """Units that are done, and all of them."""
-
-    def load(self, *, partial: bool) -> Result:
-        """The result so far, NaN where nothing was computed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +26,10 @@ class Opened:
 
     run: Run
     result: Result | None = None
+    """Of a run that is half done what is there so far, NaN elsewhere."""
     done: int = 0
     total: int = 0
-    """Units of a run that is being written; 0 where the run is complete or says nothing of units."""
+    """Units of a run that is half done; 0 of any other."""
     problem: str = ""
     """Why there is no result."""
 
@@ -64,29 +50,18 @@ class Opened:
         return {} if self.result is None else {"": self.result}
 
 
-def partial(run: Any) -> tuple[int, int, Result] | None:
-    """Units done, all units and the result so far of a run that is being written; None where it does not tell."""
-    if not isinstance(run, Growing):
-        return None
-    done, total = run.progress
-    return done, total, run.load(partial=True)
-
-
 class Library:
     """Runs of one store by their ids. What a client names is looked up here and never becomes a path.
 
     Args:
         store: which runs.
         keep: results that stay in memory, the last ones asked for.
-        partial: how a half-done run is read.
     """
 
-    def __init__(
-        self, store: Store, *, keep: int = 6, partial: Callable[[Run], tuple[int, int, Result] | None] = partial
-    ) -> None:
+    def __init__(self, store: Store, *, keep: int = 6) -> None:
         self.store = store
-        self._keep, self._partial = keep, partial
-        self._held: OrderedDict[tuple[str, ...], Opened] = OrderedDict()
+        self._keep = keep
+        self._held: OrderedDict[tuple[str, str, int], Result] = OrderedDict()
         self._lock = Lock()
 
     def table(self) -> pd.DataFrame:
@@ -109,7 +84,7 @@ class Library:
         if not ID.match(run_id):
             raise StoreError(f"{run_id[:60]!r} is no id of a run; ids have 12 hexadecimal digits")
         run = self.store.run(run_id)
-        if run.id != run_id:
+        if run.id != run_id:  # a run's name may look like an id
             raise StoreError(f"no run {run_id} in this store")
         return run
 
@@ -120,34 +95,27 @@ class Library:
             StoreError: there is no such run.
         """
         run = self.run(run_id)
-        if run.status == DAMAGED:
+        if run.status == DAMAGED or run.marker is None:
             return Opened(run, problem=run.reason)
-        if run.status != COMPLETE:
-            return self._unfinished(run)
-        key = (run.id, _data(run))
+        # counted before it is read, so that what is read is never less than what is said
+        done, total = run.progress if run.status != COMPLETE else (0, 0)
+        try:
+            return Opened(run, self._result(run, done), done, total)
+        except StoreError as error:
+            return Opened(run, None, done, total, str(error))
+
+    def _result(self, run: Run, done: int) -> Result:
+        key = (run.id, _data(run), done)
         with self._lock:
             if key in self._held:
                 self._held.move_to_end(key)
                 return self._held[key]
-        try:
-            opened = Opened(run, run.load())
-        except StoreError as error:
-            return Opened(run, problem=str(error))
+        result = run.load(partial=run.status != COMPLETE)
         with self._lock:
-            self._held[key] = opened
+            self._held[key] = result
             while len(self._held) > self._keep:
                 self._held.popitem(last=False)
-        return opened
-
-    def _unfinished(self, run: Run) -> Opened:
-        try:
-            found = self._partial(run)
-        except StoreError as error:
-            return Opened(run, problem=str(error))
-        if found is None:
-            return Opened(run, problem=run.reason)
-        done, total, result = found
-        return Opened(run, result, done, total)
+        return result
 
 
 def _data(run: Run) -> str:

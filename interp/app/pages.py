@@ -18,6 +18,7 @@ from interp.app import cells, parts, prompts
 from interp.app.choices import CONTROLS, Choice, is_sweep
 from interp.app.data import Opened
 from interp.app.strip import strip
+from interp.store.marker import DATA
 
 _LABELS = {
     "family": "family",
@@ -134,13 +135,14 @@ def banner(runs: Sequence[Opened]) -> list[Any]:
 
 
 def provenance(opened: Opened, side: str) -> html.Div:
-    """All that a run says of itself, family by family."""
+    """All that a run says of itself, family by family, and what is saved beside it."""
     blocks = []
     for name, ds in opened.families().items():
         said = report.provenance(ds) if is_sweep(ds) else _attrs(ds)
         heading = " ".join(word for word in (side, name) if word)
         blocks += [*([html.H2(heading)] if heading else []), parts.facts(said)]
-    return html.Div(blocks)
+    beside = [name for name in (opened.run.marker or {}).get("files", {}) if name != DATA]
+    return html.Div([*blocks, *([parts.facts({"beside the data": ", ".join(beside)})] if beside else [])])
 
 
 def slider(axis: str, labels: Sequence[str], value: int) -> html.Div:

@@ -119,7 +119,7 @@ def serve(store: str | os.PathLike[str] | Store | Library, *, port: int = 8050) 
         PortError: another program listens there.
     """
     library = store if isinstance(store, Library) else Library(store if isinstance(store, Store) else Store(store))
-    app = build(library, str(library.store.path))
+    app = build(library, library.store.address)
     try:
         listening = socket.create_server((HOST, port))
     except (OSError, OverflowError) as error:
