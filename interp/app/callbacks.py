@@ -9,10 +9,10 @@ from dash import ALL, Dash, Input, Output, State, ctx, no_update
 from dash.dcc.express import send_bytes
 from dash.exceptions import PreventUpdate
 
-from interp.app import answers, drawing, listing, pages
+from interp.app import answers, drawing, listing, pages, parts
 from interp.app.choices import CONTROLS, CURVE, EDGES, LENS, MAP
 from interp.app.data import Library
-from interp.errors import UserError
+from interp.errors import StoreError, UserError
 from interp.store.run import COMPLETE, DAMAGED
 
 _AT = {"places": State({"type": "at", "axis": ALL}, "value"), "axes": State({"type": "at", "axis": ALL}, "id")}
@@ -123,9 +123,6 @@ def _register_maps(app: Dash, library: Library) -> None:
             "figures": Output({"type": "map", "of": ALL}, "figure"),
             "styles": Output({"type": "map", "of": ALL}, "style"),
             "said": Output({"type": "said", "of": ALL}, "children"),
-            "strongest": Output("strongest", "children"),
-            "alone": Output("strongest-card", "hidden"),
-            "flat": Output("detail-card", "hidden"),
         },
         inputs={
             "choice": Input("choice", "data"),
@@ -145,15 +142,22 @@ def _register_maps(app: Dash, library: Library) -> None:
         wanted = _wanted(choice, {"places": places, "axes": axes})
         drawn = answers.draw(library, ids, wanted, _template(theme))
         seen = [answers.on_screen(drawn[panel["of"]], str((choice["view"], choice["x"], choice["y"]))) for panel in panels]
-        strongest = answers.strongest(library, ids, wanted)
         return {
             "figures": [figure for figure, _, _ in seen],
             "styles": [style for _, style, _ in seen],
             "said": [said for _, _, said in seen],
-            "strongest": strongest,
-            "alone": strongest is None,
-            "flat": strongest is None and choice["view"] not in (MAP, CURVE, EDGES, LENS),
         }
+
+    @app.callback(
+        output=(Output("strongest", "children"), Output("strongest-card", "hidden"), Output("detail-card", "hidden")),
+        inputs={"choice": Input("choice", "data"), "stamp": Input("stamp", "data")},
+        state={"ids": State("ids", "data")},
+    )
+    def _strongest(choice: Any, stamp: Any, ids: list[str]) -> tuple[Any, bool, bool]:
+        if choice is None:
+            raise PreventUpdate
+        found = answers.strongest(library, ids, choice)
+        return found, found is None, found is None and choice["view"] not in (MAP, CURVE, EDGES, LENS)
 
     @app.callback(
         output=(Output("banner", "children"), Output("stamp", "data"), Output("tick", "disabled")),
@@ -162,7 +166,10 @@ def _register_maps(app: Dash, library: Library) -> None:
         prevent_initial_call=True,
     )
     def _follow(tick: int, ids: list[str], stamp: list[str]) -> tuple[Any, ...]:
-        runs = answers.opened(library, ids)
+        try:
+            runs = answers.opened(library, ids)
+        except StoreError as error:
+            return parts.note(f"{error}; it was removed while it was shown", "note bad"), stamp, True
         now = [opened.stamp for opened in runs]
         if now == stamp:
             raise PreventUpdate

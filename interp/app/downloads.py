@@ -8,16 +8,17 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
 from interp import effects as fx
 from interp import views
 from interp.app.choices import is_sweep
+from interp.errors import InputError
 from interp.views.export import missing_exporter
 
 MIMES = {
@@ -55,18 +56,19 @@ def csv(data: xr.Dataset | xr.DataArray) -> bytes:
 
 
 def netcdf(ds: xr.Dataset) -> bytes:
-    """The whole dataset in netCDF 3: truth values as 0 and 1, attributes that are no text or number as JSON."""
-    plain = ds.drop_encoding()
-    for name, variable in plain.variables.items():
-        if variable.dtype == bool:
-            changed = variable.astype("int8")
-        elif variable.dtype == object:
-            changed = xr.Variable(variable.dims, np.asarray(variable.values).astype(str), variable.attrs)
-        else:
-            continue
-        plain = plain.assign_coords({name: changed}) if name in plain.coords else plain.assign({name: changed})
-    plain.attrs = {str(k): _attribute(v) for k, v in plain.attrs.items()}
-    return bytes(plain.to_netcdf(engine="scipy"))
+    """The whole dataset in netCDF 3: truth values as 0 and 1, attributes that are no text or number as JSON.
+
+    Raises:
+        InputError: what the format cannot hold.
+    """
+    found = {name: _storable(variable) for name, variable in ds.drop_encoding().variables.items()}
+    coords = {name: variable for name, variable in found.items() if name in ds.coords}
+    data = {name: variable for name, variable in found.items() if name not in ds.coords}
+    plain = xr.Dataset(data, coords, _attributes(ds.attrs))
+    try:
+        return bytes(plain.to_netcdf(engine="scipy"))
+    except ValueError as error:  # whole numbers beyond 32 bits
+        raise InputError(f"netCDF 3 cannot hold this result: {error}; take the CSV") from error
 
 
 def filename(*words: str, ending: str) -> str:
@@ -87,6 +89,13 @@ def _largest(ds: xr.Dataset) -> xr.Dataset:
     return few.drop_vars([name for name in few.coords if str(name) == "prompt"])
 
 
-def _attribute(value: Any) -> Any:
-    plain = isinstance(value, str | int | float) and not isinstance(value, bool)
-    return value if plain else json.dumps(value, ensure_ascii=False)
+def _storable(variable: xr.Variable) -> xr.Variable:
+    values = variable.values
+    kinds: dict[str, Any] = {"b": "int8", "O": str}
+    return xr.Variable(variable.dims, values.astype(kinds.get(values.dtype.kind, values.dtype)), _attributes(variable.attrs))
+
+
+def _attributes(attrs: Mapping[Any, Any]) -> dict[str, Any]:
+    plain = {str(k): v for k, v in attrs.items()}
+    simple = {k for k, v in plain.items() if isinstance(v, str | int | float) and not isinstance(v, bool)}
+    return {k: v if k in simple else json.dumps(v, ensure_ascii=False) for k, v in plain.items()}

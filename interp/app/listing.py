@@ -14,7 +14,7 @@ from dash import dcc, html
 from interp.app import parts
 
 MENUS = ("model", "task", "site", "method", "status")
-"""Columns that a menu filters; one that the table lacks has none."""
+"""Columns that a menu filters."""
 PAGE = 50
 """Runs on a page."""
 SORTS = {
@@ -50,7 +50,7 @@ def filtered(
     """
     keep = pd.Series(True, index=runs.index)
     for column, values in chosen.items():
-        if values and column in runs:
+        if values:
             keep &= runs[column].isin(list(values))
     for tag in tags:
         keep &= runs["tags"].map(lambda own, tag=tag: tag in own).astype(bool)
@@ -60,7 +60,7 @@ def filtered(
     if until:
         keep &= days < pd.Timestamp(until, tz="UTC") + pd.Timedelta(days=1)
     if text.split():
-        columns = [runs[column].map(_said) for column in _SEARCHED if column in runs]
+        columns = [runs[column].map(_said) for column in _SEARCHED]
         rows = pd.Series([" ".join(row).lower() for row in zip(*columns, strict=True)], index=runs.index, dtype=object)
         for word in text.lower().split():
             keep &= rows.map(lambda row, word=word: word in row).astype(bool)
@@ -77,12 +77,11 @@ def page(runs: pd.DataFrame) -> html.Div:
             dcc.Input(id="text", type="text", placeholder="Search name, id, model, site, tag …", debounce=0.25),
             className="field wide",
         ),
-        *(_menu(column, sorted({str(v) for v in runs[column] if str(v)})) for column in MENUS if column in runs),
+        *(_menu(column, sorted({str(v) for v in runs[column] if str(v)})) for column in MENUS),
         _menu("tags", tags),
         html.Div(dcc.DatePickerRange(id="days", display_format="YYYY-MM-DD", clearable=True), className="field days"),
         html.Div(dcc.Dropdown(id="sort", options=sorts, value="newest", clearable=False, searchable=False), className="field"),
     ]
-    absent = [html.Div(dcc.Dropdown(id=f"by-{c}"), hidden=True) for c in MENUS if c not in runs]
     return html.Div(
         [
             dcc.Store(id="page-number", data=0),
@@ -90,7 +89,12 @@ def page(runs: pd.DataFrame) -> html.Div:
                 [html.H1("Runs"), html.Div(id="picked", className="picked")],
                 className="head",
             ),
-            html.Div([*fields, *absent], className="card filters"),
+            html.Div(
+                [
+                    *fields,
+                ],
+                className="card filters",
+            ),
             html.Div(id="runs", className="card"),
             dcc.Interval(id="list-tick", interval=5000),
         ]
@@ -106,7 +110,7 @@ def rows(runs: pd.DataFrame, number: int, picked: Sequence[str], total: int) -> 
     last = (len(runs) - 1) // PAGE
     number = min(max(0, number), last)
     shown = runs.iloc[number * PAGE : (number + 1) * PAGE]
-    columns = ["", "run", "model", "task", "site", "made", "size", "tags", "status"]
+    columns = ["", "run", "model", "task", "method and site", "made", "size", "tags", "status"]
     head = html.Thead(html.Tr([html.Th(c) for c in columns]))
     body = html.Tbody([_row(row, picked) for row in shown.to_dict("records")])
     many = f"{len(runs)} of {total} runs" if len(runs) != total else f"{total} run{'s' * (total != 1)}"
@@ -143,7 +147,7 @@ def _row(row: dict[str, Any], picked: Sequence[str]) -> html.Tr:
     made = "" if pd.isna(row["made_at"]) else row["made_at"].strftime("%Y-%m-%d %H:%M")
     name: list[Any] = [dcc.Link(row["name"] or identity, href=f"/run/{identity}")]
     name += [html.Span(identity, className="id")] if row["name"] else []
-    what = [row["site"] or row.get("method", ""), html.Span(row["patching"], className="soft")]
+    what = [" ".join(filter(None, (row["method"], row["site"]))), html.Span(row["patching"], className="soft")]
     cells = [tick, name, row["model"], row["task"], what, made, size(row["size"]), [parts.chip(tag) for tag in row["tags"]]]
     return html.Tr([*map(html.Td, cells), html.Td(parts.status(row["status"], row["reason"]))])
 

@@ -19,6 +19,7 @@ from interp.app.choices import CONTROLS, Choice, is_sweep
 from interp.app.data import Opened
 from interp.app.strip import strip
 from interp.store.marker import DATA
+from interp.store.run import DAMAGED
 
 _LABELS = {
     "family": "family",
@@ -67,6 +68,7 @@ def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures:
     """
     ids = [opened.run.id for opened in runs]
     panels = ["a", "b", "difference"] if len(runs) == 2 else ["a"]
+    readable = all(opened.run.status != DAMAGED for opened in runs)
     titles = {"a": "A", "b": "B", "difference": "A − B"}
     drawn = [
         html.Section(
@@ -74,7 +76,7 @@ def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures:
                 *([html.H2(titles[of])] if len(runs) == 2 else []),
                 dcc.Graph(id={"type": "map", "of": of}, config=parts.GRAPH, clear_on_unhover=True),
                 html.Div(id={"type": "said", "of": of}),
-                html.Div(_downloads(of, figures, why), className="downloads"),
+                html.Div(_downloads(of, figures, why) if readable else [], className="downloads"),
             ],
             className=f"card panel {of}",
         )

@@ -16,17 +16,18 @@ from pathlib import Path
 from threading import Thread
 
 from dash import Dash
+from dash.exceptions import DependencyException
 from flask import Flask, Response, abort, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from interp.app import callbacks, pages
 from interp.app.data import Library
-from interp.errors import UserError
+from interp.errors import StoreError, UserError
 from interp.store import Store
 
 HOST = "127.0.0.1"
 _NAMES = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?\Z")
-_OWN = ("/_dash", "/_favicon.ico", "/assets/")
+_OWN = re.compile(r"/(_dash-[^/]+(/.*)?|_favicon\.ico|assets/[\w.-]+)\Z")
 _PAGES = re.compile(r"/(?:run/([0-9a-f]{12})|compare/([0-9a-f]{12})/([0-9a-f]{12}))?\Z")
 
 
@@ -67,12 +68,19 @@ def build(library: Library, name: str) -> Dash:
         use_pages=False,
         enable_mcp=False,
         add_log_handler=False,
+        on_error=_gone,
         suppress_callback_exceptions=True,  # pages are made when they are opened
     )
     app.layout = lambda: pages.frame(name)
     callbacks.register(app, library)
     _guard(app, library)
     return app
+
+
+def _gone(error: Exception) -> None:
+    """A run that was removed while it was looked at: the page stays as it is, and says so where it follows the run."""
+    if not isinstance(error, StoreError):
+        raise error
 
 
 def _guard(app: Dash, library: Library) -> None:
@@ -92,11 +100,15 @@ def _guard(app: Dash, library: Library) -> None:
         origin = request.headers.get("Origin")
         if origin is not None and origin != request.host_url.rstrip("/"):
             abort(403)
-        if request.path.startswith(_OWN):
+        if _OWN.match(request.path):
             return
         page = _PAGES.match(request.path)
         if page is None or any(run_id not in library for run_id in page.groups() if run_id):
             abort(404)
+
+    @flask.errorhandler(DependencyException)
+    def _unknown(error: DependencyException) -> Response:
+        return Response("Not Found", 404)  # a script that is none of the page's
 
     @flask.after_request
     def _dress(response: Response) -> Response:

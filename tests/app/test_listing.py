@@ -45,22 +45,9 @@ def test_runs_are_sorted(saved):
 
 
 def test_many_runs_come_in_pages():
-    table = pd.DataFrame(
-        {
-            "id": [f"{i:012x}" for i in range(120)],
-            "name": "",
-            "model": "m",
-            "task": "t",
-            "site": "z",
-            "patching": "",
-            "metrics": "",
-            "made_at": pd.NaT,
-            "size": 1234567,
-            "tags": [()] * 120,
-            "status": "complete",
-            "reason": "",
-        }
-    )
+    words = dict.fromkeys(["name", "model", "task", "method", "site", "patching", "metrics", "reason"], "")
+    many = {"id": [f"{i:012x}" for i in range(120)], "tags": [()] * 120, "made_at": pd.NaT, "size": 1234567}
+    table = pd.DataFrame(many | words | {"status": "complete"})
     for number, rows in ((0, 50), (1, 50), (2, 20), (9, 20), (-3, 50)):
         body, foot = listing.rows(table, number, [], 120)
         assert len(body.children.children[1].children) == rows

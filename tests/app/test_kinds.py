@@ -1,0 +1,76 @@
+"""Results of every kind that the workbench makes, on a model of the zoo: each is drawn by the view that is made for it."""
+
+import pytest
+
+import interp
+from interp.app import answers
+from interp.app.data import Library
+from interp.store import Store
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A store with a run of each kind, and their ids."""
+    model, store = interp.load("zoo/language-4l"), Store(tmp_path_factory.mktemp("kinds"))
+    pairs = interp.tasks.ioi(4, seed=0, templates=[0], order="ABBA", tokenizer=model.tokenizer)
+    text = pairs[0].clean.text
+    results = {
+        "lens": interp.lens(model, text),
+        "attention": interp.attention(model, text),
+        "dla": interp.dla(model, pairs),
+        "edges": interp.patch_edges(model, pairs, metric="logit_diff"),
+    }
+    ids = {}
+    for name, result in results.items():
+        asked = {"spec": result.attrs.get("spec"), "engine_semantics": result.attrs.get("engine_semantics", 1)}
+        ids[name] = store.save(result.assign_attrs(asked), name=name).id
+    return Library(store), ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [
+        ("lens", "logit lens of resid_post: probability of the most probable token"),
+        ("attention", "attention pattern of L2H1"),
+        ("dla", "direct logit attribution: what each term adds"),
+        ("edges", "damage of logit_diff, sender by receiver"),
+    ],
+)
+def test_each_kind_has_its_drawing(kept, kind, title):
+    library, ids = kept
+    figure = answers.draw(library, [ids[kind]], {"at": {"layer": 2, "head": 1}})["a"].figure
+    assert figure.layout.title.text.startswith(title)
+
+
+def test_each_kind_has_its_choices(kept):
+    library, ids = kept
+    first = {kind: next(iter(answers.choose(library, [run], {}).options["view"]))[0] for kind, run in ids.items()}
+    assert first == {"lens": "lens", "attention": "attention", "dla": "dla", "edges": "edges"}
+    heads = answers.draw(library, [ids["dla"]], {"view": "map"})["a"].figure
+    assert heads.layout.title.text.startswith("contribution to the logit difference, layer by head")
+    alone = answers.draw(library, [ids["dla"]], {"example": "2"})["a"].figure
+    assert "example 2" in alone.layout.title.text
+    for kind, run in ids.items():
+        for view, _ in answers.choose(library, [run], {}).options["view"]:
+            panel = answers.draw(library, [run], {"view": view})["a"]
+            assert panel.figure is not None or view == "table", (kind, view, panel.said)
+
+
+def test_a_click_on_a_lens_tells_its_tokens_and_marks_the_prompt(kept):
+    library, ids = kept
+    run = [ids["lens"]]
+    cell = answers.clicked(library, run, {}, "a", {"x": 5, "y": 2}, {})
+    assert cell == {"position": 5, "layer": 2}
+    shown = str(answers.detail(library, run, {}, cell, "plotly_white"))
+    likeliest = library.open(ids["lens"]).result["token"].values[0, 2, 5, 0]
+    assert repr(likeliest) in shown.replace("\\'", "'")
+    assert str(answers.prompt(library, run, {}, cell, 0)).count("token marked") == 2  # one token, and the legend
+
+
+def test_a_result_of_any_kind_is_downloaded(kept):
+    library, ids = kept
+    for run in ids.values():
+        for ending in ("csv", "nc", "html"):
+            content, name = answers.save(library, [run], {}, "a", ending)
+            assert len(content) > 1000
+            assert name.endswith(ending)
