@@ -15,6 +15,7 @@ import xarray as xr
 from interp import axes as names
 from interp import effects as fx
 from interp.app.choices import Choice, is_sweep
+from interp.app.data import numbers
 from interp.views import labels
 
 _NORMALISED = ("recovery", "damage")
@@ -61,7 +62,7 @@ def examples(ds: xr.Dataset, choice: Choice, cell: Mapping[str, int]) -> pd.Data
     if not is_sweep(ds):
         return _variables(ds, cell)
     one = fx.choose_metric(ds, choice.metric).isel(cell)
-    columns: dict[str, Any] = {"example": range(one.sizes[names.EXAMPLE])}
+    columns: dict[str, Any] = {"example": numbers(one)}
     if "template" in one.coords:
         columns["template"] = one["template"].values
     sides = {"clean": "clean", "corrupted": "corrupt"} if fx.paired(one) else {"unchanged": "clean"}

@@ -9,9 +9,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
+from interp import axes as names
 from interp.errors import StoreError
 from interp.store import Run, Store
 from interp.store.identity import ID
@@ -44,10 +46,39 @@ class Opened:
         return f"{self.run.id} {self.run.status} {_data(self.run)} {self.done}/{self.total} {self.problem}"
 
     def families(self) -> dict[str, xr.Dataset]:
-        """The datasets of the result by name; ``""`` names the only one of a result that is no tree."""
+        """The datasets of the result by name; ``""`` names the only one of a result that is no tree.
+
+        Of half a run only the examples that are furthest: a cell's mean over some of them is no mean over all.
+        """
+        return {name: furthest(ds) for name, ds in self._sets().items()} if self.grows else self._sets()
+
+    def examples(self) -> tuple[int, int]:
+        """Examples that are shown, and all of them, of the family that has most."""
+        shown, every = (
+            max((ds.sizes.get(names.EXAMPLE, 0) for ds in sets.values()), default=0) for sets in (self.families(), self._sets())
+        )
+        return shown, every
+
+    def _sets(self) -> dict[str, xr.Dataset]:
         if isinstance(self.result, xr.DataTree):
             return {node.path.strip("/"): node.to_dataset() for node in self.result.leaves}
         return {} if self.result is None else {"": self.result}
+
+
+def furthest(ds: xr.Dataset) -> xr.Dataset:
+    """The examples of which most cells are known, with their numbers as a coordinate; all where they are equally far."""
+    if "value" not in ds or names.EXAMPLE not in ds["value"].dims:
+        return ds
+    known = ds["value"].notnull().sum([dim for dim in ds["value"].dims if dim != names.EXAMPLE]).values
+    far = np.flatnonzero(known == known.max())
+    return ds if len(far) == len(known) else ds.isel({names.EXAMPLE: far}).assign_coords({names.EXAMPLE: far})
+
+
+def numbers(ds: xr.Dataset) -> list[int]:
+    """The numbers of the examples that are there."""
+    if names.EXAMPLE in ds.coords:
+        return [int(number) for number in ds[names.EXAMPLE].values]
+    return list(range(ds.sizes.get(names.EXAMPLE, 1)))
 
 
 class Library:

@@ -16,7 +16,7 @@ from dash import dcc, html
 from interp import report
 from interp.app import cells, parts, prompts
 from interp.app.choices import CONTROLS, Choice, is_sweep
-from interp.app.data import Opened
+from interp.app.data import Opened, numbers
 from interp.app.strip import strip
 from interp.store.marker import DATA
 from interp.store.run import DAMAGED
@@ -130,10 +130,16 @@ def banner(runs: Sequence[Opened]) -> list[Any]:
             parts.status(run.status, run.reason),
         ]
         under = html.Div([html.Span(" · ".join([run.id, *words]), className="soft"), *(parts.chip(t) for t in run.tags)])
-        bar = [parts.progress(opened.done, opened.total)] if opened.total else []
+        bar = [parts.progress(opened.done, opened.total, _so_far(opened))] if opened.total else []
         problem = [parts.note(opened.problem, "note bad")] if opened.problem else []
         found.append(html.Div([html.Div(line, className="title"), under, *bar, *problem]))
     return found
+
+
+def _so_far(opened: Opened) -> str:
+    """Of how many examples there is something to see, where it is not all of them."""
+    shown, every = opened.examples()
+    return f"shown: the {shown} of {every} examples that are furthest" if shown < every else ""
 
 
 def provenance(opened: Opened, side: str) -> html.Div:
@@ -184,7 +190,7 @@ def detail(
     content: list[Any] = []
     if column is not None and len(merged) > 1:
         both = zip(shown, tables, strict=True)
-        drawn = [(side, table[column].to_numpy(float)) for (side, _), table in both if column in table]
+        drawn = [(side, table.set_index("example")[column]) for (side, _), table in both if column in table]
         name = {"effect": f"effect on {choice.metric}", "changed": str(choice.metric)}.get(column, column)
         graph = {"id": {"type": "strip", "of": "cell"}, "figure": strip(drawn, name, template)}
         content.append(dcc.Graph(**graph, config=parts.GRAPH))
@@ -214,7 +220,7 @@ def prompt(shown: Sequence[tuple[str, xr.Dataset]], example: int, cell: Mapping[
         both = prompts.prompts(ds, example, cell)
         if both and both not in seen:
             seen.append(both)
-            head = f"{side} example {example}" if side else f"Example {example}"
+            head = f"{side} example {numbers(ds)[example]}" if side else f"Example {numbers(ds)[example]}"
             found += [html.H3(head), *(parts.tokens(one) for one in both)]
     each = [token for both in seen for one in both for token in one.tokens]
     words = {"differs": any(t.differs for t in each), "marked": any(t.marked for t in each)}
@@ -227,7 +233,7 @@ def _merged(sides: Sequence[str], tables: Sequence[pd.DataFrame], column: str | 
     """The only table; of two, the column that is drawn side by side, and subtracted where rows are pairs."""
     if len(tables) == 1 or column is None or column not in tables[1]:
         return tables[0]
-    merged = pd.DataFrame({"example": range(max(map(len, tables)))})
+    merged = pd.DataFrame({"example": max(tables, key=len)["example"]})
     for side, table in zip(sides, tables, strict=True):
         merged[f"{column} {side}"] = table[column].reindex(range(len(merged)))
     if pairs:

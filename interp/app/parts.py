@@ -26,11 +26,12 @@ def status(word: str, reason: str = "") -> html.Span:
     return html.Span(word, className=f"chip status {word}", title=reason)
 
 
-def progress(done: int, total: int) -> html.Div:
+def progress(done: int, total: int, more: str = "") -> html.Div:
     """A bar, and the units in words."""
     share = done / total if total else 0.0
     bar = html.Div(html.Div(style={"width": f"{100 * share:.1f}%"}), className="bar")
-    return html.Div([bar, html.Span(f"{done} of {total} units", className="soft")], className="progress")
+    words = " · ".join(filter(None, (f"{done} of {total} units", more)))
+    return html.Div([bar, html.Span(words, className="soft")], className="progress")
 
 
 def facts(said: Mapping[str, Any]) -> html.Dl:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 
 from interp.views import labels
 from interp.views.curve import COLOURS
@@ -25,25 +25,27 @@ _BRIGHT = (COLOURS[5], COLOURS[4])
 """On a dark page, of the same eight."""
 
 
-def strip(rows: Sequence[tuple[str, NDArray[np.floating]]], name: str, template: str, *, width: int = 520) -> go.Figure:
+def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, width: int = 520) -> go.Figure:
     """A figure of one number an example.
 
     Args:
-        rows: the name of each run, "" for the only one, and its numbers; NaN is left out.
+        rows: the name of each run, "" for the only one, and its numbers by example; NaN is left out.
         name: of the number.
         template: a plotly template.
         width: in pixels.
     """
     figure = go.Figure()
     many = max(len(numbers) for _, numbers in rows) > _MANY
-    for i, (side, numbers) in enumerate(rows):
+    for i, (side, column) in enumerate(rows):
+        numbers = column.to_numpy(float)
         there = np.flatnonzero(np.isfinite(numbers))
         colour, title = (_BRIGHT if "dark" in template else COLOURS)[i], {"name": side or "examples", "showlegend": False}
         if many:
             figure.add_histogram(x=numbers[there], marker={"color": colour}, opacity=0.7, nbinsx=40, **title)
         else:
             spread = i + 0.55 * (np.modf(there * 0.618034)[0] - 0.5)  # the same at every drawing
-            hover = [f"{f'{side} ' if side else ''}example {e}<br>{labels.escape(name)} {numbers[e]:.4g}" for e in there]
+            named, value = f"{side} example".strip(), labels.escape(name)
+            hover = [f"{named} {column.index[e]}<br>{value} {numbers[e]:.4g}" for e in there]
             marks = {"mode": "markers", "marker": {"color": colour, "size": 8, "opacity": 0.75}}
             figure.add_scatter(x=numbers[there], y=spread, customdata=there, text=hover, hoverinfo="text", **marks, **title)
         if len(there):

@@ -109,6 +109,29 @@ def test_half_a_run_is_read_as_far_as_it_is(tmp_path, make):
     assert opened.stamp not in stamps
 
 
+def test_of_half_a_run_the_examples_that_are_furthest_are_shown(tmp_path, make):
+    from interp.app import answers
+
+    store, whole = Store(tmp_path), make()
+    library = Library(store)
+    with store.begin(whole.assign(value=whole["value"] * np.nan), chunks={"example": 2, "layer": 2}) as writing:
+        for unit in writing:
+            values = whole["value"].isel(unit.index).values.copy()
+            if unit.index["example"].start != 2:  # as though most of it were not a number
+                values[:, 1:] = np.nan
+            writing.write(unit, {"value": values})
+            if library.open(writing.id).done == 4:
+                break
+        opened = library.open(writing.id)
+        shown = opened.families()[""]
+        assert opened.examples() == (2, 6)
+        assert shown["example"].values.tolist() == [2, 3]
+        table = answers.cells.examples(shown, answers.choose(library, [writing.id], {}).choice, {"layer": 0, "position": 3})
+        assert table["example"].tolist() == [2, 3]
+        assert "Example 3" in str(answers.prompt(library, [writing.id], {}, {"layer": 0, "position": 3}, 1))
+        assert "the 2 of 6 examples that are furthest" in str(answers.pages.banner([opened]))
+
+
 def test_a_run_without_anything_to_read_says_why(tmp_path):
     (tmp_path / ("a" * 12)).mkdir()
     opened = Library(Store(tmp_path)).open("a" * 12)
