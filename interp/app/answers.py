@@ -66,11 +66,8 @@ def draw(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], templa
         why = next((o.problem for o in runs if o.problem), "the two results have no family of the same name")
         return {name: Panel(None, parts.note(f"Nothing to draw: {why}.")) for name in names}
     width = TWO if len(ids) == 2 else ONE
-    own = [_own(ds, choice) for ds in sets]
-    panels = [_panel(ds, one, template, width, None) for ds, one in zip(sets, own, strict=True)]
-    figures = [panel.figure for panel in panels if panel.figure is not None]
-    if len(figures) == 2 and (limit := drawing.largest(figures)):
-        panels = [_panel(ds, one, template, width, limit) for ds, one in zip(sets, own, strict=True)]
+    panels = [_panel(ds, _own(ds, choice), template, width) for ds in sets]
+    drawing.share_colours([panel.figure for panel in panels if panel.figure is not None])
     if len(sets) == 2:
         panels.append(_difference(sets[0], sets[1], choice, template))
     return dict(zip(names, panels, strict=True))
@@ -154,11 +151,11 @@ def _own(ds: xr.Dataset, choice: Choice) -> Choice:
     return resolve([{choice.family: ds}], choice.spec() | {"y": choice.y or ONE_LINE}).choice
 
 
-def _panel(ds: xr.Dataset, choice: Choice, template: str, width: int, limit: float | None) -> Panel:
+def _panel(ds: xr.Dataset, choice: Choice, template: str, width: int) -> Panel:
     if choice.view == TABLE:
         return Panel(None, pages.variables(ds))
     try:
-        return Panel(drawing.draw(ds, choice, template=template, width=width, limit=limit))
+        return Panel(drawing.draw(ds, choice, template=template, width=width))
     except UserError as error:
         return Panel(None, parts.note(f"This cannot be drawn: {error}"))
 

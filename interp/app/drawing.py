@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import xarray as xr
@@ -22,9 +21,7 @@ from interp.views import labels
 DARK, LIGHT = "plotly_dark", "plotly_white"
 
 
-def draw(
-    ds: xr.Dataset, choice: Choice, *, template: str = LIGHT, width: int = views.PAGE, limit: float | None = None
-) -> go.Figure:
+def draw(ds: xr.Dataset, choice: Choice, *, template: str = LIGHT, width: int = views.PAGE) -> go.Figure:
     """What :mod:`interp.views` draws of the choice.
 
     Raises:
@@ -36,14 +33,14 @@ def draw(
     if choice.view == MAP:
         if is_sweep(ds):
             one = of_one(ds, choice)
-            return views.heatmap(one, choice.quantity, x=choice.x, y=choice.y, limit=limit, **dress)
-        return views.heatmap(array(ds, choice), x=choice.x, y=choice.y, limit=limit, **dress)
+            return views.heatmap(one, choice.quantity, x=choice.x, y=choice.y, **dress)
+        return views.heatmap(array(ds, choice), x=choice.x, y=choice.y, **dress)
     if choice.view == CURVE:
         if is_sweep(ds):
             return views.curve(of_one(ds, choice), choice.quantity, x=choice.x, **dress)
         return views.curve(array(ds, choice), x=choice.x, **dress)
     if choice.view == EDGES:
-        return views.head_to_head(senders_by_receivers(ds, choice), limit=limit, **dress)
+        return views.head_to_head(senders_by_receivers(ds, choice), **dress)
     if choice.view == LENS:
         return views.lens(ds, choice.quantity or "prob", example=number, template=template)
     if choice.view == ATTENTION:
@@ -107,13 +104,13 @@ def _unescaped(text: object) -> str:
     return str(text).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
-def largest(figures: list[go.Figure]) -> float | None:
-    """The end of one scale of colours for several maps: the largest number in any of them; None of other figures."""
+def share_colours(figures: Sequence[go.Figure]) -> None:
+    """Give maps of the same kind one scale of colours, which reaches to the largest number in any of them."""
     maps = [figure.data[0] for figure in figures if figure.data and figure.data[0].type == "heatmap"]
-    if len(maps) < len(figures) or not maps:
-        return None
-    ends = [float(np.abs([trace.zmin, trace.zmax]).max()) for trace in maps if trace.zmax is not None]
-    return max(ends, default=None)
+    if len(maps) == len(figures) and all(drawn.zmin is not None for drawn in maps):
+        ends = {"zmin": min(drawn.zmin for drawn in maps), "zmax": max(drawn.zmax for drawn in maps)}
+        for drawn in maps:
+            drawn.update(ends)
 
 
 def of_difference(found: xr.DataArray, choice: Choice, template: str, width: int) -> go.Figure:
