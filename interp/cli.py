@@ -135,8 +135,8 @@ class Rerun:
 class View:
     """Look through a store in the browser: its runs, their maps, the examples behind a cell, two runs side by side."""
 
-    store: tyro.conf.Positional[Path]
-    """Folder of the store."""
+    store: tyro.conf.Positional[str]
+    """Folder or address of the store."""
     port: int = 8050
     """Port on 127.0.0.1; 0 takes a free one. Nothing answers at any other address."""
     browser: bool = True
@@ -150,7 +150,7 @@ class View:
 
         if importlib.util.find_spec("dash") is None:
             raise UserError("interp view needs dash, which is not installed: pip install 'interp-workbench[app]'")
-        if not self.store.is_dir():
+        if "://" not in self.store and not Path(self.store).is_dir():
             raise StoreError(f"{self.store} is no folder, so it is no store; interp demo makes one in interp-demo/runs")
         from interp.app.server import serve
 

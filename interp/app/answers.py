@@ -108,7 +108,9 @@ def detail(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], cell
 def prompt(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], cell: Any, example: int) -> Any:
     """The prompts of one example, marked for a cell."""
     sided, choice = _with_cell(library, ids, wanted, cell)
-    return pages.prompt(sided, int(choice.example) if choice.example.isdigit() else example, cell)
+    run = dict(zip(pages.SIDES, ids, strict=False))
+    shown = [(side, ds, library.recipe(run[side or pages.SIDES[0]])) for side, ds in sided]
+    return pages.prompt(shown, int(choice.example) if choice.example.isdigit() else example, cell)
 
 
 def save(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], of: str, ending: str) -> tuple[bytes, str]:

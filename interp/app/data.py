@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +17,12 @@ import xarray as xr
 
 from interp import axes as names
 from interp.errors import StoreError
-from interp.store import Run, Store
+from interp.store import Run, Store, marker
 from interp.store.identity import ID
 from interp.store.run import COMPLETE, DAMAGED
 
 Result = xr.Dataset | xr.DataTree
+RECIPE = "recipe.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,21 @@ class Library:
             return Opened(run, self._result(run, done), done, total)
         except StoreError as error:
             return Opened(run, None, done, total, str(error))
+
+    def recipe(self, run_id: str) -> Any:
+        """What the run's recipe says, as JSON; None where it has none.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        run = self.run(run_id)
+        if run.marker is None or RECIPE not in run.marker["files"]:
+            return None
+        content = marker.content(run.files, run.id, run.marker, RECIPE)[RECIPE]
+        try:
+            return json.loads(content)
+        except ValueError as error:
+            raise StoreError(f"{RECIPE} of run {run_id} is no JSON: {error}") from error
 
     def _result(self, run: Run, done: int) -> Result:
         key = (run.id, _data(run), done)

@@ -107,7 +107,7 @@ def _unescaped(text: object) -> str:
 def share_colours(figures: Sequence[go.Figure]) -> None:
     """Give maps of the same kind one scale of colours, which reaches to the largest number in any of them."""
     maps = [figure.data[0] for figure in figures if figure.data and figure.data[0].type == "heatmap"]
-    if len(maps) == len(figures) and all(drawn.zmin is not None for drawn in maps):
+    if 0 < len(maps) == len(figures) and all(drawn.zmin is not None for drawn in maps):
         ends = {"zmin": min(drawn.zmin for drawn in maps), "zmax": max(drawn.zmax for drawn in maps)}
         for drawn in maps:
             drawn.update(ends)

@@ -210,14 +210,14 @@ def detail(
     )
 
 
-def prompt(shown: Sequence[tuple[str, xr.Dataset]], example: int, cell: Mapping[str, int] | None) -> html.Div:
-    """The prompts of one example of each run; those of the second only where they are others."""
+def prompt(shown: Sequence[tuple[str, xr.Dataset, Any]], example: int, cell: Mapping[str, int] | None) -> html.Div:
+    """The prompts of one example of each run, with its recipe; those of the second only where they are others."""
     found: list[Any] = []
     seen: list[list[prompts.Shown]] = []
-    for side, ds in shown:
+    for side, ds, recipe in shown:
         if example >= ds.sizes.get("example", 1):
             continue
-        both = prompts.prompts(ds, example, cell)
+        both = prompts.prompts(ds, example, cell, recipe)
         if both and both not in seen:
             seen.append(both)
             head = f"{side} example {numbers(ds)[example]}" if side else f"Example {numbers(ds)[example]}"

@@ -10,13 +10,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Any
 
 import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
 from interp.app.choices import is_sweep
+from interp.app.data import numbers
 
+Span = tuple[int, int]
 _WORD = re.compile(r"\s*\S+|\s+\Z")
 
 
@@ -40,13 +43,24 @@ class Shown:
     tokens: list[Token]
 
 
-def prompts(ds: xr.Dataset, example: int, cell: Mapping[str, int] | None = None) -> list[Shown]:
-    """Both prompts of a sweep's example, the one that is changed last; the only one of another result."""
+def prompts(ds: xr.Dataset, example: int, cell: Mapping[str, int] | None = None, recipe: Any = None) -> list[Shown]:
+    """Both prompts of a sweep's example, the one that is changed last; the only one of another result.
+
+    Args:
+        ds: the result.
+        example: where it stands in the result.
+        cell: the place of what is marked.
+        recipe: of the run, which says where roles are.
+    """
     if not is_sweep(ds):
         return _alone(ds, example, cell)
     one = ds.isel({names.EXAMPLE: example})
     base = "corrupted" if ds.attrs["patching"] == fx.DENOISING else "clean"
-    both = _tokens(one, cell) if "clean_token" in one.coords else _texts(one)
+    if "clean_token" in one.coords:
+        both: dict[str, list[Token]] | None = _tokens(one, cell)
+    else:
+        pair = _inside(recipe, "pairs", "Pairs", "items", "tuple", numbers(ds)[example], "Pair")
+        both = _texts(one, pair, _role(ds, cell))
     if both is None:
         return []
     if not fx.paired(ds):
@@ -58,26 +72,44 @@ def prompts(ds: xr.Dataset, example: int, cell: Mapping[str, int] | None = None)
 def where(ds: xr.Dataset, cell: Mapping[str, int]) -> str:
     """At which tokens a cell changes the run, in words."""
     if names.POSITION in cell and names.POSITION in ds.coords:
-        position = ds[names.POSITION].values.tolist()[cell[names.POSITION]]
-        if isinstance(position, str):
-            return f"at the role {position}"
-        return f"at position {position}"
+        role = _role(ds, cell)
+        return f"at the role {role}" if role is not None else f"at position {ds[names.POSITION].values[cell[names.POSITION]]}"
     return "at every position" if ds.attrs.get("positions") == "all" else ""
 
 
-def words(clean: str, corrupted: str) -> tuple[list[Token], list[Token]]:
-    """Two texts by words, those marked that are not in the other."""
+def words(clean: str, corrupted: str, spans: tuple[Span | None, Span | None] = (None, None)) -> tuple[list[Token], list[Token]]:
+    """Two texts by words, those marked as differing that are not in the other, and those that a span of characters touches."""
     first, second = _WORD.findall(clean), _WORD.findall(corrupted)
     blocks = SequenceMatcher(None, first, second, autojunk=False).get_matching_blocks()
-    shared = (
-        {i for block in blocks for i in range(block.a, block.a + block.size)},
-        {i for block in blocks for i in range(block.b, block.b + block.size)},
-    )
-    left, right = (
-        [Token(word, differs=i not in same) for i, word in enumerate(found)]
-        for found, same in zip((first, second), shared, strict=True)
-    )
-    return left, right
+    same = {i for block in blocks for i in range(block.a, block.a + block.size)}
+    also = {i for block in blocks for i in range(block.b, block.b + block.size)}
+    return _cut(first, same, spans[0]), _cut(second, also, spans[1])
+
+
+def _cut(found: list[str], same: set[int], span: Span | None) -> list[Token]:
+    tokens, end = [], 0
+    for i, word in enumerate(found):
+        start, end = end + len(word) - len(word.lstrip()), end + len(word)
+        tokens.append(Token(word, i not in same, span is not None and start < span[1] and span[0] < end))
+    return tokens
+
+
+def _role(ds: xr.Dataset, cell: Mapping[str, int] | None) -> str | None:
+    """The role at which a cell is."""
+    if not cell or names.POSITION not in cell or names.POSITION not in ds.coords:
+        return None
+    position = ds[names.POSITION].values.tolist()[cell[names.POSITION]]
+    return position if isinstance(position, str) else None
+
+
+def _inside(data: Any, *path: str | int) -> Any:
+    """What JSON holds at a path; None where it has no such place."""
+    for key in path:
+        if isinstance(key, int):
+            data = data[key] if isinstance(data, list) and key < len(data) else None
+        else:
+            data = data.get(key) if isinstance(data, dict) else None
+    return data
 
 
 def _tokens(one: xr.Dataset, cell: Mapping[str, int] | None) -> dict[str, list[Token]]:
@@ -94,12 +126,22 @@ def _tokens(one: xr.Dataset, cell: Mapping[str, int] | None) -> dict[str, list[T
     }
 
 
-def _texts(one: xr.Dataset) -> dict[str, list[Token]] | None:
+def _texts(one: xr.Dataset, pair: Any, role: str | None) -> dict[str, list[Token]] | None:
+    """The texts by words, with those marked at which the recipe's pair has the role."""
     if "clean_prompt" not in one.coords:
         return None
-    clean = str(one["clean_prompt"].item())
-    other = str(one["corrupted_prompt"].item()) if "corrupted_prompt" in one.coords else clean
-    return dict(zip(("clean", "corrupted"), words(clean, other), strict=True))
+    sides = ("clean", "corrupted") if "corrupted_prompt" in one.coords else ("clean", "clean")
+    texts = [str(one[f"{side}_prompt"].item()) for side in sides]
+    spans = [_span(_inside(pair, side, "Prompt"), text, role) for side, text in zip(sides, texts, strict=True)]
+    return dict(zip(("clean", "corrupted"), words(texts[0], texts[1], (spans[0], spans[1])), strict=True))
+
+
+def _span(prompt: Any, text: str, role: str | None) -> Span | None:
+    """The characters of a role in the prompt of a recipe, if that is the prompt of the result."""
+    span = _inside(prompt, "roles", "dict", str(role), "tuple")
+    if role is None or _inside(prompt, "text") != text or not isinstance(span, list) or len(span) != 2:
+        return None
+    return int(span[0]), int(span[1])
 
 
 def _alone(ds: xr.Dataset, example: int, cell: Mapping[str, int] | None) -> list[Shown]:

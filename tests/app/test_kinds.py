@@ -3,7 +3,7 @@
 import pytest
 
 import interp
-from interp.app import answers
+from interp.app import answers, prompts
 from interp.app.data import Library
 from interp.store import Store
 
@@ -65,6 +65,26 @@ def test_a_click_on_a_lens_tells_its_tokens_and_marks_the_prompt(kept):
     likeliest = library.open(ids["lens"]).result["token"].values[0, 2, 5, 0]
     assert repr(likeliest) in shown.replace("\\'", "'")
     assert str(answers.prompt(library, run, {}, cell, 0)).count("token marked") == 2  # one token, and the legend
+
+
+def test_a_role_is_marked_where_the_recipe_says_that_it_is(tmp_path):
+    from interp.engine.recipe import recorded
+
+    model, store = interp.load("zoo/language-4l"), Store(tmp_path)
+    pairs = interp.tasks.ioi(3, seed=0, tokenizer=model.tokenizer)
+    where = interp.grid("resid_pre", layer=..., position=["S2", "END"])
+    effects = interp.patch(model, pairs, where, "logit_diff")
+    run = store.save(effects, beside=recorded("patch", model, model.encode(pairs), where=where, metric="logit_diff"))
+    library = Library(store)
+    for example, pair in enumerate(pairs):
+        for at, role in enumerate(["S2", "END"]):
+            shown = prompts.prompts(effects, example, {"layer": 0, "position": at}, library.recipe(run.id))
+            for side, prompt in zip(shown, (pair.clean, pair.corrupted), strict=True):
+                start, end = prompt.roles[role]
+                assert [t.text.strip(' ,:."') for t in side.tokens if t.marked] == [prompt.text[start:end]]
+    page = answers.prompt(library, [run.id], {}, {"layer": 0, "position": 0}, 1)
+    assert str(page).count("marked") == 3  # one word in each prompt, and the legend
+    assert library.recipe(store.save(effects.assign_attrs(spec="another")).id) is None
 
 
 def test_a_result_of_any_kind_is_downloaded(kept):
