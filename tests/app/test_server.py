@@ -2,6 +2,10 @@
 
 import hashlib
 import re
+import signal
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 
@@ -107,6 +111,19 @@ def test_looking_changes_nothing_in_the_store(saved, client, ids):
     for path in ("/", f"/run/{ids['stream']}", f"/compare/{ids['stream']}/{ids['heads']}", "/_dash-layout"):
         client.get(path, headers=HERE)
     assert contents() == before
+
+
+def test_view_serves_until_it_is_interrupted(saved):
+    command = [sys.executable, "-m", "interp.cli", "view", str(saved[0].files.root), "--port", "0", "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        said = process.stdout.readline()
+        url = re.search(r"is shown at (http://127\.0\.0\.1:\d+/) \(Ctrl\+C ends it\)", said).group(1)
+        with urllib.request.urlopen(url) as answer:
+            assert answer.status == 200
+            assert b"<title>interp</title>" in answer.read()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, rest, errors) == (0, "", "")
 
 
 def test_view_says_what_is_missing(monkeypatch, capsys, tmp_path):
