@@ -15,6 +15,7 @@ from interp.app.choices import CURVE, MAP, Choice, array, is_sweep, of_one
 from interp.errors import InputError
 
 _PROMPTS = ("clean_prompt", "corrupted_prompt", "prompt")
+_TEMPLATE = "template"
 _RAW = ("effect", "value")
 
 
@@ -68,6 +69,8 @@ def difference(a: xr.Dataset, b: xr.Dataset, choice: Choice) -> xr.DataArray:
         said = f"of the {choice.quantity} over all examples"
     models = dict.fromkeys(str(ds.attrs["model"]) for ds in (a, b) if ds.attrs.get("model"))
     found.attrs = {"quantity": "difference", "difference": said, "model": " − ".join(models)}
+    if paired and _TEMPLATE in a.coords:  # what intervals are clustered by
+        found = found.assign_coords({_TEMPLATE: (names.EXAMPLE, a[_TEMPLATE].values)})
     return _with_tokens(found, a, b)
 
 

@@ -246,6 +246,7 @@ def test_two_runs_of_the_same_examples_are_subtracted_example_by_example(library
     found = comparing.difference(a, b, choice)
     wanted = (effects.effect(a) - effects.effect(b)).sel(metric="logit_diff")
     assert found.dims == ("layer", "position", "example")
+    assert found["template"].values.tolist() == a["template"].values.tolist()  # what intervals are clustered by
     np.testing.assert_allclose(found, wanted.transpose(*found.dims))
     np.testing.assert_allclose(panels["difference"].figure.data[0].z, wanted.mean("example"), rtol=1e-5)
     assert panels["difference"].figure.layout.title.text.startswith("A − B: effect on logit_diff")
