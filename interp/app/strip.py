@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from interp.views import labels
-from interp.views.curve import COLOURS
+from interp.views.colours import COLOURS, GREY
 from interp.views.layout import FONT
 
 _NONE = "rgba(0,0,0,0)"
@@ -54,7 +54,7 @@ def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, wi
             figure.add_shape(type="line", x0=mean, x1=mean, line={"color": colour, "width": 2, "dash": "dash"}, **place)
             above = {"y": i + 0.42} if not many else {"y": 1, "yref": "paper"}
             figure.add_annotation(x=mean, text=f"mean {mean:.3g}", showarrow=False, yanchor="bottom", **above)
-    figure.add_vline(x=0, line={"color": "#888888", "width": 1})
+    figure.add_vline(x=0, line={"color": GREY, "width": 1})
     sides = [side for side, _ in rows]
     figure.update_yaxes(showgrid=False, zeroline=False, showticklabels=many or len(rows) > 1)
     if not many:

@@ -232,7 +232,7 @@ def test_two_runs_are_ticked_compared_and_subtracted(page, make):
 def test_runs_whose_axes_differ_are_not_subtracted_and_say_why(page, ids):
     page.open(f"compare/{ids['stream']}/{ids['heads']}")
     page.see(".panel.difference", "A and B cannot be subtracted: A runs along layer × position, B along layer × head")
-    assert not page.all(".panel.difference button.data")[0].is_displayed()
+    page.wait("nothing to download", lambda: not page.all(".panel.difference button.data")[0].is_displayed())
 
 
 def test_figure_and_numbers_are_downloaded(page, ids, make):
