@@ -1,9 +1,9 @@
 """What every test shares: one thread, no hub, checked annotations, a printed seed, tiny random models and a real one.
 
 ``INTERP_TEST_SEED=…`` repeats a run's random draws, ``INTERP_TYPECHECK=0`` leaves annotations unchecked, and
-``INTERP_REQUIRE_REAL=1`` fails the tests of the real model, rather than skipping them, where it cannot be had. ``CI=1`` makes
-hypothesis draw the same cases in every run. Nothing here imports torch before a fixture asks for a model, so that tests of the
-store and of the views stay light.
+``INTERP_REQUIRE_REAL=1`` fails the tests of the real model, rather than skipping them, where it cannot be had;
+``INTERP_REQUIRE_BROWSER=1`` those of the app where there is no Chromium. ``CI=1`` makes hypothesis draw the same cases in every
+run. Nothing here imports torch before a fixture asks for a model, so that tests of the store and of the views stay light.
 """
 
 from __future__ import annotations

@@ -17,6 +17,9 @@ from interp.store.run import COMPLETE, DAMAGED
 
 _AT = {"places": State({"type": "at", "axis": ALL}, "value"), "axes": State({"type": "at", "axis": ALL}, "id")}
 
+SOON, LATER = 3_000, 20_000
+"""Milliseconds between two looks at the list, while a run in it grows and while none does."""
+
 _TOGGLE = """
 function(clicks, kept) {
     const own = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
@@ -49,7 +52,7 @@ def _register_list(app: Dash, library: Library) -> None:
             Output("runs", "children"),
             Output("picked", "children"),
             Output("page-number", "data"),
-            Output("list-tick", "disabled"),
+            Output("list-tick", "interval"),
         ),
         inputs={
             "asked": {
@@ -75,7 +78,7 @@ def _register_list(app: Dash, library: Library) -> None:
             number = 0
         growing = ~runs["status"].isin([COMPLETE, DAMAGED])
         picked = [run_id for run_id in picks or [] if run_id in set(runs["id"])]
-        return listing.rows(found, number, picked, len(runs)), listing.picked(picked), number, not bool(growing.any())
+        return listing.rows(found, number, picked, len(runs)), listing.picked(picked), number, SOON if growing.any() else LATER
 
     @app.callback(
         output=Output("picks", "data"),

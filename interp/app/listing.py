@@ -96,7 +96,7 @@ def page(runs: pd.DataFrame) -> html.Div:
                 className="card filters",
             ),
             html.Div(id="runs", className="card"),
-            dcc.Interval(id="list-tick", interval=5000),
+            dcc.Interval(id="list-tick", interval=3000),
         ]
     )
 

@@ -12,7 +12,7 @@ from dash import dcc, html
 
 from interp.app.prompts import Shown, Token
 
-GRAPH: Any = {"displaylogo": False, "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]], "topojsonURL": "none"}
+GRAPH: Any = {"displaylogo": False, "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]]}
 """For figures in a page: no button that sends data anywhere."""
 
 

@@ -288,6 +288,23 @@ def test_nothing_is_asked_of_another_machine(page, ids):
     assert {url.split("/")[2] for url in asked if not url.startswith(("data:", "blob:"))} == {page.url.split("/")[2]}
 
 
+def test_a_run_that_is_begun_or_removed_meanwhile_is_noticed(driver, tmp_path, make):
+    store = Store(tmp_path)
+    first = store.save(make(), name="first")
+    with serve(store, port=0) as server, store.begin(make(0.5).assign(value=make()["value"] * np.nan), chunks={"layer": 1}):
+        page = Page(driver, server.url)
+        page.open()
+        page.wait("both runs", lambda: len(rows(page)) == 2)
+        store.save(make(0.25), name="second")
+        page.wait("the new one", lambda: "second" in rows(page))
+        half = next(run for run in store if run.id not in (first.id, store.run("second").id))
+        page.open(f"run/{half.id}")
+        page.see("#banner", "0 of 3 units")
+        store.delete(half.id)
+        page.see("#banner", f"no run '{half.id}'", "it was removed while it was shown")
+        driver.get("about:blank")
+
+
 def test_a_run_that_is_being_written_is_followed(driver, tmp_path, make):
     store, whole = Store(tmp_path), make()
     skeleton = whole.assign(value=whole["value"] * np.nan)
