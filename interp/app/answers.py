@@ -18,6 +18,7 @@ from interp.app.data import Library, Opened
 from interp.app.strip import CLEAR
 from interp.errors import StoreError, UserError
 from interp.store.run import DAMAGED
+from interp.views import labels
 
 ONE, TWO = 760, 620
 """Width of a figure alone, and of one beside another."""
@@ -188,7 +189,10 @@ def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -
     if table.empty:
         return parts.note("No cell is computed yet.")
     found = [{"type": "strong", "place": "/".join(f"{a}={i}" for a, i in place.items())} if place else None for place in places]
-    return parts.table(table, found)
+    ends = zip(table["effect"], table["low"], table["high"], strict=True)
+    return parts.table(
+        table.assign(effect=[labels.interval(*numbers) for numbers in ends]).drop(columns=["low", "high"]), found
+    )
 
 
 def place_of(written: str) -> dict[str, int]:

@@ -27,7 +27,7 @@ _LABELS = {
     "metric": "metric",
     "quantity": "quantity",
     "x": "left to right",
-    "y": "bottom to top",
+    "y": "bottom to top, or lines",
     "example": "example",
 }
 _LEFT_OUT = ("spec", "versions")

@@ -1,5 +1,7 @@
 """What the app answers, as plain functions: what can be chosen, what is drawn, what is behind a cell, what is subtracted."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -164,6 +166,14 @@ def test_every_row_of_the_strongest_is_the_cell_that_it_names(make):
         one = effects.choose_metric(ds, choice.metric)
         means = [float(effects.effect(one).isel(place).mean()) for place in places]
         np.testing.assert_allclose(table["effect"], means, rtol=1e-5, atol=1e-7)
+
+
+def test_the_strongest_are_shown_with_their_intervals(library, ids):
+    shown = texts(answers.strongest(library, [ids["stream"]], {}))
+    assert shown[:4] == ["cell", "effect", "recovery", "n"]
+    assert shown[4] == "L2@3"
+    assert re.fullmatch(r"6\.00 ± \d\.\d\d", shown[5])  # the mean of 2 · clean
+    assert answers.strongest(library, [ids["stream"], ids["half"]], {}) is None
 
 
 def test_a_list_of_cells_is_told_by_what_each_says_of_itself(make):
