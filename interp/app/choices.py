@@ -22,16 +22,22 @@ Families = Mapping[str, xr.Dataset]
 CONTROLS = ("family", "view", "metric", "quantity", "x", "y", "example")
 """What is chosen in a menu, in the order in which one depends on the other."""
 
-MAP, CURVE, EDGES, LENS, ATTENTION, DLA, TABLE = "map", "curve", "edges", "lens", "attention", "dla", "table"
+MAP, CURVE, EDGES, CIRCUIT, PATHS, TOKENS = "map", "curve", "edges", "circuit", "paths", "tokens"
+LENS, ATTENTION, DLA, TABLE = "lens", "attention", "dla", "table"
 _SAYS = {
     MAP: "map",
     CURVE: "curve",
     EDGES: "senders × receivers",
+    CIRCUIT: "circuit",
+    PATHS: "paths",
+    TOKENS: "tokens",
     LENS: "logit lens",
     ATTENTION: "attention pattern",
     DLA: "direct logit attribution",
     TABLE: "variables",
 }
+_OF_EFFECTS = (MAP, CURVE, EDGES, CIRCUIT, PATHS, TOKENS)
+_GRAPH = {"sender_layer", "sender_head", "receiver_layer", "receiver_head"}
 ALL = "all"
 """In place of an example's number: the mean over them."""
 ONE_LINE = "one line"
@@ -113,7 +119,7 @@ def resolve(runs: Sequence[Families], wanted: Mapping[str, Any]) -> Offer:
     ds = sets[0]
     views = [view for view in _views(ds) if all(view in _views(other) for other in sets[1:])]
     view = pick("view", ((v, _SAYS[v]) for v in views)) or TABLE
-    pick("metric", ((m, m) for m in _metrics(sets)) if view in (MAP, CURVE, EDGES) else ())
+    pick("metric", ((m, m) for m in _metrics(sets)) if view in _OF_EFFECTS else ())
     pick("quantity", ((q, q) for q in _quantities(sets, view)), _usual(ds, chosen["metric"]))
     x, y, swept = _axes(pick, ds, view, chosen["quantity"])
     pick("example", _examples(ds, view))
@@ -139,8 +145,12 @@ def _common(runs: Sequence[Families]) -> list[str]:
 def _views(ds: xr.Dataset) -> list[str]:
     if is_sweep(ds):
         axes = [a for a in fx.swept_axes(ds) if ds.sizes[a] > 1 or len(fx.swept_axes(ds)) <= 2]
-        edges = [EDGES] if {"sender", "receiver"} <= set(map(str, ds.coords)) else []
-        return [*edges, *([MAP] if len(axes) >= 2 else []), *([CURVE] if axes and axes != [names.CELL] else []), TABLE]
+        coords = set(map(str, ds.coords))
+        found = [EDGES] if {"sender", "receiver"} <= coords else []
+        found += [CIRCUIT, PATHS] if coords >= _GRAPH else []
+        found += [MAP] if len(axes) >= 2 else []
+        found += [CURVE] if axes and axes != [names.CELL] else []
+        return [*found, *([TOKENS] if "clean_token" in coords else []), TABLE]
     found = [LENS] if {"token", "prob", "entropy"} <= set(ds) else []
     found += [ATTENTION] if "pattern" in ds else []
     found += [DLA] if "contribution" in ds else []
@@ -164,7 +174,7 @@ def _quantities(sets: Sequence[xr.Dataset], view: str) -> list[str]:
     ds = sets[0]
     if view == LENS:
         found = [[name for name in VALUES if name in one] for one in sets]
-    elif view in (MAP, CURVE, EDGES) and is_sweep(ds):
+    elif view in _OF_EFFECTS and is_sweep(ds):
         pairs = all(fx.paired(one) for one in sets)
         found = [[q for q in QUANTITIES if pairs or q in ("effect", "value")]]
     elif view in (MAP, CURVE):
@@ -184,6 +194,10 @@ def _axes(pick: Any, ds: xr.Dataset, view: str, quantity: str | None) -> tuple[s
         pick("x", ())
         pick("y", ())
         return None, None, [a for a in (names.LAYER, names.HEAD) if a in ds["pattern"].dims]
+    if view == TOKENS:
+        pick("x", ())
+        pick("y", ())
+        return None, None, [a for a in fx.swept_axes(ds) if a != names.POSITION]
     if view not in (MAP, CURVE) or (quantity is None and not is_sweep(ds)):
         pick("x", ())
         pick("y", ())
@@ -203,11 +217,12 @@ def _axes(pick: Any, ds: xr.Dataset, view: str, quantity: str | None) -> tuple[s
 
 def _examples(ds: xr.Dataset, view: str) -> list[tuple[str, str]]:
     """Numbers of the examples of a drawing that shows one of them."""
-    if view not in (LENS, ATTENTION, DLA) or names.EXAMPLE not in ds.dims:
+    if view not in (LENS, ATTENTION, DLA, TOKENS) or names.EXAMPLE not in ds.dims:
         return []
-    words = ds["prompt"].values.tolist() if "prompt" in ds.coords and ds["prompt"].ndim else [""] * ds.sizes[names.EXAMPLE]
+    said = next((c for c in ("prompt", "clean_prompt") if c in ds.coords and ds[c].ndim), None)
+    words = ds[said].values.tolist() if said is not None else [""] * ds.sizes[names.EXAMPLE]
     each = [(str(i), f"{i} {' '.join(str(text).split())[:60]}") for i, text in enumerate(words)]
-    return [(ALL, "mean of all"), *each] if view == DLA else each
+    return [(ALL, "mean of all"), *each] if view in (DLA, TOKENS) else each
 
 
 def _place(asked: object, size: int) -> int:

@@ -14,7 +14,22 @@ import xarray as xr
 
 from interp import effects as fx
 from interp import views
-from interp.app.choices import ALL, ATTENTION, CURVE, DLA, EDGES, LENS, MAP, Choice, array, is_sweep, of_one
+from interp.app.choices import (
+    ALL,
+    ATTENTION,
+    CIRCUIT,
+    CURVE,
+    DLA,
+    EDGES,
+    LENS,
+    MAP,
+    PATHS,
+    TOKENS,
+    Choice,
+    array,
+    is_sweep,
+    of_one,
+)
 from interp.errors import InputError
 from interp.views import labels
 
@@ -41,6 +56,12 @@ def draw(ds: xr.Dataset, choice: Choice, *, template: str = LIGHT, width: int = 
         return views.curve(array(ds, choice), x=choice.x, **dress)
     if choice.view == EDGES:
         return views.head_to_head(senders_by_receivers(ds, choice), **dress)
+    if choice.view in (CIRCUIT, PATHS):
+        draw_graph = views.circuit if choice.view == CIRCUIT else views.paths
+        return draw_graph(ds, choice.quantity, metric=choice.metric, **dress)
+    if choice.view == TOKENS:
+        one = of_one(ds, choice)
+        return views.tokens(one, choice.quantity, example=None if choice.example == ALL else number, **dress)
     if choice.view == LENS:
         return views.lens(ds, choice.quantity or "prob", example=number, template=template)
     if choice.view == ATTENTION:

@@ -35,7 +35,7 @@ def test_of_a_sweep_the_usual_is_chosen_and_all_else_is_offered(make):
     assert (offer.choice.x, offer.choice.y) == ("position", "layer")
     assert options(offer, "metric") == ["logit_diff", "prob"]
     assert options(offer, "quantity") == ["recovery", "damage", "effect", "value"]
-    assert options(offer, "view") == ["map", "curve", "table"]
+    assert options(offer, "view") == ["map", "curve", "tokens", "table"]
     assert offer.sliders == {}
 
 
@@ -103,6 +103,15 @@ def test_a_curve_and_a_table_of_variables(library, ids):
     panel = answers.draw(library, [ids["stream"]], {"view": "table"})["a"]
     assert panel.figure is None
     assert {"value", "clean", "corrupt", "by_rule"} <= set(texts(panel.said))
+
+
+def test_the_tokens_of_a_prompt_are_coloured_by_a_layer(library, ids):
+    offer = answers.choose(library, [ids["stream"]], {"view": "tokens"})
+    assert offer.sliders == {"layer": ["0", "1", "2"]}
+    assert offer.options["example"][:2] == [("all", "mean of all"), ("0", "0 Ann met Bob to")]
+    wanted = {"view": "tokens", "example": "2", "at": {"layer": 1}}
+    title = answers.draw(library, [ids["stream"]], wanted)["a"].figure.layout.title.text
+    assert "layer=1" in title
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path, make):

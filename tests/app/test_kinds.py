@@ -46,6 +46,8 @@ def test_each_kind_has_its_choices(kept):
     library, ids = kept
     first = {kind: next(iter(answers.choose(library, [run], {}).options["view"]))[0] for kind, run in ids.items()}
     assert first == {"lens": "lens", "attention": "attention", "dla": "dla", "edges": "edges"}
+    for view, title in (("circuit", "edges: damage of logit_diff"), ("paths", "paths: damage of logit_diff")):
+        assert answers.draw(library, [ids["edges"]], {"view": view})["a"].figure.layout.title.text.startswith(title)
     heads = answers.draw(library, [ids["dla"]], {"view": "map"})["a"].figure
     assert heads.layout.title.text.startswith("contribution to the logit difference, layer by head")
     alone = answers.draw(library, [ids["dla"]], {"example": "2"})["a"].figure
