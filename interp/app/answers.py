@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 import xarray as xr
+from dash import dcc
 
 from interp import effects as fx
 from interp.app import cells, comparing, downloads, drawing, listing, pages, parts
@@ -22,7 +23,6 @@ from interp.views import labels
 
 ONE, TWO = 760, 620
 """Width of a figure alone, and of one beside another."""
-_EMPTY = {"display": "none"}
 
 
 class Panel(NamedTuple):
@@ -173,11 +173,16 @@ def _difference(a: xr.Dataset, b: xr.Dataset, choice: Choice, template: str) -> 
         return Panel(None, parts.note(str(error)))
 
 
-def on_screen(panel: Panel, revision: str) -> tuple[Any, dict[str, str], Any]:
-    """Figure, style and text of a panel; the page's colour shows through, and zooming survives a new drawing."""
-    if panel.figure is None:
-        return go.Figure(), _EMPTY, panel.said
-    return panel.figure.update_layout(**CLEAR, uirevision=revision), {}, panel.said
+def on_screen(of: str, panel: Panel, kind: str) -> list[Any]:
+    """What stands in a panel; the page's colour shows through its figure, and zooming survives a new drawing.
+
+    A figure of another kind is another graph: plotly leaves ticks and titles of the old one behind when it changes it in place.
+    """
+    graph = []
+    if panel.figure is not None:
+        figure = panel.figure.update_layout(**CLEAR, uirevision=kind)
+        graph = [dcc.Graph(id={"type": "map", "of": of, "as": kind}, figure=figure, config=parts.GRAPH)]
+    return [*graph, *([panel.said] if panel.said is not None else [])]
 
 
 def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Any:

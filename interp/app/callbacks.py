@@ -122,11 +122,7 @@ def _register_maps(app: Dash, library: Library) -> None:
         }
 
     @app.callback(
-        output={
-            "figures": Output({"type": "map", "of": ALL}, "figure"),
-            "styles": Output({"type": "map", "of": ALL}, "style"),
-            "said": Output({"type": "said", "of": ALL}, "children"),
-        },
+        output=Output({"type": "panel", "of": ALL}, "children"),
         inputs={
             "choice": Input("choice", "data"),
             "places": Input({"type": "at", "axis": ALL}, "value"),
@@ -135,21 +131,17 @@ def _register_maps(app: Dash, library: Library) -> None:
         },
         state={
             "axes": State({"type": "at", "axis": ALL}, "id"),
-            "panels": State({"type": "map", "of": ALL}, "id"),
+            "panels": State({"type": "panel", "of": ALL}, "id"),
             "ids": State("ids", "data"),
         },
     )
-    def _draw(choice: Any, places: Any, theme: Any, stamp: Any, axes: Any, panels: Any, ids: list[str]) -> dict[str, Any]:
+    def _draw(choice: Any, places: Any, theme: Any, stamp: Any, axes: Any, panels: Any, ids: list[str]) -> list[Any]:
         if choice is None:
             raise PreventUpdate
         wanted = _wanted(choice, {"places": places, "axes": axes})
         drawn = answers.draw(library, ids, wanted, _template(theme))
-        seen = [answers.on_screen(drawn[panel["of"]], str((choice["view"], choice["x"], choice["y"]))) for panel in panels]
-        return {
-            "figures": [figure for figure, _, _ in seen],
-            "styles": [style for _, style, _ in seen],
-            "said": [said for _, _, said in seen],
-        }
+        kind = "-".join(filter(None, (choice["family"], choice["view"], choice["x"], choice["y"])))
+        return [answers.on_screen(panel["of"], drawn[panel["of"]], kind) for panel in panels]
 
     @app.callback(
         output=(Output("strongest", "children"), Output("strongest-card", "hidden"), Output("detail-card", "hidden")),
@@ -203,12 +195,12 @@ def _register_cells(app: Dash, library: Library) -> None:
     @app.callback(
         output=Output("cell", "data"),
         inputs={
-            "points": Input({"type": "map", "of": ALL}, "clickData"),
+            "points": Input({"type": "map", "of": ALL, "as": ALL}, "clickData"),
             "rows": Input({"type": "strong", "place": ALL}, "n_clicks"),
         },
         state={
-            "figures": State({"type": "map", "of": ALL}, "figure"),
-            "panels": State({"type": "map", "of": ALL}, "id"),
+            "figures": State({"type": "map", "of": ALL, "as": ALL}, "figure"),
+            "panels": State({"type": "map", "of": ALL, "as": ALL}, "id"),
             "at": _AT,
             "choice": State("choice", "data"),
             "ids": State("ids", "data"),

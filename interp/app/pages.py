@@ -1,7 +1,7 @@
 """The pages: the frame around all of them, one run or two side by side, and the details of a cell.
 
-Ids of what callbacks fill: ``controls`` and ``sliders``, a graph and a line of text for each panel (``a``, ``b``,
-``difference``), ``strongest``, ``detail`` and ``prompts``.
+Ids of what callbacks fill: ``controls`` and ``sliders``, the panels ``a``, ``b`` and ``difference``, ``strongest``, ``detail``
+and ``prompts``.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures:
         html.Section(
             [
                 *([html.H2(titles[of])] if len(runs) == 2 else []),
-                dcc.Graph(id={"type": "map", "of": of}, config=parts.GRAPH, clear_on_unhover=True),
-                html.Div(id={"type": "said", "of": of}),
+                html.Div(id={"type": "panel", "of": of}, className="drawn"),
                 html.Div(_downloads(of, figures, why) if readable else [], className="downloads"),
             ],
             className=f"card panel {of}",

@@ -188,6 +188,12 @@ def test_choosing_a_metric_and_a_quantity_draws_another_map(page, ids, make):
     page.wait("values of prob", lambda: np.allclose(page.numbers("a"), wanted, atol=1e-4))
     page.choose("view", "curve")
     page.wait("a curve", lambda: page.all(".panel.a .scatterlayer .trace"))
+    page.choose("view", "map")
+    page.wait("a map again", lambda: page.all(".panel.a .heatmaplayer .hm"))
+    page.choose("view", "tokens")
+    page.wait("tokens", lambda: page.all(".panel.a .barlayer .point"))
+    ticks = page.all(".panel.a .cbaxis text")
+    assert len({round(tick.rect["y"]) for tick in ticks}) == 1  # its colour bar lies; nothing is left of the map's
     page.choose("view", "variables")
     page.see(".panel.a", "by_rule", "layer 3 × position 5 × example 6")
 
