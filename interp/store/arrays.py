@@ -114,7 +114,7 @@ class Filler:
         self._open: dict[str, Any] = {}
 
     def fill(self, family: str, index: Mapping[str, slice], values: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, bytes]:
-        """The chunks of some variables, by path in the group.
+        """The chunks of some variables, by path in the group; NaN throughout needs none.
 
         Args:
             family: path of their dataset.
@@ -124,15 +124,11 @@ class Filler:
         for name, array in values.items():
             target = self._array(f"{family.strip('/')}/{name}".strip("/"))
             target[tuple(index.get(dim, slice(None)) for dim in target.metadata.dimension_names)] = array
-        found = {path: self._held.pop(path).to_bytes() for path in set(self._held) - self._known}
-        if not found:
-            raise ValueError(f"the part {dict(index)} of {family} has no chunk of its own")
-        return found
+        return {path: self._held.pop(path).to_bytes() for path in set(self._held) - self._known}
 
     def _array(self, path: str) -> Any:
         if path not in self._open:
-            config = {"write_empty_chunks": True}  # a unit that is NaN throughout is done all the same
-            self._open[path] = zarr.open_array(self._store, path=path, mode="r+", zarr_format=3, config=config)
+            self._open[path] = zarr.open_array(self._store, path=path, mode="r+", zarr_format=3)
         return self._open[path]
 
 

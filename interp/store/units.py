@@ -61,6 +61,8 @@ def planned(result: Result, variables: tuple[str, ...], chunks: Mapping[str, Map
             if name not in ds or ds[name].dtype.kind != "f" or not set(lengths) <= set(ds[name].dims):
                 has = f"{ds[name].dtype}, {ds[name].dims}" if name in ds else "is not there"
                 raise StoreError(f"units fill floating-point variables with the axes {', '.join(lengths)}; {name!r}: {has}")
+            if bool(ds[name].notnull().any()):
+                raise StoreError(f"{name!r} is filled by units, so it begins as NaN throughout; it has numbers already")
         if any(length < 1 for length in lengths.values()):
             raise StoreError(f"a unit is at least 1 long along every axis, got {dict(lengths)}")
         if math.prod(-(-ds.sizes[axis] // length) for axis, length in lengths.items()) > MOST_UNITS:

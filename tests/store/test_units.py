@@ -188,6 +188,24 @@ def test_a_tree_of_families(store):
         assert found[family].attrs["family"] == f"/{family}"
 
 
+def test_a_unit_of_nan_is_done_all_the_same(store):
+    with store.begin(half.skeleton(), chunks=half.CHUNKS) as writing:
+        for unit in writing:
+            values = half.part(unit)["value"]
+            writing.write(unit, {"value": values * np.nan if unit.number in (0, 8) else values})
+        assert writing.progress == (COUNT, COUNT)
+        found = writing.finish().load()["value"].values
+    assert np.isnan(found[:, :2, :, :3]).all()
+    assert np.isnan(found[:, 4:, :, 6:]).all()
+    assert np.isnan(found).sum() == 2 * 3 * 3 + 3
+    assert np.array_equal(found[~np.isnan(found)], half.whole()[~np.isnan(found)])
+
+
+def test_numbers_that_are_there_already_are_refused(store):
+    with pytest.raises(StoreError, match="'value' is filled by units, so it begins as NaN throughout; it has numbers already"):
+        store.begin(half.skeleton().fillna(0.0), chunks=half.CHUNKS)
+
+
 def test_a_run_that_is_whole_is_not_begun_again(store):
     half.write(store)
     with store.begin(half.skeleton(), chunks=half.CHUNKS) as writing:
