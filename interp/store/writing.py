@@ -11,6 +11,7 @@ dies. A killed writer loses the unit that it was at, and nothing else.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
@@ -52,6 +53,7 @@ class Writing:
 
     def __enter__(self) -> Writing:
         self._leases.__enter__()
+        self._leases.claim(f"writer.{secrets.token_hex(4)}")  # while it is held the run is at work, also between two units
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -133,8 +133,14 @@ def test_two_writers_share_the_units(store):
 
 def test_a_run_at_work_is_running(store):
     seen = []
-    half.write(store, slow=lambda unit: seen.append(next(iter(store)).status))
+    with store.begin(half.skeleton(), chunks=half.CHUNKS) as writing:
+        seen.append(next(iter(store)).status)
+        for unit in writing:
+            seen.append(next(iter(store)).status)
+            writing.write(unit, half.part(unit))
+            seen.append(next(iter(store)).status)
     assert set(seen) == {"running"}
+    assert next(iter(store)).status == "unfinished"
 
 
 def test_a_lease_without_a_sign_of_life_is_taken_over(store):
