@@ -140,7 +140,7 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     source = f", source {attrs['source']}" if attrs.get("source") not in (None, "none") else ""
     fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
     how = attrs["patching"] if fx.paired(ds) else "no counterfactual"
-    edit = f", {attrs['edit']}" if isinstance(attrs.get("edit"), str) else ""
+    edit = f", {attrs['edit']}" if isinstance(attrs.get("edit"), str) and attrs["edit"] != "Replace()" else ""
     words = [f"{how}{source}{edit}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
     words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
     words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []
@@ -214,7 +214,7 @@ def wrap(text: str, characters: int) -> list[str]:
 
 def _wrap_words(text: str, characters: int) -> list[str]:
     lines = [""]
-    for word in text.split(" "):
+    for word in re.split(r"(?<! =) (?!= )", text):  # "0 = corrupted" stays together
         joined = f"{lines[-1]} {word}" if lines[-1] else word
         lines = [*lines[:-1], joined] if _length(joined) <= characters or not lines[-1] else [*lines, word]
     return lines

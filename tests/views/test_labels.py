@@ -76,3 +76,11 @@ def test_a_figure_of_several_results_says_which_are_in_sample(make):
     assert "in sample: 2 of 2 results" in title(a=seen.assign_attrs(in_sample_examples=3), b=seen)
     scores = [one["value"].isel(metric=0).mean("example").assign_attrs(one.attrs) for one in (ds, seen)]
     assert "in sample: 1 of 2 results" in title(a=scores[0], b=scores[1])
+
+
+def test_what_a_number_means_stays_together():
+    text = "edges: damage of logit_diff (0 = clean, 1 = corrupted)"
+    for width in range(16, 60):
+        lines = labels.wrap(text, width)
+        assert " ".join(lines) == text
+        assert not any(line.endswith("=") or line.startswith("=") for line in lines)
