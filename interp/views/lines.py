@@ -108,8 +108,22 @@ def traces(
     mode = "lines+markers" if (style.marked and len(line.mean) <= _MANY) or len(line.mean) == 1 else "lines"
     drawn = {"mode": mode, "line": {"color": style.colour, "dash": style.dash, "width": style.width}, "marker": {"size": 4}}
     text = {"name": labels.escape(line.name) if legend is None else legend, "text": list(hover), "hoverinfo": "text"}
-    found.append(go.Scatter(x=list(places), y=line.mean, showlegend=legend is not None, **drawn, **text, **group))
+    bars = {"error_y": _bars(line, style.colour)} if line.banded and _alone(line).any() else {}
+    found.append(go.Scatter(x=list(places), y=line.mean, showlegend=legend is not None, **drawn, **bars, **text, **group))
     return found
+
+
+def _alone(line: Line) -> NDArray[np.bool_]:
+    """Points with an interval that have no neighbour to share a band with."""
+    there = np.isfinite(line.low) & np.isfinite(line.high)
+    padded = np.pad(there, 1)
+    return there & ~padded[:-2] & ~padded[2:]
+
+
+def _bars(line: Line, colour: str) -> dict[str, Any]:
+    """Intervals of the points whose band has no width."""
+    up, down = (np.where(_alone(line), size, np.nan) for size in (line.high - line.mean, line.mean - line.low))
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "color": colour, "thickness": 1, "width": 3}
 
 
 def bands_first(drawn: Sequence[go.Scatter]) -> list[go.Scatter]:

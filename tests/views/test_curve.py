@@ -218,3 +218,14 @@ def test_wrong_arguments(scores, make):
 def test_curves_are_drawn(scores, tmp_path):
     path = views.save(views.curve(xr.Dataset({"score": scores, "loss": -scores}), log=True), tmp_path / "curve.png")
     assert path.stat().st_size > 5000
+
+
+def test_a_point_without_neighbours_has_a_bar_for_its_interval(scores):
+    ends = scores.isel(checkpoint=[0])
+    (line,) = lines(views.curve(ends))
+    assert (line.error_y.array[0], line.error_y.arrayminus[0]) == (0, 0)
+    of_examples = ends.isel(seed=0)
+    (line,) = lines(views.curve(of_examples))
+    half = t.ppf(0.975, 2) / np.sqrt(3)  # examples −1, 0, 1
+    np.testing.assert_allclose([line.error_y.array[0], line.error_y.arrayminus[0]], half)
+    assert lines(views.curve(scores))[0].error_y.array is None
