@@ -185,6 +185,17 @@ def on_screen(of: str, panel: Panel, kind: str) -> list[Any]:
     return [*graph, *([panel.said] if panel.said is not None else [])]
 
 
+_STRONGEST = {
+    "cell": "cell",
+    "effect": "effect",
+    "effect_adjusted": "held out",
+    "p_adjusted": "p",
+    "recovery": "recovery",
+    "damage": "damage",
+}
+"""What the table of the strongest cells shows: the effect, what it is worth without luck, whether it differs from 0."""
+
+
 def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Any:
     """The table of the strongest cells; None of a result that is no sweep."""
     sets, choice = shown(library, ids, wanted)
@@ -195,9 +206,8 @@ def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -
         return parts.note("No cell is computed yet.")
     found = [{"type": "strong", "place": "/".join(f"{a}={i}" for a, i in place.items())} if place else None for place in places]
     ends = zip(table["effect"], table["low"], table["high"], strict=True)
-    return parts.table(
-        table.assign(effect=[labels.interval(*numbers) for numbers in ends]).drop(columns=["low", "high"]), found
-    )
+    told = table.assign(effect=[labels.interval(*numbers) for numbers in ends])
+    return parts.table(told[[c for c in _STRONGEST if c in told]].rename(columns=_STRONGEST), found)
 
 
 def place_of(written: str) -> dict[str, int]:

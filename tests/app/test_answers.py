@@ -179,9 +179,9 @@ def test_every_row_of_the_strongest_is_the_cell_that_it_names(make):
 
 def test_the_strongest_are_shown_with_their_intervals(library, ids):
     shown = texts(answers.strongest(library, [ids["stream"]], {}))
-    assert shown[:4] == ["cell", "effect", "recovery", "n"]
-    assert shown[4] == "L2@3"
-    assert re.fullmatch(r"6\.00 ± \d\.\d\d", shown[5])  # the mean of 2 · clean
+    assert shown[:5] == ["cell", "effect", "held out", "p", "recovery"]
+    assert shown[5] == "L2@3"
+    assert re.fullmatch(r"6\.00 ± \d\.\d\d", shown[6])  # the mean of 2 · clean
     assert answers.strongest(library, [ids["stream"], ids["half"]], {}) is None
 
 
