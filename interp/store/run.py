@@ -78,6 +78,18 @@ class Run:
         names = [name for name in self.marker["files"] if name != DATA]
         return marker.content(self.files, self.id, self.marker, *names) if names else {}
 
+    def content(self) -> dict[str, bytes]:
+        """Every file of a complete run by its path in the store, checked. Written to a folder they are a store of this one run.
+
+        Raises:
+            StoreError: the run is not complete, or a file is missing or damaged.
+        """
+        if self.status != COMPLETE or self.marker is None:
+            raise StoreError(f"run {self.id} is {self.status}: {self.reason}")
+        files = marker.content(self.files, self.id, self.marker)
+        data = {f"{self.id}/{self.marker['data']}/{name}": content for name, content in files.items()}
+        return {**data, f"{self.id}/{WHOLE}": marker.written(self.marker)}
+
     def check(self) -> Run:
         """The same run, damaged where a checksum does not hold."""
         if self.marker is None or self.status == DAMAGED:

@@ -4,6 +4,7 @@
     >>> run = store.save(effects, name="ioi-resid", tags=["demo"])      # doctest: +SKIP
     >>> store.runs(model="gpt2", since="2026-01-01")                    # doctest: +SKIP
     >>> store.load("ioi-resid")                                         # doctest: +SKIP
+    >>> store.export("ioi-resid", "resid.csv")                          # doctest: +SKIP
 
 A store is a folder, or an address that fsspec knows; every run is a folder in it, named by its id::
 
@@ -31,6 +32,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -39,6 +41,7 @@ import xarray as xr
 from interp.errors import StoreError, nearest
 from interp.store import arrays, listing, marker, units
 from interp.store.arrays import Result
+from interp.store.export import export
 from interp.store.files import at
 from interp.store.identity import ID, canonical, check_name, run_id, sha256
 from interp.store.leases import EXPIRY
@@ -265,6 +268,15 @@ class Store:
             StoreError: no such run, or one that is unfinished, damaged (the run and the file are named) or of another format.
         """
         return self.run(ref).load(partial=partial)
+
+    def export(self, ref: str, path: str | os.PathLike[str], *, partial: bool = False) -> list[Path]:
+        """Write the result of a run as netCDF (.nc), CSV or Parquet; see :mod:`interp.store.export`.
+
+        Raises:
+            StoreError: as :meth:`load`, or the format cannot hold the result, or needs what is not installed.
+            UnknownNameError: another ending.
+        """
+        return export(self.load(ref, partial=partial), path)
 
     def check(self, ref: str) -> Run:
         """The run as :meth:`run` gives it, damaged where a checksum does not hold."""
