@@ -4,6 +4,9 @@
     >>> report.write("report.html", "IOI in gpt2", {                       # doctest: +SKIP
     ...     "Residual stream": ["Where the answer is held, by layer.", figure, effects.top(ds), report.provenance(ds)]})
 
+    >>> store = Store("runs")                                              # doctest: +SKIP
+    >>> report.write("report.html", "Two runs", report.of_runs([store.run("heads"), store.run("mlp")]))    # doctest: +SKIP
+
 Plotly's script is in the file once, however many figures there are, and a content security policy in its head forbids the
 browser to load anything from anywhere. All text is escaped.
 """
@@ -22,6 +25,12 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.offline import get_plotlyjs
 
+from interp import effects as fx
+from interp import views
+from interp.errors import StoreError, UserError
+from interp.store import Run
+from interp.store.run import RUNNING, UNFINISHED
+from interp.views.bands import is_effects
 from interp.views.export import HTML_CONFIG
 
 Item: TypeAlias = str | go.Figure | pd.DataFrame | Mapping[str, Any]
@@ -118,31 +127,92 @@ def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro
     return path
 
 
-def provenance(effects: xr.Dataset) -> dict[str, Any]:
+def of_runs(runs: Iterable[Run]) -> list[tuple[str, list[Item]]]:
+    """Sections about runs of a store, for :func:`write`: of each its figures, its strongest cells and its provenance.
+
+    A run of several families has a section for each. One that is not complete is shown as far as it is, and one that cannot be
+    read says why.
+    """
+    return [section for run in runs for section in of_run(run)]
+
+
+def of_run(run: Run) -> list[tuple[str, list[Item]]]:
+    """The sections about one run."""
+    title = run.name or run.id
+    half = run.status in (RUNNING, UNFINISHED)
+    done, total = run.progress
+    about = {"run": _joined(run.id, run.name), "tags": ", ".join(run.tags)}
+    try:
+        families = fx.families(run.load(partial=half))
+    except StoreError as error:
+        return [(title, [f"This run cannot be shown: {error}", _known(about)])]
+    sections = []
+    for name, ds in families.items():
+        said = [f"Half a run: {done} of {total} work units are done."] if half else []
+        if half and (shown := fx.furthest(ds)).sizes != ds.sizes:
+            said.append(f"Shown are the {shown.sizes['example']} of {ds.sizes['example']} examples that are furthest.")
+            ds = shown
+        items = [*([" ".join(said)] if said else []), *of_result(ds), _known(about) | provenance(ds)]
+        sections.append((" / ".join(filter(None, (title, name))), items))
+    return sections
+
+
+def of_result(ds: xr.Dataset, *, strongest: int = 10) -> list[Item]:
+    """The figures that fit a result and a table of its strongest cells for every metric.
+
+    Args:
+        ds: a dataset; of a tree, one family.
+        strongest: how many cells.
+    """
+    items: list[Item] = []
+    for shows, draw in views.fitting(ds).items():
+        try:
+            items.append(draw())
+        except UserError as error:
+            items.append(f"{shows} is not drawn: {error}")
+    if is_effects(ds) and fx.swept_axes(ds):
+        for metric in map(str, ds["metric"].values.ravel()):
+            table = fx.top(ds, strongest, metric)
+            items += [f"The {len(table)} strongest cells by {metric}:", table]
+    return items
+
+
+def provenance(ds: xr.Dataset) -> dict[str, Any]:
     """The facts about a result that a reader needs to judge and to repeat it, for a list in a report."""
-    attrs = effects.attrs
-    templates = len(set(effects["template"].values.tolist())) if "template" in effects.coords else 0
-    sweep = " × ".join(f"{effects.sizes[d]} {d}s" for d in effects["value"].dims if d not in ("metric", "example"))
-    facts = {
-        "model": _joined(attrs.get("model"), _digests(attrs.get("model_digest"))),
-        "task": _joined(attrs.get("task"), attrs.get("pairs_digest")),
-        "examples": f"{effects.sizes['example']}" + (f", {templates} template{'s' * (templates > 1)}" if templates else ""),
-        "patching": attrs.get("patching"),
-        "site": attrs.get("site"),
-        "sweep": sweep,
-        "source": attrs.get("source"),
-        "edit": attrs.get("edit"),
-        "depends on how the model is written": attrs.get("gauge"),
-        "metrics": ", ".join(map(str, effects["metric"].values.ravel())),
-        "noise floor": attrs.get("noise_floor"),
-        "equal to the base by rule": f"{float(effects['by_rule'].mean()):.0%} of the values, without a forward pass",
-        "strategy": attrs.get("strategy"),
-        "dtype": attrs.get("dtype"),
-        "seed": attrs.get("seed"),
-        "made at": attrs.get("made_at"),
-        "took": None if attrs.get("wall_seconds") is None else f"{attrs['wall_seconds']:.1f} s",
-        "versions": attrs.get("versions"),
-    }
+    attrs, sizes = ds.attrs, ds.sizes
+    templates = len(set(ds["template"].values.tolist())) if "template" in ds.coords else 0
+    swept = [str(d) for d in ds["value"].dims if d not in ("metric", "example")] if "value" in ds else []
+    by_rule = float(ds["by_rule"].mean()) if "by_rule" in ds else None
+    return _known(
+        {
+            "model": _joined(attrs.get("model"), _digests(attrs.get("model_digest"))),
+            "task": _joined(attrs.get("task"), attrs.get("pairs_digest")),
+            "examples": f"{sizes['example']}" + (f", {templates} template{'s' * (templates > 1)}" if templates else "")
+            if "example" in sizes
+            else None,
+            "method": attrs.get("method"),
+            "patching": attrs.get("patching"),
+            "site": attrs.get("site"),
+            "sweep": " × ".join(f"{sizes[d]} {d}s" for d in swept),
+            "source": attrs.get("source"),
+            "edit": attrs.get("edit"),
+            "depends on how the model is written": attrs.get("gauge"),
+            "metrics": ", ".join(map(str, ds["metric"].values.ravel())) if "metric" in ds.coords else None,
+            "noise floor": attrs.get("noise_floor"),
+            "equal to the base by rule": None if by_rule is None else f"{by_rule:.0%} of the values, without a forward pass",
+            "strategy": attrs.get("strategy"),
+            "dtype": attrs.get("dtype"),
+            "device": _joined(attrs.get("device"), attrs.get("device_name")),
+            "seed": attrs.get("seed"),
+            "made at": attrs.get("made_at"),
+            "took": None if attrs.get("wall_seconds") is None else f"{attrs['wall_seconds']:.1f} s",
+            "git revision": attrs.get("git_revision"),
+            "versions": attrs.get("versions"),
+        }
+    )
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {name: fact for name, fact in facts.items() if fact not in (None, "")}
 
 

@@ -4,12 +4,16 @@ import re
 import shutil
 import subprocess
 
+import half_runs
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+import xarray as xr
 
-from interp import effects, report
+from interp import effects, report, views
+from interp.errors import InputError
+from interp.store import Store
 
 EVIL = "</script><script>document.title='broken'</script><b>&"
 
@@ -99,3 +103,71 @@ def test_it_opens_in_a_browser_without_a_network(page, tmp_path):
     dom = subprocess.run([browser, *still, page.as_uri()], capture_output=True, text=True, timeout=120, check=True).stdout
     assert dom.count('<g class="hm">') == 2  # both maps were drawn
     assert "<title>broken</title>" not in dom
+
+
+def test_runs_of_a_store_with_their_figures_tables_and_facts(tmp_path):
+    store = Store(tmp_path / "runs")
+    at = np.indices((3, 2, 4))
+    heads = effects.assemble(
+        (at[0] * 10 + at[1]).astype(float)[None],
+        np.full((1, 4), 20.0),
+        np.zeros((1, 4)),
+        axes={"layer": range(3), "head": range(2)},
+        metrics=["logit_diff"],
+        attrs={
+            "patching": "denoising",
+            "noise_floor": {"logit_diff": 0.0},
+            "engine_semantics": 1,
+            "spec": "heads",
+            "model": "tiny",
+            "method": "patch",
+        },
+    )
+    store.save(heads, name="heads", tags=["paper"])
+    store.save(xr.DataTree.from_dict({"a": heads.assign_attrs(spec="a"), "b": heads.assign_attrs(spec="b")}), name="both")
+    sections = dict(report.of_runs([store.run("heads"), store.run("both")]))
+    assert list(sections) == ["heads", "both / a", "both / b"]
+    drawn, said, table, facts = sections["heads"]
+    assert drawn.layout.title.text.startswith("recovery of logit_diff")
+    assert said == "The 6 strongest cells by logit_diff:"
+    assert table["cell"].tolist()[:2] == ["L2H1", "L2H0"]
+    assert table["effect"].tolist()[:2] == [21, 20]
+    assert facts["run"] == f"{store.run('heads').id}, heads"
+    assert (facts["tags"], facts["method"], facts["sweep"]) == ("paper", "patch", "3 layers × 2 heads")
+    page = report.write(tmp_path / "report.html", "Runs", sections).read_text()
+    assert page.count("Plotly.newPlot(") == 3
+
+
+def test_half_a_run_is_said_to_be_one_and_a_damaged_one_says_why(tmp_path):
+    store = Store(tmp_path / "runs")
+    with store.begin(half_runs.skeleton(), chunks=half_runs.CHUNKS, name="half") as writing:
+        for unit in writing:
+            writing.write(unit, half_runs.part(unit), {"unit": unit.number})
+            if len(writing.left()) == 5:
+                break
+    (section,) = report.of_run(store.run("half"))
+    assert section[1][0].startswith("Half a run: 4 of 9 work units are done.")
+    shown = int(re.search(r"Shown are the (\d) of 7 examples", section[1][0])[1])
+    assert section[1][-1]["examples"].startswith(f"{shown}, ")
+    table = next(item for item in section[1] if isinstance(item, pd.DataFrame))
+    assert set(table["n"]) == {shown}, "every cell is a mean over the same examples"
+    whole = store.save(half_runs.skeleton(2), name="broken")
+    file = next(whole.path.rglob("data.zarr.zip"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    (section,) = report.of_run(store.run("broken"))
+    assert section[0] == "broken"
+    assert "This run cannot be shown: " in section[1][0]
+    assert "data.zarr.zip is damaged" in section[1][0]
+
+
+def test_a_figure_that_cannot_be_drawn_says_why(monkeypatch):
+    def refuse():
+        raise InputError("too many lines")
+
+    monkeypatch.setattr(views, "fitting", lambda ds: {"loss: by layer": refuse})
+    assert report.of_result(xr.Dataset()) == ["loss: by layer is not drawn: too many lines"]
+
+
+def test_provenance_of_a_result_that_is_no_sweep():
+    ds = xr.Dataset({"prob": (("example", "layer"), np.ones((2, 3)))}, attrs={"model": "m", "method": "logit lens"})
+    assert report.provenance(ds) == {"model": "m", "examples": "2", "method": "logit lens"}

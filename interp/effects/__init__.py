@@ -35,10 +35,21 @@ Several families are an ``xarray.DataTree`` of such datasets.
 """
 
 from interp.effects import curves
-from interp.effects.cells import at, cell_name, choose_metric
+from interp.effects.cells import at, cell_name, choose_metric, furthest
 from interp.effects.clusters import FEWEST_CLUSTERS, Clusters, clusters_of
 from interp.effects.quantities import damage, effect, noise_floor, recovery, value_of
-from interp.effects.schema import DENOISING, PATCHING, PROVENANCE, EffectsError, assemble, base, paired, swept_axes, validate
+from interp.effects.schema import (
+    DENOISING,
+    PATCHING,
+    PROVENANCE,
+    EffectsError,
+    assemble,
+    base,
+    families,
+    paired,
+    swept_axes,
+    validate,
+)
 from interp.effects.selection import digests, examples_of, mark_in_sample
 from interp.effects.significance import sign_flip
 from interp.effects.stability import stability
@@ -47,6 +58,6 @@ from interp.effects.summaries import summary
 
 __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "Clusters", "EffectsError", "assemble", "at", "base", "cell_name",
-    "choose_metric", "clusters_of", "curves", "damage", "digests", "effect", "examples_of", "mark_in_sample", "noise_floor",
-    "paired", "recovery", "sign_flip", "stability", "summary", "swept_axes", "top", "validate", "value_of",
+    "choose_metric", "clusters_of", "curves", "damage", "digests", "effect", "examples_of", "families", "furthest", "mark_in_sample",
+    "noise_floor", "paired", "recovery", "sign_flip", "stability", "summary", "swept_axes", "top", "validate", "value_of",
 ]  # fmt: skip

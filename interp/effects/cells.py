@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
 from interp import axes as names
@@ -46,6 +47,18 @@ def choose_metric(ds: xr.Dataset, metric: str | None = None) -> xr.Dataset:
     if metric not in known:
         raise UnknownNameError("metric", metric, known)
     return ds.isel({names.METRIC: known.index(metric)})
+
+
+def furthest(ds: xr.Dataset) -> xr.Dataset:
+    """Of half a run the examples of which most cells are known, with their numbers as a coordinate; all where they are equal.
+
+    A cell's mean over some examples is not comparable with another's over all of them.
+    """
+    if "value" not in ds or names.EXAMPLE not in ds["value"].dims:
+        return ds
+    known = ds["value"].notnull().sum([dim for dim in ds["value"].dims if dim != names.EXAMPLE]).values
+    far = np.flatnonzero(known == known.max())
+    return ds if len(far) == len(known) else ds.isel({names.EXAMPLE: far}).assign_coords({names.EXAMPLE: far})
 
 
 def cell_name(coords: Mapping[Any, Any]) -> str:

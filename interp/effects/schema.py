@@ -164,6 +164,13 @@ def validate(ds: Any) -> xr.Dataset:
     return ds
 
 
+def families(result: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
+    """The datasets of a result by name; ``""`` is that of a result that is no tree."""
+    if isinstance(result, xr.Dataset):
+        return {"": result}
+    return {node.path.strip("/"): node.to_dataset() for node in result.subtree if node.has_data}
+
+
 def require(given: Any) -> None:
     """Raise if it is no result at all."""
     if not isinstance(given, xr.Dataset):

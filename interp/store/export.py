@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from interp import effects as fx
 from interp.errors import StoreError, UnknownNameError
 from interp.store.arrays import Result
 
@@ -96,7 +97,7 @@ def table(result: Result) -> pd.DataFrame:
         StoreError: there are no variables.
     """
     blocks = []
-    for family, ds in families(result).items():
+    for family, ds in fx.families(result).items():
         for block in _blocks(ds):
             frame = block.to_dataframe(dim_order=list(_longest(block).dims)).reset_index()
             if family:
@@ -107,17 +108,10 @@ def table(result: Result) -> pd.DataFrame:
     return blocks[0] if len(blocks) == 1 else pd.concat([_nullable(block) for block in blocks], ignore_index=True)
 
 
-def families(result: Result) -> dict[str, xr.Dataset]:
-    """The datasets of a result by name; ``""`` is that of a result that is no tree."""
-    if isinstance(result, xr.Dataset):
-        return {"": result}
-    return {node.path.strip("/"): node.to_dataset() for node in result.subtree if node.has_data}
-
-
 def _attributes(result: Result) -> dict[str, Any]:
     if isinstance(result, xr.Dataset):
         return {str(k): v for k, v in result.attrs.items()}
-    return {name: ds.attrs for name, ds in families(result).items()}
+    return {name: ds.attrs for name, ds in fx.families(result).items()}
 
 
 def _blocks(ds: xr.Dataset) -> list[xr.Dataset]:

@@ -7,6 +7,7 @@ from interp.views.curve import curve
 from interp.views.dla import dla
 from interp.views.export import ExportError, can_export, exporting, save
 from interp.views.faithfulness import faithfulness
+from interp.views.fitting import fitting
 from interp.views.head_to_head import head_to_head
 from interp.views.heatmap import heatmap
 from interp.views.iia import iia
@@ -30,6 +31,7 @@ __all__ = [
     "dla",
     "exporting",
     "faithfulness",
+    "fitting",
     "head_to_head",
     "heatmap",
     "iia",
