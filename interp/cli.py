@@ -1,7 +1,8 @@
-"""The command line: ``interp demo``, ``interp doctor``, ``interp ls``, ``interp show``, ``interp rerun``,
-``interp view``.
+"""The command line: ``interp COMMAND``.
 
-Every command is a dataclass; the text under a field is its help.
+Every command is a dataclass; the text under a field is its help. Those that work on a store alone are in
+:mod:`interp.commands`. What a command is about stands first: a run (``interp show RUN --store runs``), or a whole store
+(``interp ls runs``).
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import Annotated
 
 import tyro
 
-from interp.errors import StoreError, UserError
+from interp.commands.listing import Ls
+from interp.commands.places import RunFirst, StoreFirst, opened
+from interp.commands.runs import Check, Rm, Show, Tidy
+from interp.commands.sharing import Export, Report
+from interp.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -63,54 +68,10 @@ class Doctor:
 
 
 @dataclass(frozen=True)
-class Ls:
-    """List the runs of a store."""
-
-    store: tyro.conf.Positional[Path]
-    """Folder of the store."""
-
-    def run(self) -> None:
-        from interp.store import Store
-
-        if not self.store.is_dir():
-            raise StoreError(f"{self.store} is no folder, so it is no store; interp demo makes one in interp-demo/runs")
-        runs = Store(self.store).runs()
-        print(runs.to_string(index=False) if len(runs) else f"{self.store} holds no runs")
-
-
-@dataclass(frozen=True)
-class Show:
-    """Print what a run holds: its axes, its provenance and its strongest cells."""
-
-    store: tyro.conf.Positional[Path]
-    """Folder of the store."""
-    run_id: tyro.conf.Positional[str]
-    """Id of the run, a unique beginning of it, or its name."""
-    top: int = 10
-    """How many of the strongest cells."""
-
-    def run(self) -> None:
-        import json
-
-        import xarray as xr
-
-        from interp import effects
-        from interp.store import Store
-
-        result = Store(self.store).load(self.run_id)
-        families = {n.path: n.to_dataset() for n in result.leaves} if isinstance(result, xr.DataTree) else {self.run_id: result}
-        for name, family in families.items():
-            print(f"{name}: {', '.join(f'{axis} {size}' for axis, size in family.sizes.items())}")
-            print(json.dumps({k: v for k, v in family.attrs.items() if k != "spec"}, indent=2, default=str))
-            if effects.swept_axes(family):
-                print(effects.top(family, self.top).to_string(index=False))
-
-
-@dataclass(frozen=True)
 class Rerun:
     """Make a run again from its recipe and compare; the exit status is 1 if a number is off by more than rounding."""
 
-    run_id: tyro.conf.Positional[str]
+    run_id: RunFirst
     """Id of the run, a unique beginning of it, or its name."""
     store: str = "runs"
     """Folder or address of the store."""
@@ -122,9 +83,8 @@ class Rerun:
     def run(self) -> int:
         from interp.models import load
         from interp.reruns import rerun
-        from interp.store import Store
 
-        run = Store(self.store).run(self.run_id)
+        run = opened(self.store).run(self.run_id)
         model = load(self.model, device=self.device or None) if self.model else None
         found = rerun(run, model=model, device=None if self.model else self.device or None)
         print(found)
@@ -135,7 +95,7 @@ class Rerun:
 class View:
     """Look through a store in the browser: its runs, their maps, the examples behind a cell, two runs side by side."""
 
-    store: tyro.conf.Positional[str]
+    store: StoreFirst = "runs"
     """Folder or address of the store."""
     port: int = 8050
     """Port on 127.0.0.1; 0 takes a free one. Nothing answers at any other address."""
@@ -150,8 +110,7 @@ class View:
 
         if importlib.util.find_spec("dash") is None:
             raise UserError("interp view needs dash, which is not installed: pip install 'interp-workbench[app]'")
-        if "://" not in self.store and not Path(self.store).is_dir():
-            raise StoreError(f"{self.store} is no folder, so it is no store; interp demo makes one in interp-demo/runs")
+        opened(self.store)
         from interp.app.server import serve
 
         with serve(self.store, port=self.port) as server, suppress(KeyboardInterrupt):
@@ -166,8 +125,13 @@ Command = (
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
     | Annotated[Ls, tyro.conf.subcommand("ls")]
     | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Rerun, tyro.conf.subcommand("rerun")]
     | Annotated[View, tyro.conf.subcommand("view")]
+    | Annotated[Rm, tyro.conf.subcommand("rm")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[Tidy, tyro.conf.subcommand("tidy")]
 )
 
 

@@ -213,7 +213,7 @@ def provenance(ds: xr.Dataset) -> dict[str, Any]:
 
 
 def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: fact for name, fact in facts.items() if fact not in (None, "")}
+    return {name: known for name, known in facts.items() if known not in (None, "")}
 
 
 def _digests(digest: object) -> object:
@@ -240,15 +240,16 @@ def _render(item: object, number: int) -> str:
         table = item.to_html(index=False, border=0, escape=True, na_rep="–", float_format="{:.3g}".format)
         return f'<div class="wide">{table}</div>'
     if isinstance(item, Mapping):
-        facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(_fact(fact))}</dd>" for name, fact in item.items())
+        facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(fact(known))}</dd>" for name, known in item.items())
         return f"<dl>{facts}</dl>"
     raise TypeError(f"a report is made of text, plotly figures, data frames and mappings, got {type(item).__name__}")
 
 
-def _fact(fact: object) -> str:
-    if isinstance(fact, Mapping):
-        return ", ".join(f"{name} {_fact(value)}" for name, value in fact.items())
-    return f"{fact:.3g}" if isinstance(fact, float) else str(fact)
+def fact(known: object) -> str:
+    """A fact as it is written in a report."""
+    if isinstance(known, Mapping):
+        return ", ".join(f"{name} {fact(value)}" for name, value in known.items())
+    return f"{known:.3g}" if isinstance(known, float) else str(known)
 
 
 def _text(text: object) -> str:

@@ -69,10 +69,10 @@ def test_ls_and_show(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed = capsys.readouterr().out
     assert "zoo/language-4l" in listed
     run = interp.Store(shown / "runs").runs()["id"].iloc[0]
-    assert main(["show", str(shown / "runs"), run[:6], "--top", "3"]) == 0
+    assert main(["show", run[:6], "--store", str(shown / "runs"), "--top", "3"]) == 0
     printed = capsys.readouterr().out
-    assert '"patching": "denoising"' in printed
-    assert "noise_floor" in printed
+    assert "patching                   denoising" in printed
+    assert "noise floor" in printed
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Commands of the command line that work on stores, one class each."""
