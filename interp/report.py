@@ -25,11 +25,13 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.offline import get_plotlyjs
 
+from interp import axes as names
 from interp import effects as fx
 from interp import views
 from interp.errors import StoreError, UserError
 from interp.store import Run
 from interp.store.run import RUNNING, UNFINISHED
+from interp.views import labels
 from interp.views.bands import is_effects
 from interp.views.export import HTML_CONFIG
 
@@ -172,9 +174,21 @@ def of_result(ds: xr.Dataset, *, strongest: int = 10) -> list[Item]:
             items.append(f"{shows} is not drawn: {error}")
     if is_effects(ds) and fx.swept_axes(ds):
         for metric in map(str, ds["metric"].values.ravel()):
-            table = fx.top(ds, strongest, metric)
-            items += [f"The {len(table)} strongest cells by {metric}:", table]
+            table = strongest_cells(ds, strongest, metric)
+            items += [f"The {len(table)} strongest cells by {metric}, chosen on these same examples:", table]
     return items
+
+
+def strongest_cells(ds: xr.Dataset, k: int, metric: str) -> pd.DataFrame:
+    """:func:`interp.effects.top` to be read: cells by their names alone, effects with their intervals.
+
+    Of what is adjusted for the choice of cells, the effect and the test are kept.
+    """
+    table = fx.top(ds, k, metric)
+    ends = zip(table["effect"], table["low"], table["high"], strict=True)
+    table["effect"] = [labels.interval(*one) for one in ends]
+    spare = {"low", "high", "low_adjusted", "high_adjusted", *names.SWEPT} - {names.CELL}
+    return table.drop(columns=[column for column in table if column in spare])
 
 
 def provenance(ds: xr.Dataset) -> dict[str, Any]:

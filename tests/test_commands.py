@@ -107,14 +107,18 @@ def test_ls_filters(store, interp, asked, names):
 
 
 def test_ls_as_json(store, interp):
-    rows = {row["name"]: row for row in json.loads(interp("ls", "--json")[1].out)}
+    unread = store.run("readout").id
+    (store.run("readout").path / "run.json").write_text("{")
+    found = json.loads(interp("ls", "--json")[1].out)
+    rows = {row["name"]: row for row in found}
     assert rows["heads"]["id"] == store.run("heads").id
     assert rows["heads"]["tags"] == ["paper", "first"]
     assert rows["heads"]["made_at"] == "2026-02-01T10:00:00+00:00"
     assert rows["heads"]["size"] == store.run("heads").size
     assert (rows["heads"]["status"], rows["heads"]["units"]) == ("complete", None)
     assert (rows["half"]["status"], rows["half"]["done"], rows["half"]["units"]) == ("unfinished", 4, 9)
-    assert rows["readout"]["made_at"] is None
+    (lost,) = (row for row in found if row["id"] == unread)
+    assert (lost["status"], lost["made_at"]) == ("damaged", None)
 
 
 def test_ls_says_why_there_is_nothing(store, interp, tmp_path):

@@ -129,9 +129,10 @@ def test_runs_of_a_store_with_their_figures_tables_and_facts(tmp_path):
     assert list(sections) == ["heads", "both / a", "both / b"]
     drawn, said, table, facts = sections["heads"]
     assert drawn.layout.title.text.startswith("recovery of logit_diff")
-    assert said == "The 6 strongest cells by logit_diff:"
+    assert said == "The 6 strongest cells by logit_diff, chosen on these same examples:"
     assert table["cell"].tolist()[:2] == ["L2H1", "L2H0"]
-    assert table["effect"].tolist()[:2] == [21, 20]
+    assert [text.split()[0] for text in table["effect"][:2]] == ["21.00", "20.00"]
+    assert list(table) == ["cell", "effect", "recovery", "effect_adjusted", "p_adjusted", "survives", "n"]
     assert facts["run"] == f"{store.run('heads').id}, heads"
     assert (facts["tags"], facts["method"], facts["sweep"]) == ("paper", "patch", "3 layers × 2 heads")
     page = report.write(tmp_path / "report.html", "Runs", sections).read_text()

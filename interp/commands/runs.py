@@ -29,7 +29,7 @@ class Show:
     """Print all that the result says of itself, by family, and nothing else."""
 
     def run(self) -> None:
-        from interp.report import fact, provenance
+        from interp.report import fact, provenance, strongest_cells
         from interp.views.bands import is_effects
 
         run = opened(self.store).run(self.run_id)
@@ -50,7 +50,7 @@ class Show:
             facts = {name: fact(value) for name, value in provenance(ds).items()}
             print("\n".join(f"  {name:<{max(map(len, facts))}}  {value}" for name, value in facts.items()))
             for metric in map(str, ds["metric"].values.ravel()) if is_effects(ds) and fx.swept_axes(ds) else ():
-                table = fx.top(known, self.top, metric)
+                table = strongest_cells(known, self.top, metric)
                 print(f"\nthe {len(table)} strongest cells by {metric}\n{table.to_string(index=False)}")
 
 

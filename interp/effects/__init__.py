@@ -57,7 +57,8 @@ from interp.effects.strongest import top
 from interp.effects.summaries import summary
 
 __all__ = [
-    "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "Clusters", "EffectsError", "assemble", "at", "base", "cell_name",
-    "choose_metric", "clusters_of", "curves", "damage", "digests", "effect", "examples_of", "families", "furthest", "mark_in_sample",
-    "noise_floor", "paired", "recovery", "sign_flip", "stability", "summary", "swept_axes", "top", "validate", "value_of",
+    "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "Clusters", "EffectsError", "assemble", "at", "base",
+    "cell_name", "choose_metric", "clusters_of", "curves", "damage", "digests", "effect", "examples_of", "families",
+    "furthest", "mark_in_sample", "noise_floor", "paired", "recovery", "sign_flip", "stability", "summary", "swept_axes",
+    "top", "validate", "value_of",
 ]  # fmt: skip

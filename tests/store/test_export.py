@@ -43,6 +43,12 @@ def sweep(spec=1, dtype="float32", heads=2):
     )
 
 
+def begun(store, spec=1):
+    """A run of which nothing is done."""
+    ds = sweep(spec)
+    return store.begin(ds.assign(value=ds["value"] * np.nan), chunks={"layer": 1})
+
+
 def other():
     """No sweep: variables of which none has all axes."""
     return xr.Dataset(
@@ -173,8 +179,7 @@ def test_a_tree_is_groups_where_something_writes_them(tmp_path):
 
 def test_half_a_run_is_exported_only_when_that_is_asked_for(tmp_path):
     store = Store(tmp_path / "runs")
-    ds = sweep()
-    writing = store.begin(ds.assign(value=ds["value"] * np.nan), chunks={"layer": 1})
+    writing = begun(store)
     unit = next(iter(writing))
     writing.write(unit, {"value": np.full((2, 1, 2, 4), 7, "float32")}, {})
     with pytest.raises(StoreError, match="is unfinished"):
@@ -207,6 +212,6 @@ def test_the_files_of_a_run_are_a_store_of_their_own(tmp_path):
     assert copy.check("heads").status == "complete"
     assert copy.load("heads").identical(store.load("heads"))
     assert copy.run("heads").beside() == {"notes.txt": b"kept"}
-    half = store.begin(sweep(3), chunks={"layer": 1})
+    half = begun(store, 3)
     with pytest.raises(StoreError, match=f"run {half.id} is unfinished: 0 of 3 units are done"):
         store.run(half.id).content()
