@@ -259,3 +259,13 @@ def test_no_store_is_said_to_be_none_and_none_is_made(interp, tmp_path, monkeypa
     assert status == 2
     assert said.err == "interp: nowhere is no folder, so it is no store; interp demo makes one in interp-demo/runs\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_at_an_address(interp):
+    place = "memory://commands"
+    run = Store(place).save(sweep("far"), name="far")
+    assert json.loads(interp("ls", place, "--json")[1].out)[0]["id"] == run.id
+    assert interp("show", "far", "--store", place)[1].out.startswith(f"{run.id} far\n")
+    assert interp("check", place)[0] == 0
+    assert interp("rm", "far", "--store", place, "--yes")[0] == 0
+    assert interp("ls", place)[1].out == f"{place} holds no runs\n"

@@ -326,3 +326,29 @@ def test_cells_are_found_at_roles_and_indices():
         effects.at(mixed, position=-2)
     with pytest.raises(UnknownNameError, match="unknown axis 'postion'; did you mean 'position'"):
         effects.at(mixed, postion=-1)
+
+
+def test_of_half_a_run_the_examples_that_are_furthest_are_comparable():
+    value = np.ones((1, 3, 4))
+    value[0, 1:, 2:] = np.nan  # examples 2 and 3 have one layer of three
+    ds = effects.assemble(
+        value,
+        np.ones((1, 4)),
+        np.zeros((1, 4)),
+        axes={"layer": range(3)},
+        metrics=["m"],
+        attrs={"patching": "denoising", "noise_floor": {"m": 0.0}, "engine_semantics": 1, "spec": {}},
+    )
+    assert effects.furthest(ds)["example"].values.tolist() == [0, 1]
+    whole = ds.assign(value=ds["value"].fillna(1))
+    assert effects.furthest(whole) is whole
+    other = xr.Dataset({"prob": ("example", [1.0, np.nan])})
+    assert effects.furthest(other) is other
+
+
+def test_families_by_name():
+    one = xr.Dataset({"x": ("a", [1.0])})
+    assert effects.families(one) == {"": one}
+    found = effects.families(xr.DataTree.from_dict({"heads": one, "deep/mlp": one}))
+    assert list(found) == ["heads", "deep/mlp"]
+    assert found["deep/mlp"].identical(one)
