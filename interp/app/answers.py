@@ -127,9 +127,8 @@ def save(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], of: st
     name = downloads.filename(*words, choice.family, choice.view, str(choice.quantity or ""), ending=ending)
     if ending in ("csv", "nc"):
         if of == "difference":
-            return downloads.csv(comparing.difference(sets[0], sets[1], choice)), name
-        data = sets["ab".index(of)]
-        return downloads.csv(data) if ending == "csv" else downloads.netcdf(data), name
+            return downloads.numbers(comparing.difference(sets[0], sets[1], choice).to_dataset(name="difference"), ending), name
+        return downloads.numbers(sets["ab".index(of)], ending), name
     panel = draw(library, ids, wanted)[of]
     if panel.figure is None:
         raise StoreError("there is no figure in this panel")

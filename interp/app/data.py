@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
 from interp import axes as names
+from interp import effects as fx
 from interp.errors import StoreError
 from interp.store import Run, Store, marker
 from interp.store.identity import ID
 from interp.store.run import COMPLETE, DAMAGED
 
-Result = xr.Dataset | xr.DataTree
+Result = xr.Dataset | xr.DataTree | xr.DataArray
 RECIPE = "recipe.json"
 
 
@@ -53,7 +53,7 @@ class Opened:
 
         Of half a run only the examples that are furthest: a cell's mean over some of them is no mean over all.
         """
-        return {name: furthest(ds) for name, ds in self._sets().items()} if self.grows else self._sets()
+        return {name: fx.furthest(ds) for name, ds in self._sets().items()} if self.grows else self._sets()
 
     def examples(self) -> tuple[int, int]:
         """Examples that are shown, and all of them, of the family that has most."""
@@ -63,18 +63,7 @@ class Opened:
         return shown, every
 
     def _sets(self) -> dict[str, xr.Dataset]:
-        if isinstance(self.result, xr.DataTree):
-            return {node.path.strip("/"): node.to_dataset() for node in self.result.leaves}
-        return {} if self.result is None else {"": self.result}
-
-
-def furthest(ds: xr.Dataset) -> xr.Dataset:
-    """The examples of which most cells are known, with their numbers as a coordinate; all where they are equally far."""
-    if "value" not in ds or names.EXAMPLE not in ds["value"].dims:
-        return ds
-    known = ds["value"].notnull().sum([dim for dim in ds["value"].dims if dim != names.EXAMPLE]).values
-    far = np.flatnonzero(known == known.max())
-    return ds if len(far) == len(known) else ds.isel({names.EXAMPLE: far}).assign_coords({names.EXAMPLE: far})
+        return {} if self.result is None else fx.families(self.result)
 
 
 def numbers(ds: xr.Dataset) -> list[int]:

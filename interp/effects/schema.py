@@ -164,8 +164,10 @@ def validate(ds: Any) -> xr.Dataset:
     return ds
 
 
-def families(result: xr.Dataset | xr.DataTree) -> dict[str, xr.Dataset]:
-    """The datasets of a result by name; ``""`` is that of a result that is no tree."""
+def families(result: xr.Dataset | xr.DataTree | xr.DataArray) -> dict[str, xr.Dataset]:
+    """The datasets of a result by name; ``""`` is that of a result that is no tree. An array alone is a dataset of one."""
+    if isinstance(result, xr.DataArray):
+        return {"": result.to_dataset(name=result.name or "value", promote_attrs=True)}
     if isinstance(result, xr.Dataset):
         return {"": result}
     return {node.path.strip("/"): node.to_dataset() for node in result.subtree if node.has_data}

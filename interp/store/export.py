@@ -36,7 +36,7 @@ from interp.store.arrays import Result
 NETCDF, CSV, PARQUET = ".nc", ".csv", ".parquet"
 _NUL = "\x00"
 _SHORT = np.iinfo("int32")
-_GROUPS = "needs h5netcdf or netCDF4, and neither is installed: pip install h5netcdf; .csv and .parquet hold it as well"
+_GROUPS = "needs h5netcdf with h5py, or netCDF4, and neither is installed: pip install h5netcdf h5py; .csv and .parquet hold it as well"
 
 
 def export(result: Result, path: str | os.PathLike[str]) -> list[Path]:
@@ -174,8 +174,8 @@ def _write_netcdf(result: Result, path: Path, name: str) -> None:
 
 def _engine() -> Literal["h5netcdf", "netcdf4"] | None:
     """What writes netCDF 4 here."""
-    known = {"h5netcdf": "h5netcdf", "netcdf4": "netCDF4"}
-    found = next((engine for engine, module in known.items() if importlib.util.find_spec(module)), None)
+    known = {"h5netcdf": ("h5netcdf", "h5py"), "netcdf4": ("netCDF4",)}
+    found = next((engine for engine, modules in known.items() if all(map(importlib.util.find_spec, modules))), None)
     return cast(Literal["h5netcdf", "netcdf4"] | None, found)
 
 

@@ -361,13 +361,6 @@ def test_downloads_are_the_figure_and_the_numbers(library, ids, tmp_path, make):
         assert found.attrs["site"] == "resid_pre"
 
 
-def test_a_number_that_netcdf_cannot_hold_is_said():
-    from interp.app import downloads
-
-    with pytest.raises(InputError, match=r"netCDF 3 cannot hold this result: .*; take the CSV"):
-        downloads.netcdf(xr.Dataset({"seed": ("example", np.array([2**40]))}))
-
-
 def test_a_difference_is_downloaded_and_nothing_else_is(library, ids, tmp_path):
     csv, name = answers.save(library, [ids["stream"], ids["half"]], {"quantity": "effect"}, "difference", "csv")
     assert name.startswith(f"{ids['stream']}-{ids['half']}")

@@ -159,7 +159,9 @@ def test_what_needs_more_than_is_installed_says_what(tmp_path, monkeypatch):
     ds, tree = sweep(), xr.DataTree.from_dict({"a": sweep(1), "b": sweep(2)})
     with pytest.raises(StoreError, match=r"'x\.parquet' needs pyarrow, which is not installed: pip install pyarrow"):
         export.export(ds, tmp_path / "x.parquet")
-    with pytest.raises(StoreError, match=r"'x\.nc' of several families is netCDF 4 .* pip install h5netcdf; .csv and .parquet"):
+    with pytest.raises(
+        StoreError, match=r"'x\.nc' of several families is netCDF 4 .* pip install h5netcdf h5py; .csv and .parquet"
+    ):
         export.export(tree, tmp_path / "x.nc")
     long = ds.assign_coords(token_id=("example", np.array([0, 1, 2, 2**40])))
     with pytest.raises(StoreError, match=r"'token_id' has whole numbers of more than 32 bits, .* pip install h5netcdf"):
@@ -169,7 +171,7 @@ def test_what_needs_more_than_is_installed_says_what(tmp_path, monkeypatch):
 
 def test_a_tree_is_groups_where_something_writes_them(tmp_path):
     if export._engine() is None:
-        pytest.skip("neither h5netcdf nor netCDF4 is installed: pip install h5netcdf")
+        pytest.skip("neither h5netcdf nor netCDF4 is installed: pip install h5netcdf h5py")
     tree = xr.DataTree.from_dict({"stream": sweep(1), "mlp": sweep(2, heads=1)})
     export.export(tree, tmp_path / "both.nc")
     with xr.open_datatree(tmp_path / "both.nc") as found:
