@@ -36,7 +36,9 @@ from interp.store.arrays import Result
 NETCDF, CSV, PARQUET = ".nc", ".csv", ".parquet"
 _NUL = "\x00"
 _SHORT = np.iinfo("int32")
-_GROUPS = "needs h5netcdf with h5py, or netCDF4, and neither is installed: pip install h5netcdf h5py; .csv and .parquet hold it as well"
+_GROUPS = (
+    "needs h5netcdf with h5py, or netCDF4, and neither is installed: pip install h5netcdf h5py; .csv and .parquet hold it as well"
+)
 
 
 def export(result: Result, path: str | os.PathLike[str]) -> list[Path]:
