@@ -37,7 +37,8 @@ NETCDF, CSV, PARQUET = ".nc", ".csv", ".parquet"
 _NUL = "\x00"
 _SHORT = np.iinfo("int32")
 _GROUPS = (
-    "needs h5netcdf with h5py, or netCDF4, and neither is installed: pip install h5netcdf h5py; .csv and .parquet hold it as well"
+    "needs h5netcdf with h5py, or netCDF4, and neither is installed: pip install h5netcdf h5py; "
+    ".csv and .parquet hold it as well"
 )
 
 
