@@ -250,7 +250,7 @@ def _of_array(array: xr.DataArray, example: int | Iterable[int] | None, level: f
 
 def _drawn(read: _Read, heading: Heading, limit: float | None, template: str) -> go.Figure:
     several, size = len(read.strips) > 1, heading.size
-    left = int(2.4 * size + heading.glyph * max(len(strip.name) for strip in read.strips)) if several else 12
+    left = int(2.9 * size + heading.glyph * max(len(strip.name) for strip in read.strips)) if several else 12
     inner = heading.width - left - 16
     boxes = [_laid(strip.words, inner, size) for strip in read.strips]
     starts = np.cumsum([0, *(laid[-1].line + 1.5 if laid else 1.5 for laid in boxes)])
@@ -282,6 +282,7 @@ def _drawn(read: _Read, heading: Heading, limit: float | None, template: str) ->
     blank = {"showgrid": False, "zeroline": False, "showline": False, "ticks": "", "fixedrange": True}
     figure.update_xaxes(range=[0, inner], showticklabels=False, **blank)
     marks = {"tickvals": starts[:-1].tolist(), "ticktext": [strip.name for strip in read.strips]} if several else {}
+    marks |= {"ticklabelstandoff": int(0.5 * size)} if several else {}
     figure.update_yaxes(range=[lines - 0.5, -0.5], showticklabels=several, tickmode="array", **marks, **blank)
     return figure.update_yaxes(title={"text": names.EXAMPLE, "standoff": 4}) if several else figure
 
