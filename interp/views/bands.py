@@ -132,7 +132,7 @@ def flat(array: xr.DataArray, x: str, rest: Sequence[str]) -> NDArray[np.float64
 
 
 def line_names(array: xr.DataArray, x: str, rest: Sequence[str]) -> list[str]:
-    """What tells the lines apart; "" of an only one.
+    """What tells the lines apart, so no metric where there is but one; "" of an only one.
 
     Raises:
         ShapeMismatchError: there are more than can be told apart.
@@ -145,7 +145,8 @@ def line_names(array: xr.DataArray, x: str, rest: Sequence[str]) -> list[str]:
         )
     values = [array[a].values.tolist() if a in array.coords else range(array.sizes[a]) for a in rest]
     places = [dict(zip(rest, place, strict=True)) for place in product(*values)]
-    return [_line_name(place) for place in places]
+    only = {names.METRIC} if array.sizes.get(names.METRIC) == 1 else set()
+    return [_line_name({axis: value for axis, value in place.items() if axis not in only}) for place in places]
 
 
 def _line_name(place: Mapping[str, Any]) -> str:

@@ -52,6 +52,12 @@ def filled(figure):
     return [trace for trace in figure.data if trace.fill == "toself"]
 
 
+def test_an_only_metric_is_no_part_of_a_name():
+    found = {"mine": published([[0.0, 0.2, 0.5, 0.8, 1.0]], metric=["logit_diff"])}
+    (line,) = curve(views.faithfulness(found))
+    assert line.name.startswith("mine: CPR")
+
+
 def test_recovery_of_circuits_over_their_share():
     effects = circuits()
     figure = views.faithfulness(effects, total=1000)
