@@ -219,6 +219,12 @@ def _names(table: xr.Dataset, at: NDArray[np.intp]) -> list[str]:
     return [fx.cell_name(dict(zip(dims, row, strict=True))) for row in zip(*values, strict=True)]
 
 
+def _unshared(every: list[str]) -> list[str]:
+    """``L0H1.z`` of ``L0H1.z ← Activation(source)``, where all of several interventions put the same in place."""
+    sites, arrows, values = zip(*(name.partition(" ← ") for name in every), strict=True)
+    return list(sites) if all(arrows) and len(set(values)) == 1 and len(set(sites)) == len(sites) > 1 else every
+
+
 def _hover(
     first: xr.Dataset,
     second: xr.Dataset,
@@ -303,7 +309,7 @@ def _mark(
     )
     scale = frame.inner / (ends[1] - ends[0])
     where, others = ((np.stack([x[i], y[i]], -1) - ends[0]) * scale for i in (order, drawn))
-    words = [cut(name, 28) for name in _names(table, order)]
+    words = [cut(name, 28) for name in _unshared(_names(table, order))]
     widths = [frame.glyph * len(word) + 2 for word in words]
     for word, i, place in zip(
         words, order, beside(where, widths, 1.3 * frame.size, others, (frame.inner, frame.height)), strict=True

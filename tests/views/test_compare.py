@@ -89,6 +89,21 @@ def test_edges_are_matched_by_name_and_what_is_in_one_only_is_counted():
     assert "left out: 2 in one result only" in figure.layout.title.text
 
 
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        (["Activation(source)", "Activation(source)"], {"L0.z", "L1.z"}),
+        (["Activation(source)", "Constant(0.0)"], {"L0.z ← Activation(source)", "L1.z ← Constant(0.0)"}),
+    ],
+)
+def test_interventions_are_named_by_what_tells_them_apart(values, named):
+    known = [f"L{i}.z ← {value}" for i, value in enumerate(values)]
+    exact = xr.DataArray([1.0, 2.0], dims="cell", coords={"intervention": ("cell", known)}, name="score")
+    figure = views.compare(exact * [2, -1], exact, width=1500)
+    assert {note.text for note in figure.layout.annotations} == named
+    assert {text.split("<br>")[0] for text in cells(figure).text} == {f"<b>{name}</b>" for name in known}
+
+
 def test_signs_are_of_cells_beyond_the_noise_floor(pair):
     loud = [ds.assign_attrs(noise_floor={"logit_diff": 0.7}) for ds in pair]
     y, x = (mean(ds) for ds in pair)
