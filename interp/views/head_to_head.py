@@ -60,7 +60,7 @@ def head_to_head(
         go.Heatmap(
             z=values,
             customdata=_ranks(values),
-            hovertemplate=f"{_PAIR} %{{z:.3g}}<br>{name}, rank %{{customdata}} of {(~missing).sum()} pairs<extra></extra>",
+            hovertemplate=f"{_PAIR} %{{z:.3g}}<br>{name}, rank %{{customdata:,}} of {(~missing).sum():,} pairs<extra></extra>",
             colorbar={"title": {"text": name, "side": "right"}},
             **grid,
             **_colours(values, limit, floor),
@@ -79,7 +79,15 @@ def head_to_head(
 def _ticks(scores: xr.DataArray, axis: str) -> labels.Ticks:
     names = scores[axis].values.tolist() if axis in scores.coords else range(scores.sizes[axis])
     full = [labels.escape(name) for name in names]
-    return labels.Ticks(labels.escape(axis), full, [""] * len(full))
+    return labels.Ticks(labels.escape(axis), full, [""] * len(full), _heads(scores, f"{axis}_layer"))
+
+
+def _heads(scores: xr.DataArray, layer: str) -> int:
+    """How many heads a layer has; 1 where that is not known, or layers differ."""
+    if layer not in scores.coords:
+        return 1
+    _, counts = np.unique(scores[layer].values, return_counts=True)
+    return int(counts[0]) if len(set(counts.tolist())) == 1 else 1
 
 
 def _ranks(values: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
@@ -113,5 +121,5 @@ def _provenance(scores: xr.DataArray) -> str:
     words += [f"stream {attrs['stream']}"] if attrs.get("stream") not in (None, "main") else []
     if "fold_norm" in attrs:
         words.append("norms folded in" if attrs["fold_norm"] else "norms left out")
-    words.append(f"{int(np.isfinite(scores.values).sum())} pairs")
+    words.append(f"{int(np.isfinite(scores.values).sum()):,} pairs")
     return labels.escape(" · ".join(words))

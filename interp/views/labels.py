@@ -35,11 +35,15 @@ class Ticks(NamedTuple):
     """One label a value, already escaped."""
     hover: list[str]
     """A line about the value for the hover, "" where there is nothing to add."""
+    group: int = 1
+    """Labels that belong together, such as the heads of a layer: what is thinned begins with the same one of each group."""
 
     def thinned(self, most: int) -> tuple[list[int], list[str]]:
         """Tick positions and their labels, at most ``most``, evenly spaced from the first."""
-        step = max(1, math.ceil(len(self.full) / max(1, most)))
-        step = next((s for s in (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500) if s >= step), step)
+        least = max(1, math.ceil(len(self.full) / max(1, most)))
+        within = [step for step in range(1, self.group) if self.group % step == 0]
+        steps = [*within, *(self.group * step for step in (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500))]
+        step = next((step for step in steps if step >= least), least)
         places = list(range(0, len(self.full), step))
         return places, [self.full[i] for i in places]
 
@@ -125,15 +129,22 @@ def bar_name(ds: xr.Dataset, quantity: str, metric: str) -> str:
 
 
 def headline(ds: xr.Dataset, quantity: str, metric: str) -> str:
-    """``resid_pre: recovery of logit_diff (0 = corrupted, 1 = clean)``."""
+    """``resid_pre: recovery of logit_diff (0 = corrupted, 1 = clean)``; ``z@END: …`` where one position is changed."""
     ends = {"recovery": " (0 = corrupted, 1 = clean)", "damage": " (0 = clean, 1 = corrupted)"}.get(quantity, "")
-    site = f"{escape(ds.attrs['site'])}: " if ds.attrs.get("site") else ""
+    where = ds.attrs.get("positions")
+    at = f"@{where}" if isinstance(where, str) and where not in _NOT_ONE_PLACE else ""
+    site = f"{escape(ds.attrs['site'] + at)}: " if ds.attrs.get("site") else ""
     return f"{site}{quantity_name(quantity, metric)}{ends}"
+
+
+_NOT_ONE_PLACE = ("all", "swept", "listed")
+"""What results say of their positions where an axis or the interventions' own names do."""
 
 
 def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     """``denoising, source clean · gpt2 · ioi · n=64, 8 templates · position=14``.
 
+    An edit stands behind the source unless it replaces.
     Where spans of source and target were not equally long, the rule that was used: ``unequal spans in 3: last token``.
     """
     attrs = ds.attrs

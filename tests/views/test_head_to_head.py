@@ -27,7 +27,7 @@ def test_numbers_names_and_colours():
     drawn, grey = figure.data
     np.testing.assert_array_equal(drawn.z, scores.values.astype("float32"))
     assert (drawn.zmin, drawn.zmax) == (0, np.nanmax(scores.values).astype("float32"))
-    assert drawn.hovertemplate.startswith("<b>%{y} → %{x}</b> %{z:.3g}<br>K-composition, rank %{customdata} of 48 pairs")
+    assert drawn.hovertemplate.startswith("<b>%{y} → %{x}</b> %{z:.3g}<br>K-composition, rank %{customdata:,} of 48 pairs")
     assert list(drawn.x) == list(drawn.y) == scores.sender.values.tolist()  # the names that a hover shows, of every cell
     best = np.unravel_index(np.nanargmax(scores.values), scores.shape)
     assert (drawn.customdata[best], drawn.customdata[0, 4], drawn.customdata[4, 0]) == (1, 48, 0)
@@ -48,6 +48,16 @@ def test_labels_of_many_heads_are_thinned():
         assert len(axis.ticktext) <= 60
         every = [f"L{i // 12}H{i % 12}" for i in range(144)]
         assert list(axis.tickvals) == list(axis.ticktext) == every[:: every.index(axis.ticktext[1])]
+
+
+def test_labels_that_are_thinned_begin_with_the_same_head_of_each_layer():
+    scores = made_up(layers=30, heads=9)
+    layer = np.repeat(np.arange(30), 9)
+    figure = views.head_to_head(scores.assign_coords(sender_layer=("sender", layer), receiver_layer=("receiver", layer)))
+    for axis in (figure.layout.xaxis, figure.layout.yaxis):
+        assert len(axis.ticktext) > 5
+        assert all(label.endswith("H0") for label in axis.ticktext)
+    assert "35,235 pairs" in figure.layout.title.text  # 30 · 29 / 2 pairs of layers with 81 each
 
 
 def test_many_heads_are_a_small_figure():
@@ -97,5 +107,5 @@ def test_the_hover_of_any_cell_has_both_names_in_a_browser(tmp_path, browse):
     drawn, grey = json.loads(html.unescape(re.search("<title>(.*?)</title>", browse(page))[1]))
     sender, receiver, number = "L0H7", "L22H2", float(scores[7, 200])
     rank = 1 + int((scores > number).sum())
-    assert drawn == f"{sender} → {receiver} {number:.3g}K-composition, rank {rank} of {int(scores.notnull().sum())} pairs"
+    assert drawn == f"{sender} → {receiver} {number:.3g}K-composition, rank {rank:,} of {int(scores.notnull().sum()):,} pairs"
     assert grey == f"{receiver} → {sender} not before the receiver"

@@ -131,6 +131,12 @@ def test_title_is_provenance(make):
     assert "resid_pre: recovery of logit_diff (0 = corrupted, 1 = clean)" in title
     assert "denoising, source clean · tiny &lt;model&gt; · ioi · n=8, 4 templates" in title
     assert "mine" in views.heatmap(make(), title="mine").layout.title.text
+    replaced = views.heatmap(make(axis="head").assign_attrs(edit="Replace()", positions="END")).layout.title.text
+    assert replaced.startswith("z@END: recovery of logit_diff")
+    assert "denoising, source clean · tiny" in replaced
+    scaled = views.heatmap(make(axis="head").assign_attrs(edit="Scale(0.5)", positions="all")).layout.title.text
+    assert scaled.startswith("z: recovery of logit_diff")
+    assert "denoising, source clean, Scale(0.5) · tiny" in scaled
 
 
 def test_what_has_no_number_looks_different_and_is_named(make):
