@@ -184,11 +184,11 @@ def _hover(drawn: _Map, x: str, y: str) -> NDArray[np.object_]:
     """``L9H6 0.31 ± 0.02 (n=5)``: a cell, and its mean with the interval; four digits of one number."""
     array, found = drawn.array, np.empty(drawn.mean.shape, object)
     fixed = {str(a): array[a].item() for a in names.SWEPT if a in array.coords and array[a].ndim == 0}
-    columns = array[x].values.tolist()
+    columns, n = array[x].values.tolist(), labels.of_examples(array) if drawn.n else ""
     for i, row in enumerate(array[y].values.tolist()):
         for j, column in enumerate(columns):
             mean, low, high = drawn.mean[i, j], drawn.low[i, j], drawn.high[i, j]
-            number = f"{labels.interval(mean, low, high)} (n={drawn.n})" if drawn.n > 1 else f"{mean:.4g}"
+            number = f"{labels.interval(mean, low, high)} ({n})" if drawn.n > 1 else f"{mean:.4g}"
             cell = labels.escape(fx.cell_name(fixed | {y: row, x: column}))
             found[i, j] = "" if np.isnan(mean) else f"<b>{cell}</b> {number}"
     return found
@@ -197,7 +197,7 @@ def _hover(drawn: _Map, x: str, y: str) -> NDArray[np.object_]:
 def _under(drawn: _Map, x: str, y: str) -> str:
     """What stands under the title: the model, how many examples, the prompt of one, and what was selected."""
     array = drawn.array
-    words = [f"n={drawn.n}"] if drawn.n else []
+    words = [labels.of_examples(array)] if drawn.n else []
     if drawn.n == 1:
         one = array.isel({names.EXAMPLE: 0})
         words += [of.said(one), of.compared(one)]

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp import axes as names
+from interp import effects as fx
 from interp import stats
 from interp.errors import PositionError
 from interp.views import labels
@@ -41,7 +42,7 @@ def dla(
     Args:
         results: from :func:`interp.dla`, with ``contribution`` (example, term) or (example, term, source_position), and
             ``total``.
-        example: one alone; by default the mean over all of them, with Student's interval.
+        example: one alone; by default the mean over all of them, with Student's interval, over templates if there are enough.
         top: how many terms are shown by themselves.
         title: in place of the one made here.
         width: in pixels.
@@ -72,7 +73,7 @@ def _under(ds: xr.Dataset, some: xr.Dataset, example: int | None) -> str:
     words = [f"total {total:.3g}"]
     if "logit_diff" in some:
         words.append(f"logit difference {float(some['logit_diff'].mean()):.3g}")
-    words.append(f"n={n}" if example is None else f"example {example}")
+    words.append(labels.of_examples(some) if example is None else f"example {example}")
     if n == 1:
         one = some.isel({names.EXAMPLE: 0})
         words += [of.said(one), of.compared(one)]
@@ -93,10 +94,12 @@ def _strongest(each: xr.DataArray, top: int) -> tuple[list[str], np.ndarray[Any,
 
 def _bars(some: xr.Dataset, top: int, head: str, under: str, width: int, template: str, level: float) -> go.Figure:
     terms, numbers = _strongest(some["contribution"].transpose(TERM, names.EXAMPLE), top)
-    found = stats.t_interval(numbers, level=level)
-    (mean, low, high), n = found[:3], found.n
+    mean, low, high = stats.t_interval(numbers, clusters=fx.clusters_of(some).labels, level=level)[:3]
+    n, over = some.sizes[names.EXAMPLE], labels.of_examples(some)
     end = float(np.abs(mean).max()) or 1.0
-    hover = [f"<b>{labels.escape(term)}</b> {_said(m, a, b, n)}" for term, m, a, b in zip(terms, mean, low, high, strict=True)]
+    hover = [
+        f"<b>{labels.escape(term)}</b> {_said(m, a, b, over)}" for term, m, a, b in zip(terms, mean, low, high, strict=True)
+    ]
     figure = go.Figure(
         go.Bar(
             x=mean,
@@ -128,9 +131,9 @@ def _bars(some: xr.Dataset, top: int, head: str, under: str, width: int, templat
     return figure
 
 
-def _said(mean: float, low: float, high: float, n: int) -> str:
+def _said(mean: float, low: float, high: float, over: str) -> str:
     """``0.31 ± 0.02 (n=4)``, or one number with its sign."""
-    return f"{labels.interval(mean, low, high) if n > 1 else f'{mean:+.3g}'} (n={n})"
+    return f"{f'{mean:+.3g}' if over == 'n=1' else labels.interval(mean, low, high)} ({over})"
 
 
 def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template: str, level: float) -> go.Figure:
@@ -142,15 +145,15 @@ def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template
         )
     each = each.isel({names.SOURCE_POSITION: np.flatnonzero(there.isel({names.EXAMPLE: 0}).values)})
     terms, numbers = _strongest(each.transpose(TERM, names.SOURCE_POSITION, names.EXAMPLE), top)
-    found = stats.t_interval(numbers, level=level)
-    (mean, low, high), n = found[:3], found.n
+    mean, low, high = stats.t_interval(numbers, clusters=fx.clusters_of(some).labels, level=level)[:3]
+    over = labels.of_examples(some)
     end = float(np.nanmax(np.abs(mean[:top]))) or 1.0  # the rest may be more than all that is shown
     columns = of.ticks(each[names.SOURCE_POSITION].values.tolist(), _tokens(each), "position and token that is read")
     rows = labels.Ticks(
         "", [labels.escape(labels.short(term) if len(term) > 24 else term) for term in terms], [""] * len(terms)
     )
     hover = [
-        [f"<b>{row}</b> from {column}<br>{_said(m, a, b, n)}" for column, (m, a, b) in zip(columns.full, line, strict=True)]
+        [f"<b>{row}</b> from {column}<br>{_said(m, a, b, over)}" for column, (m, a, b) in zip(columns.full, line, strict=True)]
         for row, line in zip(rows.full, np.stack([mean, low, high], -1).tolist(), strict=True)
     ]
     figure = go.Figure(

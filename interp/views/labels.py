@@ -211,6 +211,13 @@ def clusters(table: xr.Dataset) -> str:
     return f", only {found} templates" if 1 < found < fx.FEWEST_CLUSTERS else ""
 
 
+def of_examples(result: xr.Dataset | xr.DataArray) -> str:
+    """``n=64, 20 templates``: the examples of a result that is no sweep, as its intervals take them."""
+    found = fx.clusters_of(result)
+    known = {"templates": found.templates, "resampled": found.unit, "effective": found.effective}
+    return f"n={result.sizes[names.EXAMPLE]}{clusters(xr.Dataset(attrs=known))}"
+
+
 def wrap(text: str, characters: int) -> list[str]:
     """``text`` on several lines, broken between its `` · `` parts, or at spaces where one part is too long."""
     lines = [""]

@@ -47,6 +47,19 @@ def test_bars_by_size_and_a_rest_that_makes_them_add_up():
     assert f"tiny &lt;model&gt; · total {total} · logit difference {total} · n=4" in figure.layout.title.text
 
 
+def test_examples_of_one_template_count_once():
+    """Each template's examples are equal: as good as one example a template, and the interval is Student's over these."""
+    few, templates = made_up(examples=5), [f"t{i}" for i in range(5)]
+    many = few.isel(example=np.repeat(range(5), 4)).assign_coords(template=("example", np.repeat(templates, 4)))
+    bars = views.dla(many).data[0]
+    np.testing.assert_allclose(bars.error_x.array, views.dla(few).data[0].error_x.array, rtol=1e-6)
+    assert "(n=20, 5 templates)" in bars.customdata[0]
+    assert "n=20, 5 templates" in views.dla(many).layout.title.text
+    by_source = made_up(examples=5, sources=4).isel(example=np.repeat(range(5), 4))
+    hover = views.dla(by_source.assign_coords(template=("example", np.repeat(templates, 4)))).data[0].customdata[0][0]
+    assert hover.endswith("(n=20, 5 templates)")
+
+
 def test_intervals_are_students_and_of_the_rests_sum():
     ds = made_up()
     figure = views.dla(ds, top=5)

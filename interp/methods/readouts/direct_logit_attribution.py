@@ -278,6 +278,7 @@ def _prompts(asked: Answered) -> dict[str, Any]:
     def said(ids: Int[Tensor, " example"]) -> list[str]:
         return [str(i) if words is None else words.decode([i]) for i in ids.tolist()]
 
-    texts = provenance.example_coordinates(asked.encoded)["clean_prompt"]
-    found = {"prompt": (axes.EXAMPLE, texts), "answer": (axes.EXAMPLE, said(asked.right))}
+    known = provenance.example_coordinates(asked.encoded)
+    found = {"prompt": (axes.EXAMPLE, known["clean_prompt"]), "answer": (axes.EXAMPLE, said(asked.right))}
+    found |= {"template": (axes.EXAMPLE, known["template"])} if any(known["template"]) else {}
     return found if asked.wrong is None else found | {"wrong": (axes.EXAMPLE, said(asked.wrong))}

@@ -274,6 +274,9 @@ def test_pairs_bring_their_answers(seed: int) -> None:
     within(found["contribution"], np.stack(one_by_one), found["logit_diff"])
     assert found["answer"].values.tolist() == ["3", "4", "5"]
     assert (found.attrs["wrong"], found.attrs["position"], found.attrs["given"]) == ("one token", "-1", None)
+    assert "template" not in found.coords
+    named = dla(tested, Pairs(tuple(replace(pair, template=f"t{i}") for i, pair in enumerate(pairs))))
+    assert named["template"].values.tolist() == ["t0", "t1", "t2"]
     assert "wrong" not in dla(tested, pairs, A)
     assert dla(tested, pairs, A).attrs["wrong"] == "the mean over the vocabulary"
 
