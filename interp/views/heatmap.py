@@ -31,7 +31,7 @@ from interp.views import labels
 from interp.views.arrays import choose_axes, of_array
 from interp.views.colours import scale
 from interp.views.layout import PAGE, dress
-from interp.views.outline import outlines
+from interp.views.outline import TOLD, outlines
 from interp.views.slider import with_slider
 
 #: Why a cell has no colour of the scale, in the order in which it is drawn. None of these colours occurs in the scales.
@@ -127,7 +127,7 @@ def heatmap(
     figures = []
     for part, drawn in zip(parts, maps, strict=True):
         columns, rows = labels.ticks(part, x), labels.ticks(part, y)
-        around = outlines(drawn.survives, f"effect ≠ 0, p ≤ {1 - level:.2g}") if outlined else []
+        around = outlines(drawn.survives, f"{TOLD}, p ≤ {1 - level:.2g}") if outlined else []
         figure = go.Figure([*_traces(drawn, part, x, y, colours, reasons), *around])
         head, under = labels.headline(part, quantity, drawn.metric), labels.provenance(part, drawn.table)
         under += f" · {said}" if said else ""

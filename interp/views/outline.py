@@ -11,6 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+TOLD = "effect ≠ 0"
+"""What an outline says of its cells, for the legend; the level behind it."""
+
 _Corner = tuple[int, int]
 
 

@@ -22,6 +22,7 @@ from interp.views import labels
 from interp.views.colours import SEQUENTIAL
 from interp.views.heatmap import heatmap
 from interp.views.layout import PAGE, dress, make_room
+from interp.views.outline import TOLD
 
 SAYS = {"resid_pre": "state", "resid_mid": "state", "resid_post": "state", "mlp_out": "MLP", "attn_out": "attention"}
 """What a site is called over its map; any other by its own name."""
@@ -82,6 +83,8 @@ def tracing(
     columns, rows = labels.ticks(first, names.LAYER), _starred(first, subject)
     if any(label.endswith(STAR) for label in rows.full):
         under += f" · {STAR} {'corrupted' if subject is None else 'subject'}"
+    if any(name.startswith(TOLD) for name in listed):
+        under += " · outlined: max-T sign flips within each map"
     dress(figure, title or head, under, columns, rows, width=width, template=template, across=across, down=down)
     figure.update_xaxes(range=[-0.5, len(columns.full) - 0.5]).update_yaxes(range=[len(rows.full) - 0.5, -0.5])
     return _named(figure, [_name(family) for family in families.values()])

@@ -63,6 +63,15 @@ def test_title_has_both_ends_and_provenance(tree):
     assert "corrupted -3, clean 3 · noising" in noising
 
 
+def test_outlines_are_said_to_be_of_one_map_each(tree):
+    said = "outlined: max-T sign flips within each map"
+    told = views.tracing(tree(examples=16, templates=16), width=900)
+    assert "effect ≠ 0, p ≤ 0.05" in {trace.name for trace in told.data}
+    assert said in told.layout.title.text
+    too_few = views.tracing(tree(examples=4), width=900)  # 2^(1 − 4) is no p below 0.05
+    assert said not in too_few.layout.title.text
+
+
 def test_hover_has_interval_n_and_the_token(tree):
     lines = views.tracing(tree()).data[1].text[9, 3].split("<br>")
     # half of the difference is restored, which is 0 in every example
