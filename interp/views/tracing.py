@@ -71,6 +71,8 @@ def tracing(
         one.data[0].update(showscale=number == 1, **colours)
         for trace in one.data:
             trace.update(xaxis=f"x{number}", yaxis=f"y{number}")
+            if trace.type == "scatter" and trace.mode == "lines":  # outlines: cells are narrower than in a map alone
+                trace.line.width /= 2
             if trace.showlegend:
                 trace.update(showlegend=trace.name not in listed, legendgroup=trace.name)
                 listed.add(trace.name)
