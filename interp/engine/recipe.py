@@ -47,8 +47,9 @@ def recorded(call: str, model: Model, pairs: Encoded, **arguments: Any) -> dict[
         call: the function that was called, such as ``"patch"``.
         model: as it was then; what :meth:`interp.Model.edited` has in force on it becomes part of ``given``.
         pairs: what was given as pairs or prompts, encoded.
-        arguments: all :func:`others`, as they were given.
+        arguments: as they were given; of them :func:`others` are kept.
     """
+    arguments = others(arguments)
     if model.background is not None:
         given = arguments.get("given")
         standing = [] if given is None or given == [] else listed(given, "given")
