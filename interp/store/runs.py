@@ -32,6 +32,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,22 +140,14 @@ class Store:
         planned = units.planned(skeleton, fills, cut)
         of_units = {family: dict.fromkeys(fills, lengths) for family, lengths in cut.items()}
         content = self._checked({**(beside or {}), DATA: self._packed(skeleton, of_units)})
-        plan = {**head, "units": planned, "data": "0" * 8}
-        if self.find(head["spec"], head["engine_semantics"]) is None:
-            if marker.read(self.files, run, HALF) is None:
-                marker.write(self.files, run, HALF, {**head, "units": planned}, content)
-            begun = marker.read(self.files, run, HALF)  # that of whoever began it first
-            if begun is None:
-                raise StoreError(f"run {run} was removed while it was begun")
-            plan, content = begun, marker.content(self.files, run, begun)
+        plan, content = self._joined({**head, "units": planned}, content)
 
         def save(result: Result, found: Mapping[str, bytes]) -> Run:
-            content = {**found, DATA: self._packed(result)}
-            whole = self._save(result, {key: value for key, value in plan.items() if key not in _INSTEAD}, content)
-            self._forget(run, plan)
-            return whole
+            own = {key: value for key, value in plan.items() if key not in _INSTEAD}
+            named = {"name": head["name"], "tags": head["tags"]}  # what is given now counts, and what was given then
+            return self._save(result, own | named, {**found, DATA: self._packed(result)})
 
-        return Writing(self.files, plan, content, save, expiry)
+        return Writing(self.files, plan, content, save, partial(self._forget, run, plan), expiry)
 
     def label(self, ref: str, *, name: str | None = None, tags: Iterable[str] | None = None) -> Run:
         """Give a complete run another name, or other tags."""
@@ -329,6 +322,22 @@ class Store:
         if old is not None and "units" not in old:
             self.files.remove(f"{run}/{old['data']}")  # no marker names it any more
         return inspect(self.files, run)
+
+    def _joined(self, head: dict[str, Any], content: Mapping[str, bytes]) -> tuple[Mapping[str, Any], Mapping[str, bytes]]:
+        """The plan of a run and its files: that of whoever began it first; this one where the run is whole."""
+        run = head["id"]
+        while self.find(head["spec"], head["engine_semantics"]) is None:
+            if marker.read(self.files, run, HALF) is None:
+                marker.write(self.files, run, HALF, head, content)
+            begun = marker.read(self.files, run, HALF)
+            if begun is None:
+                continue  # finished or removed since
+            try:
+                return begun, marker.content(self.files, run, begun)
+            except StoreError:
+                if self.find(head["spec"], head["engine_semantics"]) is None:
+                    raise
+        return {**head, "data": "0" * 8}, content
 
     def _forget(self, run: str, plan: Mapping[str, Any]) -> None:
         """Remove what a run was written by, now that it is whole."""

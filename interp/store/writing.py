@@ -40,9 +40,16 @@ class Writing:
     """Half a run, held open by one writer. Made by ``Store.begin``."""
 
     def __init__(
-        self, files: Files, plan: Mapping[str, Any], content: Mapping[str, bytes], save: Save, expiry: float = EXPIRY
+        self,
+        files: Files,
+        plan: Mapping[str, Any],
+        content: Mapping[str, bytes],
+        save: Save,
+        forget: Callable[[], None],
+        expiry: float = EXPIRY,
     ) -> None:
-        self.files, self.plan, self.id, self._content, self._save = files, plan, str(plan["id"]), content, save
+        self.files, self.plan, self.id, self._content = files, plan, str(plan["id"]), content
+        self._save, self._forget = save, forget
         self._leases = Leases(files, units.leased(self.id, plan), expiry)
         self._units = units.listed(plan["units"])
         static = arrays.unpack(content[DATA])
@@ -127,22 +134,27 @@ class Writing:
         while not self._finished():
             if self._leases.claim(_FINISH):
                 try:
-                    return self._finish(attrs)
+                    self._finish(attrs)
+                except StoreError:
+                    if not self._finished():  # by another one, who took this lease over
+                        raise
                 finally:
                     self._leases.release(_FINISH)
-            time.sleep(wait := min(2 * wait, _LONGEST))
+            else:
+                time.sleep(wait := min(2 * wait, _LONGEST))
+        self._forget()
         return inspect(self.files, self.id)
 
-    def _finish(self, attrs: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None) -> Run:
+    def _finish(self, attrs: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None) -> None:
         if self._finished():
-            return inspect(self.files, self.id)
+            return
         content = arrays.unpack(self._content[DATA])
         for unit in self._units:
             content |= self._read(unit.name)[0]
         result = arrays.decode(content, self.plan["kind"] == "tree", self.plan["variables"])
         if attrs is not None:
             result = _with_attrs(result, attrs)
-        return self._save(result, {name: data for name, data in self._content.items() if name != DATA})
+        self._save(result, {name: data for name, data in self._content.items() if name != DATA})
 
     def _finished(self) -> bool:
         """Whether the run is whole by now."""

@@ -70,6 +70,24 @@ def test_what_was_begun_is_resumed(store, begun):
     assert store.runs()["status"].tolist() == ["complete"]
 
 
+def test_a_name_that_is_given_later_is_the_name(store, begun):
+    run = half.write(store, name="finished", tags=["b"])[1]
+    assert (run.name, run.tags) == ("finished", ("a", "b"))
+
+
+def test_a_run_that_others_finish_meanwhile_is_theirs(store):
+    with store.begin(half.skeleton(), chunks=half.CHUNKS) as late:
+        unit = next(iter(late))
+        with store.begin(half.skeleton(), chunks=half.CHUNKS, expiry=0.0) as other:  # to whom every lease is void
+            for one in other:
+                other.write(one, half.part(one))
+            run = other.finish()
+        late.write(unit, half.part(unit))
+        assert list(late) == []
+        assert late.finish().load().identical(run.load())
+    assert sorted(store.files.names(run.id)) == sorted([run.marker["data"], "run.json"])
+
+
 def test_half_a_run_is_read_as_far_as_it_is(store, begun):
     found = begun.load(partial=True)["value"].values
     known = ~np.isnan(found)
