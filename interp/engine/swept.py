@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 
 from interp.engine import provenance
 from interp.engine.families import Family, labelled
@@ -97,15 +98,14 @@ class _Begun:
     """The same, with its baselines."""
 
     def __init__(self, units: _Units, sweep: Measuring) -> None:
-        p, self.sweep = units.prepared, sweep
-        self.every = p.rows
+        p, self.sweep, every = units.prepared, sweep, units.prepared.rows
         self.numbers: dict[str, tuple[tuple[str, ...], np.ndarray[Any, Any]]] = {}
         found = []
         for (name, family), cells in zip(units.families.items(), p.families, strict=True):
             number = np.full(len(family.exists), -1)
             number[family.exists] = np.arange(cells.start, cells.stop - 1)
             self.numbers[units.path(name)] = tuple(family.axes), number.reshape([len(v) for v in family.axes.values()])
-            own = self.every[self.every[:, 0] == cells[-1]]
+            own = every[every[:, 0] == cells[-1]]
             written_back = sweep.base.clone()
             written_back[:, own[:, 1]] = sweep.run(own, lambda n: None)
             value = torch.full((len(p.metrics), len(cells) - 1, len(p.encoded)), torch.nan, dtype=sweep.base.dtype)
@@ -113,27 +113,25 @@ class _Begun:
         self.skeleton = joined(found, units.families, units.attrs, tree=units.tree)
 
     def rows(self, family: str, index: Index) -> int:
-        return len(self._part(family, index)[1])
+        return int(self._part(family, index)[2].sum())
 
     def values(self, family: str, index: Index, progress: Callable[[int], None]) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-        cells, rows, examples = self._part(family, index)
-        there = cells.ravel() >= 0
-        wanted = torch.from_numpy(cells.ravel()[there]).to(rows.device)
-        halved = len(self.sweep.halved)
+        cells, wanted, runs = self._part(family, index)
+        examples, halved = index["example"], len(self.sweep.halved)
         value = self.sweep.base[:, None, examples].repeat(1, len(wanted), 1)
-        at = torch.searchsorted(wanted, rows[:, 0].contiguous())
-        value[:, at, rows[:, 1] - examples.start] = self.sweep.run(rows, progress)
-        undefined = warn_of_nan(value, [self.sweep.work.cells[cell] for cell in wanted.tolist()])
+        cell, example = runs.nonzero(as_tuple=True)
+        rows = torch.stack([wanted[cell], example + examples.start], dim=-1)
+        value[:, cell, example] = self.sweep.run(rows, progress)
+        undefined = warn_of_nan(value, [self.sweep.work.cells[number] for number in wanted.tolist()])
         facts = {"out_of_memory": len(self.sweep.halved) - halved, "rows_not_a_number": undefined}
-        full = np.full((len(value), len(there), value.shape[-1]), np.nan, dtype=value.cpu().numpy().dtype)
-        full[:, there] = value.cpu().numpy()
-        return full.reshape(len(value), *cells.shape, value.shape[-1]), facts
+        found = value.cpu().numpy()
+        full = np.full((len(found), *cells.shape, found.shape[-1]), np.nan, dtype=found.dtype)
+        full[:, cells >= 0] = found
+        return full, facts
 
-    def _part(self, family: str, index: Index) -> tuple[np.ndarray[Any, Any], Any, slice]:
-        """The cells of a part, −1 where the site is absent, its rows, and its examples."""
+    def _part(self, family: str, index: Index) -> tuple[np.ndarray[Any, Any], Tensor, Tensor]:
+        """The cells of a part, −1 where the site is absent; those that exist; which of these run on which of its examples."""
         axes, numbers = self.numbers[family]
-        cells = numbers[tuple(index.get(axis, slice(None)) for axis in axes)]
-        examples = index["example"]
-        own = torch.isin(self.every[:, 0], torch.from_numpy(cells[cells >= 0]).to(self.every.device))
-        own &= (self.every[:, 1] >= examples.start) & (self.every[:, 1] < examples.stop)
-        return cells, self.every[own], examples
+        cells, by_rule = numbers[tuple(index.get(axis, slice(None)) for axis in axes)], self.sweep.prepared.by_rule
+        wanted = torch.from_numpy(cells[cells >= 0]).to(by_rule.device)
+        return cells, wanted, ~by_rule[wanted, index["example"]]
