@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -136,9 +136,9 @@ def patch_edges(
     began = time.perf_counter()
     with asked.begin() as sweep, bar(progress, len(wanted) * len(encoded)) as shown:
         everything = {axes.CELL: slice(0, len(wanted)), axes.EXAMPLE: slice(0, len(encoded))}
-        values, facts = sweep.values("/", everything, shown.update)
+        values, _ = sweep.values("/", everything, shown.update)
     result = sweep.skeleton.assign(value=(sweep.skeleton["value"].dims, values))
-    return result.assign_attrs(out_of_memory=facts["out_of_memory"], wall_seconds=time.perf_counter() - began)
+    return result.assign_attrs(out_of_memory=len(sweep.halved), wall_seconds=time.perf_counter() - began)
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,35 +193,39 @@ class _Asked:
             yield _Edges(self._labelled(clean, corrupt, base, facts), sweep, halved)
 
     def _labelled(self, clean: Array, corrupt: Array, base: Array, facts: dict[str, Any]) -> xr.Dataset:
-        runs, wanted, source = self.runs, self.wanted, self.source
-        model, encoded, metrics = runs.model, runs.encoded, self.reader.metrics
+        return effects.assemble(
+            np.full((len(clean), len(self.wanted), clean.shape[-1]), np.nan, clean.dtype),
+            clean,
+            corrupt,
+            given=base if self.changes is not None else None,
+            axes={axes.CELL: list(range(len(self.wanted)))},
+            metrics=[m.name for m in self.reader.metrics],
+            coords=provenance.example_coordinates(self.runs.encoded) | _coordinates(self.runs.model, self.wanted),
+            attrs=provenance.attributes(self.runs.model, self.runs.encoded, self.patching, self.reader.metrics)
+            | self._asked
+            | facts,
+        )
+
+    @cached_property  # of every edge, and asked for before and after the base is run
+    def _asked(self) -> dict[str, Any]:
+        """Attributes that say what was asked for."""
+        model, encoded, wanted, source = self.runs.model, self.runs.encoded, self.wanted, self.source
         written = [Intervention((Change(edge.sender, source=source),)) for edge in wanted]
         spec = {"edges": "all" if self.whole else [repr(e) for e in wanted], "source": source.spec()}
         spec |= {"given": self.changes.spec()} if self.changes is not None else {}
         spec |= {"hold": [repr(change.site) for change in self.frozen.changes]} if self.frozen is not None else {}
         spec |= {"precision": self.precision} if self.precision != "full" else {}
-        return effects.assemble(
-            np.full((len(clean), len(wanted), clean.shape[-1]), np.nan, clean.dtype),
-            clean,
-            corrupt,
-            given=base if self.changes is not None else None,
-            axes={axes.CELL: list(range(len(wanted)))},
-            metrics=[m.name for m in metrics],
-            coords=provenance.example_coordinates(encoded) | _coordinates(model, wanted),
-            attrs=provenance.attributes(model, encoded, self.patching, metrics)
-            | {
-                "method": "patch_edges",
-                "site": "edges",
-                "positions": "all",
-                "source": sources(written, self.patching),
-                **in_force(model, self.changes, self.frozen),
-                "strategy": "wavefront",
-                "rows": len(wanted) * len(encoded),
-                **gauge.attribute(model, [*written, *([self.changes] if self.changes else [])]),
-                "spec": provenance.spec(model, encoded, self.patching, metrics, spec),
-            }
-            | facts,
-        )
+        return {
+            "method": "patch_edges",
+            "site": "edges",
+            "positions": "all",
+            "source": sources(written, self.patching),
+            **in_force(model, self.changes, self.frozen),
+            "strategy": "wavefront",
+            "rows": len(wanted) * len(encoded),
+            **gauge.attribute(model, [*written, *([self.changes] if self.changes else [])]),
+            "spec": provenance.spec(model, encoded, self.patching, self.reader.metrics, spec),
+        }
 
 
 @dataclass(frozen=True, eq=False)
