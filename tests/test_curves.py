@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, mannwhitneyu, pearsonr, spearmanr
+from scipy.stats import binomtest, mannwhitneyu, pearsonr, rankdata, spearmanr
 
 from interp import stats
 from interp.effects import curves
@@ -120,6 +120,12 @@ def test_frontier_by_definition():
     ]
     np.testing.assert_array_equal(curves.frontier(size, value), ~np.array(beaten))
     assert curves.frontier([1, 1, 2], [5, 5, 5]).tolist() == [True, True, False]
+
+
+def test_ranks_are_scipy_s(seed):
+    values = np.random.default_rng(seed).integers(-3, 4, size=50).astype(float)
+    values[values == 3] = -np.inf
+    np.testing.assert_array_equal(curves.ranks(values), rankdata(values))
 
 
 def test_agreement_is_scipy_s_and_counts_signs():

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri, stdtrit
-from scipy.stats import rankdata
 
 from interp import stats
 from interp.errors import ShapeMismatchError
@@ -126,9 +125,9 @@ def roc(score: ArrayLike, truth: ArrayLike) -> Roc:
     misses = np.bincount(group, weights=1 - true, minlength=len(values))[::-1]
     tpr = np.concatenate([[0.0], np.cumsum(hits) / positives])
     fpr = np.concatenate([[0.0], np.cumsum(misses) / (len(true) - positives)])
-    rank = rankdata(np.where(np.isnan(s), -np.inf, s))
-    u = rank[true == 1].sum() - positives * (positives + 1) / 2
-    return Roc(fpr, tpr, np.concatenate([[np.inf], values[::-1]]), float(u / (positives * (len(true) - positives))))
+    beaten = misses.sum() - np.cumsum(misses) + misses / 2  # false ones of a lower score, of the same one for half
+    u = float(hits @ beaten)
+    return Roc(fpr, tpr, np.concatenate([[np.inf], values[::-1]]), u / (positives * (len(true) - positives)))
 
 
 def auc_interval(
@@ -213,7 +212,17 @@ def agreement(first: ArrayLike, second: ArrayLike, *, floor: float = 0.0) -> Agr
     a, b = a[there], b[there]
     sure = (np.abs(a) > floor) & (np.abs(b) > floor)
     same = float((np.sign(a[sure]) == np.sign(b[sure])).mean()) if sure.any() else np.nan
-    return Agreement(_correlation(a, b), _correlation(rankdata(a), rankdata(b)), same, len(a), int(sure.sum()))
+    return Agreement(_correlation(a, b), _correlation(ranks(a), ranks(b)), same, len(a), int(sure.sum()))
+
+
+def ranks(values: ArrayLike) -> Array:
+    """Ranks from 1 of a list of numbers, of equal ones their mean; ``scipy.stats``, which has it too, takes long to import.
+
+    >>> ranks([2.0, 1.0, 2.0])
+    array([2.5, 1. , 2.5])
+    """
+    _, group, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[group]
 
 
 def _correlation(a: Array, b: Array) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from scipy.stats import rankdata
 
 from interp import axes as names
 from interp import stats
 from interp.effects.cells import choose_metric
 from interp.effects.clusters import clusters_of
+from interp.effects.curves import ranks
 from interp.effects.quantities import effect
 from interp.effects.schema import EffectsError, swept_axes
 
@@ -92,5 +92,5 @@ def _rank_correlation(
     if shared.shape[1] < 2:
         return np.full((len(maps), len(maps)), np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.corrcoef(rankdata(shared, axis=-1))
+        found: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = np.corrcoef([ranks(row) for row in shared])
     return found
