@@ -61,6 +61,26 @@ def test_rooms_without_tensors_run_without_torch(room: str) -> None:
     assert not set(python(code)) & (PEERS | {"torch", "transformers"})
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["show", "--help"], ["--tyro-print-completion", "bash"]])
+def test_the_command_line_answers_before_it_loads_what_commands_work_with(arguments: list[str]) -> None:
+    code = f"""
+import contextlib, io, json, sys
+from interp.cli import main
+if {arguments}:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as said:
+        main({arguments})
+    assert said.getvalue()
+print(json.dumps(sorted({{n.partition('.')[0] for n in sys.modules}})))
+"""
+    assert not set(python(code)) & {*PEERS, "torch", "transformers", "numpy", "scipy", "pandas", "xarray", "zarr", "plotly"}
+
+
+def test_results_are_read_without_scipy_stats() -> None:
+    """It takes longer to import than the rest of the store together."""
+    code = "import json, sys, interp.store, interp.views, interp.report; print(json.dumps(sorted(sys.modules)))"
+    assert "scipy.stats" not in python(code)
+
+
 def test_every_name_of_the_face_is_there() -> None:
     assert interp.__all__ == sorted(interp.__all__)
     assert set(interp.__all__) <= set(dir(interp))

@@ -7,14 +7,14 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import pandas as pd
 import tyro
 
 from interp.commands.places import StoreFirst, opened
-from interp.store import Store
-from interp.store.run import DAMAGED, RUNNING, UNFINISHED
+
+if TYPE_CHECKING:
+    from interp.store import Store
 
 _SHRINK = ("name", "model", "task", "site", "method", "tags")
 """Columns that are cut where the terminal is too narrow, the longest first."""
@@ -73,6 +73,8 @@ def shown(rows: Sequence[Mapping[str, Any]], most: int | None) -> str:
         rows: as ``interp ls --json`` gives them.
         most: characters in a line; None for as many as it takes.
     """
+    from interp.store.run import DAMAGED
+
     columns: dict[str, list[str]] = {
         "id": [row["id"] for row in rows],
         **{key: [row[key] or "" for row in rows] for key in ("name", "model", "task", "method", "site")},
@@ -96,6 +98,10 @@ def width() -> int | None:
 
 def _row(store: Store, row: Mapping[Any, Any], check: bool) -> dict[str, Any]:
     """A run as JSON holds it, with the work units of half a run."""
+    import pandas as pd
+
+    from interp.store.run import RUNNING, UNFINISHED
+
     found = {str(key): value for key, value in row.items()}
     found["made_at"] = None if pd.isna(row["made_at"]) else row["made_at"].isoformat()
     found["tags"] = list(row["tags"])

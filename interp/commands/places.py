@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import tyro
 
 from interp.errors import StoreError
-from interp.store import Store
+
+if TYPE_CHECKING:
+    from interp.store import Store
 
 StoreFirst: TypeAlias = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STORE")]
 """The store of a command that is about a whole store."""
@@ -23,6 +25,8 @@ def opened(place: str) -> Store:
     Raises:
         StoreError: it is no folder.
     """
+    from interp.store import Store
+
     if "://" not in place and "::" not in place and not Path(place).exists():
         raise StoreError(f"{place} is no folder, so it is no store; interp demo makes one in interp-demo/runs")
     return Store(place)

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 
 import tyro
 
-from interp import effects as fx
 from interp.commands.places import RunFirst, RunsFirst, StoreFirst, opened
 from interp.errors import UserError
-from interp.store.run import DAMAGED, RUNNING, UNFINISHED
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,9 @@ class Show:
     """Print all that the result says of itself, by family, and nothing else."""
 
     def run(self) -> None:
+        from interp import effects as fx
         from interp.report import fact, provenance, strongest_cells
+        from interp.store.run import RUNNING, UNFINISHED
         from interp.views.bands import is_effects
 
         run = opened(self.store).run(self.run_id)
@@ -92,9 +92,11 @@ class Check:
     """Folder or address of the store."""
 
     def run(self) -> int:
+        from interp.store.run import COMPLETE, DAMAGED
+
         found = [run.check() for run in opened(self.store)]
         for run in found:
-            if run.status != "complete":
+            if run.status != COMPLETE:
                 print(f"{run.id} {run.name or ''}".rstrip() + f" is {run.status}: {run.reason}")
         counted = Counter(run.status for run in found)
         print(f"{len(found)} run{'s' * (len(found) != 1)}: {', '.join(f'{n} {status}' for status, n in counted.items())}")
