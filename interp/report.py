@@ -32,7 +32,6 @@ from interp.errors import StoreError, UserError
 from interp.store import Run
 from interp.store.run import RUNNING, UNFINISHED
 from interp.views import labels
-from interp.views.bands import is_effects
 from interp.views.export import HTML_CONFIG
 
 Item: TypeAlias = str | go.Figure | pd.DataFrame | Mapping[str, Any]
@@ -172,7 +171,7 @@ def of_result(ds: xr.Dataset, *, strongest: int = 10) -> list[Item]:
             items.append(draw())
         except UserError as error:
             items.append(f"{shows} is not drawn: {error}")
-    if is_effects(ds) and fx.swept_axes(ds):
+    if fx.is_effects(ds) and fx.swept_axes(ds):
         for metric in map(str, ds["metric"].values.ravel()):
             table = strongest_cells(ds, strongest, metric)
             items += [f"The {len(table)} strongest cells by {metric}, chosen on these same examples:", table]

@@ -24,6 +24,7 @@ import torch
 import xarray as xr
 
 from interp import axes
+from interp import effects as fx
 from interp.engine import attribute, patch, patch_edges
 from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
@@ -148,20 +149,15 @@ def _beside(run: Any) -> Mapping[str, bytes]:
 
 def compared(before: Result, after: Result) -> Rerun:
     """A result beside the one that it should be."""
-    old, new = _families(before), _families(after)
-    differs = [] if old.keys() == new.keys() else [f"families {', '.join(old)} → {', '.join(new)}"]
+    old, new = fx.families(before), fx.families(after)
+    names = [", ".join(filter(None, of)) or "none" for of in (old, new)]
+    differs = [] if old.keys() == new.keys() else [f"families {' → '.join(names)}"]
     found = [Deviation("value", math.inf, 1.0)] if differs else []
     for name in old.keys() & new.keys():
         changed = _changed(old[name], new[name])
         found += [Deviation("value", math.inf, 1.0)] if changed else _deviations(old[name], new[name])
         differs += [*changed, *_facts(old[name].attrs, new[name].attrs)]
     return Rerun(after, max(found, key=lambda one: one.ratio), tuple(dict.fromkeys(differs)))
-
-
-def _families(result: Result) -> dict[str, xr.Dataset]:
-    if isinstance(result, xr.Dataset):
-        return {"": result}
-    return {node.path: node.to_dataset() for node in result.subtree if node.has_data}
 
 
 def _changed(old: xr.Dataset, new: xr.Dataset) -> list[str]:

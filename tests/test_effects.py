@@ -352,3 +352,10 @@ def test_families_by_name():
     found = effects.families(xr.DataTree.from_dict({"heads": one, "deep/mlp": one}))
     assert list(found) == ["heads", "deep/mlp"]
     assert found["deep/mlp"].identical(one)
+
+
+def test_effects_are_known_by_their_variables():
+    one = small()
+    assert effects.is_effects(one)
+    assert effects.is_effects(one.drop_attrs())
+    assert not any(map(effects.is_effects, (one["value"], one.drop_vars("by_rule"), {"a": one}, xr.DataTree(one))))

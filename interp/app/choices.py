@@ -78,7 +78,7 @@ class Offer:
 
 def is_sweep(ds: xr.Dataset) -> bool:
     """Whether it is laid out as :mod:`interp.effects` says."""
-    return {"value", "clean", "corrupt", "by_rule"} <= set(map(str, ds.data_vars))
+    return fx.is_effects(ds)
 
 
 def of_one(ds: xr.Dataset, choice: Choice) -> xr.Dataset:

@@ -30,7 +30,6 @@ class Show:
         from interp import effects as fx
         from interp.report import fact, provenance, strongest_cells
         from interp.store.run import RUNNING, UNFINISHED
-        from interp.views.bands import is_effects
 
         run = opened(self.store).run(self.run_id)
         half = run.status in (RUNNING, UNFINISHED)
@@ -49,7 +48,7 @@ class Show:
             print(f"  {', '.join(f'{axis} {size}' for axis, size in ds.sizes.items())}")
             facts = {name: fact(value) for name, value in provenance(ds).items()}
             print("\n".join(f"  {name:<{max(map(len, facts))}}  {value}" for name, value in facts.items()))
-            for metric in map(str, ds["metric"].values.ravel()) if is_effects(ds) and fx.swept_axes(ds) else ():
+            for metric in map(str, ds["metric"].values.ravel()) if fx.is_effects(ds) and fx.swept_axes(ds) else ():
                 table = strongest_cells(known, self.top, metric)
                 print(f"\nthe {len(table)} strongest cells by {metric}\n{table.to_string(index=False)}")
 

@@ -46,6 +46,7 @@ from interp.effects.schema import (
     assemble,
     base,
     families,
+    is_effects,
     paired,
     swept_axes,
     validate,
@@ -59,6 +60,6 @@ from interp.effects.summaries import summary
 __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "Clusters", "EffectsError", "assemble", "at", "base",
     "cell_name", "choose_metric", "clusters_of", "curves", "damage", "digests", "effect", "examples_of", "families",
-    "furthest", "mark_in_sample", "noise_floor", "paired", "recovery", "sign_flip", "stability", "summary", "swept_axes",
-    "top", "validate", "value_of",
+    "furthest", "is_effects", "mark_in_sample", "noise_floor", "paired", "recovery", "sign_flip", "stability", "summary",
+    "swept_axes", "top", "validate", "value_of",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import xarray as xr
@@ -24,6 +24,7 @@ PROVENANCE = (
 )
 """What every result says about itself; None where it is not known."""
 
+_VARIABLES = ("value", "clean", "corrupt", "by_rule")
 _REQUIRED = ("patching", "noise_floor", "engine_semantics", "spec")
 _ON_EXAMPLE = ("template", "clean_prompt", "corrupted_prompt")
 _ON_TOKEN = ("clean_token", "corrupted_token")
@@ -121,7 +122,7 @@ def validate(ds: Any) -> xr.Dataset:
         )
     if not isinstance(ds, xr.Dataset):
         raise EffectsError(f"a result of interp.patch is an xarray Dataset; got {type(ds).__name__}")
-    lacking = [v for v in ("value", "clean", "corrupt", "by_rule") if v not in ds.data_vars]
+    lacking = [v for v in _VARIABLES if v not in ds.data_vars]
     if lacking:
         raise EffectsError(
             f"a result of interp.patch has the variables value, clean, corrupt and by_rule; missing: {', '.join(lacking)}; "
@@ -162,6 +163,11 @@ def validate(ds: Any) -> xr.Dataset:
         raise EffectsError(f"attrs['noise_floor'] gives a number for every metric, got {floors!r}")
     _check_rule(ds)
     return ds
+
+
+def is_effects(result: object) -> TypeGuard[xr.Dataset]:
+    """Whether it is what a sweep returns, by its variables; :func:`validate` looks closer."""
+    return isinstance(result, xr.Dataset) and set(_VARIABLES) <= set(result.data_vars)
 
 
 def families(result: xr.Dataset | xr.DataTree | xr.DataArray) -> dict[str, xr.Dataset]:

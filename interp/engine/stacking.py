@@ -112,17 +112,13 @@ def _datasets(found: Mapping[Labels, xr.Dataset], axes: Sequence[str]) -> xr.Dat
                 f"{label_text(axes, labels)} and {label_text(axes, first)} differ in the variables "
                 f"{', '.join(sorted(map(str, different)))}"
             )
-    effects = _is_effects(found[first])
+    effects = fx.is_effects(found[first]) and "patching" in found[first].attrs
     together = _joined(_aligned(found, axes, effects), axes)
     together.attrs = merged({labels: one.attrs for labels, one in found.items()}, axes)
     if not effects:
         return together
     together = together.map(lambda v: v.transpose(names.METRIC, *names.SWEPT, ..., names.EXAMPLE, missing_dims="ignore"))
     return fx.validate(together)
-
-
-def _is_effects(one: xr.Dataset) -> bool:
-    return {"value", "clean", "corrupt", "by_rule"} <= set(one.data_vars) and "patching" in one.attrs
 
 
 def _joined(found: Mapping[Labels, xr.Dataset], axes: Sequence[str]) -> xr.Dataset:

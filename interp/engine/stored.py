@@ -19,6 +19,7 @@ import torch
 import xarray as xr
 
 from interp import axes
+from interp import effects as fx
 from interp.engine.measure import ROUNDING, bar
 from interp.engine.surroundings import peak_memory
 from interp.errors import StoreError
@@ -154,8 +155,7 @@ def cut(sizes: Mapping[str, int], first: str, seconds: float) -> dict[str, int]:
 
 
 def _say_if_anonymous(asked: Result) -> None:
-    sets = [asked] if isinstance(asked, xr.Dataset) else [node.to_dataset() for node in asked.leaves]
-    if any(ds.attrs["spec"] is None for ds in sets):
+    if any(ds.attrs["spec"] is None for ds in fx.families(asked).values()):
         warnings.warn(
             "something in this sweep is a function of your own, which has no written form: the run is kept under an id by lot, "
             "and is neither found again by asking for it nor resumed",
@@ -166,8 +166,9 @@ def _say_if_anonymous(asked: Result) -> None:
 
 def _require_same_base(run: str, begun: Result, own: Result) -> None:
     """Raise unless the baselines are those that the run was begun with: values of one run come from one model."""
-    for path, mine in _sets(own).items():
-        theirs = _sets(begun)[path]
+    before = fx.families(begun)
+    for family, mine in fx.families(own).items():
+        theirs = before[family]
         for name in ("clean", "corrupt", "given"):
             if name not in mine:
                 continue
@@ -178,7 +179,3 @@ def _require_same_base(run: str, begun: Result, own: Result) -> None:
                     f"run {run} was begun with other numbers: {name!r} differs by up to {off:.2g} now, which is more than "
                     "rounding; is the model deterministic? Delete the run to begin anew"
                 )
-
-
-def _sets(result: Result) -> dict[str, xr.Dataset]:
-    return {"/": result} if isinstance(result, xr.Dataset) else {n.path: n.to_dataset() for n in result.leaves}

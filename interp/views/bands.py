@@ -55,11 +55,6 @@ def named(results: Any) -> dict[str, Result]:
     raise InputError(f"results is a {kind}; expected an xarray result, or several by name: {{'EAP': first, 'random': second}}")
 
 
-def is_effects(result: Result) -> bool:
-    """Whether it is what a sweep returns."""
-    return isinstance(result, xr.Dataset) and {"value", "clean", "corrupt", "by_rule"} <= set(result.data_vars)
-
-
 def of_effects(ds: xr.Dataset, x: str, quantity: str, *, level: float = 0.95, seed: int = 0) -> Lines:
     """The lines of a quantity of effects with one metric."""
     table = fx.summary(ds, quantity, level=level, seed=seed).isel({names.METRIC: 0})

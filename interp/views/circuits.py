@@ -72,7 +72,7 @@ def read(results: Any, *, metric: str | None, total: int | None, level: float, s
     every = bands.named(results)
     found, said, measured, bands_said, totals = [], [], [], [], []
     for name, result in every.items():
-        one = fx.choose_metric(result, metric) if isinstance(result, xr.Dataset) and bands.is_effects(result) else result
+        one = fx.choose_metric(result, metric) if fx.is_effects(result) else result
         known = total or one.attrs.get("total")
         totals.append(known)
         for place, part in _parts(_array_of(one, name)):
@@ -93,7 +93,7 @@ def read(results: Any, *, metric: str | None, total: int | None, level: float, s
 def _array_of(result: xr.Dataset | xr.DataArray, name: str) -> xr.Dataset | xr.DataArray:
     """The result with its circuits along ``cell``, whose sizes are known."""
     whose = f" of {name}" if name else ""
-    if isinstance(result, xr.Dataset) and not bands.is_effects(result):
+    if isinstance(result, xr.Dataset) and not fx.is_effects(result):
         raise InputError(
             f"the result{whose} is a Dataset of {', '.join(map(str, result.data_vars))}; expected effects (value, clean, "
             "corrupt) or an array of faithfulness, such as result['faithfulness']"

@@ -74,12 +74,12 @@ def curve(
         InputError: no results, or effects and arrays together.
     """
     every = bands.named(results)
-    if len({bands.is_effects(one) for one in every.values()}) > 1:
-        kinds = ", ".join(f"{name} ({'effects' if bands.is_effects(one) else 'array'})" for name, one in every.items())
+    if len({fx.is_effects(one) for one in every.values()}) > 1:
+        kinds = ", ".join(f"{name} ({'effects' if fx.is_effects(one) else 'array'})" for name, one in every.items())
         raise InputError(f"effects and other arrays have no axis in common: {kinds}; draw effects alone, or arrays alone")
     first = next(iter(every.values()))
-    x = x or _only(first["value"] if bands.is_effects(first) else first)
-    draw = _of_effects if bands.is_effects(first) else _of_arrays
+    x = x or _only(first["value"] if fx.is_effects(first) else first)
+    draw = _of_effects if fx.is_effects(first) else _of_arrays
     panels, head, under, band = draw(every, x, quantity, metric, level, seed)
     count = max(len(panel.lines) for panel in panels)
     if count > MOST:

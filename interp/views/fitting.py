@@ -17,7 +17,6 @@ import xarray as xr
 from interp import axes as names
 from interp import effects as fx
 from interp.views.attention import attention
-from interp.views.bands import is_effects
 from interp.views.circuit import circuit
 from interp.views.circuits import SIZE
 from interp.views.curve import curve
@@ -42,7 +41,7 @@ def fitting(ds: xr.Dataset) -> dict[str, Draw]:
     Args:
         ds: a dataset; of a tree, one family (:func:`interp.effects.families`).
     """
-    if is_effects(ds):
+    if fx.is_effects(ds):
         return _of_effects(ds)
     own: list[tuple[str, set[str], Draw]] = [
         ("logit lens", {"token", "prob", "entropy"}, partial(lens, ds)),
