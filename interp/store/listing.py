@@ -54,7 +54,7 @@ def rows(files: Files) -> list[dict[str, Any]]:
         if mark is None or entry is None or entry["mark"] != list(mark):
             entry = _entry(files, run, mark, stat)
         elif (there := stat(entry["data"])) is None or there.size != entry["bytes"]:
-            entry = {"row": _row(files, run, stat)}  # damaged since
+            entry = {"row": _described(inspect(files, run, stat))}  # damaged since
         if "mark" in entry:
             kept[run] = entry
         found.append(entry["row"])
@@ -103,10 +103,6 @@ def _entry(files: Files, run: str, mark: Stat | None, stat: Callable[[str], Stat
         return {"row": row}
     expected = found.marker["files"][DATA]
     return {"mark": list(mark), "data": f"{run}/{found.marker['data']}/{DATA}", "bytes": expected["size"], "row": row}
-
-
-def _row(files: Files, run: str, stat: Callable[[str], Stat | None]) -> dict[str, Any]:
-    return _described(inspect(files, run, stat))
 
 
 def _described(run: Run) -> dict[str, Any]:

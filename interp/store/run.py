@@ -113,18 +113,30 @@ def inspect(files: Files, run: str, stat: Callable[[str], Stat | None] | None = 
     """
     found: Mapping[str, Any] | None = None
     try:
-        found = marker.read(files, run, WHOLE)
-        if found is not None:
-            reason = marker.wrong(found, run, stat or files.stat)
-            if reason and (marker.read(files, run, WHOLE) or found)["data"] != found["data"]:
-                return inspect(files, run)  # replaced while it was looked at
-            return Run(run, files, found["name"], tuple(found["tags"]), DAMAGED if reason else COMPLETE, reason, found)
+        finished = whole(files, run, stat)
+        if finished is not None:
+            return finished
         found = marker.read(files, run, HALF)
         if found is not None:
             return _half(files, run, found, marker.wrong(found, run, files.stat))
     except StoreError as error:
         return Run(run, files, status=DAMAGED, reason=str(error), marker=found)
     return Run(run, files, status=UNFINISHED, reason=f"no {WHOLE}: its writer was stopped, or is still at work")
+
+
+def whole(files: Files, run: str, stat: Callable[[str], Stat | None] | None = None) -> Run | None:
+    """A run that has been finished, complete or damaged since; None where it has not.
+
+    Raises:
+        StoreError: its marker cannot be read.
+    """
+    found = marker.read(files, run, WHOLE)
+    if found is None:
+        return None
+    reason = marker.wrong(found, run, stat or files.stat)
+    if reason and (marker.read(files, run, WHOLE) or found)["data"] != found["data"]:
+        return whole(files, run)  # replaced while it was looked at
+    return Run(run, files, found["name"], tuple(found["tags"]), DAMAGED if reason else COMPLETE, reason, found)
 
 
 def _half(files: Files, run: str, plan: Mapping[str, Any], wrong: str) -> Run:

@@ -21,12 +21,12 @@ import numpy as np
 import xarray as xr
 
 from interp.errors import StoreError
-from interp.store import arrays, marker, units
+from interp.store import arrays, units
 from interp.store.arrays import Filler, Result
 from interp.store.files import Files
 from interp.store.leases import EXPIRY, Leases
-from interp.store.marker import DATA, WHOLE
-from interp.store.run import COMPLETE, Run, inspect
+from interp.store.marker import DATA
+from interp.store.run import COMPLETE, Run, inspect, whole
 from interp.store.units import Unit
 
 _LONGEST = 1.0
@@ -158,7 +158,8 @@ class Writing:
 
     def _finished(self) -> bool:
         """Whether the run is whole by now."""
-        return marker.read(self.files, self.id, WHOLE) is not None and inspect(self.files, self.id).status == COMPLETE
+        found = whole(self.files, self.id)
+        return found is not None and found.status == COMPLETE
 
     def _whole(self) -> bool:
         """Whether every unit can be read; those that cannot are given up, to be done again."""
