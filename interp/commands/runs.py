@@ -104,7 +104,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Tidy:
-    """Remove what killed writers left behind, which nothing reads. Call it while nobody writes to the store."""
+    """Remove what killed writers left behind and what was set aside as damaged. Call it while nobody writes to the store."""
 
     store: StoreFirst = "runs"
     """Folder or address of the store."""

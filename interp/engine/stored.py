@@ -24,6 +24,7 @@ from interp.engine.measure import ROUNDING, bar
 from interp.engine.surroundings import peak_memory
 from interp.errors import StoreError
 from interp.store import Store
+from interp.store.marker import DamagedError
 
 StoreLike: TypeAlias = Store | str | os.PathLike[str]
 Result: TypeAlias = xr.Dataset | xr.DataTree
@@ -92,7 +93,8 @@ def keep(
         beside: files to keep beside the data.
 
     Raises:
-        StoreError: the run was begun by a model that gives other numbers, or is damaged.
+        StoreError: the run was begun by a model that gives other numbers, or cannot be read. One that is damaged is made
+            anew, with a warning.
     """
     there = loaded(into, asked)
     if there is not None:
@@ -113,7 +115,7 @@ def keep(
 
 
 def loaded(into: Into, asked: Result) -> Result | None:
-    """The run that is asked for, where it is in the store; it takes the name and the tags that are given now.
+    """The run that is asked for, where it is whole in the store; it takes the name and the tags that are given now.
 
     Args:
         asked: the result without any number.
@@ -121,9 +123,13 @@ def loaded(into: Into, asked: Result) -> Result | None:
     there = into.store.like(asked)
     if there is None:
         return None
+    try:
+        result: Result = there.load()
+    except DamagedError:
+        return None  # beginning it says so
     if into.name is not None or into.tags:
         into.store.label(there.id, name=into.name, tags=[*there.tags, *into.tags])
-    return there.load()
+    return result
 
 
 def _attributes(family: str, attrs: Mapping[str, Any], facts: Iterable[Mapping[str, float]]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ _FOLDER = re.compile(r"[0-9a-f]{8}\Z")
 Marker = Mapping[str, Any]
 
 
+class DamagedError(StoreError):
+    """What is there cannot be what was written."""
+
+
 def write(files: Files, run: str, which: str, marker: Mapping[str, Any], content: Mapping[str, bytes]) -> None:
     """The files of a run, then its marker, which names them.
 
@@ -66,7 +70,8 @@ def read(files: Files, run: str, which: str) -> dict[str, Any] | None:
     """What a marker says, checked; None where there is none.
 
     Raises:
-        StoreError: it is damaged, of another format, or of another run.
+        DamagedError: it is damaged.
+        StoreError: it is of another format or of another run, or cannot be read.
     """
     try:
         text = files.read(f"{run}/{which}")
@@ -82,11 +87,11 @@ def read(files: Files, run: str, which: str) -> dict[str, Any] | None:
         version = marker["format"]
         own = sha256(canonical(marker))
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise StoreError(f"run {run}: {which} is damaged ({type(error).__name__})") from error
+        raise DamagedError(f"run {run}: {which} is damaged ({type(error).__name__})") from error
     if version != FORMAT:
         raise StoreError(f"run {run} was written in store format {str(version)[:20]}; this version reads format {FORMAT}")
     if own != digest:
-        raise StoreError(f"run {run}: {which} is damaged (its checksum does not hold)")
+        raise DamagedError(f"run {run}: {which} is damaged (its checksum does not hold)")
     _require_form(run, which, marker)
     spec = marker["spec"]
     if marker["id"] != run or (spec is not None and run_id(spec, marker["engine_semantics"]) != run):
@@ -141,13 +146,16 @@ def _require_form(run: str, which: str, marker: Mapping[str, Any]) -> None:
         )
     for key, fits in forms.items():
         if key not in marker or not fits(marker[key]):
-            raise StoreError(f"run {run}: {which} is damaged ({key} is not what it should be)")
+            raise DamagedError(f"run {run}: {which} is damaged ({key} is not what it should be)")
 
 
 def wrong(marker: Marker, run: str, stat: Callable[[str], Stat | None]) -> str:
     """What the sizes of a run's files betray; empty where they are as they were written."""
     for name, expected in marker["files"].items():
-        found = stat(f"{run}/{marker['data']}/{name}")
+        try:
+            found = stat(f"{run}/{marker['data']}/{name}")
+        except StoreError as error:  # a link
+            return str(error)
         if found is None or found.size != expected["size"]:
             return f"{name} has {'no' if found is None else found.size} bytes of {expected['size']}"
     return ""
@@ -157,22 +165,23 @@ def content(files: Files, run: str, marker: Marker, *names: str) -> dict[str, by
     """Files of a run, every one checked; by default all of them.
 
     Raises:
-        StoreError: one is missing or damaged, or a file is there that was not written with the run.
+        DamagedError: one is missing or damaged.
+        StoreError: one cannot be read, or a file is there that was not written with the run.
     """
-    folder = f"{run}/{marker['data']}"
+    folder, found = f"{run}/{marker['data']}", {}
     try:
-        strangers = sorted(set(files.names(folder)) - set(marker["files"]))
-        if strangers:
-            raise StoreError(f"{marker['data']}/{strangers[0]} is a foreign file, not written with the run")
-        found = {}
         for name in names or marker["files"]:
             try:
                 data = files.read(f"{folder}/{name}")
             except OSError as error:
-                raise StoreError(f"{marker['data']}/{name} cannot be read ({type(error).__name__})") from error
+                kind = DamagedError if isinstance(error, FileNotFoundError) else StoreError
+                raise kind(f"{marker['data']}/{name} cannot be read ({type(error).__name__})") from error
             if sha256(data) != marker["files"][name]["sha256"]:
-                raise StoreError(f"{marker['data']}/{name} is damaged (its checksum does not hold)")
+                raise DamagedError(f"{marker['data']}/{name} is damaged (its checksum does not hold)")
             found[name] = data
+        strangers = sorted(set(files.names(folder)) - set(marker["files"]))
+        if strangers:
+            raise StoreError(f"{marker['data']}/{strangers[0]} is a foreign file, not written with the run")
     except StoreError as error:
-        raise StoreError(f"run {run}: {error}") from error
+        raise type(error)(f"run {run}: {error}") from error
     return found

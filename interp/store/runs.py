@@ -45,6 +45,7 @@ from interp.store.arrays import Result
 from interp.store.export import export
 from interp.store.files import at
 from interp.store.identity import ID, canonical, check_name, run_id, sha256
+from interp.store.joining import joined
 from interp.store.leases import EXPIRY
 from interp.store.marker import DATA, HALF, WHOLE
 from interp.store.run import COMPLETE, UNFINISHED, Run, inspect
@@ -118,6 +119,8 @@ class Store:
     ) -> Writing:
         """Begin a run that is written unit by unit, or join one that was begun.
 
+        One that is damaged is made anew, with a warning that names what is kept of it beside the new one.
+
         Args:
             skeleton: the result with NaN in what is not known yet.
             fills: the variables that units fill, floating-point numbers.
@@ -129,7 +132,8 @@ class Store:
             expiry: seconds after which a writer that gives no sign of life is taken for dead.
 
         Raises:
-            StoreError: as :meth:`save`; units that do not fit; a run that was begun and is damaged.
+            StoreError: as :meth:`save`; units that do not fit; a run that is there and cannot be read, though it may be
+                good: of another format, renamed, or behind a link.
         """
         head = self._head(skeleton, name, tags, secrets.token_hex(6))
         run = head["id"]
@@ -140,7 +144,7 @@ class Store:
         planned = units.planned(skeleton, fills, cut)
         of_units = {family: dict.fromkeys(fills, lengths) for family, lengths in cut.items()}
         content = self._checked({**(beside or {}), DATA: self._packed(skeleton, of_units)})
-        plan, content = self._joined({**head, "units": planned}, content)
+        plan, content = joined(self.files, {**head, "units": planned}, content)
 
         def save(result: Result, found: Mapping[str, bytes]) -> Run:
             own = {key: value for key, value in plan.items() if key not in _INSTEAD}
@@ -167,9 +171,9 @@ class Store:
             raise StoreError(f"run {run} could not be removed: {', '.join(self.files.names(run)) or 'it is in use'} is left")
 
     def tidy(self) -> list[str]:
-        """Remove what killed writers left beside whole and half runs, which nothing reads; returns what was removed.
+        """Remove what killed writers left beside whole and half runs, and what was set aside there as damaged.
 
-        Call it while nobody writes: what a writer has just begun looks like what a killed one left.
+        Returns the paths. Call it while nobody writes: what a writer has just begun looks like what a killed one left.
         """
         removed = []
         for run in self:
@@ -322,22 +326,6 @@ class Store:
         if old is not None and "units" not in old:
             self.files.remove(f"{run}/{old['data']}")  # no marker names it any more
         return inspect(self.files, run)
-
-    def _joined(self, head: dict[str, Any], content: Mapping[str, bytes]) -> tuple[Mapping[str, Any], Mapping[str, bytes]]:
-        """The plan of a run and its files: that of whoever began it first; this one where the run is whole."""
-        run = head["id"]
-        while self.find(head["spec"], head["engine_semantics"]) is None:
-            if marker.read(self.files, run, HALF) is None:
-                marker.write(self.files, run, HALF, head, content)
-            begun = marker.read(self.files, run, HALF)
-            if begun is None:
-                continue  # finished or removed since
-            try:
-                return begun, marker.content(self.files, run, begun)
-            except StoreError:
-                if self.find(head["spec"], head["engine_semantics"]) is None:
-                    raise
-        return {**head, "data": "0" * 8}, content
 
     def _forget(self, run: str, plan: Mapping[str, Any]) -> None:
         """Remove what a run was written by, now that it is whole."""

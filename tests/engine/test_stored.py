@@ -109,6 +109,21 @@ def test_a_run_that_is_there_is_loaded(model, pairs, tmp_path, monkeypatch):
     assert len(Store(tmp_path).runs()) == 2
 
 
+@pytest.mark.parametrize("file", ["run.json", "data.zarr.zip"])
+def test_a_damaged_run_that_is_asked_for_is_made_anew(model, pairs, tmp_path, monkeypatch, file):
+    first = interp.patch(model, pairs, heads(), store=tmp_path, name="mine")
+    path = next(Store(tmp_path).run("mine").path.rglob(file))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    counted = counting(monkeypatch)
+    with pytest.warns(UserWarning, match=rf"{file} is damaged .*; it is made anew. What was there is kept in .*run.json"):
+        again = interp.patch(model, pairs, heads(), store=tmp_path, name="again")
+    assert sum(counted) > 0
+    assert alike(again, first)
+    assert Store(tmp_path).load("again").identical(again)
+
+
 def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatch):
     whole = interp.patch(model, pairs, heads(), store=tmp_path / "whole")
     with killed(monkeypatch, 3):

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from interp.errors import StoreError
-from interp.store import Store, leases
+from interp.store import Store, leases, marker
 from interp.store.leases import Leases
 
 COUNT = 9  # 5 layers two at a time, 7 examples three at a time
@@ -121,13 +121,120 @@ def test_a_damaged_unit_is_not_there_and_is_done_again(store, begun, harm):
     assert np.array_equal(run.load()["value"].values, half.whole())
 
 
-def test_a_damaged_plan_is_said_and_can_be_deleted(store, begun):
+def files_of(run, but=()):
+    return {
+        p.relative_to(run.path).as_posix(): p.read_bytes() for p in run.path.rglob("*") if p.is_file() and p.name not in but
+    }
+
+
+def flip(path):
+    data = path.read_bytes()
+    path.write_bytes(data[:-3] + bytes([data[-3] ^ 4]) + data[-2:])
+
+
+def test_a_damaged_plan_is_said_and_the_run_made_anew(store, begun):
     (begun.path / "plan.json").write_text("{")
     assert store.runs()["reason"].tolist() == [f"run {begun.id}: plan.json is damaged (JSONDecodeError)"]
-    with pytest.raises(StoreError, match=r"plan.json is damaged"):
+    before = files_of(begun, but=["plan.json"])
+    with pytest.warns(
+        UserWarning, match=r"plan.json is damaged \(JSONDecodeError\); it is made anew.*\.units, plan.json\.\w{8}$"
+    ):
+        done, run = half.write(store)
+    assert len(done) == COUNT
+    assert np.array_equal(run.load()["value"].values, half.whole())
+    assert before.items() <= files_of(run).items()
+
+
+@pytest.mark.parametrize("harm", ["marker", "data", "size", "removed"])
+def test_a_damaged_run_is_made_anew_when_it_is_asked_for_and_what_was_there_is_kept_and_named(store, harm):
+    run = half.write(store, name="mine", beside={"recipe.json": b"{}"})[1]
+    mark, data = run.path / "run.json", run.path / run.marker["data"] / "data.zarr.zip"
+    if harm == "marker":
+        mark.write_text(mark.read_text().replace("mine", "yours"))
+    elif harm == "data":
+        flip(data)  # of the same size: found by its checksum alone
+    elif harm == "size":
+        data.write_bytes(data.read_bytes()[:-1])
+    else:
+        data.unlink()
+    before, text = files_of(run, but=["run.json"]), mark.read_bytes()
+    folder = run.marker["data"]
+    with pytest.warns(
+        UserWarning, match=f"^run {run.id}: .*; it is made anew. What was there is kept in .*{folder}.*run.json"
+    ) as said:
+        done, again = half.write(store)
+    assert len(said) == 1
+    assert len(done) == COUNT
+    assert np.array_equal(again.load()["value"].values, half.whole())
+    assert again.name == (None if harm == "marker" else "mine"), "what a damaged marker says is not trusted"
+    kept = files_of(again)
+    assert before.items() <= kept.items()
+    assert text in kept.values()
+    assert half.write(store)[0] == []
+    removed = store.tidy()
+    assert any(folder in path for path in removed)
+    assert sorted(p.name for p in run.path.iterdir()) == sorted([again.marker["data"], "run.json"])
+
+
+@pytest.mark.parametrize("harm", ["format", "renamed", "link", "foreign"])
+def test_a_run_that_may_be_good_is_refused_and_left_as_it_is(store, harm, tmp_path):
+    run = half.write(store)[1]
+    mark, message = run.path / "run.json", "links are not followed"
+    if harm == "format":
+        mark.write_text(json.dumps(json.loads(mark.read_text()) | {"format": 7}))
+        message = "was written in store format 7; this version reads format 2"
+    elif harm == "renamed":
+        other = half.write(store, spec=2)[1]
+        store.delete(run.id)
+        other.path.rename(run.path)
+        message = f"the folder was renamed; its marker belongs to run {other.id}"
+    elif harm == "foreign":
+        (run.path / run.marker["data"] / "notes.txt").write_text("mine")
+        message = "notes.txt is a foreign file"
+    else:
+        (run.path / run.marker["data"]).rename(tmp_path / "elsewhere")
+        (run.path / run.marker["data"]).symlink_to(tmp_path / "elsewhere")
+    before = files_of(run)
+    with pytest.raises(StoreError, match=message):
         half.write(store)
-    store.delete(begun.id)
-    assert len(half.write(store)[0]) == COUNT
+    assert files_of(run) == before
+
+
+def test_a_run_that_another_made_anew_meanwhile_is_not_set_aside(store, monkeypatch):
+    flip(next(half.write(store)[1].path.rglob("data.zarr.zip")))
+    real, found = marker.content, []
+
+    def late(*given):  # this writer has read the marker when another one begins and finishes
+        if not found:
+            found.append(None)
+            found.append(half.write(store)[1])
+        return real(*given)
+
+    monkeypatch.setattr(marker, "content", late)
+    with (
+        pytest.warns(UserWarning, match="it is made anew") as said,
+        store.begin(half.skeleton(), chunks=half.CHUNKS) as writing,
+    ):
+        assert list(writing) == []
+    assert len(said) == 1, "of the other one"
+    assert store.find({"n": 1}, 1).marker == found[1].marker
+
+
+def test_a_run_lists_its_units_no_oftener_for_having_more(store, monkeypatch):
+    listed, names = [], type(store.files).names
+
+    def counted(self, folder):
+        listed.append(folder)
+        return names(self, folder)
+
+    monkeypatch.setattr(type(store.files), "names", counted)
+    half.write(store)
+    few = len(listed)
+    monkeypatch.setattr(half, "CHUNKS", {"layer": 1, "position": 1, "example": 1})
+    monkeypatch.setattr(half, "part", lambda unit: {"value": half.whole()[(slice(None), *unit.index.values())]})
+    done, _ = half.write(store, spec=2)
+    assert len(done) == 105
+    assert len(listed) == 2 * few
 
 
 def test_two_writers_share_the_units(store):
