@@ -192,7 +192,7 @@ def strongest_cells(ds: xr.Dataset, k: int, metric: str) -> pd.DataFrame:
 
 def provenance(ds: xr.Dataset) -> dict[str, Any]:
     """The facts about a result that a reader needs to judge and to repeat it, for a list in a report."""
-    attrs, sizes = ds.attrs, ds.sizes
+    attrs, sizes = fx.attrs_of(ds), ds.sizes
     templates = len(set(ds["template"].values.tolist())) if "template" in ds.coords else 0
     swept = [str(d) for d in ds["value"].dims if d not in ("metric", "example")] if "value" in ds else []
     by_rule = float(ds["by_rule"].mean()) if "by_rule" in ds else None

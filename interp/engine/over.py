@@ -24,8 +24,8 @@ from tqdm.auto import tqdm
 
 from interp import axes as names
 from interp import models as house
+from interp.effects.stacked import label_text
 from interp.engine.provenance import ENGINE_SEMANTICS
-from interp.engine.stacked_attrs import label_text
 from interp.engine.stacking import Labels, OverError, Result, stack
 from interp.errors import UnknownNameError
 from interp.models import Model
@@ -65,8 +65,9 @@ def over(
     Returns:
         The results as one. The new axes are the outermost (behind ``metric`` in effects), in the order of
         ``interp.axes.SWEPT``; ``attrs`` that are the same in all results stay, others are mappings by label, see
-        :func:`interp.engine.stacked_attrs.merged`. Effects stay effects: ``clean``, ``corrupt`` and ``given`` have the new
-        axes too, and a site that a model does not have is ``absent`` there.
+        :func:`interp.engine.stacked_attrs.merged`; of some of the models, :func:`interp.effects.attrs_of`. Effects stay
+        effects: ``clean``, ``corrupt`` and ``given`` have the new axes too, and a site that a model does not have is
+        ``absent`` there.
 
     Raises:
         OverError: labels that are missing, repeated or of the wrong kind, or results that cannot be stacked.

@@ -7,17 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
 
+from interp.effects.stacked import common_name, label_text
+
 Attrs = Mapping[str, Any]
-
-
-def label_text(axes: Sequence[str], labels: Sequence[Any]) -> str:
-    """``400`` along one axis, ``seed=0 checkpoint=400`` along several."""
-    return str(labels[0]) if len(axes) == 1 else " ".join(f"{a}={v}" for a, v in zip(axes, labels, strict=True))
 
 
 def merged(found: Mapping[tuple[Any, ...], Attrs], axes: Sequence[str]) -> dict[str, Any]:
@@ -65,19 +61,11 @@ def _total(seconds: Mapping[str, Any]) -> float:
     return float(sum(s for s in seconds.values() if s is not None))
 
 
-def _common_name(model_names: Mapping[str, Any]) -> str:
-    """``zoo/induction-forming, 60 models``; without a common folder ``gpt2 and 2 more models``."""
-    listed = [str(name) for name in model_names.values()]
-    levels = zip(*(name.split("/") for name in listed), strict=False)
-    common = "/".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
-    return f"{common}, {len(listed)} models" if common else f"{listed[0]} and {len(listed) - 1} more"
-
-
 _MERGED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "noise_floor": _largest,
     "wall_seconds": _total,
     "made_at": _latest,
-    "model": _common_name,
+    "model": lambda models: common_name(models.values()),
 }
 
 

@@ -22,7 +22,8 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
-from interp.engine.stacked_attrs import label_text, merged
+from interp.effects.stacked import label_text
+from interp.engine.stacked_attrs import merged
 from interp.errors import ShapeMismatchError, UserError
 
 Result = xr.Dataset | xr.DataArray | xr.DataTree

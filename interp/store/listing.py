@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from interp import effects as fx
 from interp.errors import StoreError
 from interp.store.arrays import Result
 from interp.store.files import Files, Stat
@@ -34,9 +35,10 @@ _FILTERS = ("name", "model", "task", "method", "site", "patching", "status")
 def summary(result: Result) -> dict[str, Any]:
     """What the table shows of a result; several families' values are joined."""
     sets = [n.to_dataset() for n in result.subtree if n.has_data] if isinstance(result, xr.DataTree) else [result]
+    said = [fx.attrs_of(ds) for ds in sets]
     found: dict[str, Any] = {}
     for key in _SUMMARY:
-        values = dict.fromkeys(str(ds.attrs[key]) for ds in sets if ds.attrs.get(key) is not None)
+        values = dict.fromkeys(str(one[key]) for one in said if one.get(key) is not None)
         found[key] = (max(values) if key == "made_at" else ", ".join(values)) if values else None
     metrics = dict.fromkeys(str(m) for ds in sets if "metric" in ds.coords for m in ds["metric"].values.ravel())
     return found | {"metrics": ", ".join(metrics) or None}

@@ -179,6 +179,6 @@ def provenance(results: Sequence[Result], shared: Sequence[str]) -> str:
 
 
 def _of_attrs(result: Result) -> list[str]:
-    attrs = result.attrs
+    attrs = fx.attrs_of(result)
     known = [labels.escape(attrs[k]) for k in ("model", "task") if isinstance(attrs.get(k), str) and attrs[k]]
     return [*known, *labels.in_sample(attrs)]

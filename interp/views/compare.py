@@ -135,7 +135,8 @@ def _side(result: xr.Dataset | xr.DataArray, quantity: str, metric: str | None, 
         floor = float(fx.noise_floor(one)) if quantity == "effect" else 0.0
         return _Side(own, n, name, floor, labels.provenance(one, table).split(" · "))
     name = str(result.attrs.get("quantity") or result.name or "value")
-    said = [str(result.attrs[key]) for key in ("model", "task") if result.attrs.get(key)]
+    attrs = fx.attrs_of(result)
+    said = [str(attrs[key]) for key in ("model", "task") if attrs.get(key)]
     if names.EXAMPLE not in result.dims:
         columns, n = {"mean": result.astype(float)}, ""
         columns |= {end: xr.full_like(columns["mean"], np.nan) for end in ("low", "high")}

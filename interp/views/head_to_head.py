@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 import xarray as xr
 from numpy.typing import NDArray
 
+from interp import effects as fx
 from interp.errors import ShapeMismatchError
 from interp.views import labels
 from interp.views.colours import DIVERGING, SEQUENTIAL
@@ -116,7 +117,7 @@ def _headline(scores: xr.DataArray) -> str:
 
 
 def _provenance(scores: xr.DataArray) -> str:
-    attrs = scores.attrs
+    attrs = fx.attrs_of(scores)
     words = [str(attrs["model"])] if attrs.get("model") else []
     words += [f"stream {attrs['stream']}"] if attrs.get("stream") not in (None, "main") else []
     if "fold_norm" in attrs:

@@ -147,7 +147,7 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     An edit stands behind the source unless it replaces.
     Where spans of source and target were not equally long, the rule that was used: ``unequal spans in 3: last token``.
     """
-    attrs = ds.attrs
+    attrs = fx.attrs_of(ds)
     source = f", source {attrs['source']}" if attrs.get("source") not in (None, "none") else ""
     fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
     how = attrs["patching"] if fx.paired(ds) else "no counterfactual"

@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from interp import axes as names
+from interp import effects as fx
 from interp.errors import InputError, PositionError, UnknownNameError
 from interp.views.labels import Ticks, escape, in_sample, short
 
@@ -97,7 +98,7 @@ def compared(one: xr.Dataset | xr.DataArray) -> str:
 
 def under(ds: xr.Dataset | xr.DataArray, *more: str) -> str:
     """``SmolLM2 · …``: what stands under the title."""
-    attrs = ds.attrs
+    attrs = fx.attrs_of(ds)
     words = [str(attrs[k]) for k in ("model", "task") if attrs.get(k)]
     words += [f"given {attrs['given']}"] if attrs.get("given") else []
     words += in_sample(attrs)

@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 
 from interp import effects as fx
-from interp import tasks, views
+from interp import report, tasks, views
 from interp.engine import patch
 from interp.engine.over import OverError, over
 from interp.engine.stacked_attrs import merged
@@ -78,6 +78,25 @@ def test_what_is_shared_stays_and_what_differs_goes_by_label(table: pd.DataFrame
     assert [one["model"] for one in attrs["spec"]["each"]] == table["name"].tolist()
     assert attrs["spec"]["over"] == {"seed": [0, 0, 0, 2, 2, 2], "checkpoint": [0, 400, 1000] * 2}
     assert "model" not in attrs["spec"]["shared"]
+
+
+def test_a_part_speaks_of_the_models_that_are_left(effects: xr.Dataset, pairs: Any, tmp_path: Path) -> None:
+    assert fx.attrs_of(effects) == effects.attrs
+    late = effects.sel(checkpoint=[400, 1000])
+    assert late.attrs["model"] == "zoo/induction-forming, 6 models"  # xarray leaves them as they are
+    assert fx.attrs_of(late)["model"] == "zoo/induction-forming, 4 models"
+    assert list(fx.attrs_of(late)["model_digest"]) == [f"seed={s} checkpoint={c}" for s in (0, 2) for c in (400, 1000)]
+    assert fx.attrs_of(effects.sel(seed=2))["model"] == "zoo/induction-forming/seed2, 3 models"
+    one = effects.sel(seed=2, checkpoint=400)
+    told, alone = fx.attrs_of(one), patch(load("zoo/induction-forming/seed2/step0400"), pairs, HEADS).attrs
+    assert {key: told[key] for key in ("model", "model_digest")} == {key: alone[key] for key in ("model", "model_digest")}
+    assert "models" not in told
+    assert told["noise_floor"] == effects.attrs["noise_floor"]
+    for part, said in ((late, "zoo/induction-forming, 4 models"), (one, "zoo/induction-forming/seed2/step0400")):
+        assert said in report.provenance(part)["model"]
+        assert Store(tmp_path).save(part.assign_attrs(spec=None)).marker["summary"]["model"] == said
+    assert "zoo/induction-forming/seed2/step0400 · " in views.heatmap(one, "value").layout.title.text
+    assert "zoo/induction-forming, 4 models" in views.curve(fx.recovery(late).isel(metric=0, layer=0, head=0)).layout.title.text
 
 
 def test_stacked_effects_are_effects(effects: xr.Dataset, tmp_path: Path) -> None:
