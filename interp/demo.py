@@ -80,7 +80,7 @@ def name_heads(heads: xr.Dataset, most: int = 10) -> tuple[pd.DataFrame, str]:
     Where no head has an effect, one is named in at most one run of twenty.
     """
     table = effects.top(heads, heads.sizes["layer"] * heads.sizes["head"], metric="logit_diff")
-    test = effects.sign_flip(heads).attrs["sign_flips"]
+    test = table.attrs["sign_flips"]
     how = f"max-T sign flips of {test['units']} {test['flipped']}s, p ≤ 0.05 over {test['cells']['logit_diff']} heads"
     named = table[table.pop("survives")].head(most)
     if named.empty:

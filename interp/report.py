@@ -179,14 +179,11 @@ def of_result(ds: xr.Dataset, *, strongest: int = 10) -> list[Item]:
 
 
 def strongest_cells(ds: xr.Dataset, k: int, metric: str) -> pd.DataFrame:
-    """:func:`interp.effects.top` to be read: cells by their names alone, effects with their intervals.
-
-    Of what is adjusted for the choice of cells, the effect and the test are kept.
-    """
+    """:func:`interp.effects.top` to be read: cells by their names alone, effects with their intervals."""
     table = fx.top(ds, k, metric)
     ends = zip(table["effect"], table["low"], table["high"], strict=True)
     table["effect"] = [labels.interval(*one) for one in ends]
-    spare = {"low", "high", "low_adjusted", "high_adjusted", *names.SWEPT} - {names.CELL}
+    spare = {"low", "high", *names.SWEPT} - {names.CELL}
     return table.drop(columns=[column for column in table if column in spare])
 
 

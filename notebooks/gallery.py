@@ -71,10 +71,10 @@ views.heatmap(heads)
 
 # %% [markdown]
 # The numbers behind a map are tables. `top` has beside each effect what is left of it when the same examples do not both
-# choose and measure it (`effect_adjusted`), and intervals that hold for all cells at once:
+# choose and measure it (`effect_adjusted`), and whether it differs from 0 for having looked at all cells (`p_adjusted`):
 
 # %%
-interp.top(heads, 5).set_index("cell").T
+interp.top(heads, 5)
 
 # %%
 interp.summary(heads).sel(metric="logit_diff", layer=1).to_dataframe().round(3)

@@ -151,7 +151,7 @@ def test_by_rule_is_exactly_zero(seed):
 def test_top_ranks_by_size_and_names_the_cells(seed):
     table = effects.top(heads(np.random.default_rng(seed)), k=3)
     assert table["cell"].tolist()[:2] == ["L2H1", "L1H3"]
-    adjusted = ["effect_adjusted", "low_adjusted", "high_adjusted", "p_adjusted", "survives"]
+    adjusted = ["effect_adjusted", "p_adjusted", "survives"]
     assert table.columns.tolist() == ["cell", "layer", "head", "effect", "low", "high", "recovery", *adjusted, "n"]
     assert table["recovery"].round(6).tolist()[:2] == [0.5, -0.25]
     assert len(table) == 3

@@ -95,25 +95,41 @@ def test_a_mean_below_the_floor_does_not_survive(seed):
 def test_the_strongest_by_luck_lose_what_they_had_by_luck(seed):
     # 36 cells without effect, 40 maps. The standard error is 0.1; the largest of 36 is about 2.6 of them.
     rng = np.random.default_rng(seed)
-    tables = [effects.top(heads(rng, layers=6), 1, seed=i) for i in range(40)]
+    maps = [heads(rng, layers=6) for _ in range(40)]
+    tables = [effects.top(ds, 1, seed=i) for i, ds in enumerate(maps)]
     first = pd.concat([t.assign(sign=np.sign(t["effect"])) for t in tables])
     assert first["effect"].abs().mean() > 0.15
     assert abs((first["effect_adjusted"] * first["sign"]).mean()) < 0.06  # spread of one 0.08, of the mean 0.013
-    assert ((first["low_adjusted"] <= 0) & (first["high_adjusted"] >= 0)).mean() > 0.95 - 3 * 0.035
+    around = [effects.sign_flip(ds, seed=i) for i, ds in enumerate(maps)]
+    covered = [bool(((one["low_adjusted"] <= 0) & (one["high_adjusted"] >= 0)).all()) for one in around]
+    assert np.mean(covered) > 0.95 - 3 * 0.035  # all cells at once, so the strongest too
     assert (first["survives"] == (first["p_adjusted"] <= 0.05)).all()
 
 
 def test_the_strongest_by_merit_lose_nothing(seed):
-    table = effects.top(heads(np.random.default_rng(seed), [-2]), 2)
+    ds = heads(np.random.default_rng(seed), [-2])
+    table, test = effects.top(ds, 2), effects.sign_flip(ds)
     assert table["cell"][0] == "L0H0"
     assert table["effect_adjusted"][0] == pytest.approx(table["effect"][0], rel=1e-9)
-    assert table["low_adjusted"][0] < table["effect"][0] < table["high_adjusted"][0] < 0
-    assert table["high_adjusted"][0] - table["low_adjusted"][0] > table["high"][0] - table["low"][0]
-    few = effects.top(heads(np.random.default_rng(seed), [-2], templates=4), 1)
-    assert np.isinf([few["low_adjusted"][0], few["high_adjusted"][0]]).all()
+    low, high = (test[end].values[0, 0, 0] for end in ("low_adjusted", "high_adjusted"))
+    assert low < table["effect"][0] < high < 0
+    assert high - low > table["high"][0] - table["low"][0]
+    assert table.attrs["sign_flips"] == test.attrs["sign_flips"]
+    ds = heads(np.random.default_rng(seed), [-2], templates=4)
+    few, test = effects.top(ds, 1), effects.sign_flip(ds)
+    assert np.isinf([test[end].values[0, 0, 0] for end in ("low_adjusted", "high_adjusted")]).all()
     assert few["p_adjusted"][0] >= 1 / 8  # however strong
     assert not few["survives"][0]
     assert effects.top(heads(np.random.default_rng(seed), [1]).isel(example=[0]), 1)["effect_adjusted"].isna().all()
+
+
+@pytest.mark.parametrize("axis", ["head", "position"])
+def test_the_table_of_the_strongest_fits_a_line(seed, axis):
+    ds = heads(np.random.default_rng(seed), [-20, 11], layers=48, each=25)
+    ds = ds if axis == "head" else ds.rename(head=axis).assign_coords(position=[f"role {i}" for i in range(25)])
+    lines = effects.top(ds).to_string().splitlines()
+    assert max(map(len, lines)) <= 120
+    assert len(lines) == 11
 
 
 def test_undefined_recoveries_have_no_number_and_no_interval(seed):

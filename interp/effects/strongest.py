@@ -18,7 +18,7 @@ from interp.effects.summaries import summary
 
 _TOLD = ("edge", "intervention")
 """Coordinates that say what a cell of a list is."""
-_OF_TEST = ("low_adjusted", "high_adjusted", "p_adjusted", "survives")
+_OF_TEST = ("p_adjusted", "survives")
 
 
 def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
@@ -26,19 +26,19 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
 
     The strongest of many are partly strong by luck, so what is adjusted for the choice stands beside what is not:
 
-    ===================================  ==========================================================================
-    ``cell`` and the swept axes          ``L9H6``, or the intervention or edge that it is
-    ``effect``, ``low``, ``high``        mean and interval of the cell as if it had been chosen before looking
-    ``recovery`` or ``damage``           whichever fits the run; NaN where undefined, left out without counterfactuals
-    ``effect_adjusted``                  the mean effect that a cell of this rank keeps on examples that did not rank it
-                                         (:func:`interp.stats.held_out`); near 0 where only luck ranks
-    ``low_adjusted``, ``high_adjusted``  interval of the effect that holds for all cells at once, so for these too; the
-                                         whole line where templates are too few
-    ``p_adjusted``, ``survives``         of the max-T sign-flip test over all cells (:func:`sign_flip`)
-    ``n``                                examples
-    ===================================  ==========================================================================
+    =============================  ================================================================================
+    ``cell`` and the swept axes    ``L9H6``, or the intervention or edge that it is
+    ``effect``, ``low``, ``high``  mean and interval of the cell as if it had been chosen before looking
+    ``recovery`` or ``damage``     whichever fits the run; NaN where undefined, left out without counterfactuals
+    ``effect_adjusted``            the mean effect that a cell of this rank keeps on examples that did not rank it
+                                   (:func:`interp.stats.held_out`); near 0 where only luck ranks
+    ``p_adjusted``, ``survives``   of the max-T sign-flip test over all cells (:func:`sign_flip`)
+    ``n``                          examples
+    =============================  ================================================================================
 
-    ``attrs["selected_on"]`` says on which examples the cells were chosen; see :func:`mark_in_sample`.
+    ``attrs["selected_on"]`` says on which examples the cells were chosen; see :func:`mark_in_sample`. ``attrs["sign_flips"]``
+    says how the test was made. Intervals of the effect that hold for all cells at once, so for these too, are in
+    :func:`sign_flip`.
 
     Args:
         ds: a result.
@@ -68,6 +68,6 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     frame = frame.loc[order].reset_index(drop=True)
     each = effect(chosen).transpose(*axes, names.EXAMPLE).values
     kept = stats.held_out(each, clusters_of(chosen).labels, k=max(1, len(frame)), seed=seed)[: len(frame)]
-    frame.insert(frame.columns.get_loc("low_adjusted"), "effect_adjusted", np.sign(frame["effect"]) * kept)
-    frame.attrs = {"in_sample": True, "selected_on": examples_of(ds)}
+    frame.insert(frame.columns.get_loc("p_adjusted"), "effect_adjusted", np.sign(frame["effect"]) * kept)
+    frame.attrs = {"in_sample": True, "selected_on": examples_of(ds), "sign_flips": test.attrs["sign_flips"]}
     return frame
