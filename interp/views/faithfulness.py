@@ -155,7 +155,7 @@ def _under(found: Reading, unit: str, log: bool) -> str:
         over = f"shares {ends[0, 0]:.2g} to {ends[0, 1]:.2g}" if alike else "each line's own shares"
         parts.append(f"CPR = ∫ f, CMD = ∫ |1 − f| over {over}{', on a linear axis' if log else ''}")
         if any(one.line.interval.endswith("from") for one in found.circuits):
-            parts.append("± of areas over seeds: half their range")
+            parts.append("intervals of areas: range of the seeds")
     else:
         parts.append("no areas: the size of the whole graph is not known, give total=" if not found.shares else "")
     return " · ".join(part for part in (*parts, found.band) if part)

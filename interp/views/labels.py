@@ -2,6 +2,8 @@
 
 >>> interval(0.3124, 0.29, 0.334)
 '0.31 ± 0.02'
+>>> interval(0.42, 0.1, 0.55)
+'0.42 [0.10, 0.55]'
 """
 
 from __future__ import annotations
@@ -19,6 +21,9 @@ from interp import effects as fx
 
 LONGEST = 14
 """Characters of a token on an axis; the hover has all of it."""
+
+_LOPSIDED = 1 / 11
+"""Of the half width: by how much a mean is off the middle where one side of its interval is 1.2 times the other."""
 
 _GIVEN = 60
 """Characters of what was given in a subtitle."""
@@ -91,14 +96,19 @@ def escape(text: object) -> str:
 
 
 def interval(mean: float, low: float, high: float) -> str:
-    """``0.31 ± 0.02``: two decimals, up to four where the half width warrants them."""
+    """``0.31 ± 0.02``, or where the sides differ by more than a fifth, and one sees it, ``0.42 [0.10, 0.55]``.
+
+    Two decimals, up to four where the half width warrants them.
+    """
     if not math.isfinite(mean):
         return "undefined"
-    half = (high - low) / 2
+    half, off = (high - low) / 2, abs((low + high) / 2 - mean)
     if not math.isfinite(half):
         return f"{_fixed(mean, 2)} ± ?"
     size = half if half >= 5e-5 else abs(mean)  # a half width that four decimals would not show decides nothing
     decimals = 2 if size == 0 or size >= 0.005 else min(4, 1 - math.floor(math.log10(size)))
+    if off > _LOPSIDED * half and off >= 0.5 * 10**-decimals:
+        return f"{_fixed(mean, decimals)} [{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
     return f"{_fixed(mean, decimals)} ± {_fixed(half, decimals)}"
 
 

@@ -224,14 +224,14 @@ def _under(
         parts.append("ties count half" if any(len(r.fpr) <= len(truth) for r in tied) else "")
     parts.append("circuits joined by pessimistic steps" if any(one.circuits for one in found) else "")
     intervals = ", ".join(dict.fromkeys(filter(None, map(_interval_words, found))))
-    parts.append(f"± of AUC: {intervals}" if intervals else "")
+    parts.append(f"interval of AUC: {intervals}" if intervals else "")
     return " · ".join(part for part in parts if part)
 
 
 def _interval_words(one: _Scores) -> str:
     if one.each is not None and one.each.shape[1] > 1:
         return "over templates" if one.clusters is not None else f"over {one.each.shape[1]} examples"
-    return f"half the range of {len(one.values)} seeds" if len(one.values) > 1 and not one.circuits else ""
+    return f"range of {len(one.values)} seeds" if len(one.values) > 1 and not one.circuits else ""
 
 
 def _traces(

@@ -131,9 +131,9 @@ def test_random_circuits_have_the_range_of_their_seeds():
     f = np.array([0.1, 0.2, 0.6])[:, None] * np.ones(5)
     figure = views.faithfulness(published(f, seed=[0, 1, 2]))
     assert curve(figure)[0].y[0] == pytest.approx(0.3)
-    assert curve(figure)[0].name == "faithfulness: CPR 0.30 ± 0.25, CMD 0.70 ± 0.25"  # 0.999·(0.6 − 0.1)/2
+    assert curve(figure)[0].name == "faithfulness: CPR 0.30 [0.10, 0.60], CMD 0.70 [0.40, 0.90]"  # 0.999 times each
     assert "(3 seeds)<br>seeds from 0.1 to 0.6" in curve(figure)[0].text[0]
-    assert "± of areas over seeds: half their range" in figure.layout.title.text
+    assert "intervals of areas: range of the seeds" in figure.layout.title.text
 
 
 def test_without_a_total_there_are_numbers_and_no_areas():

@@ -63,7 +63,7 @@ def test_examples_of_zero_and_one_have_wilson_s_interval():
     band = bands(figure)["iia"].y
     perfect, some = (binomtest(k, 20).proportion_ci(0.95, method="wilson") for k in (20, 15))
     np.testing.assert_allclose(band, [perfect.high, some.high, some.low, perfect.low])
-    assert "accuracy 1.00 ± 0.08 (n=20)" in lines(figure)["iia"].text[0]
+    assert "accuracy 1.00 [0.84, 1.00] (n=20)" in lines(figure)["iia"].text[0]
     assert "band: 95% interval over 20 examples" in figure.layout.title.text
     templates = each.assign_coords(template=("example", [f"t{i % 5}" for i in range(20)]))
     assert "over 5 templates" in views.iia(templates).layout.title.text

@@ -98,12 +98,12 @@ def test_two_axes_of_edges_and_methods_seeds_and_examples():
     low, high = min(areas), max(areas)
     assert lines(figure)[0].name == f"a: AUC {views.labels.interval(np.mean(areas), low, high)}"
     assert [line.showlegend for line in lines(figure)] == [True, False, False, False] * 2
-    assert "± of AUC: half the range of 4 seeds" in figure.layout.title.text
+    assert "interval of AUC: range of 4 seeds" in figure.layout.title.text
     each = values.isel(method=0).rename(seed="example")
     found = curves.auc_interval(np.delete(each.values.reshape(4, 6).T, 3, 0), np.delete(truth.values.ravel(), 3), absolute=True)
     figure = views.roc(each, truth)
     assert lines(figure)[0].name == f"scores: AUC {views.labels.interval(*map(float, found[:3]))}"
-    assert "± of AUC: over 4 examples" in figure.layout.title.text
+    assert "interval of AUC: over 4 examples" in figure.layout.title.text
 
 
 def test_effects_are_ranked_by_their_mean(make):
@@ -118,7 +118,7 @@ def test_effects_are_ranked_by_their_mean(make):
     assert "3 of 12 heads in the circuit" in title
     assert "ranked by size of the effect on logit_diff" in title
     assert "denoising, source clean" in title
-    assert "± of AUC: over templates" in title
+    assert "interval of AUC: over templates" in title
 
 
 def test_a_long_line_is_drawn_through_few_corners():
