@@ -67,6 +67,8 @@ def sign_flip(
 
     The null hypothesis is symmetry about 0; the test is exact for it, whatever the sizes of the clusters. Skewed values with
     mean 0 are no such symmetry: where all cells share one exponential factor, 11% of maps have a false cell in place of 5%.
+    Where one unit of twenty is far from the others, and decides a cell's mean by being drawn, it is a quarter to a half; with
+    Student's t or a bootstrap, adjusted for as many cells, about as many.
 
     Args:
         values: ``[..., example]``, effects.
