@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -29,12 +29,15 @@ class Stat(NamedTuple):
 
 
 class Files(Protocol):
-    """What a store needs of the place where it lies."""
+    """What a store needs of the place where it lies.
+
+    Where it cannot be reached or will not serve, all of these raise ``StoreError``: that says nothing about what is there.
+    """
 
     address: str
 
     def read(self, path: str) -> bytes:
-        """The whole file; ``FileNotFoundError`` where there is none."""
+        """The whole file; ``FileNotFoundError`` where there is none, or a folder."""
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> None:
         """Put a file in place in one step, over an old one; ``durable`` waits until it would survive a loss of power."""
@@ -59,7 +62,7 @@ def at(place: str | os.PathLike[str]) -> Files:
     """The files of a folder or an address.
 
     Raises:
-        StoreError: a file, or an address of a kind that is not installed.
+        StoreError: a file, an address of a kind that is not installed, or one that names a service and no place there.
     """
     if not isinstance(place, str | os.PathLike):
         raise StoreError(f"a store is given as its folder or address, got {place!r} of type {type(place).__name__}")
@@ -72,7 +75,13 @@ def at(place: str | os.PathLike[str]) -> Files:
         system, root = fsspec.core.url_to_fs(text)
     except (ImportError, ValueError) as error:
         raise StoreError(f"the address {text!r} cannot be opened: {error}") from error
-    return Local(root) if type(system).__name__ == "LocalFileSystem" else Remote(system, root, text)
+    if type(system).__name__ == "LocalFileSystem":
+        return Local(root)
+    if not root.strip("/"):
+        raise StoreError(
+            f"the address {text!r} names no place for a store; give a bucket and a folder, as in 's3://bucket/runs'"
+        )
+    return Remote(system, root, text)
 
 
 class Local:
@@ -85,14 +94,16 @@ class Local:
             raise StoreError(f"a store is a folder, but {self.address!r} is a file")
 
     def read(self, path: str) -> bytes:
-        return self._inside(path).read_bytes()
+        with _reached(self.address, path):
+            return self._inside(path).read_bytes()
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> None:
         target = self._inside(path)
         part = self._written(target, data, durable)
-        os.replace(part, target)
-        if durable:
-            _synced(target.parent)
+        with _reached(self.address, path):
+            os.replace(part, target)
+            if durable:
+                _synced(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
         target = self._inside(path)
@@ -112,11 +123,16 @@ class Local:
         return True
 
     def stat(self, path: str) -> Stat | None:
-        return _stat(self._inside(path))
+        with _reached(self.address, path):
+            return _stat(self._inside(path))
 
     def names(self, folder: str) -> list[str]:
         where = self._inside(folder) if folder else self.root
-        return sorted(os.listdir(where)) if where.is_dir() else []
+        with _reached(self.address, folder):
+            try:
+                return sorted(os.listdir(where))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     def remove(self, path: str) -> None:
         target = self.root / path
@@ -125,12 +141,15 @@ class Local:
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target, ignore_errors=True)  # others may be removing it too
         else:
-            with suppress(FileNotFoundError, NotADirectoryError):
+            with _reached(self.address, path), suppress(FileNotFoundError, NotADirectoryError):
                 target.unlink()
 
     def survey(self) -> Callable[[str], Stat | None]:
-        root = self.address
-        return lambda path: _stat(f"{root}/{path}")
+        def stat(path: str) -> Stat | None:
+            with _reached(self.address, path):
+                return _stat(f"{self.address}/{path}")
+
+        return stat
 
     def _inside(self, path: str) -> Path:
         """Where a path is, which no link leads away from."""
@@ -168,48 +187,55 @@ class Remote:
         self.system, self.root, self.address = system, root.rstrip("/"), address
 
     def read(self, path: str) -> bytes:
-        return bytes(self.system.cat_file(self._at(path)))
+        with _reached(self.address, path):
+            return bytes(self.system.cat_file(self._at(path)))
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> None:
-        self._folder(path)
-        self.system.pipe_file(self._at(path), data)
+        with _reached(self.address, path):
+            self._folder(path)
+            self.system.pipe_file(self._at(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
-        self._folder(path)
-        if self.system.exists(self._at(path)):
-            return False
-        try:
-            self.system.pipe_file(self._at(path), data, mode="create")
-        except FileExistsError:
-            return False
-        except (TypeError, ValueError, NotImplementedError):  # it knows no such mode
-            self.system.pipe_file(self._at(path), data)
+        with _reached(self.address, path):
+            self._folder(path)
+            if self.system.exists(self._at(path)):
+                return False
+            try:
+                self.system.pipe_file(self._at(path), data, mode="create")
+            except FileExistsError:
+                return False
+            except (TypeError, ValueError, NotImplementedError):  # it knows no such mode
+                self.system.pipe_file(self._at(path), data)
         return True
 
     def stat(self, path: str) -> Stat | None:
-        self.system.invalidate_cache()
-        try:
-            found = self.system.info(self._at(path))
-        except FileNotFoundError:
-            return None
+        with _reached(self.address, path):
+            self.system.invalidate_cache()
+            try:
+                found = self.system.info(self._at(path))
+            except FileNotFoundError:
+                return None
         return _described(found) if found["type"] == "file" else None
 
     def names(self, folder: str) -> list[str]:
         where = self._at(folder)
-        self.system.invalidate_cache()
-        try:
-            found = [str(name).rstrip("/") for name in self.system.ls(where, detail=False)]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        with _reached(self.address, folder):
+            self.system.invalidate_cache()
+            try:
+                found = [str(name).rstrip("/") for name in self.system.ls(where, detail=False)]
+            except (FileNotFoundError, NotADirectoryError):
+                return []
         return sorted(name.rpartition("/")[2] for name in found if name.strip("/") != where.strip("/"))
 
     def remove(self, path: str) -> None:
-        with suppress(FileNotFoundError):
+        with _reached(self.address, path), suppress(FileNotFoundError):
             self.system.rm(self._at(path), recursive=True)
 
     def survey(self) -> Callable[[str], Stat | None]:
-        self.system.invalidate_cache()
-        found = self.system.find(self.root, detail=True)
+        found: dict[str, Any] = {}
+        with _reached(self.address, ""), suppress(FileNotFoundError):  # there is not even a bucket
+            self.system.invalidate_cache()
+            found = self.system.find(self.root, detail=True)
         start = len(self.root.strip("/")) + 1
         return {name.strip("/")[start:]: _described(one) for name, one in found.items()}.get
 
@@ -219,6 +245,20 @@ class Remote:
     def _folder(self, path: str) -> None:
         """Services that have folders want them made."""
         self.system.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
+
+
+@contextmanager
+def _reached(address: str, path: str) -> Iterator[None]:
+    """What keeps a place from serving is a ``StoreError``; services and networks raise errors of many kinds."""
+    try:
+        yield
+    except (FileNotFoundError, FileExistsError, StoreError):
+        raise
+    except IsADirectoryError as error:
+        raise FileNotFoundError(path) from error
+    except Exception as error:
+        what = f"{path} in the store {address!r}" if path else f"the store {address!r}"
+        raise StoreError(f"{what} cannot be reached: {type(error).__name__}: {error}") from error
 
 
 def _stat(path: str | Path) -> Stat | None:

@@ -56,6 +56,6 @@ def _set_aside(files: Files, run: str, which: str, text: bytes, reason: str) -> 
 
 
 def _text(files: Files, path: str) -> bytes:
-    with suppress(OSError, StoreError):
+    with suppress(FileNotFoundError, StoreError):
         return files.read(path)
     return b""

@@ -78,7 +78,7 @@ class Leases:
         while not self._over.wait(self.expiry / 4):
             with self._lock:
                 for name in self._held:
-                    with suppress(OSError, StoreError):  # a disk that is away for a moment: the next beat may succeed
+                    with suppress(StoreError):  # a disk that is away for a moment: the next beat may succeed
                         if self._ours(name):
                             self.files.write(self._path(name), self._body())
 
@@ -130,7 +130,7 @@ class Leases:
 def alive(files: Files, folder: str) -> bool:
     """Whether somebody holds a lease in a folder, as far as can be told without waiting."""
     for name in files.names(folder):
-        with suppress(OSError):
+        with suppress(FileNotFoundError, StoreError):
             if not name.startswith(".") and not _dead(files.read(f"{folder}/{name}")):
                 return True
     return False

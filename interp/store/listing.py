@@ -61,7 +61,7 @@ def rows(files: Files) -> list[dict[str, Any]]:
             kept[run] = entry
         found.append(entry["row"])
     if kept != known:
-        with suppress(OSError, StoreError):  # a store that may only be read is listed without an index
+        with suppress(StoreError):  # a store that may only be read is listed without an index
             files.write(INDEX, seal(canonical({"format": FORMAT, "runs": kept}).encode()))
     return found
 
@@ -124,7 +124,7 @@ def _described(run: Run) -> dict[str, Any]:
 
 def _read(files: Files) -> Mapping[str, Any]:
     """The index; nothing where it is missing, damaged or of another version."""
-    with suppress(OSError, ValueError, StoreError, KeyError, TypeError):
+    with suppress(FileNotFoundError, ValueError, StoreError, KeyError, TypeError):
         found = json.loads(unseal(files.read(INDEX)))
         if found["format"] == FORMAT:
             return dict(found["runs"])

@@ -79,8 +79,6 @@ def read(files: Files, run: str, which: str) -> dict[str, Any] | None:
         return None
     except StoreError as error:
         raise StoreError(f"run {run}: {error}") from error
-    except OSError as error:
-        raise StoreError(f"run {run}: {which} cannot be read ({type(error).__name__})") from error
     try:
         marker = json.loads(text)
         digest = marker.pop("digest")
@@ -173,9 +171,8 @@ def content(files: Files, run: str, marker: Marker, *names: str) -> dict[str, by
         for name in names or marker["files"]:
             try:
                 data = files.read(f"{folder}/{name}")
-            except OSError as error:
-                kind = DamagedError if isinstance(error, FileNotFoundError) else StoreError
-                raise kind(f"{marker['data']}/{name} cannot be read ({type(error).__name__})") from error
+            except FileNotFoundError as error:
+                raise DamagedError(f"{marker['data']}/{name} is missing") from error
             if sha256(data) != marker["files"][name]["sha256"]:
                 raise DamagedError(f"{marker['data']}/{name} is damaged (its checksum does not hold)")
             found[name] = data

@@ -113,9 +113,17 @@ def write(files: Files, run: str, plan: Mapping[str, Any], unit: Unit, chunks: M
 
 
 def read(files: Files, run: str, plan: Mapping[str, Any], name: str) -> tuple[dict[str, bytes], Any] | None:
-    """The chunks of a unit and its facts; None where it is not there whole."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        found = unpack(unseal(files.read(f"{folder(run, plan)}/{name}")))
+    """The chunks of a unit and its facts; None where it is not there whole.
+
+    Raises:
+        StoreError: it cannot be reached.
+    """
+    try:
+        sealed = files.read(f"{folder(run, plan)}/{name}")
+    except FileNotFoundError:
+        return None
+    with suppress(ValueError, KeyError, TypeError):
+        found = unpack(unseal(sealed))
         told = json.loads(found.pop(_FACTS))
         if told["of"] == _of(run, plan, name):
             return found, told["facts"]

@@ -82,6 +82,45 @@ def test_units_are_shared_and_resumed(address):
     assert np.array_equal(Store(address).load("mine")["value"].values, half.whole())
 
 
+def test_a_service_that_is_away_is_no_damage(address, monkeypatch):
+    def stop(unit):
+        if unit.number == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half.write(Store(address), slow=stop, name="mine")
+    there = set(fsspec.filesystem("memory").find(Store(address).files.root))
+
+    class AwayError(Exception):  # as of a service's own kind
+        pass
+
+    def read(self, path, *args, **kwargs):
+        if ".units/000001" in path:
+            raise AwayError("no route")
+        return cat(self, path, *args, **kwargs)
+
+    memory = type(fsspec.filesystem("memory"))
+    cat = memory.cat_file
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "cat_file", read)
+        with pytest.raises(StoreError, match=r"000001 in the store 'memory:.*' cannot be reached: AwayError: no route"):
+            half.write(Store(address))
+    assert set(fsspec.filesystem("memory").find(Store(address).files.root)) >= there  # what was done is not given up
+    done, run = half.write(Store(address))
+    assert done == []
+    assert np.array_equal(run.load()["value"].values, half.whole())
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "find", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(StoreError, match=r"the store 'memory:.*' cannot be reached: ZeroDivisionError"):
+            Store(address).runs()
+
+
+@pytest.mark.parametrize("address", ["memory://", "memory:///"])
+def test_an_address_names_a_place(address):
+    with pytest.raises(StoreError, match=rf"the address '{address}' names no place for a store; give a bucket and a folder"):
+        Store(address)
+
+
 def test_an_address_of_a_folder_is_that_folder(tmp_path):
     store = Store(f"file://{tmp_path}/runs")
     assert isinstance(store.files, Local)
