@@ -99,8 +99,9 @@ def _figures(families: Mapping[str, xr.Dataset]) -> dict[str, bytes]:
         return {}
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for family, ds in families.items():
-            for shows, draw in views.fitting(ds).items():
+        each = [(family, views.fitting(ds)) for family, ds in families.items()]
+        for family, drawn in [*each, ("", views.fitting(families))]:
+            for shows, draw in drawn.items():
                 with suppress(UserError):  # the report says why it is not drawn
                     figure = draw()
                     for ending in _IMAGES:

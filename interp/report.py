@@ -131,14 +131,27 @@ def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro
 def of_runs(runs: Iterable[Run]) -> list[tuple[str, list[Item]]]:
     """Sections about runs of a store, for :func:`write`: of each its figures, its strongest cells and its provenance.
 
-    A run of several families has a section for each. One that is not complete is shown as far as it is, and one that cannot be
-    read says why.
+    A run of several families has a section for each, and one for what draws them together, as several runs have. One that is
+    not complete is shown as far as it is, and one that cannot be read says why.
     """
-    return [section for run in runs for section in of_run(run)]
+    sections: list[tuple[str, list[Item]]] = []
+    alone: dict[str, xr.Dataset] = {}
+    for run in runs:
+        own, families = _of_run(run)
+        sections += own
+        if len(families) == 1:
+            (alone[run.name or run.id],) = families.values()
+    figures = _figures(alone)
+    return [*sections, *([(f"Together: {', '.join(alone)}", figures)] if figures else [])]
 
 
 def of_run(run: Run) -> list[tuple[str, list[Item]]]:
     """The sections about one run."""
+    return _of_run(run)[0]
+
+
+def _of_run(run: Run) -> tuple[list[tuple[str, list[Item]]], dict[str, xr.Dataset]]:
+    """The sections about one run, and its families as far as they are shown."""
     title = run.name or run.id
     half = run.status in (RUNNING, UNFINISHED)
     done, total = run.progress
@@ -146,16 +159,28 @@ def of_run(run: Run) -> list[tuple[str, list[Item]]]:
     try:
         families = fx.families(run.load(partial=half))
     except StoreError as error:
-        return [(title, [f"This run cannot be shown: {error}", _known(about)])]
-    sections = []
+        return [(title, [f"This run cannot be shown: {error}", _known(about)])], {}
+    sections: list[tuple[str, list[Item]]] = []
     for name, ds in families.items():
         said = [f"Half a run: {done} of {total} work units are done."] if half else []
         if half and (shown := fx.furthest(ds)).sizes != ds.sizes:
             said.append(f"Shown are the {shown.sizes['example']} of {ds.sizes['example']} examples that are furthest.")
-            ds = shown
+            families[name] = ds = shown
         items = [*([" ".join(said)] if said else []), *of_result(ds), _known(about) | provenance(ds)]
         sections.append((" / ".join(filter(None, (title, name))), items))
-    return sections
+    together = _figures(families)
+    return [*([(f"{title} / together", together)] if together else []), *sections], families
+
+
+def _figures(results: xr.Dataset | Mapping[str, xr.Dataset]) -> list[Item]:
+    """What fits a result, or several together, or why it is not drawn."""
+    items: list[Item] = []
+    for shows, draw in views.fitting(results).items():
+        try:
+            items.append(draw())
+        except UserError as error:
+            items.append(f"{shows} is not drawn: {error}")
+    return items
 
 
 def of_result(ds: xr.Dataset, *, strongest: int = 10) -> list[Item]:
@@ -165,12 +190,7 @@ def of_result(ds: xr.Dataset, *, strongest: int = 10) -> list[Item]:
         ds: a dataset; of a tree, one family.
         strongest: how many cells.
     """
-    items: list[Item] = []
-    for shows, draw in views.fitting(ds).items():
-        try:
-            items.append(draw())
-        except UserError as error:
-            items.append(f"{shows} is not drawn: {error}")
+    items = _figures(ds)
     if fx.is_effects(ds) and fx.swept_axes(ds):
         for metric in map(str, ds["metric"].values.ravel()):
             table = strongest_cells(ds, strongest, metric)

@@ -103,7 +103,7 @@ def test_prompts_provenance_and_report(made, unpacked):
     assert all(json.dumps(prompt) in text for prompt in result["corrupted_prompt"].values.tolist())
     assert json.loads((folder / "provenance.json").read_text()) == result.attrs
     page = (folder / "report.html").read_text()
-    assert page.count("Plotly.newPlot(") == 1
+    assert page.count("Plotly.newPlot(") == 2  # a map and a curve
     assert "zoo/language-4l" in page
 
 

@@ -126,8 +126,13 @@ def test_runs_of_a_store_with_their_figures_tables_and_facts(tmp_path):
     store.save(heads, name="heads", tags=["paper"])
     store.save(xr.DataTree.from_dict({"a": heads.assign_attrs(spec="a"), "b": heads.assign_attrs(spec="b")}), name="both")
     sections = dict(report.of_runs([store.run("heads"), store.run("both")]))
-    assert list(sections) == ["heads", "both / a", "both / b"]
-    drawn, said, table, facts = sections["heads"]
+    assert list(sections) == ["heads", "both / together", "both / a", "both / b"]
+    assert [figure.layout.title.text.split("<")[0] for figure in sections["both / together"]] == [
+        "a against b effect on logit_diff",
+        "recovery of logit_diff (0 = corrupted, 1 = clean)",
+    ]
+    drawn, curve, said, table, facts = sections["heads"]
+    assert [trace.name for trace in curve.data if trace.showlegend] == ["H0", "H1"]
     assert drawn.layout.title.text.startswith("recovery of logit_diff")
     assert said == "The 6 strongest cells by logit_diff, chosen on these same examples:"
     assert table["cell"].tolist()[:2] == ["L2H1", "L2H0"]
@@ -136,7 +141,20 @@ def test_runs_of_a_store_with_their_figures_tables_and_facts(tmp_path):
     assert facts["run"] == f"{store.run('heads').id}, heads"
     assert (facts["tags"], facts["method"], facts["sweep"]) == ("paper", "patch", "3 layers × 2 heads")
     page = report.write(tmp_path / "report.html", "Runs", sections).read_text()
-    assert page.count("Plotly.newPlot(") == 3
+    assert page.count("Plotly.newPlot(") == 8
+
+
+def test_several_runs_are_drawn_together_too(tmp_path):
+    store = Store(tmp_path / "runs")
+    whole = half_runs.skeleton()
+    runs = [
+        store.save(whole.assign(value=whole["value"].fillna(i)).assign_attrs(spec=i), name=name)
+        for i, name in enumerate(("first", "second"))
+    ]
+    sections = dict(report.of_runs(runs))
+    assert list(sections) == ["first", "second", "Together: first, second"]
+    assert any("first against second" in item.layout.title.text for item in sections["Together: first, second"])
+    assert list(dict(report.of_runs(runs[:1]))) == ["first"]
 
 
 def test_half_a_run_is_said_to_be_one_and_a_damaged_one_says_why(tmp_path):

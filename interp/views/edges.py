@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ POSITIVE, NEGATIVE = "#4393c3", "#d6604d"
 """Ends of ``RdBu`` that are seen on white and on black."""
 KEPT = "in_circuit"
 
-_ENDS = ("sender_layer", "sender_head", "receiver_layer", "receiver_head")
+ENDS = ("sender_layer", "sender_head", "receiver_layer", "receiver_head")
 Ints = NDArray[np.integer]
 
 
@@ -181,7 +182,7 @@ def read(
         InputError: not edges, none of them, or more axes than theirs.
         UnknownNameError: a metric, quantity or variable that is not there.
     """
-    if lacking := [name for name in _ENDS if name not in results.coords or results[name].dims != (names.CELL,)]:
+    if lacking := [name for name in ENDS if name not in results.coords or results[name].dims != (names.CELL,)]:
         raise InputError(
             f"{what} draws edges, such as interp.patch_edges gives, and this result has no {', '.join(lacking)} along 'cell'"
         )
@@ -209,9 +210,31 @@ def read(
     return _drawable(edges, results, there)
 
 
+def senders_by_receivers(results: xr.Dataset | xr.DataArray, quantity: str | None = None) -> xr.DataArray:
+    """The mean over examples of every edge, ``[sender, receiver]``, NaN where there is no edge.
+
+    Args:
+        results: of a sweep with one metric, or scores, along ``cell`` with the coordinates ``sender`` and ``receiver``; or an
+            array that has these axes already.
+        quantity: of a sweep: recovery, damage, effect or value.
+    """
+    if isinstance(results, xr.Dataset):
+        quantity = quantity or default_quantity(results)
+        mean = fx.value_of(results, quantity)
+        mean = mean.rename(f"{quantity} of {results[names.METRIC].item()}")
+    else:
+        mean = results.mean(names.EXAMPLE, skipna=False, keep_attrs=True) if names.EXAMPLE in results.dims else results
+    if names.CELL not in mean.dims:
+        return mean.transpose("sender", "receiver")
+    (rows, senders), (columns, receivers) = (pd.factorize(results[end].values) for end in ("sender", "receiver"))
+    found = np.full((len(senders), len(receivers)), np.nan)
+    found[rows, columns] = mean.values
+    return xr.DataArray(found, {"sender": senders, "receiver": receivers}, ("sender", "receiver"), mean.name, results.attrs)
+
+
 def _ends(one: xr.Dataset | xr.DataArray) -> tuple[Nodes, Ints, Ints]:
     """The nodes, and where among them each edge begins and ends."""
-    sender, sender_head, receiver, receiver_head = (one[name].values.astype(np.int64) for name in _ENDS)
+    sender, sender_head, receiver, receiver_head = (one[name].values.astype(np.int64) for name in ENDS)
     depth = int(max(sender.max(), receiver.max())) + 1
     slot = one["slot"].values if "slot" in one.coords else np.full(len(sender), "")
     serves = one["receiver_heads"].values.astype(np.int64) if "receiver_heads" in one.coords else np.ones_like(receiver)

@@ -1,14 +1,15 @@
-"""Which views fit a result: what a report draws of it when nobody says more.
+"""All that fits a result, ready to be drawn: what a report shows of it when nobody says more.
 
 >>> drawn = {shows: draw() for shows, draw in fitting(effects).items()}                # doctest: +SKIP
 >>> list(drawn)                                                                        # doctest: +SKIP
-['logit_diff: layer by head', 'prob: layer by head']
+['logit_diff: layer by position', 'logit_diff: tokens']
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from math import prod
 from typing import Any
 
 import plotly.graph_objects as go
@@ -16,84 +17,106 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
-from interp.views.attention import attention
-from interp.views.circuit import circuit
-from interp.views.circuits import SIZE
-from interp.views.curve import curve
-from interp.views.dla import dla
-from interp.views.faithfulness import faithfulness
-from interp.views.heatmap import heatmap
-from interp.views.iia import iia
-from interp.views.lens import lens
-from interp.views.paths import paths
+from interp.views import kinds
+from interp.views.drawing import draw, draw_several
+from interp.views.kinds import ATTENTION, COMPARE, CURVE, DLA, IIA, LENS, MAP, PLAIN, SAYS, TOKENS
+from interp.views.lines import MOST
 
 Draw = Callable[..., go.Figure]
 
 
-def fitting(ds: xr.Dataset) -> dict[str, Draw]:
+def fitting(results: xr.Dataset | xr.DataTree | Mapping[str, xr.Dataset]) -> dict[str, Draw]:
     """The views of a result, best first, by what each shows; one is drawn by calling it, with ``width`` and ``template``.
 
-    Edges are a circuit and paths; circuits of several sizes a curve of faithfulness; a sweep is a map of two axes for every
-    metric, a slider for a third, a curve where it has one axis; a lens, attention patterns, contributions and accuracies have
-    views of their own; of anything else every variable with one to three axes is drawn. Of further axes the last place is
-    shown. Nothing fits a list of interventions, which is a table (:func:`interp.effects.top`).
+    Which they are, :mod:`interp.views.kinds` says. Those made for a kind of result show it whole; of any other every metric or
+    variable is drawn as a map where it has two axes, with a slider for a third and the last place of further ones, as a curve
+    where there is a line for every place, and as tokens at the cell of largest effect.
 
     Args:
-        ds: a dataset; of a tree, one family (:func:`interp.effects.families`).
+        results: a dataset; of a tree or of several results by name, what draws them together is meant.
     """
-    if fx.is_effects(ds):
-        return _of_effects(ds)
-    own: list[tuple[str, set[str], Draw]] = [
-        ("logit lens", {"token", "prob", "entropy"}, partial(lens, ds)),
-        ("attention pattern", {"pattern"}, partial(attention, ds)),
-        ("direct logit attribution", {"contribution"}, partial(dla, ds)),
-        ("interchange intervention accuracy", {"iia"}, partial(iia, ds)),
-    ]
-    variables = {str(name) for name in ds.data_vars}
-    found = {shows: draw for shows, needed, draw in own if needed <= variables}
-    if "by_head" in variables:
-        found["contribution of heads"] = partial(heatmap, ds, "by_head")
-    return found or _of_arrays(ds)
+    if isinstance(results, xr.Dataset):
+        return _of_effects(results) if fx.is_effects(results) else _of_arrays(results)
+    return _of_several(fx.families(results) if isinstance(results, xr.DataTree) else results)
 
 
 def _of_effects(ds: xr.Dataset) -> dict[str, Draw]:
-    metrics = [str(metric) for metric in ds[names.METRIC].values.ravel()]
-    if {"sender_layer", "receiver_layer"} <= set(ds.coords):
-        views = {"circuit": circuit, "paths": paths}
-        return {f"{m}: {shows}": partial(view, ds, metric=m) for m in metrics for shows, view in views.items()}
-    if SIZE in ds.coords and ds[SIZE].dims == (names.CELL,):
-        return {f"{m}: faithfulness": partial(faithfulness, ds, metric=m) for m in metrics}
     found: dict[str, Draw] = {}
-    for metric in metrics:
-        drawn = _drawn(ds, list(fx.swept_axes(ds)), f"{metric}: ", metric=metric)
-        found |= drawn if drawn is not None else {}
+    for metric in kinds.metrics([ds]):
+        for view in kinds.of_one(ds):
+            if view not in PLAIN:
+                found[f"{metric}: {SAYS[view]}"] = partial(draw, ds, view, metric=metric)
+            else:
+                found |= _plain(ds, view, metric, metric=metric)
     return found
 
 
 def _of_arrays(ds: xr.Dataset) -> dict[str, Draw]:
     found: dict[str, Draw] = {}
-    for name, array in ds.data_vars.items():
-        if array.dtype.kind in "fiub":
-            swept = [str(dim) for dim in array.dims if dim not in (names.METRIC, names.EXAMPLE)]
-            if names.METRIC in array.dims:
-                array = array.isel({names.METRIC: 0})
-            drawn = _drawn(array.assign_attrs({**ds.attrs, **array.attrs}), swept, f"{name}: ")
-            found |= drawn if drawn is not None else {}
+    for view in kinds.of_one(ds):
+        if view in (LENS, ATTENTION, DLA, IIA):
+            found[SAYS[view]] = partial(draw, ds, view)
+        elif view not in PLAIN:
+            found |= {f"{v}: {SAYS[view]}": partial(draw, ds, view, quantity=v) for v in kinds.variables(ds, view)}
+    if "by_head" in ds:
+        found["contribution of heads"] = partial(draw, ds, MAP, quantity="by_head")
+    if found:
+        return found
+    each = {variable: None for view in PLAIN for variable in kinds.variables(ds, view)}
+    for variable in each:
+        for view in (view for view in PLAIN if variable in kinds.variables(ds, view)):
+            found |= _plain(ds, view, variable, quantity=variable)
     return found
 
 
-def _drawn(array: xr.Dataset | xr.DataArray, swept: list[str], called: str, **options: Any) -> dict[str, Draw] | None:
-    """A map or a curve over the axes that are longer than one place; None where none is, or where they are a mere list."""
-    long = [axis for axis in swept if array.sizes[axis] > 1]
-    if not long or long == [names.CELL]:
-        return None
-    if len(long) == 1:
-        rest = [axis for axis in swept if axis != long[0]]
-        return {f"{called}by {long[0]}": partial(curve, array.isel(dict.fromkeys(rest, 0)), x=long[0], **options)}
-    y = names.LAYER if names.LAYER in long[:-1] else long[-2]
-    x = long[-1] if len(long) == 2 else next(axis for axis in long if axis != y and axis not in names.MODELS)
+def _plain(ds: xr.Dataset, view: str, called: str, **options: Any) -> dict[str, Draw]:
+    """A map, a curve or tokens of a metric or a variable; nothing where a curve would have more lines than can be read."""
+    variable = options.get("quantity")
+    along = kinds.swept(ds, view, variable)
+    long = [axis for axis in along if ds.sizes[axis] > 1]
+    if view == TOKENS:
+        at = kinds.opening(ds, view, along, options.get("metric"))
+        return {f"{called}: tokens": partial(draw, ds, view, at=at, example=kinds.opening_example(ds), **options)}
+    if not long or (view == MAP and len(along) < 2) or long == [names.CELL]:
+        return {}
+    x, y = kinds.usual(ds, view, along)
+    if view == CURVE:
+        if prod(ds.sizes[axis] for axis in long if axis not in (x, names.SEED)) > kinds.LINES:
+            return {}
+        at = {axis: 0 for axis in along if axis != x and axis not in long}
+        return {f"{called}: by {x}": partial(draw, ds, view, x=x, at=at, **options)}
     spare = [axis for axis in long if axis not in (x, y)]
+    at = {axis: ds.sizes[axis] - 1 for axis in spare[1:]}
     slider = spare[0] if spare else None
-    last = dict.fromkeys(spare[1:], -1)
-    map_ = partial(heatmap, array.isel(last), x=x, y=y, slider=slider, **options)
-    return {f"{called}{y} by {x}": map_}
+    return {f"{called}: {y} by {x}": partial(draw, ds, view, x=x, y=y, slider=slider, at=at, **options)}
+
+
+def _of_several(results: Mapping[str, xr.Dataset]) -> dict[str, Draw]:
+    every = list(results.values())
+    found: dict[str, Draw] = {}
+    for view in kinds.of_several(results):
+        each: list[dict[str, Any]] = [{}]
+        if all(map(fx.is_effects, every)):
+            each = [{"metric": metric} for metric in kinds.metrics(every)]
+        elif view in (COMPARE, CURVE):
+            each = [{"quantity": variable} for variable in kinds.shared_variables(every, view)]
+        for options in each:
+            called = "".join(f"{word}: " for word in options.values())
+            found |= (
+                _lines(results, called, options)
+                if view == CURVE
+                else {f"{called}{SAYS[view]}": partial(draw_several, results, view, **options)}
+            )
+    return found
+
+
+def _lines(results: Mapping[str, xr.Dataset], called: str, options: Mapping[str, Any]) -> dict[str, Draw]:
+    """A line for every place of each result; nothing where these are more than can be told apart."""
+    variable = options.get("quantity")
+    x = kinds.shared_axes(list(results.values()), variable)[0]
+    many, at = 0, {}
+    for name, ds in results.items():
+        rest = [axis for axis in kinds.swept(ds, CURVE, variable) if axis != x]
+        many += prod(ds.sizes[axis] for axis in rest if axis != names.SEED)
+        at[name] = {axis: 0 for axis in rest if ds.sizes[axis] == 1}
+    return {f"{called}by {x}": partial(draw_several, results, CURVE, x=x, at=at, **options)} if many <= MOST else {}

@@ -1,0 +1,301 @@
+"""Which views fit a result, or several together, and along which axes: what reports and the browser app both ask.
+
+>>> of_one(effects)                                                                    # doctest: +SKIP
+['map', 'curve', 'tokens']
+>>> of_several({"estimated": first, "exact": second})                                  # doctest: +SKIP
+['compare', 'curve']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from interp import axes as names
+from interp import effects as fx
+from interp.views.circuits import SIZE
+from interp.views.edges import ENDS
+from interp.views.lens import VALUES
+
+MAP, CURVE, TOKENS = "map", "curve", "tokens"
+EDGES, CIRCUIT, PATHS = "edges", "circuit", "paths"
+FAITHFULNESS, PARETO, ROC = "faithfulness", "pareto", "roc"
+LENS, ATTENTION, DLA, IIA = "lens", "attention", "dla", "iia"
+TRACING, COMPARE = "tracing", "compare"
+
+SAYS = {
+    MAP: "map",
+    CURVE: "curve",
+    TOKENS: "tokens",
+    EDGES: "senders × receivers",
+    CIRCUIT: "circuit",
+    PATHS: "paths",
+    FAITHFULNESS: "faithfulness",
+    PARETO: "size against faithfulness",
+    ROC: "ROC",
+    LENS: "logit lens",
+    ATTENTION: "attention pattern",
+    DLA: "direct logit attribution",
+    IIA: "interchange intervention accuracy",
+    TRACING: "causal tracing",
+    COMPARE: "cell against cell",
+}
+"""What a reader calls each of them."""
+
+PLAIN = (MAP, CURVE, TOKENS)
+"""Drawn of any variable with the axes for it; the others are made for one kind of result."""
+LINES = 12
+"""Lines that a curve has unless more are asked for."""
+TRUTH = "truth"
+"""The coordinate, bool along edges, that says which of them are in the known circuit."""
+
+_SENDER, _RECEIVER = "sender", "receiver"
+Results = Mapping[str, xr.Dataset]
+
+
+class Truth(NamedTuple):
+    """A known circuit, and what is judged by it."""
+
+    scores: dict[str, Any]
+    truth: xr.DataArray
+
+
+def of_one(ds: xr.Dataset) -> list[str]:
+    """The views that fit a result, best first; none fits a list of cells, which is a table (:func:`interp.effects.top`).
+
+    Args:
+        ds: a dataset; of a tree, one family.
+    """
+    effects = fx.is_effects(ds)
+    own = [
+        (LENS, {"token", "prob", "entropy"} <= set(ds)),
+        (ATTENTION, "pattern" in ds),
+        (DLA, "contribution" in ds),
+        (IIA, "iia" in ds and bool(axes_of(ds["iia"]))),
+        *((view, bool(variables(ds, view))) for view in (EDGES, CIRCUIT, PATHS, FAITHFULNESS, PARETO)),
+        (ROC, truth_of({"": ds}) is not None),
+        *(_of_sweep(ds) if effects else [(view, bool(variables(ds, view))) for view in PLAIN]),
+    ]
+    return [view for view, fits in own if fits]
+
+
+def _of_sweep(ds: xr.Dataset) -> list[tuple[str, bool]]:
+    along = list(fx.swept_axes(ds))
+    long = [axis for axis in along if ds.sizes[axis] > 1]
+    return [
+        (MAP, len(long) > 1),
+        (CURVE, bool(long) and long != [names.CELL]),
+        (MAP, len(long) == 1 and len(along) == 2),  # a row
+        (TOKENS, names.POSITION in along and "clean_token" in ds.coords),
+    ]
+
+
+def of_several(results: Results) -> list[str]:
+    """The views that draw several results together, best first: runs side by side, or the families of one."""
+    every = list(results.values())
+    if len(every) < 2:
+        return []
+    effects = [fx.is_effects(ds) for ds in every]
+    alike, each = len(set(effects)) == 1, [of_one(ds) for ds in every]
+    found = [
+        (TRACING, all(effects) and _is_traced(every)),
+        (COMPARE, len(every) == 2 and alike and bool(shared_variables(every, COMPARE))),
+        (ROC, truth_of(results) is not None),
+        *((view, all(view in own for own in each)) for view in (FAITHFULNESS, PARETO, IIA)),
+        (CURVE, alike and bool(shared_axes(every))),
+    ]
+    return [view for view, fits in found if fits and (not all(effects) or metrics(every))]
+
+
+def metrics(every: Sequence[xr.Dataset]) -> list[str]:
+    """The metrics that all of them have."""
+    return _common([[str(m) for m in ds[names.METRIC].values.ravel()] if names.METRIC in ds.coords else [] for ds in every])
+
+
+def variables(ds: xr.Dataset, view: str) -> list[str]:
+    """The variables of which a view draws one at a time: of a lens its values, of a sweep the one that it measures."""
+    if view == LENS:
+        return [name for name in VALUES if name in ds]
+    if view not in _DRAWS:
+        return []
+    known = ["value"] if fx.is_effects(ds) else map(str, ds.data_vars)
+    return [name for name in known if ds[name].dtype.kind in "fiub" and _DRAWS[view](ds[name])]
+
+
+def axes_of(array: xr.DataArray) -> list[str]:
+    """Its axes besides metric and examples."""
+    return [str(dim) for dim in array.dims if dim not in (names.EXAMPLE, names.METRIC)]
+
+
+def along(accuracy: xr.DataArray) -> str:
+    """The axis along which accuracies are drawn: layers, where there are any."""
+    rest = [axis for axis in axes_of(accuracy) if axis != names.SEED] or axes_of(accuracy)
+    return names.LAYER if names.LAYER in rest else rest[0]
+
+
+def swept(ds: xr.Dataset, view: str, variable: str | None = None) -> list[str]:
+    """The axes that a view leaves to be chosen: those of a map or curve, and those that stand at one place.
+
+    Args:
+        ds: a result.
+        view: one that fits it.
+        variable: of a result that is no sweep.
+    """
+    if view == ATTENTION:
+        return [axis for axis in (names.LAYER, names.HEAD) if axis in ds["pattern"].dims]
+    if view not in _DRAWS or view in (FAITHFULNESS, PARETO, COMPARE):
+        return []  # it has a place for all of them
+    array = ds["value"] if fx.is_effects(ds) else ds[variable or variables(ds, view)[0]]
+    return [axis for axis in axes_of(array) if view in (MAP, CURVE) or axis not in _fixed(array, view)]
+
+
+def _fixed(array: xr.DataArray, view: str) -> list[str]:
+    """The axes that a view draws whatever is chosen."""
+    if view == TOKENS:
+        return [str(dim) for dim in array.dims if str(dim).endswith(names.POSITION)]
+    return [names.CELL, _SENDER, _RECEIVER]
+
+
+def usual(ds: xr.Dataset, view: str, among: Sequence[str]) -> tuple[str, str | None]:
+    """From left to right and from bottom to top (or a line each), unless other axes are asked for.
+
+    Args:
+        ds: a result.
+        view: a map or a curve.
+        among: the axes that there are.
+    """
+    long = [axis for axis in among if ds.sizes[axis] > 1] or list(among)
+    if view == CURVE:
+        x = next((axis for axis in long if axis not in (names.MODEL, names.SEED)), long[0])
+        return x, next((axis for axis in lines(ds, among, x) if axis in long), None)
+    long = long if len(long) > 1 else list(among)
+    y = names.LAYER if names.LAYER in long[:-1] else long[-2]
+    rest = [axis for axis in long if axis != y]
+    return (rest[-1] if len(rest) == 1 else next((a for a in rest if a not in names.MODELS), rest[-1])), y
+
+
+def lines(ds: xr.Dataset, among: Sequence[str], x: str) -> list[str]:
+    """The axes of which a curve along ``x`` has a line for each place; of seeds it draws the mean and their range."""
+    return [axis for axis in among if axis not in (x, names.SEED) and ds.sizes[axis] <= LINES]
+
+
+def opening(ds: xr.Dataset, view: str, among: Sequence[str], metric: str | None = None) -> dict[str, int]:
+    """Where axes that are not drawn stand at first: the last place; of tokens, that of the largest effect.
+
+    Args:
+        ds: a result.
+        view: one that fits it.
+        among: these axes.
+        metric: of a sweep.
+    """
+    last = {axis: ds.sizes[axis] - 1 for axis in among}
+    if view != TOKENS or not fx.is_effects(ds) or not among:
+        return last
+    effect = fx.effect(fx.choose_metric(ds, metric)).mean(names.EXAMPLE)
+    size = np.abs(effect.values)
+    if not np.isfinite(size).any():
+        return last
+    strongest = dict(zip(effect.dims, np.unravel_index(np.nanargmax(size), size.shape), strict=True))
+    return {axis: int(strongest[axis]) for axis in last}
+
+
+def opening_example(ds: xr.Dataset) -> int | None:
+    """Which prompt is shown first as tokens: the first one, or the mean over all where most of their tokens are the same."""
+    words = ds.coords.get("clean_token")
+    if words is None or names.EXAMPLE not in words.dims:
+        return None
+    return None if bool((words == words.isel({names.EXAMPLE: 0})).all(names.EXAMPLE).mean() > 0.5) else 0
+
+
+def shared_axes(every: Sequence[xr.Dataset], variable: str | None = None) -> list[str]:
+    """The axes along which results can be drawn as lines in one figure; layers first."""
+    if variable is None and not all(map(fx.is_effects, every)):
+        found = [axis for name in shared_variables(every, CURVE) for axis in shared_axes(every, name)]
+        return list(dict.fromkeys(found))
+    each = [axes_of(ds["value" if fx.is_effects(ds) else str(variable)]) for ds in every]
+    long = [
+        [a for a in own if a not in (names.CELL, names.SEED) and ds.sizes[a] > 1] for own, ds in zip(each, every, strict=True)
+    ]
+    return _common(long)
+
+
+def shared_variables(every: Sequence[xr.Dataset], view: str) -> list[str]:
+    """The variables of results of which a view of several draws one at a time."""
+    both = _common([variables(ds, view) for ds in every])
+    if view == CURVE:
+        return [name for name in both if all(map(fx.is_effects, every)) or shared_axes(every, name)]
+    if view != COMPARE:
+        return both
+    if len({ds.attrs["patching"] for ds in every if fx.is_effects(ds)}) > 1:
+        return []
+    return [name for name in both if len({frozenset(axes_of(ds[name])) for ds in every}) == 1]
+
+
+def truth_of(results: Results) -> Truth | None:
+    """Scores by name and the known circuit, where one result brings it: as a coordinate, or as all that it is."""
+    for name, ds in results.items():
+        whole = [v for v in ds.data_vars.values() if v.dtype == bool] if len(ds.data_vars) == 1 else []
+        truth = whole[0] if whole else ds.coords.get(TRUTH)
+        if truth is None or truth.dtype != bool or not truth.ndim:
+            continue
+        scores = {other: _scores(one, truth) for other, one in results.items() if not (whole and other == name)}
+        if scores and all(one is not None for one in scores.values()):
+            return Truth(scores, truth)
+    return None
+
+
+def _scores(ds: xr.Dataset, truth: xr.DataArray) -> xr.Dataset | xr.DataArray | None:
+    """What ranks the edges of a known circuit."""
+    for name in ("value",) if fx.is_effects(ds) else ds.data_vars:
+        v = ds[name]
+        if v.dtype.kind in "fiub" and all(a in v.dims or (a in v.coords and v[a].ndim == 1) for a in truth.dims):
+            return ds if fx.is_effects(ds) else v.assign_attrs({**ds.attrs, **v.attrs})
+    return None
+
+
+def _is_traced(every: Sequence[xr.Dataset]) -> bool:
+    """Whether they are families of one sweep over layers and positions."""
+    if any(list(fx.swept_axes(ds)) != [names.LAYER, names.POSITION] for ds in every):
+        return False
+    first, same = every[0], (names.LAYER, names.POSITION, names.METRIC, "clean", "corrupt")
+    return all(first[what].equals(ds[what]) for ds in every for what in same)
+
+
+def _common(lists: Sequence[Sequence[str]]) -> list[str]:
+    return [name for name in lists[0] if all(name in other for other in lists[1:])]
+
+
+def _joins(v: xr.DataArray) -> bool:
+    """Whether it has a number for pairs of a sender and a receiver."""
+    ends = {_SENDER, _RECEIVER}
+    return ends <= set(v.dims) or (names.CELL in v.dims and ends <= set(v.coords))
+
+
+def _says_words(v: xr.DataArray) -> bool:
+    """Whether it has a number a token, and says which token."""
+    places = _fixed(v, TOKENS)
+    if len(places) != 1 or v.dtype == bool:
+        return False
+    words = (f"{places[0].removesuffix(names.POSITION)}{word}" for word in ("token", "input_token", "clean_token"))
+    return any(word in v.coords and places[0] in v[word].dims for word in words)
+
+
+def _is_sized(v: xr.DataArray) -> bool:
+    return SIZE in v.dims or (names.CELL in v.dims and SIZE in v.coords and v[SIZE].dims == (names.CELL,))
+
+
+_DRAWS: Mapping[str, Callable[[xr.DataArray], bool]] = {
+    MAP: lambda v: len(axes_of(v)) > 1,
+    CURVE: lambda v: bool(axes_of(v)) and axes_of(v) != [names.CELL],
+    TOKENS: _says_words,
+    EDGES: _joins,
+    CIRCUIT: lambda v: names.CELL in v.dims and set(ENDS) <= set(v.coords),
+    PATHS: lambda v: names.CELL in v.dims and set(ENDS) <= set(v.coords),
+    FAITHFULNESS: _is_sized,
+    PARETO: _is_sized,
+    COMPARE: lambda v: bool(axes_of(v)),
+}
+"""Whether a view can draw a variable."""
