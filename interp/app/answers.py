@@ -13,16 +13,23 @@ import xarray as xr
 from dash import dcc
 
 from interp import effects as fx
-from interp.app import cells, comparing, downloads, drawing, listing, pages, parts
-from interp.app.choices import ONE_LINE, TABLE, Choice, Offer, is_sweep, resolve
+from interp.app import cells, clicks, comparing, downloads, drawing, listing, pages, parts
+from interp.app.choices import FAMILIES, ONE_LINE, TABLE, Choice, Offer, across, resolve
+from interp.app.clicks import Clicked
 from interp.app.data import Library, Opened
 from interp.app.strip import CLEAR
 from interp.errors import StoreError, UserError
 from interp.store.run import DAMAGED
 from interp.views import labels
+from interp.views.kinds import CIRCUIT, PATHS
 
 ONE, TWO = 760, 620
 """Width of a figure alone, and of one beside another."""
+
+
+PANELS = ("a", "b", "difference", "both")
+"""Of two runs; one alone has the first."""
+_ONLY_B = "Only run B has this cell; open it alone to see the examples behind it."
 
 
 class Panel(NamedTuple):
@@ -30,6 +37,27 @@ class Panel(NamedTuple):
 
     figure: go.Figure | None
     said: Any = None
+
+
+class Seen(NamedTuple):
+    """What is looked at: a family of each run, or all families of one."""
+
+    sides: list[str]
+    """What each is called beside the others; "" of one alone."""
+    names: list[str]
+    """What a figure of all of them calls each."""
+    sets: list[xr.Dataset]
+    choice: Choice
+
+    def results(self) -> dict[str, xr.Dataset]:
+        """By the names that a figure gives them."""
+        return dict(zip(self.names, self.sets, strict=True))
+
+    def each(self) -> list[Choice]:
+        """The choice for each by itself, whose axes may be others than those of the first."""
+        spec = self.choice.spec() | {"y": self.choice.y or ONE_LINE}
+        at = [across(self.sets[0], ds, self.choice.at) for ds in self.sets]
+        return [resolve([{self.choice.family: ds}], spec | {"at": own}).choice for ds, own in zip(self.sets, at, strict=True)]
 
 
 def route(library: Library, path: str | None) -> Any:
@@ -59,26 +87,34 @@ def choose(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> O
 
 
 def draw(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], template: str = drawing.LIGHT) -> dict[str, Panel]:
-    """The panels: ``a``, and where two runs are compared ``b`` and ``difference``."""
-    sets, choice = shown(library, ids, wanted)
-    names = ["a", "b", "difference"][: 3 if len(ids) == 2 else 1]
-    if not sets:
-        runs = opened(library, ids)
-        why = next((o.problem for o in runs if o.problem), "the two results have no family of the same name")
-        return {name: Panel(None, parts.note(f"Nothing to draw: {why}.")) for name in names}
+    """The panels: ``a``, and where two runs are compared ``b`` and ``difference``, or ``both`` in one figure."""
+    names = PANELS if len(ids) == 2 else PANELS[:1]
+    nothing = Panel(None)
+    seen = shown(library, ids, wanted)
+    if not seen.sets:
+        why = next((o.problem for o in opened(library, ids) if o.problem), "the two results have no family of the same name")
+        return dict.fromkeys(names, nothing) | {"a": Panel(None, parts.note(f"Nothing to draw: {why}."))}
+    if seen.choice.together:
+        return dict.fromkeys(names, nothing) | {names[-1]: _together(seen, template)}
     width = TWO if len(ids) == 2 else ONE
-    panels = [_panel(ds, _own(ds, choice), template, width) for ds in sets]
+    panels = [_panel(ds, choice, template, width) for ds, choice in zip(seen.sets, seen.each(), strict=True)]
     drawing.share_colours([panel.figure for panel in panels if panel.figure is not None])
-    if len(sets) == 2:
-        panels.append(_difference(sets[0], sets[1], choice, template))
+    if len(ids) == 2:
+        panels += [_difference(seen.sets[0], seen.sets[1], seen.choice, template), nothing]
     return dict(zip(names, panels, strict=True))
 
 
-def shown(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> tuple[list[xr.Dataset], Choice]:
-    """The chosen family of every run, and the choice; no families where there is nothing to see."""
-    families = [one.families() for one in opened(library, ids)]
+def shown(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Seen:
+    """What is chosen of every run; nothing where there is nothing to see."""
+    runs = opened(library, ids)
+    families = [one.families() for one in runs]
     choice = resolve(families, wanted).choice
-    return [own[choice.family] for own in families] if all(choice.family in own for own in families) else [], choice
+    if choice.family == FAMILIES:
+        return Seen(list(families[0]), list(families[0]), list(families[0].values()), choice)
+    called = [f"{side} {one.run.name or one.run.id}" for side, one in zip(pages.SIDES, runs, strict=False)]
+    there = all(choice.family in own for own in families)
+    sides = pages.SIDES if len(runs) == 2 else ("",)
+    return Seen(list(sides), called, [own[choice.family] for own in families] if there else [], choice)
 
 
 def clicked(
@@ -88,30 +124,45 @@ def clicked(
     of: str,
     point: Mapping[str, Any],
     figure: Mapping[str, Any],
-) -> dict[str, int] | None:
-    """The cell at a point of a panel's figure."""
-    sets, choice = shown(library, ids, wanted)
-    if not sets:
+) -> dict[str, Any] | None:
+    """What a point of a panel's figure means, as JSON; None where it means nothing. Places are those of the first run."""
+    seen = shown(library, ids, wanted)
+    if not seen.sets:
         return None
-    ds = sets[of == "b"]
-    return drawing.clicked(ds, _own(ds, choice), point, figure)
+    if seen.choice.together:
+        found = clicks.together(seen.results(), seen.choice, point, figure)
+    else:
+        i = int(of == "b")
+        found = clicks.clicked(seen.sets[i], seen.each()[i], point, figure)
+        if i and found.cell is not None:
+            place = across(seen.sets[1], seen.sets[0], found.cell)
+            found = Clicked(place) if len(place) == len(found.cell) else Clicked(why=_ONLY_B)
+    return found._asdict() if any(found) else None
 
 
-def detail(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], cell: Any, template: str) -> Any:
-    """The examples of a cell, of each run that has it; what to do where none was clicked."""
-    sided, choice = _with_cell(library, ids, wanted, cell)
+def detail(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], point: Any, template: str) -> Any:
+    """The examples of a cell, of each run that has it; the edges of a node; what to do where nothing was clicked."""
+    seen = shown(library, ids, wanted)
+    why, node = (str(point.get(key) or "") for key in ("why", "node")) if isinstance(point, Mapping) else ("", "")
+    if why:
+        return parts.note(why)
+    if node and seen.sets and seen.choice.kind in (CIRCUIT, PATHS):
+        return _node(seen, node)
+    sided = _with_cell(seen, point)
     if not sided:
         return pages.empty_detail()
-    pairs = len(sided) == 2 and comparing.same_examples(sided[0][1], sided[1][1])
-    return pages.detail(sided, choice, cell, template, pairs=pairs)
+    pairs = len(sided) == 2 and comparing.same_examples(sided[0].ds, sided[1].ds)
+    return pages.detail(sided, seen.choice, template, pairs=pairs)
 
 
-def prompt(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], cell: Any, example: int) -> Any:
+def prompt(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], point: Any, example: int) -> Any:
     """The prompts of one example, marked for a cell."""
-    sided, choice = _with_cell(library, ids, wanted, cell)
+    seen = shown(library, ids, wanted)
     run = dict(zip(pages.SIDES, ids, strict=False))
-    shown = [(side, ds, library.recipe(run[side or pages.SIDES[0]])) for side, ds in sided]
-    return pages.prompt(shown, int(choice.example) if choice.example.isdigit() else example, cell)
+    each = zip(seen.sides, seen.sets, strict=False)
+    found = _with_cell(seen, point) or [pages.Sided(side, ds, None) for side, ds in each]
+    recipes = [library.recipe(run.get(one.side, ids[0])) for one in found]
+    return pages.prompt(found, recipes, int(seen.choice.example) if seen.choice.example.isdigit() else example)
 
 
 def save(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], of: str, ending: str) -> tuple[bytes, str]:
@@ -120,37 +171,59 @@ def save(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], of: st
     Raises:
         UserError: the figure or the file cannot be made.
     """
-    sets, choice = shown(library, ids, wanted)
-    if of not in ("a", "b", "difference")[: 3 if len(ids) == 2 else 1] or ending not in downloads.MIMES or not sets:
+    seen = shown(library, ids, wanted)
+    if of not in (PANELS if len(ids) == 2 else PANELS[:1]) or ending not in downloads.MIMES or not seen.sets:
         raise StoreError(f"nothing to download as {ending!r} of {of!r}")
-    words = list(ids) if of == "difference" else [ids["ab".index(of)]]
-    name = downloads.filename(*words, choice.family, choice.view, str(choice.quantity or ""), ending=ending)
+    words = list(ids) if of in PANELS[2:] else [ids["ab".index(of)]]
+    family = "" if seen.choice.family == FAMILIES else seen.choice.family
+    name = downloads.filename(*words, family, seen.choice.kind, str(seen.choice.quantity or ""), ending=ending)
     if ending in ("csv", "nc"):
-        if of == "difference":
-            return downloads.numbers(comparing.difference(sets[0], sets[1], choice).to_dataset(name="difference"), ending), name
-        return downloads.numbers(sets["ab".index(of)], ending), name
+        return _numbers(seen, ids, of, ending), name
     panel = draw(library, ids, wanted)[of]
     if panel.figure is None:
         raise StoreError("there is no figure in this panel")
     return downloads.figure(panel.figure, ending), name
 
 
+def _numbers(seen: Seen, ids: Sequence[str], of: str, ending: str) -> bytes:
+    if of == "both":
+        raise StoreError("the numbers of a figure of both runs are those of each; download them one by one")
+    if of == "difference":
+        found = comparing.difference(seen.sets[0], seen.sets[1], seen.choice)
+        return downloads.numbers(found.to_dataset(name="difference"), ending)
+    if seen.choice.family == FAMILIES:
+        return downloads.numbers(xr.DataTree.from_dict(seen.results()), ending)
+    return downloads.numbers(seen.sets["ab".index(of)], ending)
+
+
 def opened(library: Library, ids: Sequence[str]) -> list[Opened]:
     return [library.open(run_id) for run_id in ids]
 
 
-def _with_cell(
-    library: Library, ids: Sequence[str], wanted: Mapping[str, Any], cell: Any
-) -> tuple[list[tuple[str, xr.Dataset]], Choice]:
-    """The runs that have the cell, with what they are called beside each other."""
-    sets, choice = shown(library, ids, wanted)
-    sides = pages.SIDES if len(sets) == 2 else ("",)
-    return [(side, ds) for side, ds in zip(sides, sets, strict=False) if cells.valid(ds, cell)], choice
+def _with_cell(seen: Seen, point: Any) -> list[pages.Sided]:
+    """The results that have the cell, which is a place of the first."""
+    cell: Any = point.get("cell") if isinstance(point, Mapping) else None
+    if not seen.sets or not cells.valid(seen.sets[0], cell):
+        return []
+    found = [pages.Sided(seen.sides[0], seen.sets[0], cell)]
+    for side, ds in zip(seen.sides[1:], seen.sets[1:], strict=True):
+        place = across(seen.sets[0], ds, cell)
+        found += [pages.Sided(side, ds, place)] if len(place) == len(cell) and cells.valid(ds, place) else []
+    return found
 
 
-def _own(ds: xr.Dataset, choice: Choice) -> Choice:
-    """The choice for one of the two, whose axes may be others than those of the other one."""
-    return resolve([{choice.family: ds}], choice.spec() | {"y": choice.y or ONE_LINE}).choice
+def _node(seen: Seen, node: str) -> Any:
+    """The edges of a node, each of which leads to its examples."""
+    ds, choice = seen.sets[0], seen.each()[0]
+    table, places = cells.edges(ds, choice, clicks.edges_of(ds, choice, node))
+    return pages.node(node, table, [{"type": "strong", "place": _written(place)} for place in places])
+
+
+def _together(seen: Seen, template: str) -> Panel:
+    try:
+        return Panel(drawing.together(seen.results(), seen.choice, template=template, width=ONE))
+    except UserError as error:
+        return Panel(None, parts.note(f"This cannot be drawn: {error}"))
 
 
 def _panel(ds: xr.Dataset, choice: Choice, template: str, width: int) -> Panel:
@@ -180,6 +253,7 @@ def on_screen(of: str, panel: Panel, kind: str) -> list[Any]:
     graph = []
     if panel.figure is not None:
         figure = panel.figure.update_layout(**CLEAR, uirevision=kind)
+        figure.update_traces(arrangement="fixed", selector={"type": "sankey"})  # nodes that can be dragged hear no click
         graph = [dcc.Graph(id={"type": "map", "of": of, "as": kind}, figure=figure, config=parts.GRAPH)]
     return [*graph, *([panel.said] if panel.said is not None else [])]
 
@@ -197,16 +271,21 @@ _STRONGEST = {
 
 def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Any:
     """The table of the strongest cells; None of a result that is no sweep."""
-    sets, choice = shown(library, ids, wanted)
-    if len(sets) != 1 or not is_sweep(sets[0]) or not fx.swept_axes(sets[0]):
+    _, _, sets, choice = shown(library, ids, wanted)
+    if len(sets) != 1 or not fx.is_effects(sets[0]) or not fx.swept_axes(sets[0]):
         return None
     table, places = cells.strongest(sets[0], choice)
     if table.empty:
         return parts.note("No cell is computed yet.")
-    found = [{"type": "strong", "place": "/".join(f"{a}={i}" for a, i in place.items())} if place else None for place in places]
+    found = [{"type": "strong", "place": _written(place)} if place else None for place in places]
     ends = zip(table["effect"], table["low"], table["high"], strict=True)
     told = table.assign(effect=[labels.interval(*numbers) for numbers in ends])
     return parts.table(told[[c for c in _STRONGEST if c in told]].rename(columns=_STRONGEST), found)
+
+
+def _written(place: Mapping[str, int]) -> str:
+    """``layer=3/head=1``."""
+    return "/".join(f"{axis}={i}" for axis, i in place.items())
 
 
 def place_of(written: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from dash.dcc.express import send_bytes
 from dash.exceptions import PreventUpdate
 
 from interp.app import answers, drawing, listing, pages, parts
-from interp.app.choices import CONTROLS, CURVE, EDGES, LENS, MAP
+from interp.app.choices import CONTROLS, TABLE
 from interp.app.data import Library
 from interp.errors import StoreError, UserError
 from interp.store.run import COMPLETE, DAMAGED
@@ -152,7 +152,7 @@ def _register_maps(app: Dash, library: Library) -> None:
         if choice is None:
             raise PreventUpdate
         found = answers.strongest(library, ids, choice)
-        return found, found is None, found is None and choice["view"] not in (MAP, CURVE, EDGES, LENS)
+        return found, found is None, found is None and choice["view"] == TABLE
 
     @app.callback(
         output=(Output("banner", "children"), Output("stamp", "data"), Output("tick", "disabled")),
@@ -214,7 +214,7 @@ def _register_cells(app: Dash, library: Library) -> None:
         if not isinstance(pressed, dict) or not ctx.triggered[0]["value"]:
             raise PreventUpdate
         if pressed["type"] == "strong":
-            return answers.place_of(pressed["place"])
+            return {"cell": answers.place_of(pressed["place"])}
         number = next(i for i, panel in enumerate(panels) if panel["of"] == pressed["of"])
         found = answers.clicked(library, ids, _wanted(choice, at), pressed["of"], points[number]["points"][0], figures[number])
         return found if found is not None else no_update

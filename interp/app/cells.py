@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,17 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
-from interp.app.choices import Choice, is_sweep
+from interp.app.choices import Choice
 from interp.app.data import numbers
-from interp.views import labels
+from interp.views import drawing, labels
+from interp.views.kinds import FAITHFULNESS, PARETO
 
 _NORMALISED = ("recovery", "damage")
+_OF_CIRCUITS = (FAITHFULNESS, PARETO)
 _TOLD = ("edge", "intervention")
 _RANKS = "rank"
+_ENDS = ("term", "sender", "receiver")
+"""Axes whose places say what they are."""
 
 
 def valid(ds: xr.Dataset, cell: object) -> bool:
@@ -28,24 +33,48 @@ def valid(ds: xr.Dataset, cell: object) -> bool:
     if not isinstance(cell, Mapping):
         return False
     there = all(axis in ds.sizes and isinstance(i, int) and 0 <= i < ds.sizes[axis] for axis, i in cell.items())
-    return there and (not is_sweep(ds) or set(cell) == set(fx.swept_axes(ds)))
+    return there and (not fx.is_effects(ds) or set(cell) == set(fx.swept_axes(ds)))
 
 
 def name(ds: xr.Dataset, cell: Mapping[str, int]) -> str:
-    """``L3H1``; of an edge, what it joins."""
+    """``L3H1``; of an edge, what it joins, and of a pattern, the two positions."""
     for told in _TOLD:
         if told in ds.coords and ds[told].dims == (names.CELL,) and names.CELL in cell:
             return str(ds[told].values[cell[names.CELL]])
     coords = {axis: ds[axis].values.tolist()[i] if axis in ds.coords else i for axis, i in cell.items()}
-    return fx.cell_name(coords)
+    words = [str(coords.pop(axis)) for axis in _ENDS if axis in coords]
+    source = coords.pop(names.SOURCE_POSITION, None)
+    words = [" → ".join(words)] if words else []
+    words += [fx.cell_name(coords)] if coords else []
+    return " ".join(words) + ("" if source is None else f" ← {source}")
+
+
+def by_name(ds: xr.Dataset, axes: Sequence[str], called: str) -> dict[str, int] | None:
+    """The place of a cell that is called so; None where there is none.
+
+    Args:
+        ds: a result.
+        axes: that its cells have.
+        called: ``L3H1``, or the edge or intervention that it is.
+    """
+    told = next((t for t in _TOLD if t in ds.coords and ds[t].dims == (names.CELL,)), None)
+    if told is not None and list(axes) == [names.CELL]:
+        same = np.flatnonzero(ds[told].values == called)
+        return {names.CELL: int(same[0])} if len(same) else None
+    known = [ds[axis].values.tolist() if axis in ds.coords else list(range(ds.sizes[axis])) for axis in axes]
+    for place in product(*(range(len(values)) for values in known)):
+        if fx.cell_name({axis: values[i] for axis, values, i in zip(axes, known, place, strict=True)}) == called:
+            return dict(zip(axes, place, strict=True))
+    return None
 
 
 def said(ds: xr.Dataset, choice: Choice, cell: Mapping[str, int]) -> str:
     """``recovery of logit_diff 0.31 ± 0.02 (n=100)``: the number that the map shows."""
-    if not is_sweep(ds):
+    if not fx.is_effects(ds):
         return ""
     one = fx.choose_metric(ds, choice.metric).isel(cell)
-    metric, quantity = str(one[names.METRIC].values), choice.quantity or "effect"
+    metric = str(one[names.METRIC].values)
+    quantity = choice.quantity or ("recovery" if choice.kind in _OF_CIRCUITS else "effect")
     if bool(one["absent"]) if "absent" in one else False:
         return "there is no such site"
     if bool(one["value"].isnull().all()):
@@ -59,7 +88,7 @@ def said(ds: xr.Dataset, choice: Choice, cell: Mapping[str, int]) -> str:
 
 def examples(ds: xr.Dataset, choice: Choice, cell: Mapping[str, int]) -> pd.DataFrame:
     """A row an example: of a sweep its runs and its effect, of any other result each of its variables there."""
-    if not is_sweep(ds):
+    if not fx.is_effects(ds):
         return _variables(ds, cell)
     one = fx.choose_metric(ds, choice.metric).isel(cell)
     columns: dict[str, Any] = {"example": numbers(one)}
@@ -108,6 +137,17 @@ def strongest(ds: xr.Dataset, choice: Choice, k: int = 12) -> tuple[pd.DataFrame
     places = [_place(ds, row) for row in table.to_dict("records")]
     axes = [column for column in table if column in names.ALL and column != names.CELL]
     return table.drop(columns=axes), places
+
+
+def edges(ds: xr.Dataset, choice: Choice, chosen: Sequence[int], k: int = 20) -> tuple[pd.DataFrame, list[dict[str, int]]]:
+    """The first of some edges with the number that is drawn, and where in the result each of them is."""
+    places = [{names.CELL: i} | choice.at for i in chosen[:k]]
+    one, quantity = drawing.chosen(ds, choice.view, choice.metric, choice.quantity, choice.at)
+    if isinstance(one, xr.Dataset):
+        one = fx.value_of(one, quantity or "effect")
+    mean = one.mean(names.EXAMPLE) if names.EXAMPLE in one.dims else one
+    columns = {"edge": [name(ds, place) for place in places], str(choice.quantity): mean.values[list(chosen[:k])]}
+    return pd.DataFrame(columns), places
 
 
 def _place(ds: xr.Dataset, row: Mapping[Any, Any]) -> dict[str, int] | None:

@@ -14,36 +14,26 @@ import xarray as xr
 from interp import axes as names
 from interp import effects as fx
 from interp.effects.quantities import QUANTITIES
+from interp.views import kinds
 from interp.views.heatmap import default_quantity
-from interp.views.lens import VALUES
+from interp.views.kinds import ATTENTION, COMPARE, CURVE, DLA, IIA, LENS, MAP, SAYS, TOKENS
 
 Families = Mapping[str, xr.Dataset]
 
 CONTROLS = ("family", "view", "metric", "quantity", "x", "y", "example")
 """What is chosen in a menu, in the order in which one depends on the other."""
 
-MAP, CURVE, EDGES, CIRCUIT, PATHS, TOKENS = "map", "curve", "edges", "circuit", "paths", "tokens"
-LENS, ATTENTION, DLA, TABLE = "lens", "attention", "dla", "table"
-_SAYS = {
-    MAP: "map",
-    CURVE: "curve",
-    EDGES: "senders × receivers",
-    CIRCUIT: "circuit",
-    PATHS: "paths",
-    TOKENS: "tokens",
-    LENS: "logit lens",
-    ATTENTION: "attention pattern",
-    DLA: "direct logit attribution",
-    TABLE: "variables",
-}
-_OF_EFFECTS = (MAP, CURVE, EDGES, CIRCUIT, PATHS, TOKENS)
-_GRAPH = {"sender_layer", "sender_head", "receiver_layer", "receiver_head"}
+TABLE = "table"
+"""In place of a view: the variables of a result."""
+TOGETHER = "+"
+"""Behind the name of a view that draws both runs, or all families, in one figure."""
+FAMILIES = "*"
+"""In place of one family: all of them."""
 ALL = "all"
 """In place of an example's number: the mean over them."""
 ONE_LINE = "one line"
 """In place of an axis with a line for each of its places."""
-_LINES = 12
-"""Lines that a curve shows unless more are asked for."""
+_OF_QUANTITY = (MAP, CURVE, TOKENS, kinds.EDGES, kinds.CIRCUIT, kinds.PATHS, COMPARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +48,16 @@ class Choice:
     y: str | None = None
     example: str = ALL
     at: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        """The view, whether it is of one result or of several."""
+        return self.view.removesuffix(TOGETHER)
+
+    @property
+    def together(self) -> bool:
+        """Whether all results are in one figure."""
+        return self.view.endswith(TOGETHER)
 
     def spec(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -74,25 +74,6 @@ class Offer:
     options: dict[str, list[tuple[str, str]]]
     sliders: dict[str, list[str]]
     """The labels of the places along each."""
-
-
-def is_sweep(ds: xr.Dataset) -> bool:
-    """Whether it is laid out as :mod:`interp.effects` says."""
-    return fx.is_effects(ds)
-
-
-def of_one(ds: xr.Dataset, choice: Choice) -> xr.Dataset:
-    """A sweep with the chosen metric alone, at the places where its other axes stand."""
-    return fx.choose_metric(ds, choice.metric).isel({a: i for a, i in choice.at.items() if a in ds.dims})
-
-
-def array(ds: xr.Dataset, choice: Choice) -> xr.DataArray:
-    """The chosen variable of a result that is no sweep, at the places where its other axes stand."""
-    found = ds[str(choice.quantity)]
-    if names.METRIC in found.dims:
-        found = found.sel({names.METRIC: choice.metric})
-    found = found.assign_attrs({**ds.attrs, **found.attrs})
-    return found.isel({a: i for a, i in choice.at.items() if a in found.dims})
 
 
 def resolve(runs: Sequence[Families], wanted: Mapping[str, Any]) -> Offer:
@@ -112,22 +93,24 @@ def resolve(runs: Sequence[Families], wanted: Mapping[str, Any]) -> Offer:
         chosen[control] = asked if asked in values else usual if usual in values else next(iter(values), None)
         return chosen[control]
 
-    family = pick("family", ((name, name or "the result") for name in _common(runs)))
+    family = pick("family", _families(runs))
     if family is None:
         return Offer(Choice(), dict.fromkeys(CONTROLS), {control: [] for control in CONTROLS}, {})
-    sets = [run[family] for run in runs]
+    sets = list(runs[0].values()) if family == FAMILIES else [run[family] for run in runs]
     ds = sets[0]
-    views = [view for view in _views(ds) if all(view in _views(other) for other in sets[1:])]
-    view = pick("view", ((v, _SAYS[v]) for v in views)) or TABLE
-    pick("metric", ((m, m) for m in _metrics(sets)) if view in _OF_EFFECTS else ())
-    pick("quantity", ((q, q) for q in _quantities(sets, view)), _usual(ds, chosen["metric"]))
-    x, y, swept = _axes(pick, ds, view, chosen["quantity"])
-    pick("example", _examples(ds, view))
-    rest = [axis for axis in swept if axis not in (x, y)]
-    places = wanted.get("at") if isinstance(wanted.get("at"), Mapping) else {}
-    at = {axis: _place((places or {}).get(axis), ds.sizes[axis]) for axis in rest}
+    pick("view", _views(sets, alone=family != FAMILIES, sides=len(runs) > 1))
+    choice = Choice(view=chosen["view"] or TABLE)
+    view = choice.kind
+    metrics = kinds.metrics(sets) if view not in (LENS, ATTENTION, DLA, IIA, TABLE) else []
+    pick("metric", ((m, m) for m in metrics), "prob" if view == kinds.TRACING else None)
+    pick("quantity", ((q, q) for q in _quantities(sets, choice)), _usual(ds, view, chosen["metric"]))
+    variable = None if fx.is_effects(ds) else chosen["quantity"]
+    x, y, rest = _axes(pick, sets, choice, variable)
+    pick("example", _examples(ds, choice), _first(ds, choice))
+    asked = wanted.get("at")
+    at = _places(ds, rest, asked if isinstance(asked, Mapping) else {}, chosen["metric"])
     sliders = {axis: labels(ds, axis) for axis in rest if ds.sizes[axis] > 1}
-    choice = Choice(**{**chosen, "x": x, "y": y, "example": chosen["example"] or ALL, "at": at})
+    choice = Choice(**{**chosen, "x": x, "y": y, "view": choice.view, "example": chosen["example"] or ALL, "at": at})
     return Offer(choice, chosen, options, sliders)
 
 
@@ -137,93 +120,96 @@ def labels(ds: xr.Dataset, axis: str) -> list[str]:
     return [str(value) for value in values]
 
 
-def _common(runs: Sequence[Families]) -> list[str]:
-    """Families of all runs; two results of one family each are compared whatever their names are."""
-    return [name for name in runs[0] if all(name in other for other in runs[1:])]
+def across(first: xr.Dataset, other: xr.Dataset, place: Mapping[str, int]) -> dict[str, int]:
+    """The place of another result that is called the same along each axis; without those where it has none of that name."""
+    found = {}
+    for axis, i in place.items():
+        known = labels(other, axis) if axis in other.dims else []
+        if axis in first.dims and (name := labels(first, axis)[i]) in known:
+            found[axis] = known.index(name)
+    return found
 
 
-def _views(ds: xr.Dataset) -> list[str]:
-    if is_sweep(ds):
-        axes = [a for a in fx.swept_axes(ds) if ds.sizes[a] > 1 or len(fx.swept_axes(ds)) <= 2]
-        coords = set(map(str, ds.coords))
-        found = [EDGES] if {"sender", "receiver"} <= coords else []
-        found += [CIRCUIT, PATHS] if coords >= _GRAPH else []
-        found += [MAP] if len(axes) >= 2 else []
-        found += [CURVE] if axes and axes != [names.CELL] else []
-        return [*found, *([TOKENS] if "clean_token" in coords else []), TABLE]
-    found = [LENS] if {"token", "prob", "entropy"} <= set(ds) else []
-    found += [ATTENTION] if "pattern" in ds else []
-    found += [DLA] if "contribution" in ds else []
-    found += [MAP] if _drawable(ds, 2) else []
-    return [*found, *([CURVE] if _drawable(ds, 1) else []), TABLE]
+def _families(runs: Sequence[Families]) -> list[tuple[str, str]]:
+    """Families that all runs have, and of one run all of them, where a view draws them together."""
+    common = [(name, name or "the result") for name in runs[0] if all(name in other for other in runs[1:])]
+    return [*common, *([(FAMILIES, "all together")] if len(runs) == 1 and kinds.of_several(runs[0]) else [])]
 
 
-def _drawable(ds: xr.Dataset, axes: int) -> list[str]:
-    """Variables of numbers with so many axes besides their examples."""
-    few = {names.EXAMPLE, names.METRIC}
-    numbers = [(str(name), v) for name, v in ds.data_vars.items() if v.dtype.kind in "fiub"]
-    return [name for name, v in numbers if len([d for d in v.dims if d not in few]) >= axes]
+def _views(sets: Sequence[xr.Dataset], *, alone: bool, sides: bool) -> list[tuple[str, str]]:
+    """Views of each result by itself, those of all in one figure, and the table."""
+    together = [v for v in kinds.of_several({str(i): ds for i, ds in enumerate(sets)}) if sides or not alone]
+    several = [(f"{v}{TOGETHER}", f"A and B: {SAYS[v]}" if sides else SAYS[v]) for v in together]
+    if not alone:
+        return several
+    first, *others = (kinds.of_one(ds) for ds in sets)
+    own = [(v, SAYS[v]) for v in first if all(v in other for other in others)]
+    return [*own, *several, (TABLE, "variables")]
 
 
-def _metrics(sets: Sequence[xr.Dataset]) -> list[str]:
-    found = [[str(m) for m in ds[names.METRIC].values.ravel()] if names.METRIC in ds.coords else [] for ds in sets]
-    return [metric for metric in found[0] if all(metric in other for other in found[1:])]
-
-
-def _quantities(sets: Sequence[xr.Dataset], view: str) -> list[str]:
-    ds = sets[0]
-    if view == LENS:
-        found = [[name for name in VALUES if name in one] for one in sets]
-    elif view in _OF_EFFECTS and is_sweep(ds):
-        pairs = all(fx.paired(one) for one in sets)
-        found = [[q for q in QUANTITIES if pairs or q in ("effect", "value")]]
-    elif view in (MAP, CURVE):
-        found = [_drawable(one, 2 if view == MAP else 1) for one in sets]
-    else:
+def _quantities(sets: Sequence[xr.Dataset], choice: Choice) -> list[str]:
+    view = choice.kind
+    if all(map(fx.is_effects, sets)):
+        known = QUANTITIES if all(map(fx.paired, sets)) else ("effect", "value")
+        return list(known) if view in _OF_QUANTITY else []
+    if any(map(fx.is_effects, sets)):
         return []
+    if choice.together:
+        return kinds.shared_variables(sets, view) if view in (COMPARE, CURVE) else []
+    found = [kinds.variables(ds, view) for ds in sets]
     return [name for name in found[0] if all(name in other for other in found[1:])]
 
 
-def _usual(ds: xr.Dataset, metric: str | None) -> str | None:
-    return default_quantity(fx.choose_metric(ds, metric)) if is_sweep(ds) and metric is not None else None
+def _usual(ds: xr.Dataset, view: str, metric: str | None) -> str | None:
+    if not fx.is_effects(ds) or metric is None:
+        return None
+    return "effect" if view == COMPARE else default_quantity(fx.choose_metric(ds, metric))
 
 
-def _axes(pick: Any, ds: xr.Dataset, view: str, quantity: str | None) -> tuple[str | None, str | None, list[str]]:
-    """The axes that are drawn, and all that could be."""
-    if view == ATTENTION:
-        pick("x", ())
-        pick("y", ())
-        return None, None, [a for a in (names.LAYER, names.HEAD) if a in ds["pattern"].dims]
-    if view == TOKENS:
-        pick("x", ())
-        pick("y", ())
-        return None, None, [a for a in fx.swept_axes(ds) if a != names.POSITION]
-    if view not in (MAP, CURVE) or (quantity is None and not is_sweep(ds)):
+def _axes(
+    pick: Any, sets: Sequence[xr.Dataset], choice: Choice, variable: str | None
+) -> tuple[str | None, str | None, list[str]]:
+    """The axes that are drawn, and those that stand at one place."""
+    ds, view = sets[0], choice.kind
+    if view == TABLE or (choice.together and view != CURVE):
         pick("x", ())
         pick("y", ())
         return None, None, []
-    few = {names.EXAMPLE, names.METRIC}
-    swept = list(fx.swept_axes(ds)) if is_sweep(ds) else [str(d) for d in ds[quantity].dims if d not in few]
-    long = [a for a in swept if ds.sizes[a] > 1] or swept
-    long = long if len(long) > 1 or view == CURVE else swept
+    swept = kinds.swept(ds, view, variable)
+    if view not in (MAP, CURVE):
+        pick("x", ())
+        pick("y", ())
+        return None, None, swept
+    usual, other = kinds.usual(ds, view, swept)
     if view == MAP:
-        x = pick("x", ((a, a) for a in swept), long[-1])
-        return x, pick("y", ((a, a) for a in swept if a != x), next(a for a in reversed(long) if a != x)), swept
-    x = pick("x", ((a, a) for a in swept), long[0])
-    lines = [a for a in swept if a != x and ds.sizes[a] <= _LINES]
-    y = pick("y", [*((a, f"a line for each {a}") for a in lines), (ONE_LINE, ONE_LINE)] if lines else [])
-    return x, None if y == ONE_LINE else y, swept
+        x = pick("x", ((a, a) for a in swept), usual)
+        y = pick("y", ((a, a) for a in swept if a != x), other if other != x else usual)
+        return x, y, [a for a in swept if a not in (x, y)]
+    x = pick("x", ((a, a) for a in (kinds.shared_axes(sets, variable) if choice.together else swept)), usual)
+    lines = [a for a in kinds.lines(ds, swept, str(x)) if all(a in kinds.swept(one, view, variable) for one in sets)]
+    each = [(a, f"a line for each {a}") for a in lines]
+    y = pick("y", [*each, (ONE_LINE, ONE_LINE)] if each else [], ONE_LINE if choice.together else other)
+    y = None if y == ONE_LINE else y
+    return x, y, [a for a in swept if a not in (x, y, names.SEED)]  # of seeds the mean and their range are drawn
 
 
-def _examples(ds: xr.Dataset, view: str) -> list[tuple[str, str]]:
+def _examples(ds: xr.Dataset, choice: Choice) -> list[tuple[str, str]]:
     """Numbers of the examples of a drawing that shows one of them."""
-    if view not in (LENS, ATTENTION, DLA, TOKENS) or names.EXAMPLE not in ds.dims:
+    if choice.view not in (LENS, ATTENTION, DLA, TOKENS) or names.EXAMPLE not in ds.dims:
         return []
     said = next((c for c in ("prompt", "clean_prompt") if c in ds.coords and ds[c].ndim), None)
     words = ds[said].values.tolist() if said is not None else [""] * ds.sizes[names.EXAMPLE]
     each = [(str(i), f"{i} {' '.join(str(text).split())[:60]}") for i, text in enumerate(words)]
-    return [(ALL, "mean of all"), *each] if view in (DLA, TOKENS) else each
+    return [(ALL, "mean of all"), *each] if choice.view in (DLA, TOKENS) else each
 
 
-def _place(asked: object, size: int) -> int:
-    return asked if isinstance(asked, int) and 0 <= asked < size else size - 1
+def _first(ds: xr.Dataset, choice: Choice) -> str | None:
+    """The example that is shown first."""
+    example = kinds.opening_example(ds) if choice.view == TOKENS else None
+    return None if example is None else str(example)
+
+
+def _places(ds: xr.Dataset, rest: Sequence[str], asked: Mapping[str, Any], metric: str | None) -> dict[str, int]:
+    """Where the axes stand: where they are asked to, as far as there is such a place."""
+    known = {a: asked[a] for a in rest if isinstance(asked.get(a), int) and 0 <= asked[a] < ds.sizes[a]}
+    return known if len(known) == len(rest) else kinds.opening(ds, rest, metric) | known

@@ -11,8 +11,10 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
-from interp.app.choices import CURVE, MAP, Choice, array, is_sweep, of_one
+from interp.app.choices import Choice
 from interp.errors import InputError
+from interp.views import drawing
+from interp.views.kinds import CURVE, MAP
 
 _PROMPTS = ("clean_prompt", "corrupted_prompt", "prompt")
 _TEMPLATE = "template"
@@ -23,7 +25,7 @@ def refused(a: xr.Dataset, b: xr.Dataset, choice: Choice) -> str:
     """Why the two cannot be subtracted; "" where they can."""
     if choice.view not in (MAP, CURVE):
         return "only maps and curves are subtracted; choose one of them under “drawing”"
-    if is_sweep(a) != is_sweep(b):
+    if fx.is_effects(a) != fx.is_effects(b):
         return "one of the two is a sweep and the other is not"
     left, right = _axes(a, choice), _axes(b, choice)
     if set(left) != set(right):
@@ -58,7 +60,7 @@ def difference(a: xr.Dataset, b: xr.Dataset, choice: Choice) -> xr.DataArray:
     """
     if why := refused(a, b, choice):
         raise InputError(f"A and B cannot be subtracted: {why}")
-    paired = same_examples(a, b) and (not is_sweep(a) or choice.quantity in _RAW)
+    paired = same_examples(a, b) and (not fx.is_effects(a) or choice.quantity in _RAW)
     left, right = (_quantity(ds, choice, paired) for ds in (a, b))
     right = right.transpose(*left.dims)
     data = left.values.astype(float) - right.values.astype(float)
@@ -75,16 +77,16 @@ def difference(a: xr.Dataset, b: xr.Dataset, choice: Choice) -> xr.DataArray:
 
 
 def _axes(ds: xr.Dataset, choice: Choice) -> list[str]:
-    dims = fx.swept_axes(ds) if is_sweep(ds) else ds[str(choice.quantity)].dims
+    dims = fx.swept_axes(ds) if fx.is_effects(ds) else ds[str(choice.quantity)].dims
     return [str(d) for d in dims if d not in (names.EXAMPLE, names.METRIC)]
 
 
 def _quantity(ds: xr.Dataset, choice: Choice, each: bool) -> xr.DataArray:
     """What is subtracted, of every example or on average."""
-    if not is_sweep(ds):
-        found = array(ds, choice)
+    if not fx.is_effects(ds):
+        found = drawing.array(ds, str(choice.quantity), choice.metric, choice.at)
         return found if each or names.EXAMPLE not in found.dims else found.mean(names.EXAMPLE)
-    one = of_one(ds, choice)
+    one = drawing.select(ds, choice.metric, choice.at)
     if not each:
         return fx.value_of(one, choice.quantity or "effect")
     return one["value"] if choice.quantity == "value" else fx.effect(one)

@@ -14,7 +14,6 @@ import xarray as xr
 
 from interp import effects as fx
 from interp import views
-from interp.app.choices import is_sweep
 from interp.store import export
 from interp.views.export import missing_exporter
 
@@ -43,13 +42,13 @@ def figure(drawn: go.Figure, ending: str) -> bytes:
         return views.save(drawn, Path(folder) / f"figure.{ending}").read_bytes()
 
 
-def numbers(data: xr.Dataset, ending: str) -> bytes:
+def numbers(data: xr.Dataset | xr.DataTree, ending: str) -> bytes:
     """A result as :mod:`interp.store.export` writes it; the CSV of a sweep has the effect as well.
 
     Raises:
         StoreError: what the format cannot hold.
     """
-    if ending == "csv" and is_sweep(data):
+    if ending == "csv" and isinstance(data, xr.Dataset) and fx.is_effects(data):
         data = data.assign(effect=fx.effect(data))
     return export.content(data, f".{ending}")
 

@@ -7,19 +7,21 @@ and ``prompts``.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import xarray as xr
 from dash import dcc, html
 
+from interp import effects as fx
 from interp import report
 from interp.app import cells, parts, prompts
-from interp.app.choices import CONTROLS, Choice, is_sweep
+from interp.app.choices import CONTROLS, Choice
 from interp.app.data import Opened, numbers
 from interp.app.strip import strip
 from interp.store.marker import DATA
 from interp.store.run import DAMAGED
+from interp.views.prompts import cut
 
 _LABELS = {
     "family": "family",
@@ -32,6 +34,17 @@ _LABELS = {
 }
 _LEFT_OUT = ("spec", "versions")
 SIDES = ("A", "B")
+_APART = "The two runs are not of the same examples: a row of the table is no pair."
+_NONE = "This result keeps no values per example here."
+
+
+class Sided(NamedTuple):
+    """A result beside others."""
+
+    side: str
+    """What it is called; "" of one alone."""
+    ds: xr.Dataset
+    cell: Mapping[str, int] | None
 
 
 def frame(name: str) -> html.Div:
@@ -67,9 +80,9 @@ def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures:
         why: what the other endings need; "" where nothing is missing.
     """
     ids = [opened.run.id for opened in runs]
-    panels = ["a", "b", "difference"] if len(runs) == 2 else ["a"]
+    panels = ["a", "b", "difference", "both"] if len(runs) == 2 else ["a"]
     readable = all(opened.run.status != DAMAGED for opened in runs)
-    titles = {"a": "A", "b": "B", "difference": "A − B"}
+    titles = {"a": "A", "b": "B", "difference": "A − B", "both": "A and B"}
     drawn = [
         html.Section(
             [
@@ -145,7 +158,7 @@ def provenance(opened: Opened, side: str) -> html.Div:
     """All that a run says of itself, family by family, and what is saved beside it."""
     blocks = []
     for name, ds in opened.families().items():
-        said = report.provenance(ds) if is_sweep(ds) else _attrs(ds)
+        said = report.provenance(ds) if fx.is_effects(ds) else _attrs(ds)
         heading = " ".join(word for word in (side, name) if word)
         blocks += [*([html.H2(heading)] if heading else []), parts.facts(said)]
     beside = [name for name in (opened.run.marker or {}).get("files", {}) if name != DATA]
@@ -175,52 +188,59 @@ def variables(ds: xr.Dataset) -> html.Div:
 
 def empty_detail() -> html.Div:
     """What stands where the details of a cell will be."""
-    return parts.note("Click a cell of a map, or one of the strongest, to see its examples.")
+    return parts.note("Click a point of the figure, or one of the strongest cells, to see the examples behind it.")
 
 
-def detail(
-    shown: Sequence[tuple[str, xr.Dataset]], choice: Choice, cell: Mapping[str, int], template: str, *, pairs: bool = False
-) -> html.Div:
-    """The examples behind a cell, of one run or of two; ``pairs``: both runs are of the same examples."""
-    first, tables = shown[0][1], [cells.examples(ds, choice, cell) for _, ds in shown]
+def detail(sided: Sequence[Sided], choice: Choice, template: str, *, pairs: bool = False) -> html.Div:
+    """The examples behind a cell, of one result or of several; ``pairs``: two that are of the same examples."""
+    first, tables = sided[0], [cells.examples(one.ds, choice, one.cell or {}) for one in sided]
     column = cells.drawn_column(tables[0], choice)
-    lines = [" ".join(filter(None, (side, cells.said(ds, choice, cell)))) for side, ds in shown]
-    merged = _merged([side for side, _ in shown], tables, column, pairs)
+    lines = [" ".join(filter(None, (one.side, cells.said(one.ds, choice, one.cell or {})))) for one in sided]
+    merged = _merged([one.side for one in sided], tables, column, pairs)
     content: list[Any] = []
     if column is not None and len(merged) > 1:
-        both = zip(shown, tables, strict=True)
-        drawn = [(side, table.set_index("example")[column]) for (side, _), table in both if column in table]
+        both = zip(sided, tables, strict=True)
+        drawn = [(one.side, table.set_index("example")[column]) for one, table in both if column in table]
         name = {"effect": f"effect on {choice.metric}", "changed": str(choice.metric)}.get(column, column)
         graph = {"id": {"type": "strip", "of": "cell"}, "figure": strip(drawn, name, template)}
         content.append(dcc.Graph(**graph, config=parts.GRAPH))
     if len(merged) == 1:
         content.append(parts.facts({str(c): v for c, v in merged.iloc[0].items() if c != "example"}))
-    else:
+    elif len(merged):
         ids = [{"type": "example", "index": i} for i in range(len(merged))]
         content.append(html.Div(parts.table(merged, ids), id="examples"))
-    apart = "The two runs are not of the same examples: a row of the table is no pair."
+    notes = [_APART] if len(sided) == 2 and not pairs and "example" in first.ds.dims else []
+    notes += [_NONE] if merged.empty or not any("example" in v.dims for v in first.ds.data_vars.values()) else []
+    cell = first.cell or {}
+    called = cells.name(first.ds, cell)
     return html.Div(
         [
-            html.H2([html.B(cells.name(first, cell)), html.Span(prompts.where(first, cell), className="soft")]),
+            html.H2([html.B(cut(called, 100), title=called), html.Span(prompts.where(first.ds, cell), className="soft")]),
             *(html.Div(line, className="said") for line in lines if line),
-            *([parts.note(apart)] if len(shown) == 2 and not pairs else []),
+            *map(parts.note, notes),
             html.Div(content, className="two" if len(content) == 2 else ""),
         ]
     )
 
 
-def prompt(shown: Sequence[tuple[str, xr.Dataset, Any]], example: int, cell: Mapping[str, int] | None) -> html.Div:
-    """The prompts of one example of each run, with its recipe; those of the second only where they are others."""
+def node(name: str, table: pd.DataFrame, ids: Sequence[Mapping[str, Any]]) -> html.Div:
+    """The edges of a node of a circuit, which has no number of its own."""
+    said = "A node has no values per example of its own; its edges have. A click on one shows them."
+    return html.Div([html.H2(html.B(name)), parts.note(said), parts.table(table, ids)], className="nodes")
+
+
+def prompt(sided: Sequence[Sided], recipes: Sequence[Any], example: int) -> html.Div:
+    """The prompts of one example of each result, with its recipe; those of another only where they are others."""
     found: list[Any] = []
     seen: list[list[prompts.Shown]] = []
-    for side, ds, recipe in shown:
-        if example >= ds.sizes.get("example", 1):
+    for one, recipe in zip(sided, recipes, strict=True):
+        if example >= one.ds.sizes.get("example", 1):
             continue
-        both = prompts.prompts(ds, example, cell, recipe)
+        both = prompts.prompts(one.ds, example, one.cell, recipe)
         if both and both not in seen:
             seen.append(both)
-            head = f"{side} example {numbers(ds)[example]}" if side else f"Example {numbers(ds)[example]}"
-            found += [html.H3(head), *(parts.tokens(one) for one in both)]
+            head = f"{one.side} example" if one.side else "Example"
+            found += [html.H3(f"{head} {numbers(one.ds)[example]}"), *(parts.tokens(prompt) for prompt in both)]
     each = [token for both in seen for one in both for token in one.tokens]
     words = {"differs": any(t.differs for t in each), "marked": any(t.marked for t in each)}
     says = {"differs": "differs between the two", "marked": "where the cell is"}
@@ -229,20 +249,21 @@ def prompt(shown: Sequence[tuple[str, xr.Dataset, Any]], example: int, cell: Map
 
 
 def _merged(sides: Sequence[str], tables: Sequence[pd.DataFrame], column: str | None, pairs: bool) -> pd.DataFrame:
-    """The only table; of two, the column that is drawn side by side, and subtracted where rows are pairs."""
-    if len(tables) == 1 or column is None or column not in tables[1]:
+    """The only table; of several, the column that is drawn side by side, and subtracted where rows are pairs."""
+    if len(tables) == 1 or column is None or any(column not in table for table in tables):
         return tables[0]
     merged = pd.DataFrame({"example": max(tables, key=len)["example"]})
     for side, table in zip(sides, tables, strict=True):
         merged[f"{column} {side}"] = table[column].reindex(range(len(merged)))
     if pairs:
-        merged["A − B"] = merged[f"{column} {sides[0]}"] - merged[f"{column} {sides[1]}"]
+        merged[" − ".join(sides)] = merged[f"{column} {sides[0]}"] - merged[f"{column} {sides[1]}"]
     return merged
 
 
 def _downloads(of: str, figures: Sequence[str], why: str) -> list[Any]:
     endings = [(ending, "figure") for ending in ("html", "png", "svg")]
-    endings += [(ending, "data") for ending in (("csv",) if of == "difference" else ("csv", "nc"))]
+    data = {"difference": ("csv",), "both": ()}.get(of, ("csv", "nc"))
+    endings += [(ending, "data") for ending in data]
     return [
         html.Button(
             {"nc": "netCDF"}.get(ending, ending.upper()),

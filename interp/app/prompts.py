@@ -16,7 +16,6 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
-from interp.app.choices import is_sweep
 from interp.app.data import numbers
 
 Span = tuple[int, int]
@@ -52,7 +51,7 @@ def prompts(ds: xr.Dataset, example: int, cell: Mapping[str, int] | None = None,
         cell: the place of what is marked.
         recipe: of the run, which says where roles are.
     """
-    if not is_sweep(ds):
+    if not fx.is_effects(ds):
         return _alone(ds, example, cell)
     one = ds.isel({names.EXAMPLE: example})
     base = "corrupted" if ds.attrs["patching"] == fx.DENOISING else "clean"
@@ -146,12 +145,12 @@ def _span(prompt: Any, text: str, role: str | None) -> Span | None:
 
 def _alone(ds: xr.Dataset, example: int, cell: Mapping[str, int] | None) -> list[Shown]:
     one = ds.isel({names.EXAMPLE: example}) if names.EXAMPLE in ds.dims else ds
+    at = {i for axis, i in (cell or {}).items() if axis.endswith(names.POSITION)}
     for coordinate in ("input_token", "token"):
         if coordinate in one.coords and one[coordinate].dims == (names.POSITION,):
-            at = cell.get(names.POSITION) if cell else None
             positions = one[names.POSITION].values.tolist()
             found = [
-                Token(str(word), marked=i == at, position=str(position))
+                Token(str(word), marked=i in at, position=str(position))
                 for i, (word, position) in enumerate(zip(one[coordinate].values.tolist(), positions, strict=True))
             ]
             return [Shown("the prompt", found)]

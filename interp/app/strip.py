@@ -21,8 +21,8 @@ CLEAR = {
 """Of a figure in a page, whose colour shows through."""
 _MANY = 300
 _ROW, _SPARE = 110, 86
-_BRIGHT = (COLOURS[5], COLOURS[4])
-"""On a dark page, of the same eight."""
+_BRIGHT = tuple(COLOURS[i] for i in (5, 4, 2, 3, 1, 6, 0))
+"""On a dark page, the bright ones first."""
 
 
 def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, width: int = 520) -> go.Figure:
@@ -39,7 +39,8 @@ def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, wi
     for i, (side, column) in enumerate(rows):
         numbers = column.to_numpy(float)
         there = np.flatnonzero(np.isfinite(numbers))
-        colour, title = (_BRIGHT if "dark" in template else COLOURS)[i], {"name": side or "examples", "showlegend": False}
+        colours = _BRIGHT if "dark" in template else COLOURS
+        colour, title = colours[i % len(colours)], {"name": side or "examples", "showlegend": False}
         if many:
             figure.add_histogram(x=numbers[there], marker={"color": colour}, opacity=0.7, nbinsx=40, **title)
         else:
@@ -65,7 +66,7 @@ def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, wi
         width=width,
         height=_SPARE + _ROW * (2 if many else len(rows)),
         **CLEAR,
-        margin={"l": 36, "r": 16, "t": 24, "b": 46, "autoexpand": False},
+        margin={"l": max(36, 14 + int(6.6 * max(map(len, sides)))), "r": 16, "t": 24, "b": 46, "autoexpand": False},
         font={"family": FONT, "size": 12},
         barmode="overlay",
         hovermode="closest",

@@ -31,8 +31,11 @@ from interp.errors import InputError, ShapeMismatchError
 from interp.stats import Interval
 from interp.views import bands, labels
 from interp.views.lines import MOST, Line
+from interp.views.prompts import cut
 
 SIZE, METHOD = "size", "method"
+_MOST_SAID = 70
+"""Characters: an intervention on everything outside a small circuit is a long one."""
 _UNSAID = {SIZE, METHOD, names.CELL, names.METRIC, "share"}
 
 
@@ -150,7 +153,8 @@ def _circuits(part: xr.Dataset | xr.DataArray, name: str, total: int | None, lev
 def _known(part: xr.Dataset | xr.DataArray) -> list[str]:
     """What else is known of each circuit, for the hover."""
     columns = {str(n): c.values for n, c in part.coords.items() if c.dims == (names.CELL,) and n not in _UNSAID}
-    written = [[f"{n} {labels.number(values[i])}" for n, values in columns.items()] for i in range(part.sizes[names.CELL])]
+    each = range(part.sizes[names.CELL])
+    written = [[cut(f"{n} {labels.number(values[i])}", _MOST_SAID) for n, values in columns.items()] for i in each]
     return [", ".join(labels.escape(word) for word in words) for words in written]
 
 

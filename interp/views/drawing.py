@@ -86,7 +86,7 @@ def draw(
         return iia(ds, x=x or kinds.along(ds["iia"]), **dress)
     if view == kinds.ROC:
         return _roc({"": ds}, metric, dress)
-    one, quantity = _chosen(ds, view, metric, quantity, at)
+    one, quantity = chosen(ds, view, metric, quantity, at)
     if view == MAP:
         return heatmap(one, quantity, x=x, y=y, slider=slider, **dress)
     if view == CURVE:
@@ -133,15 +133,15 @@ def draw_several(
         return _roc(results, metric, dress)
     if view == IIA:
         return iia(results, x=x or kinds.along(next(iter(results.values()))["iia"]), **dress)
-    found = {name: _chosen(ds, view, metric, quantity, (at or {}).get(name, {})) for name, ds in results.items()}
-    chosen, quantity = {name: one for name, (one, _) in found.items()}, next(q for _, q in found.values())
+    found = {name: chosen(ds, view, metric, quantity, (at or {}).get(name, {})) for name, ds in results.items()}
+    every, quantity = {name: one for name, (one, _) in found.items()}, next(q for _, q in found.values())
     if view == kinds.COMPARE:
-        (first, a), (second, b) = chosen.items()
+        (first, a), (second, b) = every.items()
         return compare(a, b, quantity or "effect", called=(first, second), **dress)
     if view == CURVE:
-        return curve(chosen, quantity, x=x, **dress)
+        return curve(every, quantity, x=x, **dress)
     if view in (kinds.FAITHFULNESS, kinds.PARETO):
-        return _WHOLE[view](chosen, **dress)
+        return _WHOLE[view](every, **dress)
     raise InputError(f"{view!r} draws no results together; what fits: {', '.join(kinds.of_several(results)) or 'nothing'}")
 
 
@@ -159,7 +159,7 @@ def array(ds: xr.Dataset, variable: str, metric: str | None, at: Mapping[str, in
     return found.isel({axis: i for axis, i in at.items() if axis in found.dims})
 
 
-def _chosen(
+def chosen(
     ds: xr.Dataset, view: str, metric: str | None, quantity: str | None, at: Mapping[str, int]
 ) -> tuple[xr.Dataset | xr.DataArray, str | None]:
     """What is drawn, and the quantity of a sweep; of another result the variable is chosen by then."""

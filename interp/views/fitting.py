@@ -75,7 +75,7 @@ def _plain(ds: xr.Dataset, view: str, called: str, **options: Any) -> dict[str, 
     along = kinds.swept(ds, view, variable)
     long = [axis for axis in along if ds.sizes[axis] > 1]
     if view == TOKENS:
-        at = kinds.opening(ds, view, along, options.get("metric"))
+        at = kinds.opening(ds, along, options.get("metric"))
         return {f"{called}: tokens": partial(draw, ds, view, at=at, example=kinds.opening_example(ds), **options)}
     if not long or (view == MAP and len(along) < 2) or long == [names.CELL]:
         return {}

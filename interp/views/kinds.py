@@ -122,7 +122,8 @@ def variables(ds: xr.Dataset, view: str) -> list[str]:
     if view not in _DRAWS:
         return []
     known = ["value"] if fx.is_effects(ds) else map(str, ds.data_vars)
-    return [name for name in known if ds[name].dtype.kind in "fiub" and _DRAWS[view](ds[name])]
+    found = [name for name in known if ds[name].dtype.kind in "fiub" and _DRAWS[view](ds[name])]
+    return sorted(found, key=lambda name: ds[name].dtype.kind != "f")  # ids and flags last
 
 
 def axes_of(array: xr.DataArray) -> list[str]:
@@ -182,17 +183,16 @@ def lines(ds: xr.Dataset, among: Sequence[str], x: str) -> list[str]:
     return [axis for axis in among if axis not in (x, names.SEED) and ds.sizes[axis] <= LINES]
 
 
-def opening(ds: xr.Dataset, view: str, among: Sequence[str], metric: str | None = None) -> dict[str, int]:
-    """Where axes that are not drawn stand at first: the last place; of tokens, that of the largest effect.
+def opening(ds: xr.Dataset, among: Sequence[str], metric: str | None = None) -> dict[str, int]:
+    """Where axes that are not drawn stand at first: at the cell of largest effect; where that is not known, at the last place.
 
     Args:
         ds: a result.
-        view: one that fits it.
         among: these axes.
         metric: of a sweep.
     """
     last = {axis: ds.sizes[axis] - 1 for axis in among}
-    if view != TOKENS or not fx.is_effects(ds) or not among:
+    if not fx.is_effects(ds) or not any(last.values()):
         return last
     effect = fx.effect(fx.choose_metric(ds, metric)).mean(names.EXAMPLE)
     size = np.abs(effect.values)
@@ -211,15 +211,14 @@ def opening_example(ds: xr.Dataset) -> int | None:
 
 
 def shared_axes(every: Sequence[xr.Dataset], variable: str | None = None) -> list[str]:
-    """The axes along which results can be drawn as lines in one figure; layers first."""
+    """The axes along which results with the same axes can be drawn as lines in one figure."""
     if variable is None and not all(map(fx.is_effects, every)):
         found = [axis for name in shared_variables(every, CURVE) for axis in shared_axes(every, name)]
         return list(dict.fromkeys(found))
     each = [axes_of(ds["value" if fx.is_effects(ds) else str(variable)]) for ds in every]
-    long = [
-        [a for a in own if a not in (names.CELL, names.SEED) and ds.sizes[a] > 1] for own, ds in zip(each, every, strict=True)
-    ]
-    return _common(long)
+    if len({frozenset(own) for own in each}) > 1 or any(not _meet(every, a) for a in each[0] if a != names.SEED):
+        return []
+    return [a for a in each[0] if a not in (names.CELL, names.SEED) and all(ds.sizes[a] > 1 for ds in every)]
 
 
 def shared_variables(every: Sequence[xr.Dataset], view: str) -> list[str]:
@@ -231,7 +230,15 @@ def shared_variables(every: Sequence[xr.Dataset], view: str) -> list[str]:
         return both
     if len({ds.attrs["patching"] for ds in every if fx.is_effects(ds)}) > 1:
         return []
-    return [name for name in both if len({frozenset(axes_of(ds[name])) for ds in every}) == 1]
+    same = [name for name in both if len({frozenset(axes_of(ds[name])) for ds in every}) == 1]
+    return [name for name in same if all(_meet(every, axis) for axis in axes_of(every[0][name]))]
+
+
+def _meet(every: Sequence[xr.Dataset], axis: str) -> bool:
+    """Whether some places along an axis are the same in all; cells of a list are known by what they are."""
+    told = next((t for t in ("edge", "intervention") if all(t in ds.coords and ds[t].dims == (axis,) for ds in every)), axis)
+    known = [set(ds[told].values.tolist()) if told in ds.coords else set(range(ds.sizes[axis])) for ds in every]
+    return bool(set.intersection(*known))
 
 
 def truth_of(results: Results) -> Truth | None:

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from interp import effects
-from interp.app import answers, cells, choices, comparing, prompts
+from interp.app import answers, cells, choices, clicks, comparing, prompts
 from interp.app.choices import resolve
 from interp.errors import InputError, StoreError
 
@@ -61,7 +61,7 @@ def test_axes_that_are_not_drawn_have_sliders(make):
     assert beyond.choice.at == {"position": 1}
     line = resolve([{"": make.heads()}], {"view": "curve", "x": "layer", "y": "one line"})
     assert line.choice.y is None
-    assert line.choice.at == {"head": 3, "position": 1}
+    assert line.choice.at == {"head": 0, "position": 1}  # where the effect is largest
     assert options(line, "y") == ["head", "position", "one line"]
 
 
@@ -131,8 +131,8 @@ def test_what_cannot_be_drawn_says_why(tmp_path, make):
 
 
 def test_a_click_on_a_map_is_a_cell(library, ids):
-    place = answers.clicked(library, [ids["stream"]], {}, "a", {"x": 3, "y": 1}, {})
-    assert place == {"position": 3, "layer": 1}
+    found = answers.clicked(library, [ids["stream"]], {}, "a", {"x": 3, "y": 1}, {})
+    assert found == {"cell": {"position": 3, "layer": 1}, "node": "", "why": ""}
     assert answers.clicked(library, [ids["stream"]], {}, "a", {"x": 99, "y": 1}, {}) is None
     assert answers.clicked(library, [ids["stream"]], {}, "a", {"x": "3", "y": None}, {}) is None
 
@@ -143,7 +143,8 @@ def test_a_click_on_a_curve_is_a_cell_of_its_line(library, ids):
     drawn = figure.to_plotly_json()
     lines = [i for i, trace in enumerate(figure.data) if trace.mode == "lines+markers"]
     point = {"curveNumber": lines[3], "pointNumber": 2}
-    assert answers.clicked(library, [ids["stream"]], wanted, "a", point, drawn) == {"layer": 2, "position": 3}
+    found = answers.clicked(library, [ids["stream"]], wanted, "a", point, drawn)
+    assert found["cell"] == {"layer": 2, "position": 3}
     assert figure.data[lines[3]].y[2] == pytest.approx(1)
 
 
@@ -195,16 +196,11 @@ def test_a_list_of_cells_is_told_by_what_each_says_of_itself(make):
     assert answers.cells.name(edges, {"cell": 2}) == "b → c"
 
 
-def test_edges_are_senders_by_receivers(make):
-    from interp.app import drawing
-
+def test_a_click_on_a_pair_of_a_sender_and_a_receiver_is_its_edge():
     edges = _edges()
     choice = resolve([{"": edges}], {"quantity": "effect"}).choice
-    table = drawing.senders_by_receivers(edges, choice)
-    assert table.sel(sender="b", receiver="c").item() == pytest.approx(3)
-    assert np.isnan(table.sel(sender="b", receiver="b").item())
-    assert drawing.clicked(edges, choice, {"x": "c", "y": "a"}, {}) == {"cell": 1}
-    assert drawing.clicked(edges, choice, {"x": "b", "y": "b"}, {}) is None
+    assert clicks.clicked(edges, choice, {"x": "c", "y": "a"}, {}).cell == {"cell": 1}
+    assert not any(clicks.clicked(edges, choice, {"x": "b", "y": "b"}, {}))
 
 
 def _edges():
@@ -242,15 +238,16 @@ def test_without_tokens_the_words_that_differ_are_marked(make):
 
 
 def test_details_of_a_cell(library, ids):
-    cell = {"layer": 2, "position": 3}
+    cell = {"cell": {"layer": 2, "position": 3}}
     shown = texts(answers.detail(library, [ids["stream"]], {}, cell, "plotly_white"))
     assert "L2@3" in shown
     assert any("1.00 ± 0.00" in text for text in shown)
     words = texts(answers.prompt(library, [ids["stream"]], {}, cell, 4))
     assert "Example 4" in words
     assert " Gus" in words
-    for nonsense in (None, {"layer": 2}, {"layer": 77, "position": 3}, {"layer": "2", "position": 3}, 5):
-        assert "Click a cell" in " ".join(texts(answers.detail(library, [ids["stream"]], {}, nonsense, "plotly_white")))
+    of_cells = [{"layer": 2}, {"layer": 77, "position": 3}, {"layer": "2", "position": 3}, 5, None]
+    for nonsense in (None, 5, {"layer": 2, "position": 3}, *({"cell": one} for one in of_cells)):
+        assert "Click a point" in " ".join(texts(answers.detail(library, [ids["stream"]], {}, nonsense, "plotly_white")))
 
 
 # two runs
@@ -258,7 +255,8 @@ def test_details_of_a_cell(library, ids):
 
 def test_two_runs_of_the_same_examples_are_subtracted_example_by_example(library, ids, make):
     panels = answers.draw(library, [ids["stream"], ids["half"]], {"quantity": "effect"})
-    assert set(panels) == {"a", "b", "difference"}
+    assert set(panels) == {"a", "b", "difference", "both"}
+    assert panels["both"].figure is None
     assert panels["difference"].said.children == "Difference of each of 6 examples."
     a, b = make(), make(0.5)
     choice = resolve([{"": a}, {"": b}], {"quantity": "effect"}).choice
@@ -330,7 +328,7 @@ def test_runs_with_other_axes_are_shown_side_by_side_all_the_same(library, ids):
 
 
 def test_a_cell_of_two_runs_has_both_columns_and_their_difference_where_rows_are_pairs(library, ids):
-    cell = {"layer": 2, "position": 3}
+    cell = {"cell": {"layer": 2, "position": 3}}
     pairs = texts(answers.detail(library, [ids["stream"], ids["half"]], {}, cell, "plotly_white"))
     assert {"effect A", "effect B", "A − B"} <= set(pairs)
     apart = texts(answers.detail(library, [ids["stream"], ids["others"]], {}, cell, "plotly_white"))

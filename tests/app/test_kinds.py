@@ -60,7 +60,7 @@ def test_a_click_on_a_lens_tells_its_tokens_and_marks_the_prompt(kept):
     library, ids = kept
     run = [ids["lens"]]
     cell = answers.clicked(library, run, {}, "a", {"x": 5, "y": 2}, {})
-    assert cell == {"position": 5, "layer": 2}
+    assert cell["cell"] == {"position": 5, "layer": 2}
     shown = str(answers.detail(library, run, {}, cell, "plotly_white"))
     likeliest = library.open(ids["lens"]).result["token"].values[0, 2, 5, 0]
     assert repr(likeliest) in shown.replace("\\'", "'")
@@ -82,7 +82,7 @@ def test_a_role_is_marked_where_the_recipe_says_that_it_is(tmp_path):
             for side, prompt in zip(shown, (pair.clean, pair.corrupted), strict=True):
                 start, end = prompt.roles[role]
                 assert [t.text.strip(' ,:."') for t in side.tokens if t.marked] == [prompt.text[start:end]]
-    page = answers.prompt(library, [run.id], {}, {"layer": 0, "position": 0}, 1)
+    page = answers.prompt(library, [run.id], {}, {"cell": {"layer": 0, "position": 0}}, 1)
     assert str(page).count("marked") == 3  # one word in each prompt, and the legend
     assert library.recipe(store.save(effects.assign_attrs(spec="another")).id) is None
 

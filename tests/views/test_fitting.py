@@ -118,7 +118,8 @@ def test_tokens_are_shown_at_the_layer_of_the_largest_effect_and_as_a_mean_where
             {"A": sweep(layer=3, head=2), "B": sweep(layer=3, head=2)},
             ["logit_diff: cell against cell", "logit_diff: by layer"],
         ),
-        ({"A": sweep(layer=3, head=2), "B": sweep(layer=3, position=2)}, ["logit_diff: by layer"]),
+        ({"A": sweep(layer=3, head=2), "B": sweep(layer=3, position=2)}, []),
+        ({"A": sweep(layer=3), "B": sweep(layer=3).assign_coords(layer=[7, 8, 9])}, []),  # no cell in common
         ({"A": sweep(layer=3, head=12), "B": sweep(layer=3, head=13)}, ["logit_diff: cell against cell"]),  # 25 lines
         ({"A": sweep(("prob",), layer=3), "B": sweep(layer=3)}, []),
         ({"A": sweep(layer=3), "B": xr.Dataset({"loss": ("layer", np.ones(3))})}, []),

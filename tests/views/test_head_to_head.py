@@ -10,6 +10,7 @@ import xarray as xr
 
 from interp import views
 from interp.errors import ShapeMismatchError
+from interp.views.edges import senders_by_receivers
 
 
 def made_up(layers=3, heads=4, **attrs):
@@ -109,3 +110,14 @@ def test_the_hover_of_any_cell_has_both_names_in_a_browser(tmp_path, browse):
     rank = 1 + int((scores > number).sum())
     assert drawn == f"{sender} → {receiver} {number:.3g}K-composition, rank {rank:,} of {int(scores.notnull().sum()):,} pairs"
     assert grey == f"{receiver} → {sender} not before the receiver"
+
+
+def test_edges_are_senders_by_receivers():
+    ends = [("a", "b"), ("a", "c"), ("b", "c")]
+    coords = {end: ("cell", [pair[i] for pair in ends]) for i, end in enumerate(("sender", "receiver"))}
+    scores = xr.DataArray(np.array([[1.0, 3.0], [2.0, 4.0], [3.0, 5.0]]), coords, ("cell", "example"), "score")
+    table = senders_by_receivers(scores)
+    assert table.sel(sender="b", receiver="c").item() == 4
+    assert np.isnan(table.sel(sender="b", receiver="b").item())
+    assert senders_by_receivers(table.T).equals(table)
+    assert views.head_to_head(table).data[0].z.shape == (2, 2)
