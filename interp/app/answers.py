@@ -19,12 +19,15 @@ from interp.app.clicks import Clicked
 from interp.app.data import Library, Opened
 from interp.app.strip import CLEAR
 from interp.errors import StoreError, UserError
+from interp.store import Run
 from interp.store.run import DAMAGED
 from interp.views import labels
 from interp.views.kinds import CIRCUIT, PATHS
 
-ONE, TWO = 760, 620
-"""Width of a figure alone, and of one beside another."""
+ONE, TWO, STRIP = 760, 620, 520
+"""Width of a figure alone, of one beside another, and of the examples of a cell, where there is room for it."""
+_LEAST, _AROUND = 312, 92
+"""Width of a figure that is never less, and of what is beside it in a window."""
 
 
 PANELS = ("a", "b", "difference", "both")
@@ -71,14 +74,18 @@ def route(library: Library, path: str | None) -> Any:
         runs = [library.open(run_id) for run_id in parts_[1:]]
     except StoreError as error:
         return pages.missing(str(error))
-    others: list[tuple[str, str]] = []
-    if len(runs) == 1:
-        table = library.table()
-        table = table[(table["id"] != runs[0].run.id) & (table["status"] != DAMAGED)]
-        others = [
-            (row["id"], f"{row['name'] or row['id']} · {row['model']} · {row['site']}") for row in table.to_dict("records")
-        ]
+    others = _others(library, runs[0].run) if len(runs) == 1 else []
     return pages.explorer(runs, others, *downloads.endings())
+
+
+def _others(library: Library, run: Run) -> list[tuple[str, str]]:
+    """Ids and labels of the runs to compare one with: first those of its model and task, the newest first."""
+    table = library.table()
+    own = table[table["id"] == run.id].to_dict("records")
+    table = table[(table["id"] != run.id) & (table["status"] != DAMAGED)].sort_values("made_at", ascending=False, kind="stable")
+    rows = table[["id", "name", "model", "task", "site"]].to_dict("records")
+    rows.sort(key=lambda row: [row[word] != one[word] for one in own for word in ("model", "task")])
+    return [(row["id"], f"{row['name'] or row['id']} · {row['model']} · {row['site']}") for row in rows]
 
 
 def choose(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Offer:
@@ -86,8 +93,19 @@ def choose(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> O
     return resolve([one.families() for one in opened(library, ids)], wanted)
 
 
-def draw(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], template: str = drawing.LIGHT) -> dict[str, Panel]:
-    """The panels: ``a``, and where two runs are compared ``b`` and ``difference``, or ``both`` in one figure."""
+def draw(
+    library: Library, ids: Sequence[str], wanted: Mapping[str, Any], template: str = drawing.LIGHT, window: Any = None
+) -> dict[str, Panel]:
+    """The panels: ``a``, and where two runs are compared ``b`` and ``difference``, or ``both`` in one figure.
+
+    Args:
+        library: of the runs.
+        ids: of one run, or of two.
+        wanted: what is chosen.
+        template: of plotly.
+        window: its width in pixels, where that is known.
+    """
+    one, two = within(ONE, window), within(TWO, window)
     names = PANELS if len(ids) == 2 else PANELS[:1]
     nothing = Panel(None)
     seen = shown(library, ids, wanted)
@@ -95,13 +113,19 @@ def draw(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], templa
         why = next((o.problem for o in opened(library, ids) if o.problem), "the two results have no family of the same name")
         return dict.fromkeys(names, nothing) | {"a": Panel(None, parts.note(f"Nothing to draw: {why}."))}
     if seen.choice.together:
-        return dict.fromkeys(names, nothing) | {names[-1]: _together(seen, template)}
-    width = TWO if len(ids) == 2 else ONE
-    panels = [_panel(ds, choice, template, width) for ds, choice in zip(seen.sets, seen.each(), strict=True)]
+        return dict.fromkeys(names, nothing) | {names[-1]: _together(seen, template, one)}
+    panels = [
+        _panel(ds, choice, template, two if len(ids) == 2 else one) for ds, choice in zip(seen.sets, seen.each(), strict=True)
+    ]
     drawing.share_colours([panel.figure for panel in panels if panel.figure is not None])
     if len(ids) == 2:
-        panels += [_difference(seen.sets[0], seen.sets[1], seen.choice, template), nothing]
+        panels += [_difference(seen.sets[0], seen.sets[1], seen.choice, template, one), nothing]
     return dict(zip(names, panels, strict=True))
+
+
+def within(width: int, window: Any) -> int:
+    """A width, or what a narrower window has room for."""
+    return max(_LEAST, min(width, window - _AROUND)) if isinstance(window, int) else width
 
 
 def shown(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Seen:
@@ -140,7 +164,9 @@ def clicked(
     return found._asdict() if any(found) else None
 
 
-def detail(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], point: Any, template: str) -> Any:
+def detail(
+    library: Library, ids: Sequence[str], wanted: Mapping[str, Any], point: Any, template: str, window: Any = None
+) -> Any:
     """The examples of a cell, of each run that has it; the edges of a node; what to do where nothing was clicked."""
     seen = shown(library, ids, wanted)
     why, node = (str(point.get(key) or "") for key in ("why", "node")) if isinstance(point, Mapping) else ("", "")
@@ -152,7 +178,7 @@ def detail(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], poin
     if not sided:
         return pages.empty_detail()
     pairs = len(sided) == 2 and comparing.same_examples(sided[0].ds, sided[1].ds)
-    return pages.detail(sided, seen.choice, template, pairs=pairs)
+    return pages.detail(sided, seen.choice, template, width=within(STRIP, window), pairs=pairs)
 
 
 def prompt(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], point: Any, example: int) -> Any:
@@ -219,9 +245,9 @@ def _node(seen: Seen, node: str) -> Any:
     return pages.node(node, table, [{"type": "strong", "place": _written(place)} for place in places])
 
 
-def _together(seen: Seen, template: str) -> Panel:
+def _together(seen: Seen, template: str, width: int) -> Panel:
     try:
-        return Panel(drawing.together(seen.results(), seen.choice, template=template, width=ONE))
+        return Panel(drawing.together(seen.results(), seen.choice, template=template, width=width))
     except UserError as error:
         return Panel(None, parts.note(f"This cannot be drawn: {error}"))
 
@@ -235,11 +261,11 @@ def _panel(ds: xr.Dataset, choice: Choice, template: str, width: int) -> Panel:
         return Panel(None, parts.note(f"This cannot be drawn: {error}"))
 
 
-def _difference(a: xr.Dataset, b: xr.Dataset, choice: Choice, template: str) -> Panel:
+def _difference(a: xr.Dataset, b: xr.Dataset, choice: Choice, template: str, width: int) -> Panel:
     try:
         found = comparing.difference(a, b, choice)
         return Panel(
-            drawing.of_difference(found, choice, template, ONE), parts.note(f"Difference {found.attrs['difference']}.")
+            drawing.of_difference(found, choice, template, width), parts.note(f"Difference {found.attrs['difference']}.")
         )
     except UserError as error:
         return Panel(None, parts.note(str(error)))

@@ -35,6 +35,8 @@ def register(app: Dash, library: Library) -> None:
     """Wire the page."""
     app.clientside_callback(_TOGGLE, Output("theme", "data"), Input("toggle", "n_clicks"), State("theme", "data"))
 
+    app.clientside_callback("() => window.innerWidth", Output("room", "data"), Input("url", "pathname"))
+
     @app.callback(Output("page", "children"), Input("url", "pathname"))
     def _route(path: str | None) -> Any:
         return answers.route(library, path)
@@ -53,6 +55,7 @@ def _register_list(app: Dash, library: Library) -> None:
             Output("picked", "children"),
             Output("page-number", "data"),
             Output("list-tick", "interval"),
+            {column: Output(f"by-{column}", "options") for column in columns},
         ),
         inputs={
             "asked": {
@@ -66,9 +69,14 @@ def _register_list(app: Dash, library: Library) -> None:
             "tick": Input("list-tick", "n_intervals"),
             "picks": Input("picks", "data"),
         },
-        state={"number": State("page-number", "data")},
+        state={
+            "number": State("page-number", "data"),
+            "offered": {column: State(f"by-{column}", "options") for column in columns},
+        },
     )
-    def _list(asked: dict[str, Any], turns: list[int], tick: Any, picks: list[str] | None, number: int) -> tuple[Any, ...]:
+    def _list(
+        asked: dict[str, Any], turns: list[int], tick: Any, picks: list[str] | None, number: int, offered: dict[str, Any]
+    ) -> tuple[Any, ...]:
         runs = library.table()
         found = listing.filtered(runs, **{key: value for key, value in asked.items() if value})
         pressed = ctx.triggered_id
@@ -78,7 +86,9 @@ def _register_list(app: Dash, library: Library) -> None:
             number = 0
         growing = ~runs["status"].isin([COMPLETE, DAMAGED])
         picked = [run_id for run_id in picks or [] if run_id in set(runs["id"])]
-        return listing.rows(found, number, picked, len(runs)), listing.picked(picked), number, SOON if growing.any() else LATER
+        menus = {column: no_update if offered[column] == now else now for column, now in listing.offered(runs).items()}
+        soon = SOON if growing.any() or not len(runs) else LATER
+        return listing.rows(found, number, picked, len(runs)), listing.picked(picked), number, soon, menus
 
     @app.callback(
         output=Output("picks", "data"),
@@ -133,13 +143,14 @@ def _register_maps(app: Dash, library: Library) -> None:
             "axes": State({"type": "at", "axis": ALL}, "id"),
             "panels": State({"type": "panel", "of": ALL}, "id"),
             "ids": State("ids", "data"),
+            "room": State("room", "data"),
         },
     )
-    def _draw(choice: Any, places: Any, theme: Any, stamp: Any, axes: Any, panels: Any, ids: list[str]) -> list[Any]:
+    def _draw(choice: Any, places: Any, theme: Any, stamp: Any, axes: Any, panels: Any, ids: list[str], room: Any) -> list[Any]:
         if choice is None:
             raise PreventUpdate
         wanted = _wanted(choice, {"places": places, "axes": axes})
-        drawn = answers.draw(library, ids, wanted, _template(theme))
+        drawn = answers.draw(library, ids, wanted, _template(theme), room)
         kind = "-".join(filter(None, (choice["family"], choice["view"], choice["x"], choice["y"])))
         return [answers.on_screen(panel["of"], drawn[panel["of"]], kind) for panel in panels]
 
@@ -227,10 +238,10 @@ def _register_cells(app: Dash, library: Library) -> None:
             "theme": Input("theme", "data"),
             "stamp": Input("stamp", "data"),
         },
-        state={"ids": State("ids", "data")},
+        state={"ids": State("ids", "data"), "room": State("room", "data")},
     )
-    def _detail(cell: Any, choice: Any, theme: Any, stamp: Any, ids: list[str]) -> Any:
-        return answers.detail(library, ids, choice or {}, cell, _template(theme))
+    def _detail(cell: Any, choice: Any, theme: Any, stamp: Any, ids: list[str], room: Any) -> Any:
+        return answers.detail(library, ids, choice or {}, cell, _template(theme), room)
 
     @app.callback(
         output=Output("example-number", "data"),

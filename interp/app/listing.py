@@ -68,17 +68,21 @@ def filtered(
     return runs[keep].sort_values(column, ascending=ascending, kind="stable", ignore_index=True)
 
 
+def offered(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """What the menus offer, by column."""
+    found = {column: sorted({str(v) for v in runs[column] if str(v)}) for column in MENUS}
+    return found | {"tags": sorted({tag for own in runs["tags"] for tag in own})}
+
+
 def page(runs: pd.DataFrame) -> html.Div:
     """The page, with all that the menus offer."""
-    tags = sorted({tag for own in runs["tags"] for tag in own})
     sorts = [{"value": word, "label": f"sort: {word}"} for word in SORTS]
     fields = [
         html.Div(
             dcc.Input(id="text", type="text", placeholder="Search name, id, model, site, tag …", debounce=0.25),
             className="field wide",
         ),
-        *(_menu(column, sorted({str(v) for v in runs[column] if str(v)})) for column in MENUS),
-        _menu("tags", tags),
+        *(_menu(column, values) for column, values in offered(runs).items()),
         html.Div(dcc.DatePickerRange(id="days", display_format="YYYY-MM-DD", clearable=True), className="field days"),
         html.Div(dcc.Dropdown(id="sort", options=sorts, value="newest", clearable=False, searchable=False), className="field"),
     ]
@@ -104,13 +108,14 @@ def page(runs: pd.DataFrame) -> html.Div:
 def rows(runs: pd.DataFrame, number: int, picked: Sequence[str], total: int) -> list[Any]:
     """One page of the table, how many there are, and the way to the next."""
     if not total:
-        return [parts.note("This store holds no runs yet. store.save(result) keeps one; interp demo makes some.")]
+        said = "This store holds no runs yet. A sweep with store=… keeps itself, store.save(result) any result. "
+        return [parts.note(f"{said}A run is listed here as soon as it is begun.")]
     if not len(runs):
         return [parts.note(f"None of the {total} runs matches.")]
     last = (len(runs) - 1) // PAGE
     number = min(max(0, number), last)
     shown = runs.iloc[number * PAGE : (number + 1) * PAGE]
-    columns = ["", "run", "model", "task", "method and site", "made", "size", "tags", "status"]
+    columns = ["", "run", "model", "task", "method and site", "made", "size", "status", "tags"]
     head = html.Thead(html.Tr([html.Th(c) for c in columns]))
     body = html.Tbody([_row(row, picked) for row in shown.to_dict("records")])
     many = f"{len(runs)} of {total} runs" if len(runs) != total else f"{total} run{'s' * (total != 1)}"
@@ -148,8 +153,17 @@ def _row(row: dict[str, Any], picked: Sequence[str]) -> html.Tr:
     name: list[Any] = [dcc.Link(row["name"] or identity, href=f"/run/{identity}")]
     name += [html.Span(identity, className="id")] if row["name"] else []
     what = [" ".join(filter(None, (row["method"], row["site"]))), html.Span(row["patching"], className="soft")]
-    cells = [tick, name, row["model"], row["task"], what, made, size(row["size"]), [parts.chip(tag) for tag in row["tags"]]]
-    return html.Tr([*map(html.Td, cells), html.Td(parts.status(row["status"], row["reason"]))])
+    tags = [parts.chip(tag) for tag in row["tags"]]
+    return html.Tr(
+        [
+            html.Td(tick),
+            html.Td(name, className="name", title=row["name"] or identity),
+            html.Td(row["model"], className="model", title=row["model"]),
+            *map(html.Td, (row["task"], what, made, size(row["size"]))),
+            html.Td(parts.status(row["status"], row["reason"])),
+            html.Td(tags, className="tags"),
+        ]
+    )
 
 
 def size(count: int) -> str:

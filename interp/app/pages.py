@@ -20,7 +20,7 @@ from interp.app.choices import CONTROLS, Choice
 from interp.app.data import Opened, numbers
 from interp.app.strip import strip
 from interp.store.marker import DATA
-from interp.store.run import DAMAGED
+from interp.store.run import DAMAGED, UNFINISHED
 from interp.views.prompts import cut
 
 _LABELS = {
@@ -32,6 +32,7 @@ _LABELS = {
     "y": "bottom to top, or lines",
     "example": "example",
 }
+_CALLS = ("patch", "attribute", "patch_edges", "ablate")
 _LEFT_OUT = ("spec", "versions")
 SIDES = ("A", "B")
 _APART = "The two runs are not of the same examples: a row of the table is no pair."
@@ -53,6 +54,7 @@ def frame(name: str) -> html.Div:
         [
             dcc.Location(id="url"),
             dcc.Store(id="theme", storage_type="local"),
+            dcc.Store(id="room"),
             dcc.Store(id="picks", storage_type="session", data=[]),
             html.Header(
                 [
@@ -81,7 +83,7 @@ def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures:
     """
     ids = [opened.run.id for opened in runs]
     panels = ["a", "b", "difference", "both"] if len(runs) == 2 else ["a"]
-    readable = all(opened.run.status != DAMAGED for opened in runs)
+    readable = all(opened.result is not None for opened in runs)
     titles = {"a": "A", "b": "B", "difference": "A − B", "both": "A and B"}
     drawn = [
         html.Section(
@@ -144,8 +146,21 @@ def banner(runs: Sequence[Opened]) -> list[Any]:
         under = html.Div([html.Span(" · ".join([run.id, *words]), className="soft"), *(parts.chip(t) for t in run.tags)])
         bar = [parts.progress(opened.done, opened.total, _so_far(opened))] if opened.total else []
         problem = [parts.note(opened.problem, "note bad")] if opened.problem else []
-        found.append(html.Div([html.Div(line, className="title"), under, *bar, *problem]))
+        found.append(html.Div([html.Div(line, className="title"), under, *bar, *problem, *_next(opened)]))
     return found
+
+
+def _next(opened: Opened) -> list[Any]:
+    """What can be done about a run that is not complete, and that nobody is at work on."""
+    run, summary = opened.run, (opened.run.marker or {}).get("summary", {})
+    if run.status == UNFINISHED and opened.total:
+        how = f"Call interp.{summary['method']}" if summary.get("method") in _CALLS else "Make it"
+        said = f"{how} again as before, with this store: only what is missing is computed, and this page goes on."
+        return [parts.note(f"Interrupted: nobody is at work on this run, and what is done is kept. {said}", "note wait")]
+    if run.status in (DAMAGED, UNFINISHED) or opened.problem:
+        said = f"Nothing of it can be shown. Make it again, or remove it: interp rm {run.id}"
+        return [parts.note(said)]
+    return []
 
 
 def _so_far(opened: Opened) -> str:
@@ -172,7 +187,7 @@ def slider(axis: str, labels: Sequence[str], value: int) -> html.Div:
     run = dcc.Slider(
         0, last, step=1, value=value, marks=marks, id={"type": "at", "axis": axis}, included=False, allow_direct_input=False
     )
-    return html.Div([html.Label(axis), run], className="field slider")
+    return html.Div([html.Label(axis), run], className="field slider long" if len(labels) > 40 else "field slider")
 
 
 def variables(ds: xr.Dataset) -> html.Div:
@@ -191,7 +206,7 @@ def empty_detail() -> html.Div:
     return parts.note("Click a point of the figure, or one of the strongest cells, to see the examples behind it.")
 
 
-def detail(sided: Sequence[Sided], choice: Choice, template: str, *, pairs: bool = False) -> html.Div:
+def detail(sided: Sequence[Sided], choice: Choice, template: str, *, width: int = 520, pairs: bool = False) -> html.Div:
     """The examples behind a cell, of one result or of several; ``pairs``: two that are of the same examples."""
     first, tables = sided[0], [cells.examples(one.ds, choice, one.cell or {}) for one in sided]
     column = cells.drawn_column(tables[0], choice)
@@ -202,7 +217,7 @@ def detail(sided: Sequence[Sided], choice: Choice, template: str, *, pairs: bool
         both = zip(sided, tables, strict=True)
         drawn = [(one.side, table.set_index("example")[column]) for one, table in both if column in table]
         name = {"effect": f"effect on {choice.metric}", "changed": str(choice.metric)}.get(column, column)
-        graph = {"id": {"type": "strip", "of": "cell"}, "figure": strip(drawn, name, template)}
+        graph = {"id": {"type": "strip", "of": "cell"}, "figure": strip(drawn, name, template, width=width)}
         content.append(dcc.Graph(**graph, config=parts.GRAPH))
     if len(merged) == 1:
         content.append(parts.facts({str(c): v for c, v in merged.iloc[0].items() if c != "example"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,15 @@ from dash import dcc, html
 
 from interp.app.prompts import Shown, Token
 
+_LONG = 40
+"""Characters of a text that is cut in a table."""
 GRAPH: Any = {"displaylogo": False, "modeBarButtons": [["zoom2d", "pan2d", "resetScale2d"]]}
 """For figures in a page: no button that sends data anywhere."""
 
 
 def chip(text: str, kind: str = "") -> html.Span:
     """A word in a frame."""
-    return html.Span(text, className=f"chip {kind}".strip())
+    return html.Span(text, className=f"chip {kind}".strip(), title=text if len(text) > _LONG else "")
 
 
 def status(word: str, reason: str = "") -> html.Span:
@@ -57,17 +60,35 @@ def table(frame: pd.DataFrame, ids: Sequence[Mapping[str, Any] | None] | None = 
 
 
 def tokens(shown: Shown) -> html.Div:
-    """A prompt, token by token."""
-    return html.Div([html.Div(shown.title, className="soft"), html.Div([_token(t) for t in shown.tokens], className="tokens")])
+    """A prompt, token by token; of a long one, what is far from all that is marked is folded away."""
+    return html.Div([html.Div(shown.title, className="soft"), html.Div(_folded(shown.tokens), className="tokens")])
+
+
+_NEAR, _FEW = 24, 40
+"""Tokens that are seen around one that is marked, and those that are not worth a fold."""
+
+
+def _folded(tokens: Sequence[Token]) -> list[Any]:
+    """Stretches of tokens that are seen, and of those that open on a click."""
+    told = [i for i, token in enumerate(tokens) if token.marked or token.differs] or [0]
+    near = np.zeros(len(tokens), bool)
+    for i in [*told, len(tokens) - 1]:
+        near[max(0, i - _NEAR) : i + _NEAR + 1] = True
+    ends = [0, *(np.flatnonzero(np.diff(near)) + 1).tolist(), len(tokens)]
+    found: list[Any] = []
+    for start, end in pairwise(ends):
+        spans = [_token(token) for token in tokens[start:end]]
+        if not spans or near[start] or len(spans) <= _FEW:
+            found += spans
+        else:
+            found.append(html.Details([html.Summary(f"… {len(spans)} tokens …"), *spans], className="folded"))
+    return found
 
 
 def menu(control: str, label: str) -> html.Div:
     """A menu of the page's controls, empty as yet."""
     choose = dcc.Dropdown(id=control, options=[], clearable=False, searchable=False)
     return html.Div([html.Label(label, htmlFor=control), choose], id=f"{control}-field", className="field", hidden=True)
-
-
-_LONG = 40
 
 
 def _token(token: Token) -> html.Span:

@@ -146,9 +146,9 @@ def _span(prompt: Any, text: str, role: str | None) -> Span | None:
 def _alone(ds: xr.Dataset, example: int, cell: Mapping[str, int] | None) -> list[Shown]:
     one = ds.isel({names.EXAMPLE: example}) if names.EXAMPLE in ds.dims else ds
     at = {i for axis, i in (cell or {}).items() if axis.endswith(names.POSITION)}
-    for coordinate in ("input_token", "token"):
-        if coordinate in one.coords and one[coordinate].dims == (names.POSITION,):
-            positions = one[names.POSITION].values.tolist()
+    for coordinate in ("input_token", "token", "source_token"):
+        if coordinate in one.coords and one[coordinate].dims in ((names.POSITION,), (names.SOURCE_POSITION,)):
+            positions = one[one[coordinate].dims[0]].values.tolist()
             found = [
                 Token(str(word), marked=i in at, position=str(position))
                 for i, (word, position) in enumerate(zip(one[coordinate].values.tolist(), positions, strict=True))

@@ -200,7 +200,8 @@ def test_a_click_on_a_pair_of_a_sender_and_a_receiver_is_its_edge():
     edges = _edges()
     choice = resolve([{"": edges}], {"quantity": "effect"}).choice
     assert clicks.clicked(edges, choice, {"x": "c", "y": "a"}, {}).cell == {"cell": 1}
-    assert not any(clicks.clicked(edges, choice, {"x": "b", "y": "b"}, {}))
+    assert clicks.clicked(edges, choice, {"x": "b", "y": "b"}, {}).why == "There is no edge from b to b."
+    assert not any(clicks.clicked(edges, choice, {"x": "b", "y": "nonsense"}, {}))
 
 
 def _edges():
