@@ -175,7 +175,7 @@ def _register_maps(app: Dash, library: Library) -> None:
         try:
             runs = answers.opened(library, ids)
         except StoreError as error:
-            return parts.note(f"{error}; it was removed while it was shown", "note bad"), stamp, True
+            return parts.note(f"{error}; it was removed while it was shown", "note bad"), no_update, True
         now = [opened.stamp for opened in runs]
         if now == stamp:
             raise PreventUpdate

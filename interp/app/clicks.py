@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +102,8 @@ def together(results: Mapping[str, xr.Dataset], choice: Choice, point: Point, fi
         for ds in every:
             many = ds.sizes[choice.y] if choice.y else 1
             if line is not None and line < many:
-                there = _of_line(ds, choice, line, point.get("pointNumber"))
+                own = replace(choice, at=across(first, ds, choice.at))
+                there = _of_line(ds, own, line, point.get("pointNumber"))
                 place = across(ds, first, there.cell or {})
                 return Clicked(place) if there.cell and len(place) == len(there.cell) else there._replace(cell=None)
             line = None if line is None else line - many

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 
 from dash import Dash
-from dash.exceptions import DependencyException
+from dash.exceptions import DependencyException, PreventUpdate
 from flask import Flask, Response, abort, request
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
@@ -81,6 +81,7 @@ def _gone(error: Exception) -> None:
     """A run that was removed while it was looked at: the page stays as it is, and says so where it follows the run."""
     if not isinstance(error, StoreError):
         raise error
+    raise PreventUpdate from error
 
 
 def _guard(app: Dash, library: Library) -> None:

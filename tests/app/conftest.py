@@ -84,10 +84,42 @@ def heads():
     )
 
 
+def graph(**coords):
+    """Four edges of a network of two layers; edge i takes i + 1 away."""
+    ends = [("embed", "L0H0.q"), ("L0H0", "L1H1.k"), ("L0H0", "logits"), ("L1H1", "logits")]
+    sender, receiver = [(-1, -1), (0, 0), (0, 0), (1, 1)], [(0, 0), (1, 1), (-1, -1), (-1, -1)]
+    told = {
+        "edge": [f"{a} → {b}" for a, b in ends],
+        "sender": [a for a, _ in ends],
+        "receiver": [b for _, b in ends],
+        "slot": ["q", "k", "", ""],
+    }
+    for word, side in (("sender", sender), ("receiver", receiver)):
+        told |= {f"{word}_layer": [layer for layer, _ in side], f"{word}_head": [head for _, head in side]}
+    clean = np.linspace(9, 10, EXAMPLES, dtype="float32")[None]
+    return effects.assemble(
+        clean[:, None] - np.arange(1, 5, dtype="float32")[:, None],
+        clean,
+        clean - 10,
+        axes={"cell": range(4)},
+        metrics=["logit_diff"],
+        coords={word: ("cell", values) for word, values in told.items()} | coords,
+        attrs={
+            "patching": "noising",
+            "noise_floor": {"logit_diff": 1e-6},
+            "engine_semantics": 1,
+            "spec": f"graph {sorted(coords)}",
+            "model": "formula",
+            "task": "ioi",
+            "site": "edges",
+        },
+    )
+
+
 @pytest.fixture
 def make():
-    """Results: ``make(scale, seed=…)``, ``make.heads()``, and how much a cell restores, ``make.share(layer, position)``."""
-    sweep.heads, sweep.share = heads, share
+    """Results: ``make(scale, seed=…)``, ``make.heads()``, ``make.graph()``, and ``make.share(layer, position)`` of a cell."""
+    sweep.heads, sweep.graph, sweep.share = heads, graph, share
     return sweep
 
 
@@ -101,6 +133,7 @@ def saved(tmp_path_factory):
         "half": store.save(half, name="half", tags=["paper"]),
         "others": store.save(sweep(seed=7, made_at="2026-01-05T10:00:00+00:00"), name="others"),
         "heads": store.save(heads(), name="heads"),
+        "graph": store.save(graph(), name="graph"),
         "families": store.save(xr.DataTree.from_dict({"stream": sweep(0.25), "heads": heads()}), name="families"),
         "<script>": store.save(sweep(0.1), name="<script>alert(1)<,script>"),
     }

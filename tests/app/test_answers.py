@@ -251,6 +251,19 @@ def test_details_of_a_cell(library, ids):
         assert "Click a point" in " ".join(texts(answers.detail(library, [ids["stream"]], {}, nonsense, "plotly_white")))
 
 
+def test_of_a_long_prompt_what_is_far_from_all_marks_is_folded():
+    from interp.app import parts
+    from interp.app.prompts import Shown, Token
+
+    tokens = [Token(f" {i}", marked=i == 200, position=str(i)) for i in range(500)]
+    _, body = parts.tokens(Shown("the prompt", tokens)).children
+    folds = [part for part in body.children if hasattr(part.children[0], "children")]
+    assert [fold.children[0].children for fold in folds] == ["… 176 tokens …", "… 250 tokens …"]
+    assert [text for text in texts(body) if text.startswith(" ")] == [f" {i}" for i in range(500)]
+    short = parts.tokens(Shown("the prompt", tokens[:60])).children[1]
+    assert len(short.children) == 60
+
+
 # two runs
 
 
@@ -390,3 +403,18 @@ def test_a_variable_of_a_result_that_is_no_sweep_is_drawn_with_its_mean(make):
     table = cells.examples(ds, offer.choice, {"layer": 1, "head": 2})
     assert table["score"].tolist() == [6.0, 18.0]
     assert choices.labels(ds, "head") == ["0", "1", "2", "3"]
+
+
+def test_a_figure_is_no_wider_than_the_window(library, ids):
+    widths = [
+        answers.draw(library, [ids["stream"]], {}, window=window)["a"].figure.layout.width for window in (2000, 500, 10, None)
+    ]
+    assert widths == [760, 408, 312, 760]
+
+
+def test_runs_to_compare_with_are_of_the_same_model_and_task_first(library, ids):
+    others = [run for run, _ in answers._others(library, library.run(ids["stream"]))]
+    assert set(others) == set(ids.values()) - {ids["stream"]}
+    models = ["tiny" in label for _, label in answers._others(library, library.run(ids["stream"]))]
+    assert models == sorted(models, reverse=True)
+    assert ids["heads"] in others[-2:]

@@ -1,8 +1,13 @@
 """The app end to end, in headless Chromium: what a user sees, clicks and gets."""
 
 import json
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import half_runs
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,9 +27,9 @@ def page(driver, saved):
     with serve(saved[0], port=0) as server:
         driver.get(server.url)
         driver.execute_script("localStorage.clear(); sessionStorage.clear()")
-        yield Page(driver, server.url)
-        errors = [entry["message"] for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
-        assert not [error for error in errors if "404" not in error], errors
+        shown = Page(driver, server.url)
+        yield shown
+        shown.healthy()
         driver.get("about:blank")
 
 
@@ -33,6 +38,11 @@ class Page:
 
     def __init__(self, driver, url):
         self.driver, self.url = driver, url
+
+    def healthy(self):
+        """The console has no error, but for pages that there are not."""
+        errors = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not [error for error in errors if "404" not in error], errors
 
     def open(self, path=""):
         self.driver.get(self.url + path)
@@ -108,6 +118,32 @@ class Page:
 
         self.wait(f"the map {panel}", press)
 
+    def point(self, panel, name):
+        """Click the point of a figure whose hover is of this name."""
+        from selenium.webdriver import ActionChains
+
+        script = """
+            const g = document.querySelector(arguments[0]), name = `<b>${arguments[1]}</b>`, l = g._fullLayout;
+            for (const t of g._fullData) {
+                const i = t.visible === true && t.text ? [...t.text].findIndex(text => String(text).startsWith(name)) : -1;
+                if (i < 0) { continue; }
+                const box = g.getBoundingClientRect();
+                return [box.x + l.xaxis._offset + l.xaxis.l2p(t.x[i]), box.y + l.yaxis._offset + l.yaxis.l2p(t.y[i])];
+            }"""
+
+        def press():
+            graph = self.all(f".panel.{panel} .js-plotly-plot")[0]
+            self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", graph)
+            found = self.driver.execute_script(script, f".panel.{panel} .js-plotly-plot", name)
+            if not found:
+                return False  # another figure as yet
+            actions = ActionChains(self.driver)
+            actions.w3c_actions.pointer_action.move_to_location(*map(round, found))
+            actions.pause(0.3).click().perform()
+            return True
+
+        self.wait(f"the point {name}", press)
+
     def numbers(self, panel):
         """What the first trace of a panel's figure shows."""
         script = "const g = document.querySelector(arguments[0]); return g && g.data ? JSON.stringify(g.data[0].z) : null"
@@ -146,15 +182,15 @@ def rows(page):
 
 def test_runs_are_listed_and_filtered(page):
     page.open()
-    page.wait("all runs", lambda: len(rows(page)) == 6)
+    page.wait("all runs", lambda: len(rows(page)) == 7)
     assert "<script>alert(1)<,script>" in rows(page)  # as text
     page.all("#text")[0].send_keys("resid paper")
     page.wait("two runs", lambda: rows(page) == ["half", "stream"])
-    assert "2 of 6 runs" in page.text("#runs")
+    assert "2 of 7 runs" in page.text("#runs")
     page.choose("by-tags", "first")
     page.wait("one run", lambda: rows(page) == ["stream"])
     page.all("#text")[0].send_keys(" nowhere")
-    page.see("#runs", "None of the 6 runs matches.")
+    page.see("#runs", "None of the 7 runs matches.")
 
 
 def test_a_run_is_opened_and_a_cell_shows_its_examples_and_prompts(page, make):
@@ -218,7 +254,7 @@ def test_the_strongest_cells_lead_to_their_examples(page, ids):
 
 def test_two_runs_are_ticked_compared_and_subtracted(page, make):
     page.open()
-    page.wait("the list", lambda: len(rows(page)) == 6)
+    page.wait("the list", lambda: len(rows(page)) == 7)
     for number, name in enumerate(("stream", "half")):
         page.tick(name)
         page.see("#picked", ("Tick two", "Compare the two")[number])
@@ -239,6 +275,46 @@ def test_runs_whose_axes_differ_are_not_subtracted_and_say_why(page, ids):
     page.open(f"compare/{ids['stream']}/{ids['heads']}")
     page.see(".panel.difference", "A and B cannot be subtracted: A runs along layer × position, B along layer × head")
     page.wait("nothing to download", lambda: not page.all(".panel.difference button.data")[0].is_displayed())
+
+
+def test_an_edge_of_a_circuit_and_a_node_of_its_paths_are_clicked(page, ids):
+    page.open(f"run/{ids['graph']}")
+    page.choose("view", "circuit")
+    page.point("a", "L0H0 → logits")
+    page.see("#detail", "L0H0 → logits", "damage of logit_diff 0.30 ± 0.00 (n=6)", "example")
+    page.choose("view", "paths")
+    page.click(".panel.a .sankey-node:nth-child(2) .node-rect")
+    page.see("#detail", "L0H0", "A node has no values per example of its own", "embed → L0H0.q")
+    page.click("#detail tbody tr:nth-child(2)")
+    page.see("#detail", "L0H0 → L1H1.k", "damage of logit_diff 0.20 ± 0.00 (n=6)")
+
+
+def test_two_runs_in_one_figure(page, ids):
+    page.open(f"compare/{ids['stream']}/{ids['half']}")
+    page.numbers("difference")
+    page.choose("view", "A and B: cell against cell")
+    page.point("both", "L1@3")
+    page.see("#detail", "L1@3", "effect A", "effect B", "A − B")
+    shown = [panel.is_displayed() for panel in page.all(".panel")]
+    assert shown == [False, False, False, True]
+    page.choose("view", "map")
+    page.wait("both maps", lambda: [panel.is_displayed() for panel in page.all(".panel")] == [True, True, True, False])
+
+
+def test_figures_fit_a_narrow_window(page, ids):
+    size = page.driver.get_window_size()
+    page.driver.set_window_size(500, 900)
+    try:
+        page.open(f"run/{ids['stream']}")
+        page.numbers("a")
+        page.click("#strongest tbody tr")
+        page.see("#detail", "L2@3")
+        wide = "const e = document.querySelector(arguments[0]); return [e.scrollWidth, e.clientWidth]"
+        for selector in ("html", ".panel.a"):
+            inside, room = page.driver.execute_script(wide, selector)
+            assert inside <= room, selector
+    finally:
+        page.driver.set_window_size(size["width"], size["height"])
 
 
 def test_figure_and_numbers_are_downloaded(page, ids, make):
@@ -308,6 +384,39 @@ def test_a_run_that_is_begun_or_removed_meanwhile_is_noticed(driver, tmp_path, m
         page.see("#banner", "0 of 3 units")
         store.delete(half.id)
         page.see("#banner", f"no run '{half.id}'", "it was removed while it was shown")
+        page.click("#toggle")  # draws again
+        time.sleep(1)
+        page.healthy()
+        driver.get("about:blank")
+
+
+def test_an_interrupted_run_says_how_it_goes_on_and_goes_on(driver, tmp_path):
+    words = "import sys, time, half_runs; from interp.store import Store; half_runs.write(Store(sys.argv[1]), slow=slow)"
+    slow = "def slow(unit):\n    print(unit.number, flush=True)\n    if unit.number: time.sleep(600)"
+    code = f"{words.split(';')[0]}\n{slow}\n{words.split(';', 1)[1].strip()}"
+    path = os.pathsep.join(filter(None, (str(Path(half_runs.__file__).parent), *sys.path)))
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    with writer, serve(Store(tmp_path), port=0) as server:
+        page = Page(driver, server.url)
+        try:
+            page.open()
+            page.see("#runs", "This store holds no runs yet")
+            assert [writer.stdout.readline(), writer.stdout.readline()] == ["0\n", "1\n"]  # at work on the second unit
+            page.click("table.runs a")
+            page.see("#banner", "running", "1 of 9 units")
+            page.wait("a map", lambda: np.isfinite(page.numbers("a")).sum() == 2 * half_runs.POSITIONS)
+            assert "Interrupted" not in page.text("#banner")
+        finally:
+            writer.kill()
+        page.see("#banner", "unfinished", "Interrupted: nobody is at work on this run", "Call interp.patch again as before")
+        done, _ = half_runs.write(Store(tmp_path))
+        assert len(done) == 8
+        page.see("#banner", "complete")
+        page.wait("all layers", lambda: np.isfinite(page.numbers("a")).all())
+        assert "Interrupted" not in page.text("#banner")
+        page.healthy()
         driver.get("about:blank")
 
 

@@ -139,3 +139,19 @@ def test_a_run_without_anything_to_read_says_why(tmp_path):
     assert opened.grows
     assert "its writer was stopped, or is still at work" in opened.problem
     assert opened.families() == {}
+
+
+def test_an_interrupted_run_and_one_that_nothing_can_be_read_of_say_what_to_do(tmp_path, make):
+    from interp.app import pages
+
+    store, whole = Store(tmp_path), make(method="ablate")
+    with store.begin(whole.assign(value=whole["value"] * np.nan), chunks={"layer": 1}) as writing:
+        writing.write(next(iter(writing)), {"value": whole["value"].isel(layer=slice(1)).values})
+        assert "Interrupted" not in str(pages.banner([Library(store).open(writing.id)]))
+    said = str(pages.banner([Library(store).open(writing.id)]))
+    assert "Interrupted: nobody is at work on this run" in said
+    assert "Call interp.ablate again as before, with this store" in said
+    run = store.save(make(0.5))
+    data = next((tmp_path / run.id).rglob("data.zarr.zip"))
+    data.write_bytes(data.read_bytes()[:100])
+    assert f"remove it: interp rm {run.id}" in str(pages.banner([Library(store).open(run.id)]))
