@@ -242,7 +242,7 @@ def test_report(store, interp, tmp_path):
     assert interp("report", "heads", "half", "--out", "both.html")[1].out == "wrote both.html\n"
     page = (tmp_path / "both.html").read_text()
     assert "<title>heads, half</title>" in page
-    assert page.count("Plotly.newPlot(") == 2
+    assert page.count("Plotly.newPlot(") == 4  # a map and a curve of each
     assert "Half a run: 4 of 9 work units are done." in page
     assert interp("report")[1].err.startswith("interp: report needs at least one run")
     assert "no folder, so 'r.html' cannot be written" in interp("report", "heads", "--out", "nowhere/r.html")[1].err
