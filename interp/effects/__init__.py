@@ -52,7 +52,7 @@ from interp.effects.schema import (
     validate,
 )
 from interp.effects.selection import digests, examples_of, mark_in_sample
-from interp.effects.significance import sign_flip
+from interp.effects.significance import sign_flip, sign_flip_together
 from interp.effects.stability import stability
 from interp.effects.stacked import attrs_of
 from interp.effects.strongest import top
@@ -61,6 +61,6 @@ from interp.effects.summaries import summary
 __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "Clusters", "EffectsError", "assemble", "at", "attrs_of",
     "base", "cell_name", "choose_metric", "clusters_of", "curves", "damage", "digests", "effect", "examples_of", "families",
-    "furthest", "is_effects", "mark_in_sample", "noise_floor", "paired", "recovery", "sign_flip", "stability", "summary",
-    "swept_axes", "top", "validate", "value_of",
+    "furthest", "is_effects", "mark_in_sample", "noise_floor", "paired", "recovery", "sign_flip", "sign_flip_together",
+    "stability", "summary", "swept_axes", "top", "validate", "value_of",
 ]  # fmt: skip
