@@ -124,7 +124,15 @@ def test_text_fits_at_any_size(layers, size, width):
         gaps = np.diff(axis.tickvals) * room
         longest = max(len(html.unescape(t)) for t in axis.ticktext)
         assert (gaps >= (0.6 * longest if lying else 1) * layout.font.size).all()
-    assert layout.width <= 1200
+    assert layout.width <= 960
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(5, views.PAGE), (12, 846), (25, 960), (60, views.PAGE), (500, views.PAGE)])
+def test_it_is_as_wide_as_words_in_its_cells_need(tokens, width):
+    """58 pixels a token, 960 at most; no wider than a page where there is no room for words at that width either."""
+    figure = views.lens(made_up(4, tokens))
+    assert figure.layout.width == width
+    assert (figure.data[0].text is not None) == (tokens < 60)
 
 
 def test_templates_and_nothing_global():
