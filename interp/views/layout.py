@@ -106,8 +106,8 @@ def dress(
     heading = Heading(title, subtitle, width)
     size, glyph, above = heading.size, heading.glyph, heading.height + 4
     columns, rows = _fitted(columns), _fitted(rows)
-    left = int(30 + size + glyph * rows.longest)
-    right = int(60 + 3 * size)
+    left = int(10 + 2.2 * size + glyph * rows.longest)
+    right = int(24 + 5.2 * size)
     inner = max(80, width - left - right)
     wide = (inner - _BESIDE * (across - 1)) / across
     lying = glyph * columns.longest + 0.8 * size  # room that a label needs, and a gap

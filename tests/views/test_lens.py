@@ -104,6 +104,10 @@ def test_other_values(value, low, high):
         assert drawn.colorscale[0][1] == "#fde725"  # the first is the brightest
 
 
+WORDED = {(1, 5, None), (1, 5, views.COLUMN), (12, 15, None), (30, 20, views.PAGE)}
+"""Where words have room."""
+
+
 @pytest.mark.parametrize(
     ("layers", "size", "width"),
     [(1, 5, None), (1, 5, views.COLUMN), (12, 15, None), (30, 20, views.PAGE), (80, 500, None), (80, 500, views.COLUMN)],
@@ -119,7 +123,7 @@ def test_text_fits_at_any_size(layers, size, width):
         longest = max(sum(2 if ord(c) > 0x2E80 else 1 for c in html.unescape(t)) for row in drawn.text for t in row)
         assert longest * 0.62 * drawn.textfont.size <= wide
         assert drawn.textfont.size <= tall
-    assert (drawn.text is not None) == ((layers, size, width) in {(1, 5, None), (1, 5, views.COLUMN), (12, 15, None)})
+    assert (drawn.text is not None) == ((layers, size, width) in WORDED)
     for axis, room, lying in ((layout.xaxis, wide, layout.xaxis.tickangle == 0), (layout.yaxis, tall, False)):
         gaps = np.diff(axis.tickvals) * room
         longest = max(len(html.unescape(t)) for t in axis.ticktext)
