@@ -80,7 +80,7 @@ def cached(asked: Asked, sites: Any, position: Any = None) -> xr.Dataset:
     named = _Named(asked)
     data = {array.variable.name: named.labelled(array) for array in arrays}
     coords = named.coords | {"prompt": (axes.EXAMPLE, asked.prompts)}
-    attrs = {"sites": [array.variable.name for array in arrays], "position": said(position)}
+    attrs = {"method": "cache", "sites": [array.variable.name for array in arrays], "position": said(position)}
     return xr.Dataset(data, coords, asked.attrs() | attrs)
 
 

@@ -77,7 +77,7 @@ def attention(
     ds["entropy"] = ((*_BY_HEAD, axes.POSITION), _entropy(pattern))
     for name, numbers in _scores(pattern, asked, Chosen.of(asked.tokens, position)).items():
         ds[name] = (_BY_HEAD, numbers, {"model": model.name, "given": ds.attrs["given"]})
-    return ds
+    return ds.assign_attrs(method="attention patterns")
 
 
 def _sites(layers: Any, heads: Any) -> list[str]:

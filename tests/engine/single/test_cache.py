@@ -258,6 +258,7 @@ def test_attributes_say_where_numbers_come_from() -> None:
     model = sweeps.model("gpt2")
     given = Intervention.of("L0H1.z", source=Constant(0.0))
     attrs = cache(model, IDS, "L0.z", given=given).attrs
+    assert attrs["method"] == "cache"
     assert attrs["model"] == model.name
     assert attrs["model_digest"] == model.digest
     assert attrs["given"] == repr(given)

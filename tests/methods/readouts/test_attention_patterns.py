@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import sweeps
 import tiny
 import torch
 
+from interp.engine.single.cache import cache
 from interp.errors import HeadOutOfRangeError, InputError, UnknownSiteError
 from interp.interventions import Change, Constant, Intervention
 from interp.methods.readouts import attention_patterns
 from interp.methods.readouts.attention_patterns import attention
 from interp.models import load
 from interp.prompts import Prompt
+from interp.store import Store
 
 IDS = [(5, 9, 31, 5, 9, 31, 31), (11, 3, 8), (7,)]
 
@@ -122,6 +125,15 @@ def test_an_induction_head_of_a_trained_model() -> None:
     assert float(ds.induction.max()) > 0.3  # attending to all alike would give 0.06
     best = ds.induction.isel(example=0).argmax(("layer", "head"))
     assert int(best["layer"]) > 0  # it needs a head before it
+
+
+def test_a_store_lists_what_it_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    model = sweeps.model("gpt2")
+    store.save(attention(model, IDS, [0]), name="patterns")
+    store.save(cache(model, IDS, "L0.z"), name="activations")
+    listed = store.runs().set_index("name")["method"]
+    assert dict(listed) == {"patterns": "attention patterns", "activations": "cache"}
 
 
 def test_mistakes_are_told() -> None:
