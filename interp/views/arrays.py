@@ -174,8 +174,7 @@ def _ticks(array: xr.DataArray, axis: str) -> labels.Ticks:
     words = f"{axis.removesuffix(names.POSITION)}token"
     if axis.endswith(names.POSITION) and words in array.coords and axis in array[words].dims:
         table = array[words].transpose(axis, ...).values.reshape(array.sizes[axis], -1)
-        same = [row[0] if all(token == row[0] for token in row) else labels.DIFFER for row in table]
-        return of.ticks(array[axis].values.tolist(), same, f"{axis} and token")
+        return of.ticks_of_all(array[axis].values.tolist(), table, f"{axis} and token")
     full = [labels.escape(value) for value in array[axis].values.tolist()]
     return labels.Ticks(labels.escape(axis), full, [""] * len(full))
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import xarray as xr
@@ -15,7 +15,7 @@ import xarray as xr
 from interp import axes as names
 from interp import effects as fx
 from interp.errors import InputError, PositionError, UnknownNameError
-from interp.views.labels import Ticks, escape, in_sample, short
+from interp.views.labels import Ticks, escape, in_sample, short, standing, told
 
 
 def require(ds: xr.Dataset, what: str, *variables: str) -> None:
@@ -83,6 +83,13 @@ def ticks(positions: Sequence[object], tokens: Sequence[str] | None, title: str 
         return Ticks(title.split(" ")[0], [escape(p) for p in positions], [""] * len(positions))
     full = [escape(f"{p} {short(str(token))}") for p, token in zip(positions, tokens, strict=True)]
     return Ticks(title, full, [f"token {quoted(token)}" for token in tokens])
+
+
+def ticks_of_all(positions: Sequence[object], tokens: Iterable[Sequence[object]], title: str) -> Ticks:
+    """The same of several examples, with their tokens at each position."""
+    rows = [list(row) for row in tokens]
+    full = [escape(f"{p} {standing(row)}") for p, row in zip(positions, rows, strict=True)]
+    return Ticks(title, full, [escape(f"token {told(row)}") for row in rows])
 
 
 def quoted(token: object) -> str:

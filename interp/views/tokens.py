@@ -84,7 +84,7 @@ def tokens(
             variable, by default the only one.
         metric: by default the first.
         example: which prompt; several are drawn one under the other; None draws the mean over all of them, with intervals,
-            where all have the same token.
+            where all have the same token, or one role.
         limit: the value at the end of the colours, in place of the largest one.
         title: in place of the one made from provenance.
         width: in pixels.
@@ -172,7 +172,7 @@ def _of_effects(ds: xr.Dataset, quantity: str | None, example: int | Iterable[in
     metric, places = str(ds[names.METRIC].item()), [str(p) for p in ds[axis].values]
     picked, which = _picked(example, ds.sizes[names.EXAMPLE])
     clean, corrupted = (_words(ds, axis, f"{side}_token") for side in ("clean", "corrupted"))
-    strips = []
+    strips, roles = [], labels.roles_of(ds)
     for of_strip in picked:
         part = ds.isel({names.EXAMPLE: of_strip})
         table = fx.summary(part, quantity, level=level, seed=seed).isel({names.METRIC: 0})
@@ -181,7 +181,8 @@ def _of_effects(ds: xr.Dataset, quantity: str | None, example: int | Iterable[in
             "<br>".join([_named(place, *both) if clean is not None else f"<b>{labels.escape(place)}</b>", *lines])
             for place, both, lines in zip(places, zip(*said, strict=True), _numbers(part, table, quantity, metric), strict=True)
         ]
-        strips.append(_strip(str(of_strip[0]), said[0], table["mean"].values, _reasons(part, table, quantity), hover))
+        words = [f"{{{role}}}" if word is None and role else word for word, role in zip(said[0], roles, strict=True)]
+        strips.append(_strip(str(of_strip[0]), words, table["mean"].values, _reasons(part, table, quantity), hover))
     every = ds.isel({names.EXAMPLE: sorted({i for strip in picked for i in strip})})
     under = [labels.provenance(every, table), *([which] if example is not None and which else [])]
     bar = labels.bar_name(ds, quantity, metric)

@@ -115,6 +115,16 @@ def test_the_mean_of_a_sweep_has_intervals(make):
     assert [trace.name for trace in figure.data[1:]] == ["tokens differ"]
 
 
+def test_a_role_stands_for_tokens_that_differ(make):
+    ds = make().sel(layer=1).assign_coords(role=("position", ["", "", "IO", *[""] * 7]))
+    figure = views.tokens(ds, example=None)
+    assert len(figure.data) == 1, "none is left out"
+    assert figure.data[0].text[2] == "{IO}"
+    assert figure.data[0].marker.color[2] == pytest.approx(-0.1)
+    assert figure.data[0].hovertext[2].startswith("<b>2</b> token differs<br>recovery -0.10 ± ")
+    assert views.tokens(ds, example=0).data[0].text[2] == "␣Anna"
+
+
 def test_reasons_why_there_is_no_number(make):
     ds = make().sel(layer=1)
     ds["value"][0, 3, :] = ds["corrupt"][0] + 1e-5

@@ -113,7 +113,7 @@ def test_rows_are_tokens_from_the_top_and_those_that_differ_have_a_star(tree):
     assert [axis.range for axis in axes] == [(9.5, -0.5)] * 3
     assert [axis.showticklabels for axis in axes] == [None, False, False]
     assert axes[0].ticktext[4:8] == ("4 John", "5 ,", "6 John*", "7 gave")
-    assert axes[0].ticktext[2] == "2 ·"  # another token in other examples, but the same in both prompts
+    assert axes[0].ticktext[2] == "2 Anna|Mary"  # another token in other examples, but the same in both prompts
     assert "· * corrupted" in figure.layout.title.text
     chosen = views.tracing(tree(), subject=[4, 5]).layout
     assert [text for text in chosen.yaxis.ticktext if "*" in text] == ["4 John*", "5 ,*"]
