@@ -26,7 +26,7 @@ from interp.errors import InputError, ShapeMismatchError, UnknownNameError
 from interp.views import bands, labels
 from interp.views.heatmap import default_quantity
 from interp.views.layout import PAGE
-from interp.views.lines import MOST, Frame, Line, Style, bands_first, traces
+from interp.views.lines import MOST, Frame, Line, Style, around, bands_first, beside, traces
 
 _PANEL = 190
 _STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
@@ -156,13 +156,15 @@ def _draw(panels: Sequence[_Panel], x: str, log: bool, head: str, under: str, wi
     places = dict(zip(values, _places(values, x, log, numeric), strict=True))
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=min(0.07, 0.5 / len(panels)))
     told: dict[str, int] = {}
+    many = len({line.name for panel in panels for line in panel.lines})
     for row, panel in enumerate(panels, 1):
         drawn = []
         for line in panel.lines:
             legend = labels.escape(line.name) if line.name and line.name not in told else None
             style = Style.of(told.setdefault(line.name, len(told)), template)
             hover = line.hover(panel.name, [f"{labels.escape(x)} {value}" for value in line.at])
-            drawn += traces(line, style, [places[value] for value in line.at], hover, legend=legend)
+            moved = beside(told[line.name], many, values)
+            drawn += traces(line, style, [places[value] + moved for value in line.at], hover, legend=legend)
         for trace in bands_first(drawn):
             figure.add_trace(trace, row=row, col=1)
         figure.update_yaxes(title={"text": panel.name}, row=row, col=1)
@@ -173,7 +175,7 @@ def _draw(panels: Sequence[_Panel], x: str, log: bool, head: str, under: str, wi
     chosen = _round(values, frame) if numeric and not log else None
     chosen = _ticks(at, [str(v) for v in values], frame.inner, frame.glyph) if chosen is None else chosen
     marks = {"tickvals": [at[i] for i in chosen], "ticktext": [labels.escape(labels.short(str(values[i]))) for i in chosen]}
-    figure.update_xaxes(tickmode="array", tickangle=0, zeroline=False, **marks)
+    figure.update_xaxes(tickmode="array", tickangle=0, zeroline=False, **marks, **around(at))
     scale = f" (log scale, linear below {_least(values):g})" if log else ""
     figure.update_xaxes(title={"text": f"{labels.escape(x)}{scale}"}, row=len(panels), col=1)
     figure.update_yaxes(zeroline=True, zerolinecolor="#bbbbbb", zerolinewidth=1)

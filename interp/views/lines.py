@@ -113,6 +113,16 @@ def traces(
     return found
 
 
+def beside(number: int, many: int, places: Sequence[Any]) -> float:
+    """How far a line is moved along an axis of one place, so that its point hides no other; 0 where there are more places."""
+    return (number - (many - 1) / 2) * min(0.1, 0.8 / many) if len(set(places)) == 1 else 0.0
+
+
+def around(places: Sequence[float]) -> dict[str, Any]:
+    """The range of an axis of one place, which is otherwise from one number that nobody measured to another."""
+    return {"range": [places[0] - 0.5, places[0] + 0.5]} if len(set(places)) == 1 else {}
+
+
 def _alone(line: Line) -> NDArray[np.bool_]:
     """Points with an interval that have no neighbour to share a band with."""
     there = np.isfinite(line.low) & np.isfinite(line.high)

@@ -203,6 +203,14 @@ def test_one_layer_and_eighty(make, layers):
     assert lines(figure)[0].mode == ("lines+markers" if layers == 1 else "lines")
 
 
+def test_points_of_one_layer_stand_side_by_side(make):
+    figure = views.curve(make(layers=1, axis="head", size=3), x="layer")
+    np.testing.assert_allclose([line.x[0] for line in lines(figure)], [-0.1, 0, 0.1])
+    assert figure.layout.xaxis.range == (-0.5, 0.5)
+    assert figure.layout.xaxis.tickvals == (0,)
+    assert [line.text[0].split("<br>")[0] for line in lines(figure)] == [f"<b>H{head} layer 0</b>" for head in range(3)]
+
+
 def test_wrong_arguments(scores, make):
     with pytest.raises(UnknownNameError, match="unknown axis of the results 'step'"):
         views.curve(scores, x="step")
