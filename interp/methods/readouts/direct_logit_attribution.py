@@ -229,7 +229,7 @@ def _labelled(
     }
     found = xr.Dataset(data, coords, attrs)
     if "by_head" in found:
-        said = {"quantity": "contribution to the logit difference", "model": asked.model.name, "given": attrs.get("given")}
+        said = {"quantity": "contribution to the logit difference"} | {key: attrs[key] for key in ("model", "task", "given")}
         found["by_head"] = found["by_head"].assign_attrs(said)
     return found
 
