@@ -60,7 +60,7 @@ def of_array(
     """See :func:`interp.views.heatmap`."""
     array = _named(results, variable)
     if metric is not None:
-        array = _of_metric(array, metric)
+        array = of_metric(array, metric)
     swept = [str(dim) for dim in array.dims if dim != names.EXAMPLE]
     x, y, array = choose_axes(array, swept, x, y, slider)
     parts = [array.isel({slider: i}) for i in range(array.sizes[slider])] if slider is not None else [array]
@@ -129,11 +129,13 @@ def _named(results: xr.Dataset | xr.DataArray, variable: str | None) -> xr.DataA
     return array.assign_attrs({**results.attrs, **array.attrs})
 
 
-def _of_metric(array: xr.DataArray, metric: str) -> xr.DataArray:
-    known = array[names.METRIC].values.tolist() if names.METRIC in array.dims else []
+def of_metric(results: Array, metric: str) -> Array:
+    """What there is of one metric."""
+    known = results[names.METRIC].values.tolist() if names.METRIC in results.dims else []
     if metric not in known:
         raise UnknownNameError("metric", metric, known)
-    return array.sel({names.METRIC: metric})
+    found: Array = results.sel({names.METRIC: metric})
+    return found
 
 
 def _laid_out(array: xr.DataArray, x: str, y: str, level: float) -> _Map:

@@ -24,6 +24,7 @@ from interp import axes as names
 from interp import effects as fx
 from interp.errors import InputError, ShapeMismatchError, UnknownNameError
 from interp.views import bands, labels
+from interp.views.arrays import of_metric
 from interp.views.heatmap import default_quantity
 from interp.views.layout import PAGE
 from interp.views.lines import MOST, Frame, Line, Style, around, bands_first, beside, traces
@@ -58,9 +59,10 @@ def curve(
     Args:
         results: effects, or any DataArray, or a Dataset, which gets a panel for every variable that has ``x``. Several effects
             or arrays by name (a mapping, or the DataTree of a sweep over several grids) share the axes.
-        quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`.
+        quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`; of another Dataset the
+            variable, by default every one.
         x: the axis from left to right; by default checkpoints, else the only axis there is besides metric and example.
-        metric: of effects, by default the first.
+        metric: of effects, by default the first; of arrays by metric, by default a line for each.
         log: logarithm of 1 + x / the smallest x above 0, so that checkpoint 0 has a place.
         title: in place of the one made from provenance.
         width: in pixels.
@@ -69,7 +71,7 @@ def curve(
         seed: of the bootstrap.
 
     Raises:
-        UnknownNameError: ``x`` is no axis of the results.
+        UnknownNameError: ``x`` is no axis of the results, or a quantity or metric that is not there.
         ShapeMismatchError: more lines than can be told apart, or ``log`` of what is no number.
         InputError: no results, or effects and arrays together.
     """
@@ -121,11 +123,17 @@ def _of_effects(
 
 
 def _of_arrays(
-    every: Mapping[str, Any], x: str, _quantity: str | None, _metric: str | None, level: float, _seed: int
+    every: Mapping[str, Any], x: str, quantity: str | None, metric: str | None, level: float, _seed: int
 ) -> tuple[list[_Panel], str, str, str]:
     panels: list[_Panel] = []
     found: dict[str, bands.Lines] = {}
+    if metric is not None:
+        every = {name: of_metric(one, metric) for name, one in every.items()}
     variables = list(dict.fromkeys(v for one in every.values() for v in _variables(one, x)))
+    if quantity is not None:
+        if quantity not in variables:
+            raise UnknownNameError("quantity", quantity, filter(None, variables), f"along {x!r}")
+        variables = [quantity]
     if not variables:
         raise UnknownNameError("axis of the results", x, dict.fromkeys(str(d) for one in every.values() for d in one.dims))
     for variable in variables:

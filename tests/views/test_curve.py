@@ -211,6 +211,19 @@ def test_points_of_one_layer_stand_side_by_side(make):
     assert [line.text[0].split("<br>")[0] for line in lines(figure)] == [f"<b>H{head} layer 0</b>" for head in range(3)]
 
 
+def test_a_variable_and_a_metric_of_arrays(scores):
+    both = xr.Dataset({"score": scores, "loss": -scores})
+    (line,) = lines(views.curve(both, "loss"))
+    np.testing.assert_allclose(line.y, [0, -1 / 3, -2 / 3, -1])
+    by_metric = xr.concat([scores, 2 * scores], xr.Variable("metric", ["one", "other"]))
+    (line,) = lines(views.curve(by_metric, metric="other"))
+    np.testing.assert_allclose(line.y, [0, 2 / 3, 4 / 3, 2])
+    with pytest.raises(UnknownNameError, match=r"unknown quantity 'los' along 'checkpoint'; did you mean 'loss'"):
+        views.curve(both, "los")
+    with pytest.raises(UnknownNameError, match=r"unknown metric 'others'.* 'other'"):
+        views.curve(by_metric, metric="others")
+
+
 def test_wrong_arguments(scores, make):
     with pytest.raises(UnknownNameError, match="unknown axis of the results 'step'"):
         views.curve(scores, x="step")
