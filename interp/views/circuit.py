@@ -200,7 +200,8 @@ def _ticks(
 
 def _traces(shown: Edges, steps: Sequence[float], places: _Places) -> list[tuple[int, go.Scatter]]:
     """What is drawn, each with the step from which on it is; −1 always."""
-    keys = {name: {"color": colour, "width": 4} for _, colour, name in _SIGNS}
+    there = {-1 if mean < 0 else 1 for mean in shown.mean.tolist()}
+    keys: dict[str, dict[str, Any]] = {name: {"color": colour, "width": 4} for sign, colour, name in _SIGNS if sign in there}
     if shown.unsure.any():
         keys["interval covers 0"] = {"color": _NODE, "width": 2, "dash": "dot"}
     traces = [(-1, go.Scatter(x=[None], y=[None], mode="lines", line=line, name=name)) for name, line in keys.items()]

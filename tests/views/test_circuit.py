@@ -203,6 +203,16 @@ def test_one_threshold_for_print(make_edges):
     assert "0 of" in views.circuit(ds, threshold=5).layout.title.text
 
 
+def test_the_legend_has_what_is_drawn(make_edges):
+    def named(sign):
+        figure = views.circuit(make_edges(share=lambda i, s, r: sign(i) * 0.5), threshold=0.1)
+        return {trace.name for trace in figure.data if trace.showlegend is not False} - {"interval covers 0"}
+
+    assert named(lambda i: 1) == {"positive"}
+    assert named(lambda i: -1) == {"negative"}
+    assert named(lambda i: (-1) ** i) == {"positive", "negative"}
+
+
 def test_scores_of_edges_from_anywhere(make_edges):
     ds = make_edges()
     array = fx.effect(ds).isel(metric=0, drop=True).rename("eap").assign_attrs(quantity="eap", model="gpt2")
