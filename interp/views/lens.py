@@ -123,12 +123,17 @@ def _coloured(numbers: np.ndarray[Any, Any], value: str) -> dict[str, Any]:
     if scale == "rank":
         end = max(1.0, float(np.ceil(np.log10(max(largest, 1.0)))))
         powers = np.arange(0, end + 1)
-        bar |= {"tickvals": powers, "ticktext": [f"{10**p:,.0f}" for p in powers]}
+        bar |= {"tickvals": powers, "ticktext": [_short(int(p)) for p in powers]}
         return {"z": np.log10(numbers), "zmin": 0, "zmax": end, "colorscale": f"{SEQUENTIAL}_r", "colorbar": bar}
     if scale == "signed":
         return {"z": numbers, "zmin": -largest or -1, "zmax": largest or 1, "colorscale": DIVERGING, "colorbar": bar}
     top = 1.0 if scale == "share" else largest or 1.0
     return {"z": numbers, "zmin": 0, "zmax": top, "colorscale": SEQUENTIAL, "colorbar": bar}
+
+
+def _short(power: int) -> str:
+    """``1``, ``10``, ``100``, ``1k``, ``10k`` …, ``1M``."""
+    return f"{10 ** (power % 3)}{('', 'k', 'M')[power // 3]}"
 
 
 def _hover(table: xr.Dataset, depth: Sequence[str], columns: Ticks) -> np.ndarray[Any, Any]:
