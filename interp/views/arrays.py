@@ -151,7 +151,7 @@ def _laid_out(array: xr.DataArray, x: str, y: str, level: float) -> _Map:
 
 def _drawn(drawn: _Map, x: str, y: str, colours: dict[str, object], title: str | None, width: int, template: str) -> go.Figure:
     array, name = drawn.array, labels.escape(_name(drawn.array))
-    columns, rows = _ticks(array, x), _ticks(array, y)
+    columns, rows = ticks_of(array, x), ticks_of(array, y)
     figure = go.Figure(
         go.Heatmap(
             z=drawn.mean,
@@ -172,9 +172,11 @@ def _name(array: xr.DataArray) -> str:
     return str(array.attrs.get("quantity") or array.name or "value")
 
 
-def _ticks(array: xr.DataArray, axis: str) -> labels.Ticks:
-    words = f"{axis.removesuffix(names.POSITION)}token"
-    if axis.endswith(names.POSITION) and words in array.coords and axis in array[words].dims:
+def ticks_of(array: xr.DataArray | xr.Dataset, axis: str) -> labels.Ticks:
+    """Labels of an axis; of positions with the tokens there, where they are known."""
+    called = (f"{axis.removesuffix(names.POSITION)}token", f"input_{axis.removesuffix(names.POSITION)}token")
+    words = next((one for one in called if one in array.coords and axis in array[one].dims), None)
+    if axis.endswith(names.POSITION) and words is not None:
         table = array[words].transpose(axis, ...).values.reshape(array.sizes[axis], -1)
         return of.ticks_of_all(array[axis].values.tolist(), table, f"{axis} and token")
     full = [labels.escape(value) for value in array[axis].values.tolist()]

@@ -24,7 +24,7 @@ from interp import axes as names
 from interp import effects as fx
 from interp.errors import InputError, ShapeMismatchError, UnknownNameError
 from interp.views import bands, labels
-from interp.views.arrays import of_metric
+from interp.views.arrays import of_metric, ticks_of
 from interp.views.heatmap import default_quantity
 from interp.views.layout import PAGE
 from interp.views.lines import MOST, Frame, Line, Style, around, bands_first, beside, traces
@@ -86,7 +86,21 @@ def curve(
     count = max(len(panel.lines) for panel in panels)
     if count > MOST:
         raise ShapeMismatchError(f"{count} lines of {len(every)} results: at most {MOST} can be told apart; draw fewer")
-    return _draw(panels, x, log, title or head, " · ".join(part for part in (under, band) if part), width, template)
+    under = " · ".join(part for part in (under, band) if part)
+    return _draw(panels, x, log, title or head, under, width, template, *_words(every, x))
+
+
+def _words(every: Mapping[str, Any], x: str) -> tuple[dict[Any, str], str]:
+    """Positions with the tokens that all results have there, as they are drawn, and the axis' title; else nothing but it."""
+    found: dict[Any, str] = {}
+    for result in every.values():
+        if x not in result.coords or not x.endswith(names.POSITION):
+            return {}, x
+        ticks = labels.ticks(result, x) if fx.is_effects(result) else ticks_of(result, x)
+        for value, label in zip(result[x].values.tolist(), map(labels.plain, ticks.full), strict=True):
+            if found.setdefault(value, label) != label:
+                return {}, x
+    return found, ticks.title
 
 
 def _only(result: xr.Dataset | xr.DataArray) -> str:
@@ -157,7 +171,17 @@ def _together(name: str, found: Mapping[str, bands.Lines]) -> _Panel:
     return _Panel(name, lines)
 
 
-def _draw(panels: Sequence[_Panel], x: str, log: bool, head: str, under: str, width: int, template: str) -> go.Figure:
+def _draw(
+    panels: Sequence[_Panel],
+    x: str,
+    log: bool,
+    head: str,
+    under: str,
+    width: int,
+    template: str,
+    words: Mapping[Any, str],
+    axis: str,
+) -> go.Figure:
     values = list(dict.fromkeys(value for panel in panels for line in panel.lines for value in line.at))
     numeric = all(isinstance(value, int | float) for value in values)
     values = sorted(values) if numeric else values
@@ -170,22 +194,23 @@ def _draw(panels: Sequence[_Panel], x: str, log: bool, head: str, under: str, wi
         for line in panel.lines:
             legend = labels.escape(line.name) if line.name and line.name not in told else None
             style = Style.of(told.setdefault(line.name, len(told)), template)
-            hover = line.hover(panel.name, [f"{labels.escape(x)} {value}" for value in line.at])
+            hover = line.hover(panel.name, [f"{x} {words.get(value, value)}" for value in line.at])
             moved = beside(told[line.name], many, values)
             drawn += traces(line, style, [places[value] + moved for value in line.at], hover, legend=legend)
         for trace in bands_first(drawn):
             figure.add_trace(trace, row=row, col=1)
         figure.update_yaxes(title={"text": panel.name}, row=row, col=1)
     entries = [labels.escape(name) for name in told if name]
-    frame = Frame(head, under, width, template, entries, height=len(panels) * _PANEL)
+    called = [words.get(value, labels.short(str(value))) for value in values]
+    frame = Frame(head, under, width, template, entries, height=len(panels) * _PANEL, words=called if words else ())
     figure.update_layout(**frame.layout)
     at = list(places.values())
-    chosen = _round(values, frame) if numeric and not log else None
-    chosen = _ticks(at, [str(v) for v in values], frame.inner, frame.glyph) if chosen is None else chosen
-    marks = {"tickvals": [at[i] for i in chosen], "ticktext": [labels.escape(labels.short(str(values[i]))) for i in chosen]}
-    figure.update_xaxes(tickmode="array", tickangle=0, zeroline=False, **marks, **around(at))
+    chosen = _round(values, called, frame) if numeric and not log else None
+    chosen = _ticks(at, called, frame) if chosen is None else chosen
+    marks = {"tickvals": [at[i] for i in chosen], "ticktext": [labels.escape(called[i]) for i in chosen]}
+    figure.update_xaxes(tickmode="array", tickangle=-90 if frame.upright else 0, zeroline=False, **marks, **around(at))
     scale = f" (log scale, linear below {_least(values):g})" if log else ""
-    figure.update_xaxes(title={"text": f"{labels.escape(x)}{scale}"}, row=len(panels), col=1)
+    figure.update_xaxes(title={"text": f"{labels.escape(axis)}{scale}"}, row=len(panels), col=1)
     figure.update_yaxes(zeroline=True, zerolinecolor="#bbbbbb", zerolinewidth=1)
     return figure
 
@@ -203,21 +228,23 @@ def _least(values: Sequence[Any]) -> Any:
     return min((value for value in values if value > 0), default=1)
 
 
-def _round(values: Sequence[Any], frame: Frame) -> list[int] | None:
+def _round(values: Sequence[Any], texts: Sequence[str], frame: Frame) -> list[int] | None:
     """Indices of round numbers with room for their labels, where values are integers one after the other."""
     if len(values) < 2 or any(b - a != 1 for a, b in pairwise(values)):
         return None
-    least = (len(values) - 1) / frame.most(max(len(str(value)) for value in values))
+    most = int(frame.inner / (1.3 * frame.size)) if frame.upright else frame.most(max(map(len, texts)))
+    least = (len(values) - 1) / most
     step = next((s for s in _STEPS if s >= least), None)
     return None if step is None else [i for i, value in enumerate(values) if value % step == 0]
 
 
-def _ticks(places: Sequence[float], texts: Sequence[str], inner: float, glyph: float) -> list[int]:
+def _ticks(places: Sequence[float], texts: Sequence[str], frame: Frame) -> list[int]:
     """Indices of the values whose labels have room, the last one always among them."""
     span = (max(places) - min(places)) or 1.0
     chosen: list[int] = []
     for i in sorted(range(len(places)), key=places.__getitem__, reverse=True):
-        room = glyph * (max(len(texts[i]), len(texts[chosen[-1]])) + 1.5) if chosen else 0.0
-        if not chosen or (places[chosen[-1]] - places[i]) / span * inner * 0.94 >= room:
+        wide = frame.glyph * (max(len(texts[i]), len(texts[chosen[-1]])) + 1.5) if chosen else 0.0
+        room = 1.3 * frame.size if frame.upright else wide
+        if not chosen or (places[chosen[-1]] - places[i]) / span * frame.inner * 0.94 >= room:
             chosen.append(i)
     return chosen[::-1]
