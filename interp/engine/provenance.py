@@ -136,7 +136,7 @@ def token_coordinates(clean: Places, corrupted: Places, positions: Sequence[int 
     if positions is None or len(raw) < len(positions):
         return {}
     lattice: dict[str, Any] = {name: (axes.POSITION, [where[p] for p in raw]) for name, where in clean.coordinates().items()}
-    roles = [_role_at(clean, position) for position in raw]
+    roles = clean.roles_at(raw)
     lattice |= {"role": (axes.POSITION, roles)} if any(roles) else {}
     if not clean.strings:
         return lattice
@@ -144,10 +144,3 @@ def token_coordinates(clean: Places, corrupted: Places, positions: Sequence[int 
         f"{side}_token": ((axes.POSITION, axes.EXAMPLE), [[strings[p] for strings in places.strings] for p in raw])
         for side, places in (("clean", clean), ("corrupted", corrupted))
     }
-
-
-def _role_at(places: Places, position: int) -> str:
-    """The role that covers an index in every prompt, the first of several."""
-    column = places.first + position + (places.said if position < 0 else 0)
-    covering = (role for role, columns in places.roles.items() if (columns == column[:, None]).any(1).all())
-    return next(covering, "")

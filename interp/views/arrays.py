@@ -177,8 +177,7 @@ def ticks_of(array: xr.DataArray | xr.Dataset, axis: str) -> labels.Ticks:
     called = (f"{axis.removesuffix(names.POSITION)}token", f"input_{axis.removesuffix(names.POSITION)}token")
     words = next((one for one in called if one in array.coords and axis in array[one].dims), None)
     if axis.endswith(names.POSITION) and words is not None:
-        table = array[words].transpose(axis, ...).values.reshape(array.sizes[axis], -1)
-        return of.ticks_of_all(array[axis].values.tolist(), table, f"{axis} and token")
+        return of.ticks_of_all(array, axis, words, f"{axis} and token")
     full = [labels.escape(value) for value in array[axis].values.tolist()]
     return labels.Ticks(labels.escape(axis), full, [""] * len(full))
 

@@ -176,9 +176,7 @@ def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template
 
 def _columns(each: xr.DataArray) -> labels.Ticks:
     """Positions with the token that all examples have there, or with what stands for theirs."""
-    positions, title = each[names.SOURCE_POSITION].values.tolist(), "position and token that is read"
-    name = "source_token" if "source_token" in each.coords else "token"
-    if name not in each.coords or names.SOURCE_POSITION not in each[name].dims:
-        return of.ticks(positions, None, title)
-    table = each[name].transpose(names.SOURCE_POSITION, ...).values
-    return of.ticks_of_all(positions, table.reshape(len(positions), -1), title)
+    title, word = "position and token that is read", "source_token" if "source_token" in each.coords else "token"
+    if word not in each.coords or names.SOURCE_POSITION not in each[word].dims:
+        return of.ticks(each[names.SOURCE_POSITION].values.tolist(), None, title)
+    return of.ticks_of_all(each, names.SOURCE_POSITION, word, title)

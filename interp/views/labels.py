@@ -76,11 +76,12 @@ def ticks(ds: xr.Dataset, axis: str) -> Ticks:
     return Ticks("position and token of the clean prompt", full, hover)
 
 
-def roles_of(ds: xr.Dataset | xr.DataArray) -> list[str]:
-    """The role that every clean prompt has at each position; "" where it is none, or not known."""
-    if "role" not in ds.coords or ds["role"].dims != (names.POSITION,):
-        return [""] * ds.sizes[names.POSITION]
-    return [str(role) for role in ds["role"].values]
+def roles_of(ds: xr.Dataset | xr.DataArray, axis: str = names.POSITION) -> list[str]:
+    """The role that all prompts have at each position; "" where it is none, or not known."""
+    word = f"{axis.removesuffix(names.POSITION)}role"
+    if word not in ds.coords or ds[word].dims != (axis,):
+        return [""] * ds.sizes[axis]
+    return [str(role) for role in ds[word].values]
 
 
 def standing(tokens: Iterable[object], role: str = "") -> str:

@@ -314,6 +314,8 @@ def _labelled(
     tokens = chosen.tokens()
     if tokens is not None:
         coords["input_token"] = ((axes.EXAMPLE, axes.POSITION), tokens)
+    if any(roles := chosen.roles(asked.tokens)):
+        coords["role"] = (axes.POSITION, roles)
     if wanted is not None:
         coords["answer"] = (axes.EXAMPLE, _words(asked.model, wanted.cpu().numpy()))
     return xr.Dataset(data, coords)
