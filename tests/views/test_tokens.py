@@ -82,6 +82,20 @@ def test_a_mean_where_all_have_the_same_token():
     assert "mean over 3 examples" in figure.layout.title.text
 
 
+def test_a_mean_of_an_array_goes_over_templates_and_roles():
+    ds = scores(examples=8).isel(position=slice(0, 8))
+    ds = ds.assign_coords(template=("example", [f"t{i % 4}" for i in range(8)]))
+    plain, role = (
+        views.tokens(one, example=None) for one in (ds, ds.assign_coords(role=("position", ["", "", "IO", *[""] * 5])))
+    )
+    each = np.array([[i, i + 4] for i in range(4)]).mean(-1)  # numbers of templates at place 0
+    half = 3.182446 * each.std(ddof=1) / 2  # Student's t of three degrees of freedom at 0.975
+    assert plain.data[0].hovertext[0].endswith(f"loss 3.50 ± {half:.2f} (n=8, 4 templates)")
+    assert [trace.name for trace in plain.data[1:]] == ["tokens differ"]
+    assert [trace.name for trace in role.data[1:]] == []
+    assert role.data[0].text[2] == "{IO}"
+
+
 def test_one_example_of_a_sweep_is_its_own_recovery(make):
     ds = make()
     figure = views.tokens(ds.sel(layer=1), example=2)
