@@ -44,8 +44,8 @@ print(pairs[0].corrupted.text, "→", *pairs[0].wrong)
 # ## `heatmap`: where does an intervention matter?
 #
 # Layer by position: at which tokens, and until which layer, the answer is held. Positions by number need prompts that line
-# up, so there is one template here. Outlined cells survive a test over the whole map. With `store=` the run is kept in a
-# folder.
+# up, so there is one template here. Where the prompts have different words, the axis has their role, such as `{IO}`. Outlined
+# cells survive a test over the whole map. With `store=` the run is kept in a folder.
 
 # %%
 aligned = interp.tasks.ioi(32, seed=0, templates=[0], order="ABBA", tokenizer=model.tokenizer)
@@ -114,7 +114,8 @@ views.curve(forming.sel(layer=1), "effect", x="checkpoint", metric="prob")
 # %% [markdown]
 # ## `tracing`: is it in the stream, the MLPs or attention?
 #
-# The three maps of causal tracing, in the same colours from the corrupted to the clean value.
+# The three maps of causal tracing, in the same colours from the corrupted to the clean value. Outlined cells survive a test
+# over all three.
 
 # %%
 kinds = {site: interp.grid(site, layer=..., position=...) for site in ("resid_post", "mlp_out", "attn_out")}

@@ -82,6 +82,29 @@ def test_cells_by_rule_absent_or_of_noise_are_not_looked_at(seed):
     assert found["survives"].values[0, 0, :4].tolist() == [False, False, False, True]
 
 
+def test_families_are_tested_together(seed):
+    """Expected: what one result with the cells of both gives, since cells of one example are flipped together."""
+    rng = np.random.default_rng(seed)
+    one, other = heads(rng, [2, -2], layers=5).isel(layer=slice(0, 3)), heads(rng, [0.3], layers=2)
+    other = other.assign(clean=one["clean"], corrupt=one["corrupt"])
+    both = xr.concat([one, other.assign_coords(layer=[3, 4])], "layer", data_vars="minimal")
+    together, whole = effects.sign_flip_together({"one": one, "other": other}), effects.sign_flip(both)
+    assert together["one"].attrs["sign_flips"] == together["other"].attrs["sign_flips"] == whole.attrs["sign_flips"]
+    for name in ("p_alone", "p_adjusted", "survives", "low_adjusted", "high_adjusted"):
+        np.testing.assert_array_equal(together["one"][name], whole[name].isel(layer=slice(0, 3)))
+        np.testing.assert_array_equal(together["other"][name], whole[name].isel(layer=slice(3, 5)))
+    assert (together["one"]["p_adjusted"] >= effects.sign_flip(one)["p_adjusted"]).all()
+
+
+def test_families_of_other_examples_are_not_tested_together(seed):
+    one = heads(np.random.default_rng(seed))
+    with pytest.raises(effects.EffectsError, match=r"z and q differ in their examples; families that are tested together"):
+        effects.sign_flip_together({"z": one, "q": one.isel(example=slice(0, 16))})
+    renamed = one.assign_coords(metric=["prob"]).assign_attrs(noise_floor={"prob": 1e-3})
+    with pytest.raises(effects.EffectsError, match=r"z and q differ in their metrics"):
+        effects.sign_flip_together({"z": one, "q": renamed})
+
+
 def test_a_mean_below_the_floor_does_not_survive(seed):
     ds = heads(np.random.default_rng(seed), [0.5], noise=1e-3, noise_floor={"logit_diff": 1.0})
     loud = ds.copy(deep=True)

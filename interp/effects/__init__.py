@@ -25,10 +25,10 @@ variable       dims                       meaning
 
 ``axes`` is any subset of ``interp.axes.SWEPT``, in that order. Where results of several models are stacked
 (:func:`interp.over`), ``clean``, ``corrupt`` and ``given`` have the axes of the models too (``interp.axes.MODELS``), behind
-metric. Coordinates: names of metrics and roles are text, layers,
-heads, units and raw positions are integers; ``template``, ``clean_prompt``, ``corrupted_prompt`` run along example,
-``clean_token`` and ``corrupted_token`` along position and example. A ``cell`` axis carries plain coordinates (layer, head,
-position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else. Of prompts without a
+metric. Coordinates: names of metrics and roles are text, layers, heads, units and raw positions are integers; ``template``,
+``clean_prompt``, ``corrupted_prompt`` run along example, ``clean_token`` and ``corrupted_token`` along position and example,
+and ``role``, which all clean prompts have at a raw position, along position. A ``cell`` axis carries plain coordinates (layer,
+head, position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else. Of prompts without a
 counterfactual ``clean`` and ``corrupt`` are the same and the attribute ``paired`` is False: nothing is normalised.
 
 Several families are an ``xarray.DataTree`` of such datasets.
@@ -52,7 +52,7 @@ from interp.effects.schema import (
     validate,
 )
 from interp.effects.selection import digests, examples_of, mark_in_sample
-from interp.effects.significance import sign_flip
+from interp.effects.significance import sign_flip, sign_flip_together
 from interp.effects.stability import stability
 from interp.effects.stacked import attrs_of
 from interp.effects.strongest import top
@@ -61,6 +61,6 @@ from interp.effects.summaries import summary
 __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "Clusters", "EffectsError", "assemble", "at", "attrs_of",
     "base", "cell_name", "choose_metric", "clusters_of", "curves", "damage", "digests", "effect", "examples_of", "families",
-    "furthest", "is_effects", "mark_in_sample", "noise_floor", "paired", "recovery", "sign_flip", "stability", "summary",
-    "swept_axes", "top", "validate", "value_of",
+    "furthest", "is_effects", "mark_in_sample", "noise_floor", "paired", "recovery", "sign_flip", "sign_flip_together",
+    "stability", "summary", "swept_axes", "top", "validate", "value_of",
 ]  # fmt: skip

@@ -162,6 +162,7 @@ def _facts(prepared: Prepared, own: slice) -> dict[str, Any]:
         "source": sources(interventions, options.patching),
         "edit": repr(interventions[0].changes[0].edit),
         **in_force(prepared.model, options.given, options.hold),
+        "method": "attribute",
         "strategy": "attribution",
         "estimate": ESTIMATE,
         "rows": int((~prepared.by_rule[own]).sum()),

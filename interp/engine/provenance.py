@@ -128,11 +128,16 @@ def example_coordinates(encoded: Encoded) -> dict[str, Any]:
 
 
 def token_coordinates(clean: Places, corrupted: Places, positions: Sequence[int | str] | None) -> dict[str, Any]:
-    """The token at every raw position and example, where positions are raw indices of tokens; or its row, column, …"""
+    """The token at every raw position and example, where positions are raw indices of tokens; or its row, column, …
+
+    ``role`` is the one that every clean prompt has there, "" where it is none.
+    """
     raw = [p for p in positions or () if isinstance(p, int)]
     if positions is None or len(raw) < len(positions):
         return {}
-    lattice = {name: (axes.POSITION, [where[p] for p in raw]) for name, where in clean.coordinates().items()}
+    lattice: dict[str, Any] = {name: (axes.POSITION, [where[p] for p in raw]) for name, where in clean.coordinates().items()}
+    roles = clean.roles_at(raw)
+    lattice |= {"role": (axes.POSITION, roles)} if any(roles) else {}
     if not clean.strings:
         return lattice
     return lattice | {

@@ -9,7 +9,7 @@ Padding never shows: an index counts from the first real position, a negative on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -92,6 +92,19 @@ class Places:
     def prompt(self) -> Places:
         """The same without what is still to come."""
         return replace(self, mask=self.mask[:, : self.width - self.ahead], ahead=0, scope="all") if self.ahead else self
+
+    def roles_at(self, positions: Iterable[int]) -> list[str]:
+        """The role that every prompt has at each index, the first of several; "" where it is none.
+
+        >>> Places.full(2, 4, {"subject": (1, 3)}).roles_at([0, 1, -1, -2])
+        ['', 'subject', '', 'subject']
+        """
+        found = []
+        for position in positions:
+            column = self.first + position + (self.said if position < 0 else 0)
+            covering = (role for role, columns in self.roles.items() if (columns == column[:, None]).any(1).all())
+            found.append(next(covering, ""))
+        return found
 
     @property
     def first(self) -> Int[Tensor, " example"]:

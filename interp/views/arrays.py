@@ -60,7 +60,7 @@ def of_array(
     """See :func:`interp.views.heatmap`."""
     array = _named(results, variable)
     if metric is not None:
-        array = _of_metric(array, metric)
+        array = of_metric(array, metric)
     swept = [str(dim) for dim in array.dims if dim != names.EXAMPLE]
     x, y, array = choose_axes(array, swept, x, y, slider)
     parts = [array.isel({slider: i}) for i in range(array.sizes[slider])] if slider is not None else [array]
@@ -129,11 +129,13 @@ def _named(results: xr.Dataset | xr.DataArray, variable: str | None) -> xr.DataA
     return array.assign_attrs({**results.attrs, **array.attrs})
 
 
-def _of_metric(array: xr.DataArray, metric: str) -> xr.DataArray:
-    known = array[names.METRIC].values.tolist() if names.METRIC in array.dims else []
+def of_metric(results: Array, metric: str) -> Array:
+    """What there is of one metric."""
+    known = results[names.METRIC].values.tolist() if names.METRIC in results.dims else []
     if metric not in known:
         raise UnknownNameError("metric", metric, known)
-    return array.sel({names.METRIC: metric})
+    found: Array = results.sel({names.METRIC: metric})
+    return found
 
 
 def _laid_out(array: xr.DataArray, x: str, y: str, level: float) -> _Map:
@@ -149,7 +151,7 @@ def _laid_out(array: xr.DataArray, x: str, y: str, level: float) -> _Map:
 
 def _drawn(drawn: _Map, x: str, y: str, colours: dict[str, object], title: str | None, width: int, template: str) -> go.Figure:
     array, name = drawn.array, labels.escape(_name(drawn.array))
-    columns, rows = _ticks(array, x), _ticks(array, y)
+    columns, rows = ticks_of(array, x), ticks_of(array, y)
     figure = go.Figure(
         go.Heatmap(
             z=drawn.mean,
@@ -170,12 +172,12 @@ def _name(array: xr.DataArray) -> str:
     return str(array.attrs.get("quantity") or array.name or "value")
 
 
-def _ticks(array: xr.DataArray, axis: str) -> labels.Ticks:
-    words = f"{axis.removesuffix(names.POSITION)}token"
-    if axis.endswith(names.POSITION) and words in array.coords and axis in array[words].dims:
-        table = array[words].transpose(axis, ...).values.reshape(array.sizes[axis], -1)
-        same = [row[0] if all(token == row[0] for token in row) else labels.DIFFER for row in table]
-        return of.ticks(array[axis].values.tolist(), same, f"{axis} and token")
+def ticks_of(array: xr.DataArray | xr.Dataset, axis: str) -> labels.Ticks:
+    """Labels of an axis; of positions with the tokens there, where they are known."""
+    called = (f"{axis.removesuffix(names.POSITION)}token", f"input_{axis.removesuffix(names.POSITION)}token")
+    words = next((one for one in called if one in array.coords and axis in array[one].dims), None)
+    if axis.endswith(names.POSITION) and words is not None:
+        return of.ticks_of_all(array, axis, words, f"{axis} and token")
     full = [labels.escape(value) for value in array[axis].values.tolist()]
     return labels.Ticks(labels.escape(axis), full, [""] * len(full))
 

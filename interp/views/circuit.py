@@ -109,7 +109,7 @@ def circuit(
     steps = _steps(np.abs(shown.mean))
     strong = [int((np.abs(shown.mean) >= step).sum()) for step in steps]
     if threshold is None and len(shown):
-        cuts = [(n, f" with {shown.size} ≥ {step:.3g}") for n, step in zip(strong, steps, strict=True)]
+        cuts = [(n, f" with {shown.size} ≥ {step:.2g}" if n < many else "") for n, step in zip(strong, steps, strict=True)]
         held = [f"the figure holds {word}" for word in held]
     else:
         cuts = [(len(found), f" with {shown.size} ≥ {threshold:g}" if threshold is not None else "")]
@@ -123,7 +123,8 @@ def circuit(
         titles = [heading.text(under) for under in unders]
         seen = [i for i, n in enumerate(strong) if n <= _MOST and steps[i] >= _LEAST * steps[0]]
         opening = max(seen, default=0)
-        _slide(figure, shown.size, steps, titles, [step for step, _ in traces], opening)
+        stops = [f"{n:,} (≥ {step:.2g})" if n < many else f"all {n:,}" for n, step in zip(strong, steps, strict=True)]
+        _slide(figure, shown.size, stops, titles, [step for step, _ in traces], opening)
     return figure
 
 
@@ -144,10 +145,10 @@ def _steps(sizes: Array) -> list[float]:
 
 
 def _cut(number: float) -> float:
-    """The number, cut to three digits."""
+    """The number, cut to two digits."""
     if not number:
         return 0.0
-    unit = 10.0 ** (math.floor(math.log10(number)) - 2)
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
     return math.floor(number / unit * (1 + 1e-12)) * unit
 
 
@@ -199,7 +200,8 @@ def _ticks(
 
 def _traces(shown: Edges, steps: Sequence[float], places: _Places) -> list[tuple[int, go.Scatter]]:
     """What is drawn, each with the step from which on it is; −1 always."""
-    keys = {name: {"color": colour, "width": 4} for _, colour, name in _SIGNS}
+    there = {-1 if mean < 0 else 1 for mean in shown.mean.tolist()}
+    keys: dict[str, dict[str, Any]] = {name: {"color": colour, "width": 4} for sign, colour, name in _SIGNS if sign in there}
     if shown.unsure.any():
         keys["interval covers 0"] = {"color": _NODE, "width": 2, "dash": "dot"}
     traces = [(-1, go.Scatter(x=[None], y=[None], mode="lines", line=line, name=name)) for name, line in keys.items()]
@@ -267,23 +269,23 @@ def _told(shown: Edges, hover: Sequence[str]) -> list[str]:
 
 
 def _slide(
-    figure: go.Figure, size: str, steps: Sequence[float], titles: Sequence[str], since: Sequence[int], opening: int
+    figure: go.Figure, size: str, called: Sequence[str], titles: Sequence[str], since: Sequence[int], opening: int
 ) -> None:
     """The slider: a step shows the edges that are strong enough, and the nodes that they have."""
     layout = figure.layout
     inner, font = layout.height - layout.margin.t - layout.margin.b, layout.font.size
     stops = [
         {
-            "label": f"{step:.3g}",
+            "label": stop,
             "method": "update",
             "args": [{"visible": [first <= i for first in since]}, {"title.text": titles[i]}],
         }
-        for i, step in enumerate(steps)
+        for i, stop in enumerate(called)
     ]
     slider = {
         "active": opening,
         "steps": stops,
-        "currentvalue": {"prefix": f"{size} ≥ ", "xanchor": "left", "font": {"size": font}},
+        "currentvalue": {"prefix": f"edges by {size}: ", "xanchor": "left", "font": {"size": font}},
         "font": {"size": font - 1},
         "x": 0,
         "len": 1,

@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+import plotly.io as pio
 from numpy.typing import NDArray
 from plotly.colors import get_colorscale, hex_to_rgb, sample_colorscale
+
+from interp.errors import UnknownNameError
 
 #: Blue at the top, so positive is blue; the default of every signed quantity.
 DIVERGING = "RdBu"
@@ -46,8 +49,16 @@ def scale(numbers: NDArray[np.floating], limit: float | None = None, *, signed: 
     return {"colorscale": DIVERGING, "zmin": -end, "zmax": end}
 
 
+def check_template(template: str) -> None:
+    """Raise ``UnknownNameError`` for a name that plotly does not know; several are joined by ``+``."""
+    for name in template.split("+") if isinstance(template, str) else ():
+        if name not in pio.templates:
+            raise UnknownNameError("template", name, pio.templates, "of plotly")
+
+
 def ink(template: str) -> str:
     """Black or white, whichever is seen on the paper of a template."""
+    check_template(template)
     paper = str(go.Layout(template=template).template.layout.paper_bgcolor or "white")
     if paper.startswith("#"):
         numbers = [float(c) for c in hex_to_rgb(paper if len(paper) == 7 else "#" + "".join(2 * digit for digit in paper[1:4]))]

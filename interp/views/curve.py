@@ -24,9 +24,10 @@ from interp import axes as names
 from interp import effects as fx
 from interp.errors import InputError, ShapeMismatchError, UnknownNameError
 from interp.views import bands, labels
+from interp.views.arrays import of_metric, ticks_of
 from interp.views.heatmap import default_quantity
 from interp.views.layout import PAGE
-from interp.views.lines import MOST, Frame, Line, Style, bands_first, traces
+from interp.views.lines import MOST, Frame, Line, Style, around, bands_first, beside, traces
 
 _PANEL = 190
 _STEPS = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000)
@@ -58,9 +59,10 @@ def curve(
     Args:
         results: effects, or any DataArray, or a Dataset, which gets a panel for every variable that has ``x``. Several effects
             or arrays by name (a mapping, or the DataTree of a sweep over several grids) share the axes.
-        quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`.
+        quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`; of another Dataset the
+            variable, by default every one.
         x: the axis from left to right; by default checkpoints, else the only axis there is besides metric and example.
-        metric: of effects, by default the first.
+        metric: of effects, by default the first; of arrays by metric, by default a line for each.
         log: logarithm of 1 + x / the smallest x above 0, so that checkpoint 0 has a place.
         title: in place of the one made from provenance.
         width: in pixels.
@@ -69,7 +71,7 @@ def curve(
         seed: of the bootstrap.
 
     Raises:
-        UnknownNameError: ``x`` is no axis of the results.
+        UnknownNameError: ``x`` is no axis of the results, or a quantity or metric that is not there.
         ShapeMismatchError: more lines than can be told apart, or ``log`` of what is no number.
         InputError: no results, or effects and arrays together.
     """
@@ -84,7 +86,21 @@ def curve(
     count = max(len(panel.lines) for panel in panels)
     if count > MOST:
         raise ShapeMismatchError(f"{count} lines of {len(every)} results: at most {MOST} can be told apart; draw fewer")
-    return _draw(panels, x, log, title or head, " · ".join(part for part in (under, band) if part), width, template)
+    under = " · ".join(part for part in (under, band) if part)
+    return _draw(panels, x, log, title or head, under, width, template, *_words(every, x))
+
+
+def _words(every: Mapping[str, Any], x: str) -> tuple[dict[Any, str], str]:
+    """Positions with the tokens that all results have there, as they are drawn, and the axis' title; else nothing but it."""
+    found: dict[Any, str] = {}
+    for result in every.values():
+        if x not in result.coords or not x.endswith(names.POSITION):
+            return {}, x
+        ticks = labels.ticks(result, x) if fx.is_effects(result) else ticks_of(result, x)
+        for value, label in zip(result[x].values.tolist(), map(labels.plain, ticks.full), strict=True):
+            if found.setdefault(value, label) != label:
+                return {}, x
+    return found, ticks.title
 
 
 def _only(result: xr.Dataset | xr.DataArray) -> str:
@@ -121,11 +137,17 @@ def _of_effects(
 
 
 def _of_arrays(
-    every: Mapping[str, Any], x: str, _quantity: str | None, _metric: str | None, level: float, _seed: int
+    every: Mapping[str, Any], x: str, quantity: str | None, metric: str | None, level: float, _seed: int
 ) -> tuple[list[_Panel], str, str, str]:
     panels: list[_Panel] = []
     found: dict[str, bands.Lines] = {}
+    if metric is not None:
+        every = {name: of_metric(one, metric) for name, one in every.items()}
     variables = list(dict.fromkeys(v for one in every.values() for v in _variables(one, x)))
+    if quantity is not None:
+        if quantity not in variables:
+            raise UnknownNameError("quantity", quantity, filter(None, variables), f"along {x!r}")
+        variables = [quantity]
     if not variables:
         raise UnknownNameError("axis of the results", x, dict.fromkeys(str(d) for one in every.values() for d in one.dims))
     for variable in variables:
@@ -149,33 +171,46 @@ def _together(name: str, found: Mapping[str, bands.Lines]) -> _Panel:
     return _Panel(name, lines)
 
 
-def _draw(panels: Sequence[_Panel], x: str, log: bool, head: str, under: str, width: int, template: str) -> go.Figure:
+def _draw(
+    panels: Sequence[_Panel],
+    x: str,
+    log: bool,
+    head: str,
+    under: str,
+    width: int,
+    template: str,
+    words: Mapping[Any, str],
+    axis: str,
+) -> go.Figure:
     values = list(dict.fromkeys(value for panel in panels for line in panel.lines for value in line.at))
     numeric = all(isinstance(value, int | float) for value in values)
     values = sorted(values) if numeric else values
     places = dict(zip(values, _places(values, x, log, numeric), strict=True))
     figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=min(0.07, 0.5 / len(panels)))
     told: dict[str, int] = {}
+    many = len({line.name for panel in panels for line in panel.lines})
     for row, panel in enumerate(panels, 1):
         drawn = []
         for line in panel.lines:
             legend = labels.escape(line.name) if line.name and line.name not in told else None
             style = Style.of(told.setdefault(line.name, len(told)), template)
-            hover = line.hover(panel.name, [f"{labels.escape(x)} {value}" for value in line.at])
-            drawn += traces(line, style, [places[value] for value in line.at], hover, legend=legend)
+            hover = line.hover(panel.name, [f"{x} {words.get(value, value)}" for value in line.at])
+            moved = beside(told[line.name], many, values)
+            drawn += traces(line, style, [places[value] + moved for value in line.at], hover, legend=legend)
         for trace in bands_first(drawn):
             figure.add_trace(trace, row=row, col=1)
         figure.update_yaxes(title={"text": panel.name}, row=row, col=1)
     entries = [labels.escape(name) for name in told if name]
-    frame = Frame(head, under, width, template, entries, height=len(panels) * _PANEL)
+    called = [words.get(value, labels.short(str(value))) for value in values]
+    frame = Frame(head, under, width, template, entries, height=len(panels) * _PANEL, words=called if words else ())
     figure.update_layout(**frame.layout)
     at = list(places.values())
-    chosen = _round(values, frame) if numeric and not log else None
-    chosen = _ticks(at, [str(v) for v in values], frame.inner, frame.glyph) if chosen is None else chosen
-    marks = {"tickvals": [at[i] for i in chosen], "ticktext": [labels.escape(labels.short(str(values[i]))) for i in chosen]}
-    figure.update_xaxes(tickmode="array", tickangle=0, zeroline=False, **marks)
+    chosen = _round(values, called, frame) if numeric and not log else None
+    chosen = _ticks(at, called, frame) if chosen is None else chosen
+    marks = {"tickvals": [at[i] for i in chosen], "ticktext": [labels.escape(called[i]) for i in chosen]}
+    figure.update_xaxes(tickmode="array", tickangle=-90 if frame.upright else 0, zeroline=False, **marks, **around(at))
     scale = f" (log scale, linear below {_least(values):g})" if log else ""
-    figure.update_xaxes(title={"text": f"{labels.escape(x)}{scale}"}, row=len(panels), col=1)
+    figure.update_xaxes(title={"text": f"{labels.escape(axis)}{scale}"}, row=len(panels), col=1)
     figure.update_yaxes(zeroline=True, zerolinecolor="#bbbbbb", zerolinewidth=1)
     return figure
 
@@ -193,21 +228,23 @@ def _least(values: Sequence[Any]) -> Any:
     return min((value for value in values if value > 0), default=1)
 
 
-def _round(values: Sequence[Any], frame: Frame) -> list[int] | None:
+def _round(values: Sequence[Any], texts: Sequence[str], frame: Frame) -> list[int] | None:
     """Indices of round numbers with room for their labels, where values are integers one after the other."""
     if len(values) < 2 or any(b - a != 1 for a, b in pairwise(values)):
         return None
-    least = (len(values) - 1) / frame.most(max(len(str(value)) for value in values))
+    most = int(frame.inner / (1.3 * frame.size)) if frame.upright else frame.most(max(map(len, texts)))
+    least = (len(values) - 1) / most
     step = next((s for s in _STEPS if s >= least), None)
     return None if step is None else [i for i, value in enumerate(values) if value % step == 0]
 
 
-def _ticks(places: Sequence[float], texts: Sequence[str], inner: float, glyph: float) -> list[int]:
+def _ticks(places: Sequence[float], texts: Sequence[str], frame: Frame) -> list[int]:
     """Indices of the values whose labels have room, the last one always among them."""
     span = (max(places) - min(places)) or 1.0
     chosen: list[int] = []
     for i in sorted(range(len(places)), key=places.__getitem__, reverse=True):
-        room = glyph * (max(len(texts[i]), len(texts[chosen[-1]])) + 1.5) if chosen else 0.0
-        if not chosen or (places[chosen[-1]] - places[i]) / span * inner * 0.94 >= room:
+        wide = frame.glyph * (max(len(texts[i]), len(texts[chosen[-1]])) + 1.5) if chosen else 0.0
+        room = 1.3 * frame.size if frame.upright else wide
+        if not chosen or (places[chosen[-1]] - places[i]) / span * frame.inner * 0.94 >= room:
             chosen.append(i)
     return chosen[::-1]

@@ -148,7 +148,7 @@ def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template
     mean, low, high = stats.t_interval(numbers, clusters=fx.clusters_of(some).labels, level=level)[:3]
     over = labels.of_examples(some)
     end = float(np.nanmax(np.abs(mean[:top]))) or 1.0  # the rest may be more than all that is shown
-    columns = of.ticks(each[names.SOURCE_POSITION].values.tolist(), _tokens(each), "position and token that is read")
+    columns = _columns(each)
     rows = labels.Ticks(
         "", [labels.escape(labels.short(term) if len(term) > 24 else term) for term in terms], [""] * len(terms)
     )
@@ -174,12 +174,9 @@ def _map(some: xr.Dataset, top: int, head: str, under: str, width: int, template
     return figure
 
 
-def _tokens(each: xr.DataArray) -> list[str] | None:
-    """The token at each position, where all examples have the same."""
-    name = "source_token" if "source_token" in each.coords else "token"
-    if name not in each.coords or names.SOURCE_POSITION not in each[name].dims:
-        return None
-    table = (
-        each[name].transpose(names.EXAMPLE, names.SOURCE_POSITION).values if each[name].ndim == 2 else each[name].values[None]
-    )
-    return [str(column[0]) if all(t == column[0] for t in column) else labels.DIFFER for column in table.T]
+def _columns(each: xr.DataArray) -> labels.Ticks:
+    """Positions with the token that all examples have there, or with what stands for theirs."""
+    title, word = "position and token that is read", "source_token" if "source_token" in each.coords else "token"
+    if word not in each.coords or names.SOURCE_POSITION not in each[word].dims:
+        return of.ticks(each[names.SOURCE_POSITION].values.tolist(), None, title)
+    return of.ticks_of_all(each, names.SOURCE_POSITION, word, title)

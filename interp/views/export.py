@@ -18,7 +18,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.errors import UnknownNameError, UserError
+from interp.errors import InputError, UnknownNameError, UserError
 
 IMAGES = (".png", ".svg", ".pdf")
 SUFFIXES = (".html", *IMAGES)
@@ -48,8 +48,11 @@ def save(fig: go.Figure, path: str | os.PathLike[str], *, scale: float = 2.0) ->
 
     Raises:
         UnknownNameError: another ending.
+        InputError: what is no figure.
         ExportError: kaleido or the browser that it drives is missing, or does not start; the message says what to install.
     """
+    if not isinstance(fig, go.Figure):
+        raise InputError(f"fig is a {type(fig).__name__}; expected a figure, such as interp.views.heatmap(result) gives")
     path = Path(path)
     kind = path.suffix.lower()
     if kind not in SUFFIXES:

@@ -28,7 +28,7 @@ from interp.views.lines import Frame, Style, bands_first, traces
 from interp.views.prompts import cut
 
 AREAS = ("cpr", "cmd")
-_HEIGHT, _MOST_SHADED = 260, 4
+_HEIGHT = 260
 
 
 def faithfulness(
@@ -55,7 +55,8 @@ def faithfulness(
         unit: what sizes count.
         x: ``"share"`` or ``"size"``, the number kept; by default shares where they are known.
         log: a logarithmic axis, which has no place for an empty circuit; areas are over a linear one all the same.
-        area: what is shaded, of four lines at most: ``"cpr"``, from 0 to the curve; ``"cmd"``, from the curve to 1; or None.
+        area: what is shaded of one line alone, since areas that cover each other are not told apart: ``"cpr"``, from 0 to the
+            curve; ``"cmd"``, from the curve to 1; or None. The legend has both areas of every line.
         title: in place of the one made from provenance.
         width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print.
         template: a plotly template.
@@ -76,7 +77,7 @@ def faithfulness(
     legend = _legend(found.circuits, width)
     frame = Frame(head, _under(found, unit, log), width, template, legend, height=_HEIGHT)
     drawn: list[go.Scatter] = []
-    shaded = area is not None and len(found.circuits) <= _MOST_SHADED
+    shaded = area is not None and len(found.circuits) == 1
     for number, (one, words) in enumerate(zip(found.circuits, legend, strict=True)):
         style, line = Style.of(number, template), one.line
         at = np.asarray(one.share if shares else line.at, float)
@@ -84,7 +85,7 @@ def faithfulness(
         said = [circuits.size_name(size, share, found.total, unit) for size, share in zip(line.at, one.share, strict=True)]
         hover = [f"{text}<br>{_areas(one.areas)}" if one.areas else text for text in line.hover("faithfulness", said)]
         if shaded and one.areas is not None and np.isfinite(line.mean).all():
-            drawn.append(_shade(at, line.mean, 0.0 if area == "cpr" else 1.0, style.colour, line.name, len(found.circuits)))
+            drawn.append(_shade(at, line.mean, 0.0 if area == "cpr" else 1.0, style.colour, line.name))
         drawn += traces(line, style, at.tolist(), hover, legend=words)
     figure = go.Figure(bands_first(drawn), frame.layout)
     draw_size_axis(figure, frame, shares, log, unit, found.total)
@@ -161,13 +162,11 @@ def _under(found: Reading, unit: str, log: bool) -> str:
     return " · ".join(part for part in (*parts, found.band) if part)
 
 
-def _shade(at: np.ndarray[Any, Any], f: np.ndarray[Any, Any], edge: float, colour: str, name: str, lines: int) -> go.Scatter:
+def _shade(at: np.ndarray[Any, Any], f: np.ndarray[Any, Any], edge: float, colour: str, name: str) -> go.Scatter:
     there = np.isfinite(at)
     x, y = at[there], f[there]
     shape = {"x": [*x, *x[::-1]], "y": [*y, *[edge] * len(x)], "fill": "toself", "mode": "lines", "line": {"width": 0}}
-    return go.Scatter(
-        **shape, fillcolor=colour, opacity=0.14 if lines == 1 else 0.06, hoverinfo="skip", showlegend=False, legendgroup=name
-    )
+    return go.Scatter(**shape, fillcolor=colour, opacity=0.14, hoverinfo="skip", showlegend=False, legendgroup=name)
 
 
 def mark_ends(figure: go.Figure, drawn: Sequence[Circuits], frame: Frame) -> None:

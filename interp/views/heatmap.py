@@ -116,8 +116,28 @@ def heatmap(
     one = fx.choose_metric(results, metric)
     x, y, one = choose_axes(one, fx.swept_axes(one), x, y, slider)
     quantity = quantity or default_quantity(one)
-    parts = [one.isel({slider: i}) for i in range(one.sizes[slider])] if slider is not None else [one]
     test = fx.sign_flip(one, level=level, seed=seed).isel({names.METRIC: 0})
+    draw = partial(of_sweep, one, test, quantity, x=x, y=y, slider=slider)
+    return draw(title=title, width=width, limit=limit, template=template, level=level, seed=seed)
+
+
+def of_sweep(
+    one: xr.Dataset,
+    test: xr.Dataset,
+    quantity: str,
+    *,
+    x: str,
+    y: str,
+    slider: str | None = None,
+    title: str | None = None,
+    width: int = PAGE,
+    limit: float | None = None,
+    template: str = "plotly_white",
+    level: float = 0.95,
+    seed: int = 0,
+) -> go.Figure:
+    """See :func:`heatmap`; of one metric, with the test of its cells that :func:`interp.effects.sign_flip` gives."""
+    parts = [one.isel({slider: i}) for i in range(one.sizes[slider])] if slider is not None else [one]
     tests = [test.isel({slider: i}) for i in range(one.sizes[slider])] if slider is not None else [test]
     maps = [_lay_out(part, of, x, y, quantity, level, seed) for part, of in zip(parts, tests, strict=True)]
     colours = scale(np.stack([drawn.numbers for drawn in maps]), limit, signed=quantity != "value")

@@ -28,7 +28,7 @@ from interp.errors import InputError, ShapeMismatchError, UnknownNameError
 from interp.views import bands, labels
 from interp.views.colours import GREY
 from interp.views.layout import PAGE
-from interp.views.lines import MOST, Frame, Line, Style, bands_first, traces
+from interp.views.lines import MOST, Frame, Line, Style, around, bands_first, beside, traces
 
 CONTROLS = {
     "chance": "chance",
@@ -103,6 +103,7 @@ def iia(
     if len(found) > MOST:
         raise ShapeMismatchError(f"{len(found)} lines: at most {MOST} can be told apart; select, e.g. .isel(method=0)")
     axis = [value for one in found for value in one.line.at]
+    numbers = axis if all(isinstance(value, int | float) for value in axis) else []
     head = title or f"interchange intervention accuracy by {labels.escape(x)}"
     parts = [bands.provenance(list(every.values()), []), *_fixed(every), _verdict(found, x)]
     band = bands.words(said)
@@ -110,14 +111,18 @@ def iia(
     legend = [labels.escape(one.line.name) for one in found]
     frame = Frame(head, under, width, template, legend, height=_HEIGHT)
     drawn: list[go.Scatter] = []
-    for one, words, style in zip(found, legend, _styles(found, template), strict=True):
+    for number, (one, words, style) in enumerate(zip(found, legend, _styles(found, template), strict=True)):
         hover = one.line.hover("accuracy", [f"{x} {value}" for value in one.line.at])
-        drawn += traces(one.line, style, one.line.at, hover, legend=words)
+        moved = beside(number, len(found), numbers)
+        places = [value + moved for value in one.line.at] if moved else one.line.at
+        drawn += traces(one.line, style, places, hover, legend=words)
     figure = go.Figure(bands_first(drawn), frame.layout)
     steps = frame.most(max(len(str(value)) for value in axis))
     whole = all(isinstance(value, int) for value in axis)
     ticks = {"tickmode": "linear", "tick0": 0, "dtick": _step(axis, steps)} if whole else {"nticks": steps}
-    figure.update_xaxes(title={"text": labels.escape(x), "standoff": int(0.6 * frame.size)}, zeroline=False, **ticks)
+    figure.update_xaxes(
+        title={"text": labels.escape(x), "standoff": int(0.6 * frame.size)}, zeroline=False, **ticks, **around(numbers)
+    )
     figure.update_yaxes(title={"text": "accuracy"}, range=[-0.03, 1.05], zeroline=False, automargin=False)
     return figure
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import math
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import xarray as xr
@@ -30,6 +30,9 @@ _GIVEN = 60
 
 DIFFER = "·"
 """Stands where the examples' tokens are not all the same."""
+
+_FEW = 3
+"""Different tokens that a hover lists."""
 
 
 class Ticks(NamedTuple):
@@ -63,31 +66,61 @@ def ticks(ds: xr.Dataset, axis: str) -> Ticks:
     values = [str(v) for v in ds[axis].values.tolist()]
     if axis != names.POSITION or "clean_token" not in ds.coords:
         return Ticks(axis, [escape(v) for v in values], [""] * len(values))
-    clean = _common(ds["clean_token"])
-    corrupted = _common(ds["corrupted_token"]) if "corrupted_token" in ds.coords else clean
-    full = [escape(f"{v} {short(token)}") for v, token in zip(values, clean, strict=True)]
-    hover = [_token_line(a, b) for a, b in zip(clean, corrupted, strict=True)]
+    clean, corrupted = (
+        ds[f"{side}_token" if f"{side}_token" in ds.coords else "clean_token"].transpose(names.POSITION, names.EXAMPLE).values
+        for side in ("clean", "corrupted")
+    )
+    roles = roles_of(ds)
+    full = [escape(f"{v} {standing(row, role)}") for v, row, role in zip(values, clean, roles, strict=True)]
+    hover = [_token_line(a, b, role) for a, b, role in zip(clean, corrupted, roles, strict=True)]
     return Ticks("position and token of the clean prompt", full, hover)
 
 
-def _common(tokens: xr.DataArray) -> list[str | None]:
-    """The token that all examples share at each position; None where they differ."""
-    table = tokens.transpose(names.POSITION, names.EXAMPLE).values
-    return [str(row[0]) if all(t == row[0] for t in row) else None for row in table]
+def roles_of(ds: xr.Dataset | xr.DataArray, axis: str = names.POSITION) -> list[str]:
+    """The role that all prompts have at each position; "" where it is none, or not known."""
+    word = f"{axis.removesuffix(names.POSITION)}role"
+    if word not in ds.coords or ds[word].dims != (axis,):
+        return [""] * ds.sizes[axis]
+    return [str(role) for role in ds[word].values]
 
 
-def _token_line(clean: str | None, corrupted: str | None) -> str:
-    a, b = ("differs" if t is None else repr(t) for t in (clean, corrupted))
-    return escape(f"token {a}" if a == b else f"token {a}, corrupted {b}")
+def standing(tokens: Iterable[object], role: str = "") -> str:
+    """What stands on an axis for the tokens of several examples.
+
+    >>> standing([" Mary", " Mary"]), standing([" Mary", " John"]), standing([" Mary", " John", " Anna"])
+    ('Mary', 'Mary|John', '·')
+    >>> standing([" Mary", " John", " Anna"], role="IO")
+    '{IO}'
+    """
+    different = list(dict.fromkeys(map(str, tokens)))
+    if len(different) == 1:
+        return short(different[0])
+    if role:
+        return f"{{{short(role, LONGEST - 2)}}}"
+    both = "|".join(map(short, different))
+    return both if len(different) == 2 and all(different) and len(both) <= LONGEST else DIFFER
 
 
-def short(token: str | None) -> str:
-    """A token for an axis: no outer spaces, line ends visible, cut at `LONGEST` characters."""
-    if token is None:
-        return DIFFER
+def told(tokens: Iterable[object]) -> str:
+    """The tokens of several examples for a hover: ``' Mary'``, ``differs: ' Mary', ' John' and 3 others``."""
+    different = [repr(token) for token in dict.fromkeys(map(str, tokens))]
+    if len(different) == 1:
+        return different[0]
+    others = len(different) - _FEW
+    listed = f"{', '.join(different[:_FEW])} and {others} others" if others > 1 else ", ".join(different)
+    return f"differs: {listed}"
+
+
+def _token_line(clean: Iterable[object], corrupted: Iterable[object], role: str) -> str:
+    a, b = told(clean), told(corrupted)
+    return escape((f"{role}, " if role else "") + (f"token {a}" if a == b else f"token {a}, corrupted {b}"))
+
+
+def short(token: str, most: int = LONGEST) -> str:
+    """A token for an axis: no outer spaces, line ends visible, cut at so many characters."""
     text = token.strip() or token.replace("\n", "⏎").replace("\t", "⇥").replace(" ", "␣")
     text = "".join(c if c.isprintable() else "�" for c in text.replace("\n", "⏎").replace("\t", "⇥"))
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def escape(text: object) -> str:

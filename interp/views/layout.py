@@ -7,6 +7,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from interp.errors import InputError
+from interp.views.colours import check_template
 from interp.views.labels import Ticks, escape, wrap
 
 PAGE, COLUMN = 648, 312
@@ -15,6 +17,7 @@ PAGE, COLUMN = 648, 312
 FONT = "DejaVu Sans, Verdana, Arial, Helvetica, sans-serif"
 """Fonts that are there without a network; plotly's own default asks for a web font's name first."""
 
+_NARROWEST = 150
 _CELL, _SMALLEST, _LARGEST = 24, 120, 560
 _MOST_COLUMNS, _MOST_ROWS = 60, 40
 _SHEET = 860
@@ -35,6 +38,11 @@ class Heading:
     """
 
     def __init__(self, title: str, subtitle: str, width: int) -> None:
+        if not isinstance(width, int | float) or width < _NARROWEST:
+            raise InputError(
+                f"width={width!r}; expected pixels, {_NARROWEST} or more: views.COLUMN ({COLUMN}, 3.25 in of print), "
+                f"views.PAGE ({PAGE}, 6.75 in), or inches × 96"
+            )
         self.width, self.size = width, 12 if width >= 480 else 9
         self.glyph = 0.62 * self.size
         """Mean width of a character."""
@@ -57,6 +65,7 @@ class Heading:
 
     def layout(self, height: int, template: str, *, left: int, right: int, above: int, below: int) -> dict[str, Any]:
         """The layout of a figure of some height in all, with margins, that has this title."""
+        check_template(template)
         return {
             "template": template,
             "width": self.width,
@@ -106,8 +115,8 @@ def dress(
     heading = Heading(title, subtitle, width)
     size, glyph, above = heading.size, heading.glyph, heading.height + 4
     columns, rows = _fitted(columns), _fitted(rows)
-    left = int(30 + size + glyph * rows.longest)
-    right = int(60 + 3 * size)
+    left = int(10 + 2.2 * size + glyph * rows.longest)
+    right = int(24 + 5.2 * size)
     inner = max(80, width - left - right)
     wide = (inner - _BESIDE * (across - 1)) / across
     lying = glyph * columns.longest + 0.8 * size  # room that a label needs, and a gap

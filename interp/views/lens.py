@@ -41,9 +41,10 @@ VALUES = {
     "answer_logit": _Value("logit of the answer", "logit", "signed"),
     "answer_rank": _Value("rank of the answer", "rank", "rank"),
 }
-_WIDEST, _CELL, _FEWEST = 1200, 58, 3
-"""Pixels of the figure at most and of a cell at best; characters below which cells stay without text."""
-_TEXT = 10
+_WIDEST, _CELL, _BESIDE = 960, 58, 150
+"""Pixels of the figure at most where nobody says, of a cell at best, and of what stands beside the cells."""
+_TEXT, _FEWEST = 10, 3
+"""Size of the text in cells; characters below which cells stay without."""
 
 
 def lens(
@@ -63,7 +64,8 @@ def lens(
             ``"answer_prob"``, ``"answer_logit"``, ``"answer_rank"``.
         example: its number.
         title: in place of the one made here.
-        width: in pixels; by default what the cells need, up to 1200. Cells without room for text have none.
+        width: in pixels; by default what words in the cells need, up to 960; ``views.PAGE`` where there are too many tokens for
+            words at any width.
         template: a plotly template, e.g. ``"plotly_dark"``.
 
     Raises:
@@ -83,7 +85,7 @@ def lens(
     columns = of.ticks(table[names.POSITION].values.tolist(), words)
     depth = [str(d) for d in (table["depth"] if "depth" in table.coords else table[names.LAYER]).values.tolist()]
     rows = Ticks("layer", [escape(d) for d in depth], [""] * len(depth))
-    width = width or min(_WIDEST, max(PAGE, 150 + _CELL * len(columns.full)))
+    width = width or _needed(len(columns.full))
     figure = go.Figure(
         go.Heatmap(
             **_coloured(numbers, quantity),
@@ -102,6 +104,17 @@ def lens(
     return _written(figure, table["token"].values[..., 0])
 
 
+def _needed(tokens: int) -> int:
+    """The width at which cells have words, where there is one."""
+    fits = _characters((_WIDEST - _BESIDE) / max(1, tokens), _TEXT) >= _FEWEST
+    return min(_WIDEST, max(PAGE, _BESIDE + _CELL * tokens)) if fits else PAGE
+
+
+def _characters(wide: float, size: int) -> int:
+    """How many have room in a cell."""
+    return int((wide - 4) / (0.66 * max(size, 1)))
+
+
 def _coloured(numbers: np.ndarray[Any, Any], value: str) -> dict[str, Any]:
     _, says, scale = VALUES[value]
     finite = numbers[np.isfinite(numbers)]
@@ -110,12 +123,17 @@ def _coloured(numbers: np.ndarray[Any, Any], value: str) -> dict[str, Any]:
     if scale == "rank":
         end = max(1.0, float(np.ceil(np.log10(max(largest, 1.0)))))
         powers = np.arange(0, end + 1)
-        bar |= {"tickvals": powers, "ticktext": [f"{10**p:,.0f}" for p in powers]}
+        bar |= {"tickvals": powers, "ticktext": [_short(int(p)) for p in powers]}
         return {"z": np.log10(numbers), "zmin": 0, "zmax": end, "colorscale": f"{SEQUENTIAL}_r", "colorbar": bar}
     if scale == "signed":
         return {"z": numbers, "zmin": -largest or -1, "zmax": largest or 1, "colorscale": DIVERGING, "colorbar": bar}
     top = 1.0 if scale == "share" else largest or 1.0
     return {"z": numbers, "zmin": 0, "zmax": top, "colorscale": SEQUENTIAL, "colorbar": bar}
+
+
+def _short(power: int) -> str:
+    """``1``, ``10``, ``100``, ``1k``, ``10k`` …, ``1M``."""
+    return f"{10 ** (power % 3)}{('', 'k', 'M')[power // 3]}"
 
 
 def _hover(table: xr.Dataset, depth: Sequence[str], columns: Ticks) -> np.ndarray[Any, Any]:
@@ -142,7 +160,7 @@ def _written(figure: go.Figure, tokens: np.ndarray[Any, Any]) -> go.Figure:
     wide = (layout.width - layout.margin.l - layout.margin.r) / max(1, tokens.shape[1])
     tall = (layout.height - layout.margin.t - layout.margin.b) / max(1, tokens.shape[0])
     size = min(_TEXT, int(tall / 1.25))
-    most = int((wide - 4) / (0.66 * max(size, 1)))
+    most = _characters(wide, size)
     if size >= 7 and most >= _FEWEST:
         text = [[escape(of.cut(short(str(token)), most)) for token in row] for row in tokens]
         figure.data[0].update(text=text, texttemplate="%{text}", textfont={"size": size})

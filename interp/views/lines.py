@@ -113,6 +113,16 @@ def traces(
     return found
 
 
+def beside(number: int, many: int, places: Sequence[Any]) -> float:
+    """How far a line is moved along an axis of one place, so that its point hides no other; 0 where there are more places."""
+    return (number - (many - 1) / 2) * min(0.1, 0.8 / many) if len(set(places)) == 1 else 0.0
+
+
+def around(places: Sequence[float]) -> dict[str, Any]:
+    """The range of an axis of one place, which is otherwise from one number that nobody measured to another."""
+    return {"range": [places[0] - 0.5, places[0] + 0.5]} if len(set(places)) == 1 else {}
+
+
 def _alone(line: Line) -> NDArray[np.bool_]:
     """Points with an interval that have no neighbour to share a band with."""
     there = np.isfinite(line.low) & np.isfinite(line.high)
@@ -158,6 +168,7 @@ class Frame:
         legend: the words of its entries as they are drawn.
         height: of the axes; None is as high as wide.
         right: pixels beside the axes.
+        words: labels of the lower axis, where they are more than numbers; upright where they have no room side by side.
     """
 
     def __init__(
@@ -170,6 +181,7 @@ class Frame:
         *,
         height: int | None = 190,
         right: int = 16,
+        words: Sequence[str] = (),
     ) -> None:
         heading = Heading(head, under, width)
         self.size, self.glyph = heading.size, heading.glyph
@@ -179,7 +191,9 @@ class Frame:
         self.height = min(self.inner, 420) if height is None else height
         if height is None:
             right, self.inner = width - left - self.height, self.height
-        axis = 4.2 * self.size
+        longest = max(map(len, words), default=0)
+        self.upright = (self.glyph * longest + 0.8 * self.size) * len(words) > self.inner
+        axis = 4.2 * self.size + (1.03 * self.glyph * longest - self.size if self.upright else 0)
         widest = max((1.08 * self.glyph * len(labels.plain(words)) for words in legend), default=0.0) + _LEGEND_MARK
         rows = -(-len(legend) // max(1, int(self.inner / widest)))  # plotly's legend is no wider than the axes
         below = int(axis + ((max(1.3 * self.size, 16) + 3) * rows + 8 if rows else 0))

@@ -15,7 +15,7 @@ import xarray as xr
 from interp import axes as names
 from interp import effects as fx
 from interp.errors import InputError, PositionError, UnknownNameError
-from interp.views.labels import Ticks, escape, in_sample, short
+from interp.views.labels import Ticks, escape, in_sample, roles_of, short, standing, told
 
 
 def require(ds: xr.Dataset, what: str, *variables: str) -> None:
@@ -85,6 +85,14 @@ def ticks(positions: Sequence[object], tokens: Sequence[str] | None, title: str 
     return Ticks(title, full, [f"token {quoted(token)}" for token in tokens])
 
 
+def ticks_of_all(results: xr.Dataset | xr.DataArray, axis: str, word: str, title: str) -> Ticks:
+    """The same of several examples, whose tokens at each position are the coordinate ``word``."""
+    positions, roles = results[axis].values.tolist(), roles_of(results, axis)
+    rows = results[word].transpose(axis, ...).values.reshape(len(positions), -1)
+    full = [escape(f"{p} {standing(row, role)}") for p, row, role in zip(positions, rows, roles, strict=True)]
+    return Ticks(title, full, [escape(f"token {told(row)}") for row in rows])
+
+
 def quoted(token: object) -> str:
     """A token with its spaces and line ends to be seen, for a hover."""
     return escape(repr(str(token)))
@@ -97,12 +105,13 @@ def compared(one: xr.Dataset | xr.DataArray) -> str:
 
 
 def under(ds: xr.Dataset | xr.DataArray, *more: str) -> str:
-    """``SmolLM2 · …``: what stands under the title."""
+    """``SmolLM2 · ioi · …``: what stands under the title."""
     attrs = fx.attrs_of(ds)
     words = [str(attrs[k]) for k in ("model", "task") if attrs.get(k)]
+    places = len(words)
     words += [f"given {attrs['given']}"] if attrs.get("given") else []
     words += in_sample(attrs)
-    return escape(" · ".join([*(words[:1]), *(word for word in more if word), *words[1:]]))
+    return escape(" · ".join([*words[:places], *(word for word in more if word), *words[places:]]))
 
 
 def said(ds: xr.Dataset | xr.DataArray, longest: int = 60) -> str:

@@ -19,7 +19,7 @@ _STILL = {"mode": "immediate", "frame": {"duration": 0, "redraw": True}, "transi
 
 
 def with_slider(figures: Sequence[go.Figure], axis: str, values: Sequence[Any]) -> go.Figure:
-    """One figure that shows the last of ``figures``, and any other at the slider.
+    """One figure that shows the last of ``figures``, and any other at the slider; of one figure, that one.
 
     Args:
         figures: the same traces in the same order; only the ``z`` and ``text`` of maps, the ``x`` and ``y`` of lines, and the
@@ -27,6 +27,8 @@ def with_slider(figures: Sequence[go.Figure], axis: str, values: Sequence[Any]) 
         axis: what the slider runs along.
         values: one a figure.
     """
+    if len(figures) == 1:
+        return figures[0]
     texts = [escape(value) for value in values]
     tallest = max(figures, key=lambda figure: figure.layout.height)  # titles may differ by a line
     shown = go.Figure(figures[-1].data, tallest.layout)

@@ -84,7 +84,7 @@ def tokens(
             variable, by default the only one.
         metric: by default the first.
         example: which prompt; several are drawn one under the other; None draws the mean over all of them, with intervals,
-            where all have the same token.
+            where all have the same token, or one role.
         limit: the value at the end of the colours, in place of the largest one.
         title: in place of the one made from provenance.
         width: in pixels.
@@ -154,8 +154,11 @@ def _shared(table: NDArray[np.object_]) -> list[str | None]:
     return [str(column[0]) if all(token == column[0] for token in column) else None for column in table.T]
 
 
-def _strip(name: str, tokens: Sequence[str | None], numbers: Any, why: Any, hover: Sequence[str]) -> _Strip:
-    """Without what is behind the end, and without numbers where tokens differ."""
+def _strip(
+    name: str, tokens: Sequence[str | None], roles: Sequence[str], numbers: Any, why: Any, hover: Sequence[str]
+) -> _Strip:
+    """Without what is behind the end, and without numbers where tokens differ and have no role in common."""
+    tokens = [f"{{{role}}}" if token is None and role else token for token, role in zip(tokens, roles, strict=True)]
     kept = [i for i, token in enumerate(tokens) if token != ""]
     why = np.where([token is None for token in tokens], _DIFFER, why).astype(object)
     told = [
@@ -172,7 +175,7 @@ def _of_effects(ds: xr.Dataset, quantity: str | None, example: int | Iterable[in
     metric, places = str(ds[names.METRIC].item()), [str(p) for p in ds[axis].values]
     picked, which = _picked(example, ds.sizes[names.EXAMPLE])
     clean, corrupted = (_words(ds, axis, f"{side}_token") for side in ("clean", "corrupted"))
-    strips = []
+    strips, roles = [], labels.roles_of(ds, axis)
     for of_strip in picked:
         part = ds.isel({names.EXAMPLE: of_strip})
         table = fx.summary(part, quantity, level=level, seed=seed).isel({names.METRIC: 0})
@@ -181,7 +184,7 @@ def _of_effects(ds: xr.Dataset, quantity: str | None, example: int | Iterable[in
             "<br>".join([_named(place, *both) if clean is not None else f"<b>{labels.escape(place)}</b>", *lines])
             for place, both, lines in zip(places, zip(*said, strict=True), _numbers(part, table, quantity, metric), strict=True)
         ]
-        strips.append(_strip(str(of_strip[0]), said[0], table["mean"].values, _reasons(part, table, quantity), hover))
+        strips.append(_strip(str(of_strip[0]), said[0], roles, table["mean"].values, _reasons(part, table, quantity), hover))
     every = ds.isel({names.EXAMPLE: sorted({i for strip in picked for i in strip})})
     under = [labels.provenance(every, table), *([which] if example is not None and which else [])]
     bar = labels.bar_name(ds, quantity, metric)
@@ -232,18 +235,18 @@ def _of_array(array: xr.DataArray, example: int | Iterable[int] | None, level: f
     known = (_words(array, axis, f"{prefix}{word}") for word in ("token", "input_token", "clean_token"))
     table = next((words for words in known if words is not None), None)
     places = array[axis].values.tolist() if axis in array.coords else list(range(array.sizes[axis]))
-    strips = []
+    strips, roles = [], labels.roles_of(array, axis)
     for of_strip in picked:
         values = array.values[of_strip].astype(float)
         rows = table if table is None or len(table) == 1 else table[of_strip]
         said: Sequence[str | None] = _shared(rows) if rows is not None else [str(place) for place in places]
-        (mean, low, high), n = stats.t_interval(values.T, level=level)[:3], len(values)
-        number = [
-            f"{m:.4g}" if n < 2 else f"{labels.interval(m, a, b)} (n={n})" for m, a, b in zip(mean, low, high, strict=True)
-        ]
+        some = array.isel({names.EXAMPLE: of_strip})
+        mean, low, high = stats.t_interval(values.T, clusters=fx.clusters_of(some).labels, level=level)[:3]
+        n = f"({labels.of_examples(some)})" if len(values) > 1 else ""
+        number = [f"{labels.interval(m, a, b)} {n}" if n else f"{m:.4g}" for m, a, b in zip(mean, low, high, strict=True)]
         at = [_named(str(p), t, t) if rows is not None else f"<b>{p}</b>" for p, t in zip(places, said, strict=True)]
         hover = [f"{where}<br>{bar} {value}" for where, value in zip(at, number, strict=True)]
-        strips.append(_strip(str(of_strip[0]), said, mean, np.where(np.isnan(mean), _NONE, "").astype(object), hover))
+        strips.append(_strip(str(of_strip[0]), said, roles, mean, np.where(np.isnan(mean), _NONE, "").astype(object), hover))
     fixed = [f"{a}={array[a].item()}" for a in _FIXED if a in array.coords and not array[a].ndim]
     return _Read(strips, f"{bar} by token", of.under(array, which, *fixed), bar, False)
 

@@ -4,7 +4,8 @@
     >>> views.tracing(interp.patch(model, pairs, grids, metric="prob"))                                 # doctest: +SKIP
 
 As the figures of Meng et al. 2022, "Locating and Editing Factual Associations in GPT" (arXiv 2202.05262): tokens from top to
-bottom, those of the subject with a star, and the same colours in every map, from the corrupted to the clean value.
+bottom, those of the subject with a star, and the same colours in every map, from the corrupted to the clean value. An outline
+is around the cells whose effect survives the max-T sign-flip test over the cells of all maps together.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from interp import effects as fx
 from interp.errors import UnknownNameError
 from interp.views import labels
 from interp.views.colours import SEQUENTIAL
-from interp.views.heatmap import heatmap
+from interp.views.heatmap import of_sweep
 from interp.views.layout import PAGE, dress, make_room
 from interp.views.outline import TOLD
 
@@ -53,8 +54,8 @@ def tracing(
         title: in place of the one made here.
         width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print.
         template: a plotly template, e.g. ``"plotly_dark"``.
-        level: of the intervals.
-        seed: of the bootstrap.
+        level: of the intervals; cells are outlined at p ≤ 1 − level.
+        seed: of the bootstrap and of the flips.
 
     Raises:
         EffectsError: one family alone, or families of different prompts, layers or positions.
@@ -65,9 +66,12 @@ def tracing(
     said = labels.escape(first[names.METRIC].item())
     corrupted, clean = _ends(first)
     colours = {"colorscale": SEQUENTIAL, "zmin": min(corrupted, clean), "zmax": max(corrupted, clean)}
+    tests = {
+        name: test.isel({names.METRIC: 0}) for name, test in fx.sign_flip_together(families, level=level, seed=seed).items()
+    }
     figure, listed = go.Figure(), set[str]()
-    for number, family in enumerate(families.values(), 1):
-        one = heatmap(family, "value", x=names.LAYER, y=names.POSITION, level=level, seed=seed)
+    for number, (called, family) in enumerate(families.items(), 1):
+        one = of_sweep(family, tests[called], "value", x=names.LAYER, y=names.POSITION, level=level, seed=seed)
         one.data[0].update(showscale=number == 1, **colours)
         for trace in one.data:
             trace.update(xaxis=f"x{number}", yaxis=f"y{number}")
@@ -85,8 +89,8 @@ def tracing(
     columns, rows = labels.ticks(first, names.LAYER), _starred(first, subject)
     if any(label.endswith(STAR) for label in rows.full):
         under += f" · {STAR} {'corrupted' if subject is None else 'subject'}"
-    if any(name.startswith(TOLD) for name in listed):
-        under += " · outlined: max-T sign flips within each map"
+    if tested := labels.survival(next(iter(tests.values())), any(name.startswith(TOLD) for name in listed)):
+        under += f" · {tested} over all maps"
     dress(figure, title or head, under, columns, rows, width=width, template=template, across=across, down=down)
     figure.update_xaxes(range=[-0.5, len(columns.full) - 0.5]).update_yaxes(range=[len(rows.full) - 0.5, -0.5])
     return _named(figure, [_name(family) for family in families.values()])

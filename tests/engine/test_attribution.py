@@ -450,7 +450,7 @@ def test_the_same_dataset_as_patching(pairs: Pairs) -> None:
             assert one[coordinate].equals(other[coordinate])
         for variable in ("clean", "corrupt"):
             np.testing.assert_allclose(one[variable], other[variable], atol=1e-5)
-        assert one.attrs["strategy"] == "attribution"
+        assert (one.attrs["method"], one.attrs["strategy"]) == ("attribute", "attribution")
         assert one.attrs["estimate"] == "first order"
         assert one.attrs["noise_floor"] == {"logit_diff": 0.0, "prob": 0.0}
         same = ("model_digest", "pairs_digest", "patching", "site", "source", "edit", "positions", "given", "dtype")

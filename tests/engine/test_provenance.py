@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp.engine import patch
 from interp.models import Model, load
-from interp.prompts import Pair, Pairs
+from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import grid
 from interp.store import Store
 
@@ -44,6 +44,19 @@ def test_bos_is_in_the_id_of_a_run(tmp_path: Path) -> None:
     assert len({store.save(result) for result in (with_bos, without, by_itself)}) == 3
     assert store.save(run(tested, PAIRS, True)) == store.save(with_bos)
     assert "bos_asked" not in by_itself.attrs["spec"], "so that ids of runs with the default stay as they were"
+
+
+def test_positions_have_the_role_that_all_prompts_have_there() -> None:
+    """Beside BOS: "a" is first in both prompts, "last" is the third word of one and the fourth of the other."""
+    one, other = Prompt("a b c d", {"first": "a", "last": "c"}), Prompt("c d b a", {"first": "c", "last": "a"})
+    pairs = Pairs((Pair(one, one, "d", "b"), Pair(other, other, "d", "b")))
+    tested = model()
+    found = patch(tested, tested.encode(pairs, bos=True), grid("resid_post", layer=0, position=...))
+    assert found["role"].dims == ("position",)
+    assert found["role"].values.tolist() == ["", "first", "", "", ""]
+    from_the_end = patch(tested, tested.encode(pairs, bos=True), grid("resid_post", layer=0, position=[-4, -1]))
+    assert from_the_end["role"].values.tolist() == ["first", ""]
+    assert "role" not in run(tested, PAIRS).coords
 
 
 def test_other_special_tokens_are_in_it_too() -> None:

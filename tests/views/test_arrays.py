@@ -73,7 +73,7 @@ def test_tokens_a_slider_and_a_metric():
     tokens = [["The", " cat", " sat"], ["The", " dog", " sat"]]
     norms = xr.DataArray(np.ones((2, 4, 3)), dims=("example", "layer", "position"), coords={"position": [0, 1, 2]}, name="norm")
     norms = norms.assign_coords(token=(("example", "position"), tokens))
-    assert list(views.heatmap(norms).layout.xaxis.ticktext) == ["0 The", "1 ·", "2 sat"]
+    assert list(views.heatmap(norms).layout.xaxis.ticktext) == ["0 The", "1 cat|dog", "2 sat"]
     assert list(views.heatmap(norms[1]).layout.xaxis.ticktext) == ["0 The", "1 dog", "2 sat"]
     stacked = xr.concat([scores(), 2 * scores()], xr.IndexVariable("checkpoint", [0, 400]))
     sliding = views.heatmap(stacked, slider="checkpoint")

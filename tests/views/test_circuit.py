@@ -2,6 +2,7 @@
 
 import html
 import inspect
+import re
 
 import numpy as np
 import plotly.io as pio
@@ -38,21 +39,33 @@ def after(figure, step):
     return [t for t, shown in zip(figure.data, figure.layout.sliders[0].steps[step].args[0]["visible"], strict=True) if shown]
 
 
+def threshold_of(step):
+    """Of ``12 (≥ 0.3)``, which has two digits at most."""
+    (said,) = re.findall(r"^[\d,]+ \(≥ (.+)\)$", step.label)
+    assert float(said) == float(f"{float(said):.2g}")
+    return float(said)
+
+
 def test_a_step_shows_what_is_strong_enough(make_edges):
     ds = make_edges()
     sizes = np.abs(fx.damage(ds).isel(metric=0).values)
     figure = views.circuit(ds)
     (slider,) = figure.layout.sliders
-    assert slider.currentvalue.prefix == "|damage| ≥ "
-    thresholds = [float(step.label) for step in slider.steps]
+    assert slider.currentvalue.prefix == "edges by |damage|: "
+    *stops, last = slider.steps
+    assert last.label == f"all {len(sizes)}"
+    thresholds = [threshold_of(step) for step in stops]
     assert thresholds == sorted(thresholds, reverse=True)
     assert set(thresholds) >= {0.3, 0.2, 0.15, 0.1, 0.07, 0.05}
-    for i, (threshold, step) in enumerate(zip(thresholds, slider.steps, strict=True)):
+    for i, (threshold, step) in enumerate(zip([*thresholds, 0], slider.steps, strict=True)):
         strong = int((sizes >= threshold).sum())
         shown = [t for t in after(figure, i) if t.mode == "lines" and t.line.width and t.x[0] is not None]
         assert sum(int(np.isnan(t.x).sum()) for t in shown) == strong
-        assert f"{strong} of {len(sizes)} edges with |damage| ≥ {step.label} " in step.args[1]["title.text"]
-    assert strong == len(sizes), "the last step shows all"
+        if step is not last:
+            assert step.label.startswith(f"{strong} (≥ ")
+            said = re.search(r"(\d+) of (\d+) edges with \|damage\| ≥ ([\d.e-]+) ", step.args[1]["title.text"])
+            assert (int(said[1]), int(said[2]), float(said[3])) == (strong, len(sizes), threshold)
+    assert f"{strong} of {strong} edges · the widest" in last.args[1]["title.text"], "the last step shows all"
     assert step.method == "update"
 
 
@@ -173,7 +186,9 @@ def test_only_the_strongest_of_many(make_edges):
     figure = views.circuit(ds, top=50)
     assert len(hovers(figure)) == 50
     assert "the figure holds the strongest 50 of them" in figure.layout.title.text
-    assert float(figure.layout.sliders[0].steps[-1].label) <= sizes[49]
+    last = figure.layout.sliders[0].steps[-1]
+    assert last.label.startswith("50 (≥ "), "not all of them"
+    assert threshold_of(last) <= sizes[49]
     assert f"the widest {sizes[0]:.2g}" in figure.layout.title.text
 
 
@@ -186,6 +201,16 @@ def test_one_threshold_for_print(make_edges):
     assert all(shown for *_, shown in lines(figure))
     assert f"{(sizes >= 0.1).sum()} of {len(sizes)} edges with |damage| ≥ 0.1" in html.unescape(figure.layout.title.text)
     assert "0 of" in views.circuit(ds, threshold=5).layout.title.text
+
+
+def test_the_legend_has_what_is_drawn(make_edges):
+    def named(sign):
+        figure = views.circuit(make_edges(share=lambda i, s, r: sign(i) * 0.5), threshold=0.1)
+        return {trace.name for trace in figure.data if trace.showlegend is not False} - {"interval covers 0"}
+
+    assert named(lambda i: 1) == {"positive"}
+    assert named(lambda i: -1) == {"negative"}
+    assert named(lambda i: (-1) ** i) == {"positive", "negative"}
 
 
 def test_scores_of_edges_from_anywhere(make_edges):
@@ -201,7 +226,7 @@ def test_scores_of_edges_from_anywhere(make_edges):
     assert text == f"<b>embed → m1</b> {float(mean[at]):.4g}"
     title = views.circuit(mean).layout.title.text
     assert title.startswith("edges: eap<br>")
-    assert "|eap| ≥" in title
+    assert views.circuit(mean).layout.sliders[0].currentvalue.prefix == "edges by |eap|: "
     assert "gpt2" in title
     both = xr.Dataset({"eap": mean, "ig": mean * 2, "in_circuit": ("cell", np.arange(mean.size) < 4)})
     assert "circuit of 4 of" in views.circuit(both, "ig").layout.title.text
@@ -245,7 +270,7 @@ def test_labels_have_room(make_edges, layers, heads, width):
 def test_templates_and_nothing_global(make_edges):
     ds, before = make_edges(), pio.templates.default
     copy = ds.copy(deep=True)
-    dark = views.circuit(ds, template="plotly_dark", title="mine")
+    dark = views.circuit(ds, template="plotly_dark", title="mine", width=900)
     assert dark.layout.template.layout.paper_bgcolor == pio.templates["plotly_dark"].layout.paper_bgcolor
     assert dark.layout.title.text.startswith("mine<br>")
     assert "tiny &lt;model&gt; · ioi" in dark.layout.title.text
@@ -275,7 +300,7 @@ def test_mistakes_are_told(make_edges, make):
 def test_the_slider_works_in_a_browser(make_edges, browse, tmp_path):
     ds = make_edges()
     figure = views.circuit(ds)
-    at = [step.label for step in figure.layout.sliders[0].steps].index("0.3")
+    at = [step.label.endswith("(≥ 0.3)") for step in figure.layout.sliders[0].steps].index(True)
     path = views.save(figure, tmp_path / "circuit.html")
     page = path.read_text(encoding="utf-8")
     move = (

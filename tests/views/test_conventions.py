@@ -26,6 +26,7 @@ from plotly.colors import get_colorscale
 
 from interp import effects as fx
 from interp import views
+from interp.errors import InputError, UnknownNameError
 
 MODEL = "an-organisation/a-model-of-a-rather-long-name-7b-instruct"
 WORDS = ["<|endoftext|>", " The", " internationalisation", " of", "\n", " <b>", "日本語", ",", " was", " unfinished"]
@@ -365,6 +366,22 @@ def test_the_title_has_the_model_and_fits(name, layers, tokens, width):
     assert MODEL in "".join(lines)
     assert max(map(cells, lines)) * GLYPH * layout.font.size <= width
     assert 1.2 * layout.font.size * len(lines) <= layout.margin.t
+
+
+@every
+def test_inches_are_no_width(name):
+    draw, one = inspect.unwrap(getattr(views, CASES[name].view)), CASES[name]
+    with pytest.raises(
+        InputError, match=r"width=3\.25; expected pixels, 150 or more: views\.COLUMN \(312, 3\.25 in of print\)"
+    ):
+        draw(*arguments(one.make(3, 5)), **one.options(3, 5), width=3.25)
+
+
+@every
+def test_an_unknown_template_is_told(name):
+    one = CASES[name]
+    with pytest.raises(UnknownNameError, match=r"unknown template 'plotly_drak' of plotly; did you mean 'plotly_dark'"):
+        getattr(views, one.view)(*arguments(one.make(3, 5)), **one.options(3, 5), template="plotly_drak")
 
 
 @every

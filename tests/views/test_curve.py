@@ -203,6 +203,51 @@ def test_one_layer_and_eighty(make, layers):
     assert lines(figure)[0].mode == ("lines+markers" if layers == 1 else "lines")
 
 
+def test_points_of_one_layer_stand_side_by_side(make):
+    figure = views.curve(make(layers=1, axis="head", size=3), x="layer")
+    np.testing.assert_allclose([line.x[0] for line in lines(figure)], [-0.1, 0, 0.1])
+    assert figure.layout.xaxis.range == (-0.5, 0.5)
+    assert figure.layout.xaxis.tickvals == (0,)
+    assert [line.text[0].split("<br>")[0] for line in lines(figure)] == [f"<b>H{head} layer 0</b>" for head in range(3)]
+
+
+def test_positions_have_their_tokens(make):
+    ds = make().sel(layer=[1, 2])
+    figure = views.curve(ds, x="position")
+    axis = figure.layout.xaxis
+    assert axis.ticktext[:5] == ("0 &lt;|endoftext|&gt;", "1 When", "2 Anna|Mary", "3 and", "4 John")
+    assert axis.tickangle == -90
+    assert axis.title.text == "position and token of the clean prompt"
+    assert lines(figure)[1].text[4].startswith("<b>L2 position 4 John</b><br>recovery ")
+    assert figure.layout.margin.b > views.curve(make(tokens=False).sel(layer=[1, 2]), x="position").layout.margin.b
+    few = views.curve(ds.isel(position=[1]), x="position")
+    assert (few.layout.xaxis.ticktext, few.layout.xaxis.tickangle) == (("1 When",), 0)
+    other = ds.assign_coords(clean_token=ds["clean_token"].copy(data=np.full(ds["clean_token"].shape, " x", object)))
+    both = views.curve({"one": ds, "other": other}, x="position")
+    assert both.layout.xaxis.ticktext[4] == "4", "results of other prompts have no token in common"
+
+
+def test_arrays_have_their_tokens_too():
+    words = [["The", " cat"], ["The", " dog"]]
+    coords = {"position": [0, 1], "input_token": (("example", "position"), words)}
+    entropy = xr.DataArray(np.ones((2, 2)), coords, ("example", "position"), name="entropy")
+    axis = views.curve(entropy, x="position").layout.xaxis
+    assert (axis.ticktext, axis.title.text) == (("0 The", "1 cat|dog"), "position and token")
+
+
+def test_a_variable_and_a_metric_of_arrays(scores):
+    both = xr.Dataset({"score": scores, "loss": -scores})
+    (line,) = lines(views.curve(both, "loss"))
+    np.testing.assert_allclose(line.y, [0, -1 / 3, -2 / 3, -1])
+    by_metric = xr.concat([scores, 2 * scores], xr.Variable("metric", ["one", "other"]))
+    (line,) = lines(views.curve(by_metric, metric="other"))
+    np.testing.assert_allclose(line.y, [0, 2 / 3, 4 / 3, 2])
+    with pytest.raises(UnknownNameError, match=r"unknown quantity 'los' along 'checkpoint'; did you mean 'loss'"):
+        views.curve(both, "los")
+    with pytest.raises(UnknownNameError, match=r"unknown metric 'others'.* 'other'"):
+        views.curve(by_metric, metric="others")
+
+
 def test_wrong_arguments(scores, make):
     with pytest.raises(UnknownNameError, match="unknown axis of the results 'step'"):
         views.curve(scores, x="step")

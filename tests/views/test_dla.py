@@ -104,6 +104,13 @@ def test_by_source_token_it_is_a_map():
     assert views.dla(made_up(sources=4), example=1).data[0].z.shape == (21, 4)
 
 
+def test_source_tokens_that_differ_are_their_role_or_both():
+    ds = made_up(sources=4)
+    ds["source_token"][0, 1:3] = [" c", " e"]
+    ds = ds.assign_coords(source_role=("source_position", ["", "S1", "", "END"]))
+    assert views.dla(ds, top=5).layout.xaxis.ticktext == ("0 a", "1 {S1}", "2 e|&lt;b&gt;", "3 d")
+
+
 def test_tokens_of_prompts_of_unequal_length_are_not_averaged():
     ds = made_up(sources=4)
     ds["contribution"][1, :, 3] = np.nan

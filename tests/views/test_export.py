@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib.util
+import inspect
 import json
 import re
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 
 from interp import views
-from interp.errors import UnknownNameError
+from interp.errors import InputError, UnknownNameError
 from interp.views import export
 
 needs_exporter = pytest.mark.skipif(not views.can_export(), reason=f"no image exporter: {export.missing_exporter()}")
@@ -142,6 +143,14 @@ def test_what_to_install_is_said(make, tmp_path, monkeypatch):
         monkeypatch.setattr("choreographer.browsers.chromium.get_chrome_download_path", lambda mkdir: tmp_path / "none")
         with pytest.raises(views.ExportError, match=r"no Chrome or Chromium: apt-get install chromium.*BROWSER_PATH"):
             views.save(figure, tmp_path / "map.pdf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_figure_is_refused(make, tmp_path):
+    with pytest.raises(
+        InputError, match=r"fig is a Dataset; expected a figure, such as interp\.views\.heatmap\(result\) gives"
+    ):
+        inspect.unwrap(views.save)(make(), tmp_path / "map.html")
     assert not list(tmp_path.iterdir())
 
 

@@ -54,7 +54,7 @@ def test_hover_has_interval_n_and_raw_value(make):
 def test_both_tokens_where_the_prompts_differ(make):
     text = views.heatmap(make()).data[0].text
     assert text[0, 6].endswith("token ' John', corrupted ' Mary'")
-    assert text[0, 2].endswith("token differs")
+    assert text[0, 2].endswith("token differs: ' Anna', ' Mary'")
     assert text[0, 0].endswith("token '&lt;|endoftext|&gt;'")
 
 
@@ -63,9 +63,24 @@ def test_equal_tokens_stay_apart_on_the_axis(make):
     assert axis.tickvals == tuple(range(10))
     assert axis.ticktext[4] == "4 John"
     assert axis.ticktext[6] == "6 John"
-    assert axis.ticktext[2] == "2 ·"  # examples differ
+    assert axis.ticktext[2] == "2 Anna|Mary"  # examples differ
     assert axis.ticktext[0] == "0 &lt;|endoftext|&gt;"
     assert axis.title.text == "position and token of the clean prompt"
+
+
+def test_many_tokens_are_their_role_or_a_dot(make):
+    ds = make()
+    ds["clean_token"][2] = ds["clean_token"][4] = [f" name{i % 5}" for i in range(8)]
+    ds["corrupted_token"][2] = ds["clean_token"][2]
+    ds = ds.assign_coords(role=("position", ["", "", "IO", *[""] * 6, "END"]))
+    figure = views.heatmap(ds)
+    assert figure.layout.xaxis.ticktext[2] == "2 {IO}"
+    assert figure.layout.xaxis.ticktext[4] == "4 ·"
+    assert figure.layout.xaxis.ticktext[9] == "9 to", "all have this token"
+    text = figure.data[0].text[0]
+    assert text[2].endswith("<br>IO, token differs: ' name0', ' name1', ' name2' and 2 others")
+    assert text[4].endswith("<br>token differs: ' name0', ' name1', ' name2' and 2 others, corrupted ' John'")
+    assert text[9].endswith("<br>END, token ' to'")
 
 
 def test_roles_are_labels(make):

@@ -92,6 +92,13 @@ def test_one_layer_and_eighty(layers):
     figure = views.iia(xr.DataArray(np.linspace(0, 1, layers), dims="layer"), width=views.COLUMN)
     assert figure.layout.xaxis.dtick == (1 if layers == 1 else 10)
     assert lines(figure)["iia"].x == tuple(range(layers))
+    assert figure.layout.xaxis.range == ((-0.5, 0.5) if layers == 1 else None)
+
+
+def test_points_of_one_layer_stand_side_by_side():
+    table = xr.Dataset({"iia": ("layer", [0.9]), "chance": 0.5}, {"layer": [7]})
+    drawn = lines(views.iia(table))
+    np.testing.assert_allclose([drawn["iia"].x[0], drawn["chance"].x[0]], [6.95, 7.05])
 
 
 def test_wrong_arguments():

@@ -48,12 +48,27 @@ def test_intervals(numbers, text):
         ("a\nb", "a⏎b"),
         ("\x00", "�"),
         ("internationalisation", "international…"),
-        (None, "·"),
         ("", ""),
     ],
 )
 def test_tokens_on_an_axis(token, text):
     assert labels.short(token) == text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "role", "text"),
+    [
+        ([" Mary"] * 3, "IO", "Mary"),
+        ([" Mary", " John", " Mary"], "", "Mary|John"),
+        ([" Mary", " John", " Mary"], "IO", "{IO}"),
+        ([" Mary", " John", " Anna"], "", "·"),
+        ([" Mary", " internationalisation"], "", "·"),
+        ([" Mary", ""], "", "·"),  # one prompt is shorter
+        ([" a", " b"], "a role with a long name", "{a role with…}"),
+    ],
+)
+def test_tokens_of_several_examples_on_an_axis(tokens, role, text):
+    assert labels.standing(tokens, role) == text
 
 
 @given(st.integers(1, 2000), st.integers(1, 80))

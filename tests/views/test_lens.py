@@ -100,8 +100,12 @@ def test_other_values(value, low, high):
     assert drawn.colorbar.title.text == {"kl": "nats", "entropy": "nats", "logit": "logit"}.get(value, "rank")
     if value == "answer_rank":
         np.testing.assert_allclose(drawn.z[-1], np.log10(3), atol=1e-6)
-        assert drawn.colorbar.ticktext[:3] == ("1", "10", "100")
+        assert drawn.colorbar.ticktext == ("1", "10", "100", "1k", "10k", "100k")
         assert drawn.colorscale[0][1] == "#fde725"  # the first is the brightest
+
+
+WORDED = {(1, 5, None), (1, 5, views.COLUMN), (12, 15, None), (30, 20, views.PAGE)}
+"""Where words have room."""
 
 
 @pytest.mark.parametrize(
@@ -119,12 +123,20 @@ def test_text_fits_at_any_size(layers, size, width):
         longest = max(sum(2 if ord(c) > 0x2E80 else 1 for c in html.unescape(t)) for row in drawn.text for t in row)
         assert longest * 0.62 * drawn.textfont.size <= wide
         assert drawn.textfont.size <= tall
-    assert (drawn.text is not None) == ((layers, size, width) in {(1, 5, None), (1, 5, views.COLUMN), (12, 15, None)})
+    assert (drawn.text is not None) == ((layers, size, width) in WORDED)
     for axis, room, lying in ((layout.xaxis, wide, layout.xaxis.tickangle == 0), (layout.yaxis, tall, False)):
         gaps = np.diff(axis.tickvals) * room
         longest = max(len(html.unescape(t)) for t in axis.ticktext)
         assert (gaps >= (0.6 * longest if lying else 1) * layout.font.size).all()
-    assert layout.width <= 1200
+    assert layout.width <= 960
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(5, views.PAGE), (12, 846), (25, 960), (60, views.PAGE), (500, views.PAGE)])
+def test_it_is_as_wide_as_words_in_its_cells_need(tokens, width):
+    """58 pixels a token, 960 at most; no wider than a page where there is no room for words at that width either."""
+    figure = views.lens(made_up(4, tokens))
+    assert figure.layout.width == width
+    assert (figure.data[0].text is not None) == (tokens < 60)
 
 
 def test_templates_and_nothing_global():

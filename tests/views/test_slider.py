@@ -85,6 +85,13 @@ def test_the_plot_keeps_its_size_and_the_title_its_place(stacked):
     assert plain.layout.margin.b <= foot < figure.layout.margin.b - 60
 
 
+def test_one_value_needs_no_slider(stacked):
+    figure = views.heatmap(stacked.isel(checkpoint=[1]), slider="checkpoint")
+    assert not figure.frames
+    assert not figure.layout.sliders
+    assert figure.layout.height == views.heatmap(stacked.isel(checkpoint=1)).layout.height
+
+
 def test_axes_beside_a_slider(stacked):
     turned = views.heatmap(stacked, slider="head", x="checkpoint")
     assert turned.layout.xaxis.title.text == "checkpoint"

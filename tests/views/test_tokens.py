@@ -82,6 +82,20 @@ def test_a_mean_where_all_have_the_same_token():
     assert "mean over 3 examples" in figure.layout.title.text
 
 
+def test_a_mean_of_an_array_goes_over_templates_and_roles():
+    ds = scores(examples=8).isel(position=slice(0, 8))
+    ds = ds.assign_coords(template=("example", [f"t{i % 4}" for i in range(8)]))
+    plain, role = (
+        views.tokens(one, example=None) for one in (ds, ds.assign_coords(role=("position", ["", "", "IO", *[""] * 5])))
+    )
+    each = np.array([[i, i + 4] for i in range(4)]).mean(-1)  # numbers of templates at place 0
+    half = 3.182446 * each.std(ddof=1) / 2  # Student's t of three degrees of freedom at 0.975
+    assert plain.data[0].hovertext[0].endswith(f"loss 3.50 ± {half:.2f} (n=8, 4 templates)")
+    assert [trace.name for trace in plain.data[1:]] == ["tokens differ"]
+    assert [trace.name for trace in role.data[1:]] == []
+    assert role.data[0].text[2] == "{IO}"
+
+
 def test_one_example_of_a_sweep_is_its_own_recovery(make):
     ds = make()
     figure = views.tokens(ds.sel(layer=1), example=2)
@@ -113,6 +127,16 @@ def test_the_mean_of_a_sweep_has_intervals(make):
     assert lines[2] == f"95% interval {low:.3g} to {high:.3g}"
     assert "n=8, 4 templates · layer=1" in figure.layout.title.text
     assert [trace.name for trace in figure.data[1:]] == ["tokens differ"]
+
+
+def test_a_role_stands_for_tokens_that_differ(make):
+    ds = make().sel(layer=1).assign_coords(role=("position", ["", "", "IO", *[""] * 7]))
+    figure = views.tokens(ds, example=None)
+    assert len(figure.data) == 1, "none is left out"
+    assert figure.data[0].text[2] == "{IO}"
+    assert figure.data[0].marker.color[2] == pytest.approx(-0.1)
+    assert figure.data[0].hovertext[2].startswith("<b>2</b> token differs<br>recovery -0.10 ± ")
+    assert views.tokens(ds, example=0).data[0].text[2] == "␣Anna"
 
 
 def test_reasons_why_there_is_no_number(make):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -63,13 +64,40 @@ def test_title_has_both_ends_and_provenance(tree):
     assert "corrupted -3, clean 3 · noising" in noising
 
 
-def test_outlines_are_said_to_be_of_one_map_each(tree):
-    said = "outlined: max-T sign flips within each map"
-    told = views.tracing(tree(examples=16, templates=16), width=900)
+def test_outlines_hold_over_all_maps_together(tree):
+    """Hovers and the title count the cells of all maps; a map by itself counts its own."""
+    results = tree(examples=16, templates=16)
+    told = views.tracing(results, width=900)
     assert "effect ≠ 0, p ≤ 0.05" in {trace.name for trace in told.data}
-    assert said in told.layout.title.text
+    assert "outlined: p ≤ 0.05, max-T sign flips of templates over all maps" in told.layout.title.text
+    (cells,) = {re.search("adjusted for (\\d+) cells", trace.text[9, 3])[1] for trace in told.data if trace.type == "heatmap"}
+    assert int(cells) == 3 * 4 * 9  # position 0 is by rule
+    alone = views.heatmap(results["mlp_out"].to_dataset())
+    assert "adjusted for 36 cells" in alone.data[0].text[3, 9]
+
+
+def test_a_cell_that_would_survive_alone_need_not_survive_with_others(tree):
+    """One cell with an effect, 35 of noise in its map, and 72 of noise in the other maps."""
+    results, rng = tree(examples=12, templates=12), np.random.default_rng(0)
+    for number, site in enumerate(SITES):
+        ds = results[site].to_dataset()
+        noise = xr.zeros_like(ds["value"]) + rng.normal(size=ds["value"].shape).astype("float32")
+        noise[0, 2, 5] += 0 if number else 1.1
+        ds["value"] = (fx.base(ds) + noise.where(~ds["by_rule"], 0)).transpose(*ds["value"].dims)
+        results[site] = xr.DataTree(ds)
+    one = fx.sign_flip(results["resid_post"].to_dataset())
+    together = fx.sign_flip_together(fx.families(results))
+    p, adjusted = (found["p_adjusted"].values[0, 2, 5] for found in (one, together["resid_post"]))
+    assert p < adjusted
+    drawn = views.tracing(results, level=1 - (p + adjusted) / 2)
+    assert not any(str(trace.name).startswith("effect ≠ 0") for trace in drawn.data)
+    drawn = views.tracing(results, level=1 - adjusted - 1e-9)
+    assert any(str(trace.name).startswith("effect ≠ 0") for trace in drawn.data)
+
+
+def test_without_outlines_it_says_why(tree):
     too_few = views.tracing(tree(examples=4), width=900)  # 2^(1 − 4) is no p below 0.05
-    assert said not in too_few.layout.title.text
+    assert "4 templates: 6 are needed to tell a cell from 0 at p ≤ 0.05" in too_few.layout.title.text
 
 
 def test_hover_has_interval_n_and_the_token(tree):
@@ -85,7 +113,7 @@ def test_rows_are_tokens_from_the_top_and_those_that_differ_have_a_star(tree):
     assert [axis.range for axis in axes] == [(9.5, -0.5)] * 3
     assert [axis.showticklabels for axis in axes] == [None, False, False]
     assert axes[0].ticktext[4:8] == ("4 John", "5 ,", "6 John*", "7 gave")
-    assert axes[0].ticktext[2] == "2 ·"  # another token in other examples, but the same in both prompts
+    assert axes[0].ticktext[2] == "2 Anna|Mary"  # another token in other examples, but the same in both prompts
     assert "· * corrupted" in figure.layout.title.text
     chosen = views.tracing(tree(), subject=[4, 5]).layout
     assert [text for text in chosen.yaxis.ticktext if "*" in text] == ["4 John*", "5 ,*"]

@@ -84,6 +84,7 @@ class Asked:
         with float32():
             precision = computed()
         return provenance.identity(self.model, self.encoded) | {
+            "task": self.encoded.pairs.task if self.paired else None,
             "side": self.side if self.paired else None,
             "given": None if self.given is None else repr(self.given),
             "device": str(self.model.device),

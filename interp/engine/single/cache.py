@@ -80,7 +80,7 @@ def cached(asked: Asked, sites: Any, position: Any = None) -> xr.Dataset:
     named = _Named(asked)
     data = {array.variable.name: named.labelled(array) for array in arrays}
     coords = named.coords | {"prompt": (axes.EXAMPLE, asked.prompts)}
-    attrs = {"sites": [array.variable.name for array in arrays], "position": said(position)}
+    attrs = {"method": "cache", "sites": [array.variable.name for array in arrays], "position": said(position)}
     return xr.Dataset(data, coords, asked.attrs() | attrs)
 
 
@@ -167,6 +167,7 @@ def _of_positions(axis: str, places: Places, chosen: Chosen | None) -> dict[str,
     word, chosen = axis.removesuffix(axes.POSITION), Chosen.of(places, None) if chosen is None else chosen
     tokens = chosen.tokens()
     if tokens is not None:
-        return {f"{word}token": ((axes.EXAMPLE, axis), tokens)}
+        roles = chosen.roles(places)
+        return {f"{word}token": ((axes.EXAMPLE, axis), tokens)} | ({f"{word}role": (axis, roles)} if any(roles) else {})
     lattice = places.coordinates().items()
     return {f"{word}{name}": (axis, [at[p] for p in chosen.at[0].tolist()]) for name, at in lattice}

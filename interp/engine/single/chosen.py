@@ -75,6 +75,11 @@ class Chosen:
             return None
         return np.array(self.strings, object).reshape(len(self.strings), len(self.names))
 
+    def roles(self, places: Places) -> list[str]:
+        """The role that every prompt has at each of them, where they are called by their numbers; else none at all."""
+        indices = [name for name in self.names if isinstance(name, int)]
+        return places.roles_at(indices) if len(indices) == len(self.names) else []
+
 
 def parsed(position: Any) -> list[Positions]:
     """Positions from ``-1``, ``"last"``, a role, several indices, or a list of such; None for all of them.

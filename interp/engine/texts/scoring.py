@@ -103,6 +103,7 @@ def score(
         most = max(1, runs.rows // 2) if compare and rows is None else runs.rows
         parts = in_batches(len(every), most, run)
     attrs = provenance.identity(model, encoded) | {
+        "method": "score",
         "patching": patching if paired else None,
         "side": BASE[patching] if paired else None,
         "given": None if force is None else repr(force),

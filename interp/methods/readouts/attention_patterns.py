@@ -76,8 +76,8 @@ def attention(
     pattern = ds[PATTERN].values
     ds["entropy"] = ((*_BY_HEAD, axes.POSITION), _entropy(pattern))
     for name, numbers in _scores(pattern, asked, Chosen.of(asked.tokens, position)).items():
-        ds[name] = (_BY_HEAD, numbers, {"model": model.name, "given": ds.attrs["given"]})
-    return ds
+        ds[name] = (_BY_HEAD, numbers, {key: ds.attrs[key] for key in ("model", "task", "given")})
+    return ds.assign_attrs(method="attention patterns")
 
 
 def _sites(layers: Any, heads: Any) -> list[str]:

@@ -229,7 +229,7 @@ def _labelled(
     }
     found = xr.Dataset(data, coords, attrs)
     if "by_head" in found:
-        said = {"quantity": "contribution to the logit difference", "model": asked.model.name, "given": attrs.get("given")}
+        said = {"quantity": "contribution to the logit difference"} | {key: attrs[key] for key in ("model", "task", "given")}
         found["by_head"] = found["by_head"].assign_attrs(said)
     return found
 
@@ -269,7 +269,9 @@ def _aligned(tokens: Tokens, part: Float[Tensor, "example column"]) -> Float[Ten
 def _source_tokens(tokens: Tokens) -> dict[str, Any]:
     longest = int(tokens.lengths.max())
     words = [[*row, *[""] * (longest - len(row))] for row in tokens.strings]
-    return {"source_token": ((axes.EXAMPLE, axes.SOURCE_POSITION), words)} if words else {}
+    roles = tokens.roles_at(range(longest))
+    told: dict[str, Any] = {"source_role": (axes.SOURCE_POSITION, roles)} if any(roles) else {}
+    return told | ({"source_token": ((axes.EXAMPLE, axes.SOURCE_POSITION), words)} if words else {})
 
 
 def _prompts(asked: Answered) -> dict[str, Any]:

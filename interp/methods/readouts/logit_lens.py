@@ -120,7 +120,10 @@ def lens(
             ends = torch.from_numpy(last)[told.examples, chosen.at[told.examples].argmax(-1)].to(asked.tokens.mask.device)
             told.warn_of_spaces(model.stack.logits(ends[:, None].to(model.dtype))[:, 0])
         attrs = asked.attrs() | {"site": component.name, "translators": sorted(translators or {}), "method": "logit lens"}
-    return _labelled(asked, numbers, chosen, found, wanted).assign_attrs(attrs)
+    ds = _labelled(asked, numbers, chosen, found, wanted).assign_attrs(attrs)
+    for array in ds.data_vars.values():  # what is taken out alone says where it is from
+        array.attrs |= {key: attrs[key] for key in ("model", "task", "given", "site")}
+    return ds
 
 
 def _component(model: Model, sites: str | Site) -> Site:
@@ -311,6 +314,8 @@ def _labelled(
     tokens = chosen.tokens()
     if tokens is not None:
         coords["input_token"] = ((axes.EXAMPLE, axes.POSITION), tokens)
+    if any(roles := chosen.roles(asked.tokens)):
+        coords["role"] = (axes.POSITION, roles)
     if wanted is not None:
         coords["answer"] = (axes.EXAMPLE, _words(asked.model, wanted.cpu().numpy()))
     return xr.Dataset(data, coords)

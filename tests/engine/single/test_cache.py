@@ -258,6 +258,7 @@ def test_attributes_say_where_numbers_come_from() -> None:
     model = sweeps.model("gpt2")
     given = Intervention.of("L0H1.z", source=Constant(0.0))
     attrs = cache(model, IDS, "L0.z", given=given).attrs
+    assert attrs["method"] == "cache"
     assert attrs["model"] == model.name
     assert attrs["model_digest"] == model.digest
     assert attrs["given"] == repr(given)
@@ -303,7 +304,9 @@ def test_the_other_prompts_values_can_be_given_to_pairs_only() -> None:
     pairs = Pairs((Pair(IDS[0], tuple(reversed(IDS[0])), 3, 4),))
     given = Intervention.of("L1.resid_post@-1", source=Activation())
     other = cache(model, pairs, "resid_post", side="corrupted").resid_post
-    ds = cache(model, pairs, "resid_post", given=given).resid_post
+    ds = cache(model, pairs, "resid_post", given=given)
+    assert (ds.attrs["task"], cache(model, IDS, "L0.z").attrs["task"]) == ("pairs", None)
+    ds = ds.resid_post
     np.testing.assert_allclose(ds[0, 1, -1], other[0, 1, -1], atol=1e-5)
     assert np.abs(ds[0, 1, 0] - other[0, 1, 0]).max() > 1e-2
     close(other[0, 2], raw(model, tuple(reversed(IDS[0])), "transformer.h.2"))

@@ -157,6 +157,7 @@ def test_what_is_given_and_pairs(seed: int) -> None:
     noised = score(model("gpt2"), [Pair(clean, corrupted)], patching="noising")
     np.testing.assert_allclose(noised.logprob[0, 0], first, rtol=0, atol=1e-12)
     assert [found.attrs["side"] for found in (patched, noised, one)] == ["corrupted", "clean", None]
+    assert {found.attrs["method"] for found in (patched, noised, one)} == {"score"}
     score(model("gpt2"), given, Change(SITE, source=mean("base", over=("example", "position"))))
 
 

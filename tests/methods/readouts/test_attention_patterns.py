@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,16 @@ import sweeps
 import tiny
 import torch
 
+from interp.engine.single.cache import cache
 from interp.errors import HeadOutOfRangeError, InputError, UnknownSiteError
 from interp.interventions import Change, Constant, Intervention
 from interp.methods.readouts import attention_patterns
 from interp.methods.readouts.attention_patterns import attention
+from interp.methods.readouts.direct_logit_attribution import dla
+from interp.methods.readouts.logit_lens import lens as logit_lens
 from interp.models import load
 from interp.prompts import Prompt
+from interp.store import Store
 
 IDS = [(5, 9, 31, 5, 9, 31, 31), (11, 3, 8), (7,)]
 
@@ -122,6 +127,31 @@ def test_an_induction_head_of_a_trained_model() -> None:
     assert float(ds.induction.max()) > 0.3  # attending to all alike would give 0.06
     best = ds.induction.isel(example=0).argmax(("layer", "head"))
     assert int(best["layer"]) > 0  # it needs a head before it
+
+
+def test_readouts_say_what_role_all_prompts_have() -> None:
+    """ "it" is word 2 in both, "end" the last of three and of four words."""
+    model = load("zoo/language-4l")
+    words = [" Mary", " gave", " it", " to"]
+    prompts = [Prompt("".join(words[:n]), {"it": " it", "end": words[n - 1]}) for n in (3, 4)]
+    for ds, axis in (
+        (attention(model, prompts, bos=False), "role"),
+        (attention(model, prompts, bos=False), "source_role"),
+        (cache(model, prompts, "resid_pre", bos=False), "role"),
+        (logit_lens(model, prompts, bos=False), "role"),
+        (dla(model, prompts, " the", bos=False, by="source"), "source_role"),
+    ):
+        assert ds[axis].values.tolist() == ["", "", "it", ""]
+    assert "role" not in attention(model, prompts, position="it", bos=False).coords
+
+
+def test_a_store_lists_what_it_is(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    model = sweeps.model("gpt2")
+    store.save(attention(model, IDS, [0]), name="patterns")
+    store.save(cache(model, IDS, "L0.z"), name="activations")
+    listed = store.runs().set_index("name")["method"]
+    assert dict(listed) == {"patterns": "attention patterns", "activations": "cache"}
 
 
 def test_mistakes_are_told() -> None:

@@ -137,6 +137,7 @@ def test_other_parts_of_the_stream() -> None:
     np.testing.assert_allclose(ds.logit[0], logits.topk(2).values, rtol=0, atol=1e-4)
     whole = lens(model, IDS, sites="resid_mid")
     assert whole.attrs["site"] == "resid_mid"
+    assert {key: whole["kl"].attrs[key] for key in ("model", "site")} == {"model": whole.attrs["model"], "site": "resid_mid"}
 
 
 def test_some_positions_alone() -> None:
