@@ -39,6 +39,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
+from interp import effects as fx
 from interp.errors import StoreError, nearest
 from interp.store import arrays, listing, marker, units
 from interp.store.arrays import Result
@@ -48,7 +49,7 @@ from interp.store.identity import ID, canonical, check_name, run_id, sha256
 from interp.store.joining import joined
 from interp.store.leases import EXPIRY
 from interp.store.marker import DATA, HALF, WHOLE
-from interp.store.run import COMPLETE, UNFINISHED, Run, inspect
+from interp.store.run import COMPLETE, DAMAGED, UNFINISHED, Run, inspect
 from interp.store.writing import Writing
 
 _INSTEAD = ("data", "files", "units", "format")
@@ -85,8 +86,9 @@ class Store:
         """Write a dataset, an array or a tree of datasets, whole or not at all.
 
         The id is the digest of ``attrs["spec"]`` and ``attrs["engine_semantics"]`` (a tree without a spec of its own is the
-        specs of its families). Saving an id again puts the new numbers in place of the old in one step; the old name stays
-        unless a new one is given, and tags add up. A result without a spec is known by the digest of its content.
+        specs of its families). Saving an id again puts the new numbers in place of the old in one step; the old name and what
+        was beside them stay unless others are given, and tags add up. A result without a spec is known by the digest of its
+        content, and so is what was derived from one with it: an effect, a part of a result, half a run.
 
         Args:
             result: with attributes that JSON holds.
@@ -103,8 +105,10 @@ class Store:
         array = {"array": None if result.name is None else str(result.name)} if isinstance(result, xr.DataArray) else {}
         ds = arrays.wrapped(result) if isinstance(result, xr.DataArray) else result
         data = self._packed(ds)
-        head = self._head(ds, name, tags, sha256(data)[:12]) | array
-        return self._save(ds, head, {**(beside or {}), DATA: data})
+        spec, semantics = _asked(ds)
+        answers = not any(map(fx.derived, fx.families(ds).values()))
+        head = self._head(ds, (spec if answers else None, semantics), name, tags, sha256(data)[:12]) | array
+        return self._save(ds, head, {**self._beside(head["id"]), **_files(beside), DATA: data})
 
     def begin(
         self,
@@ -135,7 +139,7 @@ class Store:
             StoreError: as :meth:`save`; units that do not fit; a run that is there and cannot be read, though it may be
                 good: of another format, renamed, or behind a link.
         """
-        head = self._head(skeleton, name, tags, secrets.token_hex(6))
+        head = self._head(skeleton, _asked(skeleton), name, tags, secrets.token_hex(6))
         run = head["id"]
         if isinstance(skeleton, xr.DataTree) or all(isinstance(some, Mapping) for some in chunks.values()):
             cut: Any = chunks
@@ -143,7 +147,7 @@ class Store:
             cut = {"/": chunks}
         planned = units.planned(skeleton, fills, cut)
         of_units = {family: dict.fromkeys(fills, lengths) for family, lengths in cut.items()}
-        content = self._checked({**(beside or {}), DATA: self._packed(skeleton, of_units)})
+        content = self._checked({**_files(beside), DATA: self._packed(skeleton, of_units)})
         plan, content = joined(self.files, {**head, "units": planned}, content)
 
         def save(result: Result, found: Mapping[str, bytes]) -> Run:
@@ -290,16 +294,19 @@ class Store:
             raise StoreError(f"run {run.id} is {run.status}: {run.reason}")
         return run
 
-    def _head(self, result: Result, name: str | None, tags: Iterable[str], anonymous: str) -> dict[str, Any]:
+    def _head(
+        self, result: Result, asked: tuple[Any, int], name: str | None, tags: Iterable[str], anonymous: str
+    ) -> dict[str, Any]:
         """A marker without its data: what a run is, and what it was called before.
 
         Args:
+            asked: the spec that the result answers, and the engine's semantics.
             anonymous: the id of a result without a spec.
         """
         labels = _tags(tags)
         if name is not None:
             check_name(name)
-        spec, semantics = _asked(result)
+        spec, semantics = asked
         run = run_id(spec, semantics) if spec is not None else anonymous
         old = inspect(self.files, run).marker
         if old is not None:
@@ -327,6 +334,11 @@ class Store:
             self.files.remove(f"{run}/{old['data']}")  # no marker names it any more
         return inspect(self.files, run)
 
+    def _beside(self, run: str) -> Mapping[str, bytes]:
+        """What is beside a run that is replaced, as far as it is whole."""
+        found = inspect(self.files, run)
+        return {} if found.marker is None or found.check().status == DAMAGED else found.beside()
+
     def _forget(self, run: str, plan: Mapping[str, Any]) -> None:
         """Remove what a run was written by, now that it is whole."""
         for path in (f"{run}/{HALF}", units.folder(run, plan), units.leased(run, plan), f"{run}/{plan['data']}"):
@@ -346,6 +358,14 @@ class Store:
             if not isinstance(data, bytes):
                 raise StoreError(f"beside[{name!r}] is {type(data).__name__}; expected bytes")
         return content
+
+
+def _files(beside: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
+    if beside is not None and not isinstance(beside, Mapping):
+        raise StoreError(f"beside is of type {type(beside).__name__}; expected a mapping of file names to bytes")
+    if DATA in (beside or {}):
+        raise StoreError(f"beside[{DATA!r}] is the name of the data itself; choose another")
+    return beside or {}
 
 
 def _tags(tags: Iterable[str]) -> list[str]:

@@ -62,7 +62,7 @@ def killed(monkeypatch, most):
 
 def alike(a, b):
     """Equal in everything that is not about how it was run."""
-    how = ("wall_seconds", "made_at", "work_units", "out_of_memory", "noise_floor", "peak_memory")
+    how = ("wall_seconds", "made_at", "work_units", "out_of_memory", "noise_floor", "peak_memory", "numbers_digest")
     for name in a.variables:
         if name == "value":
             scale = float(np.nanmax(np.abs(a[name])))
@@ -122,6 +122,28 @@ def test_a_damaged_run_that_is_asked_for_is_made_anew(model, pairs, tmp_path, mo
     assert sum(counted) > 0
     assert alike(again, first)
     assert Store(tmp_path).load("again").identical(again)
+
+
+def test_what_was_derived_from_a_run_is_not_given_for_it(model, pairs, tmp_path):
+    store, plain = Store(tmp_path), interp.patch(model, pairs, heads())
+    store.save(interp.effect(plain), name="effect")
+    store.save(plain.sel(layer=[0]), name="a layer")
+    kept = interp.patch(model, pairs, heads(), store=store, name="all")
+    assert alike(plain, kept)
+    for one in (2 * kept, interp.summary(kept)):
+        store.save(one)
+        assert interp.patch(model, pairs, heads(), store=store).identical(kept)
+    again = store.save(kept)
+    assert (again.name, sorted(again.beside())) == ("all", ["recipe.json"])
+
+
+@pytest.mark.parametrize(
+    "ask", [partial(interp.patch, where=heads()), interp.patch_edges, partial(interp.attribute, where=heads())]
+)
+def test_a_result_that_is_kept_later_is_found(model, pairs, tmp_path, ask):
+    result = ask(model, pairs)
+    run = Store(tmp_path).save(result)
+    assert Store(tmp_path).like(result) == run
 
 
 def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatch):
