@@ -16,6 +16,7 @@ from interp.engine import surroundings
 from interp.engine.precision import computed
 from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model, Places
+from interp.models.hooks import hooked
 
 ENGINE_SEMANTICS = 1
 """Raised only when numbers may change; part of a run's identity."""
@@ -59,9 +60,12 @@ def _tokens(encoded: Encoded) -> str:
 def spec(
     model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric], family: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The canonical description whose digest identifies a run; None if something in it cannot be written down."""
+    """The canonical description whose digest identifies a run; None if something in it cannot be written down.
+
+    Such as a hook of somebody's own: it may do anything to what the model says, and the weights do not know of it.
+    """
     described = [_metric(metric) for metric in metrics]
-    if None in described or _anonymous(family):
+    if None in described or _anonymous(family) or hooked(model.module):
         return None
     return identity(model, encoded) | {"patching": patching, "metrics": described} | family
 

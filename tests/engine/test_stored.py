@@ -240,10 +240,44 @@ def test_units_are_as_long_as_they_should_be():
 
 def test_a_function_of_ones_own_makes_a_run_anonymous(model, pairs, tmp_path):
     with pytest.warns(
-        UserWarning, match="a function of your own, which has no written form: the run is kept under an id by lot"
+        UserWarning, match=r"a function of your own \(a metric, an edit, a hook on the model\), which has no written form"
     ):
         interp.patch(model, pairs, heads(), edit=lambda h, ctx: 0 * h, store=tmp_path)
     assert Store(tmp_path).runs()["status"].tolist() == ["complete"]
+
+
+def test_a_hook_of_ones_own_makes_a_run_anonymous(pairs, tmp_path):
+    model, store = interp.load("zoo/induction-2l"), Store(tmp_path)
+    plain = interp.patch(model, pairs, heads(), store=store)
+    with model.module.get_submodule("model.layers.1.self_attn").register_forward_hook(
+        lambda module, given, found: (0 * found[0], *found[1:])
+    ):
+        with pytest.warns(UserWarning, match="a hook on the model"):
+            hooked = interp.patch(model, pairs, heads(), store=store, name="hooked")
+        assert float(abs(hooked["value"] - plain["value"]).max()) > 1e-3
+        assert hooked.attrs["spec"] is None
+        assert interp.rerun(store.run("hooked"), model=model).within
+    with pytest.raises(
+        StoreError, match=r"is not loaded again by itself: there is a hook of yours on model.layers.1.self_attn; load it"
+    ):
+        interp.rerun(store.run("hooked"))
+    assert interp.patch(model, pairs, heads(), store=store).identical(plain)
+    assert len(store.runs()) == 2
+
+
+def test_hooks_of_torch_are_part_of_the_model(pairs, tmp_path):
+    plain = interp.load("zoo/induction-2l")
+    torch.nn.utils.spectral_norm(plain.module.model.layers[0].self_attn.o_proj)
+    model = interp.load(plain.module, tokenizer=plain.tokenizer)
+    interp.patch(model, pairs, heads(), store=tmp_path)
+    assert len(Store(tmp_path).runs()) == 1
+    assert Store(tmp_path).like(interp.patch(model, pairs, heads())) is not None
+
+
+def test_what_is_in_force_on_a_model_is_written_down(model, pairs, tmp_path):
+    with model.edited(interp.Intervention.of("L0H0.z", source=interp.Constant(0.0))):
+        kept = interp.patch(model, pairs, heads(), store=tmp_path)
+    assert kept.attrs["spec"]["given"]
 
 
 def test_other_numbers_under_the_same_name_are_refused(model, pairs, tmp_path, monkeypatch):
