@@ -20,7 +20,7 @@ import xarray as xr
 
 from interp import effects as fx
 from interp import report, views
-from interp.errors import StoreError, UserError
+from interp.errors import StoreError, UserError, file_to_write
 from interp.store import Run, export
 from interp.views.export import missing_exporter
 
@@ -43,13 +43,16 @@ def write(run: Run, path: str | os.PathLike[str]) -> Path:
         The path written.
 
     Raises:
-        StoreError: the run is not complete or damaged; another ending; no such folder.
+        StoreError: the run is not complete or damaged, or is none; another ending.
+        PathError: no such folder, or ``path`` is one.
     """
-    path = Path(path)
+    if not isinstance(run, Run):
+        raise StoreError(
+            f"run is of type {type(run).__name__}; expected a run of a store, such as interp.Store('runs').run('name')"
+        )
+    path = file_to_write(path)
     if path.suffix.lower() != ".zip":
         raise StoreError(f"a bundle is a zip, but {path.name!r} ends in {path.suffix!r}; call it {path.stem}.zip")
-    if not path.parent.is_dir():
-        raise StoreError(f"{str(path.parent)!r} is no folder, so {path.name!r} cannot be written there; make it first")
     files = contents(run)
     part = path.with_name(f".{path.name}.part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as packed:
@@ -85,7 +88,7 @@ def _report(run: Run) -> bytes:
         return report.write(Path(folder) / "report.html", title, report.of_run(run)).read_bytes()
 
 
-def _netcdf(result: xr.Dataset | xr.DataTree) -> dict[str, bytes]:
+def _netcdf(result: xr.Dataset | xr.DataTree | xr.DataArray) -> dict[str, bytes]:
     """The data as netCDF, where it can be written here: the CSV holds it in any case."""
     try:
         return {"data.nc": export.content(result, export.NETCDF)}

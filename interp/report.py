@@ -28,7 +28,7 @@ from plotly.offline import get_plotlyjs
 from interp import axes as names
 from interp import effects as fx
 from interp import views
-from interp.errors import StoreError, UserError
+from interp.errors import StoreError, UserError, file_to_write
 from interp.store import Run
 from interp.store.run import RUNNING, UNFINISHED
 from interp.views import labels
@@ -89,7 +89,9 @@ def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro
 
     Raises:
         TypeError: an item that is none of those.
+        PathError: no such folder, or ``path`` is one.
     """
+    path = file_to_write(path)
     parts = [(name, _listed(items)) for name, items in (sections.items() if isinstance(sections, Mapping) else sections)]
     figures = 0
     body = []
@@ -123,7 +125,6 @@ def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro
 </body>
 </html>
 """
-    path = Path(path)
     path.write_text(page, encoding="utf-8")
     return path
 

@@ -84,11 +84,21 @@ class Run:
         Raises:
             StoreError: the run is not complete, or a file is missing or damaged.
         """
+        own = self.finished()
+        files = marker.content(self.files, self.id, own)
+        data = {f"{self.id}/{own['data']}/{name}": content for name, content in files.items()}
+        return {**data, f"{self.id}/{WHOLE}": marker.written(own)}
+
+    def finished(self) -> Mapping[str, Any]:
+        """What ``run.json`` says of a complete run.
+
+        Raises:
+            StoreError: the run is not complete.
+        """
         if self.status != COMPLETE or self.marker is None:
-            raise StoreError(f"run {self.id} is {self.status}: {self.reason}")
-        files = marker.content(self.files, self.id, self.marker)
-        data = {f"{self.id}/{self.marker['data']}/{name}": content for name, content in files.items()}
-        return {**data, f"{self.id}/{WHOLE}": marker.written(self.marker)}
+            then = {RUNNING: "; wait until it is done", UNFINISHED: "; ask for it again to finish it"}.get(self.status, "")
+            raise StoreError(f"run {self.id} is {self.status}: {self.reason}{then}")
+        return self.marker
 
     def check(self) -> Run:
         """The same run, damaged where a checksum does not hold."""

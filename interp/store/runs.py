@@ -158,9 +158,18 @@ class Store:
         return Writing(self.files, plan, content, save, partial(self._forget, run, plan), expiry)
 
     def label(self, ref: str, *, name: str | None = None, tags: Iterable[str] | None = None) -> Run:
-        """Give a complete run another name, or other tags."""
-        run = self._complete(ref)
-        found = dict(run.marker or {})
+        """Give a complete run another name, or other tags.
+
+        Args:
+            ref: its id, the beginning of one, or its name.
+            name: the new one; by default as it was.
+            tags: in place of those that it has; by default as they were.
+
+        Raises:
+            StoreError: no such run, or one that is not complete; a refused name.
+        """
+        run = self.run(ref)
+        found = dict(run.finished())
         found["name"] = found["name"] if name is None else check_name(name)
         found["tags"] = found["tags"] if tags is None else list(dict.fromkeys(_tags(tags)))
         marker.put(self.files, run.id, WHOLE, found)
@@ -287,12 +296,6 @@ class Store:
         return f"Store({self.address!r})"
 
     # pieces
-
-    def _complete(self, ref: str) -> Run:
-        run = self.run(ref)
-        if run.status != COMPLETE:
-            raise StoreError(f"run {run.id} is {run.status}: {run.reason}")
-        return run
 
     def _head(
         self, result: Result, asked: tuple[Any, int], name: str | None, tags: Iterable[str], anonymous: str

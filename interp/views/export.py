@@ -18,7 +18,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.errors import UnknownNameError, UserError
+from interp.errors import UnknownNameError, UserError, file_to_write
 
 IMAGES = (".png", ".svg", ".pdf")
 SUFFIXES = (".html", *IMAGES)
@@ -48,9 +48,10 @@ def save(fig: go.Figure, path: str | os.PathLike[str], *, scale: float = 2.0) ->
 
     Raises:
         UnknownNameError: another ending.
+        PathError: no such folder, or ``path`` is one.
         ExportError: kaleido or the browser that it drives is missing, or does not start; the message says what to install.
     """
-    path = Path(path)
+    path = file_to_write(path)
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise UnknownNameError("figure ending", kind, SUFFIXES, f"of {path.name!r}")
