@@ -318,12 +318,32 @@ def test_a_reference_that_fits_none_or_several(store):
         store.load("sane")
 
 
+def test_a_store_stays_where_it_is(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    store, of_home = Store("runs"), Store("~/runs")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store.address == str(tmp_path / "runs")
+    run = store.save(result())
+    assert run.path == tmp_path / "runs" / run.id
+    assert same(Store(tmp_path / "runs").load(run.id), result(made_at=run.load().attrs["made_at"]))
+    assert of_home.address == str(tmp_path / "home" / "runs")
+
+
 def test_only_a_folder_is_a_store(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"a store is a folder, but .* is a file"):
         Store(tmp_path / "file")
-    with pytest.raises(StoreError, match=r"the store .*file/inside' cannot be written: .*Not a directory"):
-        Store(tmp_path / "file" / "inside").save(result())
+    with pytest.raises(StoreError, match=r"a store is a folder, but '.*/file' is a file"):
+        Store(tmp_path / "file" / "inside")
+    with pytest.raises(StoreError, match=r"the store '.*x+' cannot be reached: .*too long"):
+        Store(tmp_path / ("x" * 300))
+    for nothing in ("", "a\0b"):
+        with pytest.raises(
+            StoreError, match=r"a store is given as its folder or address, got '.*'; '.' is the folder that you are in"
+        ):
+            Store(nothing)
     with pytest.raises(StoreError, match="a store is given as its folder or address, got 7 of type int"):
         unchecked(files.at)(7)
     with pytest.raises(StoreError, match=r"the address 'nowhere://bucket' cannot be opened: .*nowhere"):
