@@ -24,6 +24,7 @@ from interp.engine.measure import ROUNDING, bar
 from interp.engine.surroundings import peak_memory
 from interp.errors import StoreError
 from interp.store import Store
+from interp.store.identity import check_name, check_tags
 from interp.store.marker import DamagedError
 
 StoreLike: TypeAlias = Store | str | os.PathLike[str]
@@ -51,9 +52,11 @@ class Into:
         """None where no store is given.
 
         Raises:
-            StoreError: a name or tags, but no store.
+            StoreError: a name or tags, but no store; or such as no run can have.
         """
-        tags = (tags,) if isinstance(tags, str) else tuple(tags)
+        tags = tuple(check_tags(tags))
+        if name is not None:
+            check_name(name)
         if store is None:
             if name is not None or tags:
                 raise StoreError("name and tags are for a run in a store; give store= as well")

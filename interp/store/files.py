@@ -68,7 +68,7 @@ def at(place: str | os.PathLike[str]) -> Files:
     if not isinstance(place, str | os.PathLike):
         raise StoreError(f"a store is given as its folder or address, got {place!r} of type {type(place).__name__}")
     text = os.fspath(place)
-    if not text or isinstance(text, bytes) or "\0" in text:
+    if not text or "\0" in text:
         raise StoreError(f"a store is given as its folder or address, got {place!r}; '.' is the folder that you are in")
     if "://" not in text and "::" not in text:
         return Local(text)

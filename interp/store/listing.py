@@ -20,7 +20,7 @@ from interp import effects as fx
 from interp.errors import StoreError
 from interp.store.arrays import Result
 from interp.store.files import Files, Stat
-from interp.store.identity import ID, canonical, seal, unseal
+from interp.store.identity import ID, canonical, check_tags, seal, unseal
 from interp.store.marker import DATA, FORMAT, WHOLE
 from interp.store.run import COMPLETE, Run, inspect
 
@@ -80,7 +80,7 @@ def table(
                     f"{column} is {pattern!r} of type {type(pattern).__name__}; expected text, with * for anything"
                 )
             frame = frame[np.array([fnmatchcase(value, pattern) for value in frame[column]], bool)]
-    for tag in [tags] if isinstance(tags, str) else tags:
+    for tag in check_tags(tags):
         frame = frame[np.array([tag in some for some in frame["tags"]], bool)]
     if since is not None:
         frame = frame[frame["made_at"] >= _moment(since, "since")]
@@ -91,9 +91,11 @@ def table(
 
 def _moment(given: Any, what: str) -> pd.Timestamp:
     try:
-        found = pd.Timestamp(given)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{what} is {given!r}; expected a date, such as '2026-01-31' or '2026-01-31 12:00'") from error
+        found = pd.NaT if isinstance(given, int | float) else pd.Timestamp(given)  # a number would be nanoseconds since 1970
+    except (TypeError, ValueError):
+        found = pd.NaT
+    if found is pd.NaT:
+        raise StoreError(f"{what} is {given!r}; expected a date, such as '2026-01-31' or '2026-01-31 12:00'")
     return found.tz_localize("UTC") if found.tz is None else found
 
 

@@ -12,7 +12,7 @@ from interp.store import arrays, leases, marker, units
 from interp.store.files import Files, Local, Stat
 from interp.store.marker import DATA, HALF, WHOLE
 
-COMPLETE, RUNNING, UNFINISHED, DAMAGED = "complete", "running", "unfinished", "damaged"
+STATUS = COMPLETE, RUNNING, UNFINISHED, DAMAGED = "complete", "running", "unfinished", "damaged"
 
 
 @dataclass(frozen=True, slots=True, repr=False)

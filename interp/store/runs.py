@@ -40,16 +40,16 @@ import pandas as pd
 import xarray as xr
 
 from interp import effects as fx
-from interp.errors import StoreError, nearest
+from interp.errors import StoreError, UnknownNameError, nearest
 from interp.store import arrays, listing, marker, units
 from interp.store.arrays import Result
 from interp.store.export import export
 from interp.store.files import at
-from interp.store.identity import ID, canonical, check_name, run_id, sha256
+from interp.store.identity import ID, canonical, check_name, check_tags, run_id, sha256
 from interp.store.joining import joined
 from interp.store.leases import EXPIRY
 from interp.store.marker import DATA, HALF, WHOLE
-from interp.store.run import COMPLETE, DAMAGED, UNFINISHED, Run, inspect
+from interp.store.run import COMPLETE, DAMAGED, STATUS, UNFINISHED, Run, inspect
 from interp.store.writing import Writing
 
 _INSTEAD = ("data", "files", "units", "format")
@@ -100,8 +100,7 @@ class Store:
             StoreError: attrs that JSON cannot hold, a spec without the engine's semantics, a variable that zarr cannot hold, a
                 refused name.
         """
-        if not isinstance(result, xr.Dataset | xr.DataTree | xr.DataArray):
-            raise StoreError(f"a result to be saved is a Dataset, DataTree or DataArray of xarray; got {type(result).__name__}")
+        _require_result(result)
         array = {"array": None if result.name is None else str(result.name)} if isinstance(result, xr.DataArray) else {}
         ds = arrays.wrapped(result) if isinstance(result, xr.DataArray) else result
         data = self._packed(ds)
@@ -171,7 +170,7 @@ class Store:
         run = self.run(ref)
         found = dict(run.finished())
         found["name"] = found["name"] if name is None else check_name(name)
-        found["tags"] = found["tags"] if tags is None else list(dict.fromkeys(_tags(tags)))
+        found["tags"] = found["tags"] if tags is None else check_tags(tags)
         marker.put(self.files, run.id, WHOLE, found)
         return inspect(self.files, run.id)
 
@@ -231,7 +230,13 @@ class Store:
             tags: all of which a run has.
             since: made at this date or later.
             until: made before it.
+
+        Raises:
+            UnknownNameError: no such status.
+            StoreError: what is no text, no tag or no date.
         """
+        if isinstance(status, str) and "*" not in status and status not in STATUS:
+            raise UnknownNameError("status", status, STATUS, "of a run")
         words = {"name": name, "model": model, "task": task, "method": method, "site": site, "patching": patching}
         return listing.table(self.files, since, until, tags, **words, status=status)
 
@@ -250,24 +255,42 @@ class Store:
         """
         if isinstance(ref, str) and ID.match(ref) and ref in self.files.names(""):
             return inspect(self.files, ref)
+        if not isinstance(ref, str):
+            raise StoreError(f"run is {ref!r} of type {type(ref).__name__}; expected its id, the beginning of one, or its name")
         check_name(ref, "run")
         rows = listing.rows(self.files)
-        found = [row["id"] for row in rows if row["name"] == ref] or [row["id"] for row in rows if row["id"].startswith(ref)]
+        found = [row for row in rows if row["name"] == ref] or [row for row in rows if row["id"].startswith(ref)]
         if len(found) == 1:
-            return inspect(self.files, found[0])
+            return inspect(self.files, found[0]["id"])
         if found:
-            raise StoreError(f"run {ref!r} could be any of {', '.join(found)}; give more of the id")
+            each = ", ".join(f"{row['id']} ({_in_words(row)})" for row in found)
+            raise StoreError(f"run {ref!r} could be any of {each}; give more of the id, or give one another name: store.label")
         near = nearest(ref, [n for row in rows for n in (row["id"], row["name"]) if n])
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f", which is {self.address}" if not rows else "; store.runs() lists them, and so does interp ls"
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else hint
         raise StoreError(f"no run {ref!r} among the {len(rows)} of this store{hint}")
 
     def find(self, spec: Any, engine_semantics: int) -> Run | None:
-        """The complete run that answers this spec, if there is one."""
-        run = inspect(self.files, run_id(spec, engine_semantics))
+        """The complete run that answers this spec, if there is one.
+
+        Args:
+            spec: as in ``result.attrs["spec"]``.
+            engine_semantics: as in ``result.attrs["engine_semantics"]``.
+
+        Raises:
+            StoreError: a spec that is no JSON.
+        """
+        try:
+            run = inspect(self.files, run_id(spec, engine_semantics))
+        except (TypeError, ValueError) as error:
+            raise StoreError(
+                f"spec is of type {type(spec).__name__}, which is no JSON ({error}); expected attrs['spec']"
+            ) from error
         return run if run.status == COMPLETE else None
 
-    def like(self, result: Result) -> Run | None:
+    def like(self, result: Result | xr.DataArray) -> Run | None:
         """The complete run that was asked for in the same words as a result, whose numbers do not matter."""
+        _require_result(result)
         spec, semantics = _asked(result)
         return None if spec is None else self.find(spec, semantics)
 
@@ -306,7 +329,7 @@ class Store:
             asked: the spec that the result answers, and the engine's semantics.
             anonymous: the id of a result without a spec.
         """
-        labels = _tags(tags)
+        labels = check_tags(tags)
         if name is not None:
             check_name(name)
         spec, semantics = asked
@@ -363,6 +386,17 @@ class Store:
         return content
 
 
+def _in_words(row: Mapping[str, Any]) -> str:
+    """What tells runs of one name apart."""
+    told = (row["method"], row["site"], str(row["made_at"] or "")[:16].replace("T", " "))
+    return ", ".join(filter(None, (*told, row["status"] if row["status"] != COMPLETE else "")))
+
+
+def _require_result(result: Any) -> None:
+    if not isinstance(result, xr.Dataset | xr.DataTree | xr.DataArray):
+        raise StoreError(f"a result is a Dataset, DataTree or DataArray of xarray; got {type(result).__name__}")
+
+
 def _files(beside: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
     if beside is not None and not isinstance(beside, Mapping):
         raise StoreError(f"beside is of type {type(beside).__name__}; expected a mapping of file names to bytes")
@@ -371,11 +405,7 @@ def _files(beside: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
     return beside or {}
 
 
-def _tags(tags: Iterable[str]) -> list[str]:
-    return [check_name(tag, "tag") for tag in ([tags] if isinstance(tags, str) else tags)]
-
-
-def _asked(result: Result) -> tuple[Any, int]:
+def _asked(result: Result | xr.DataArray) -> tuple[Any, int]:
     """The spec and the engine's semantics of a result, and a check that its attrs survive JSON."""
     groups = {n.path: n.attrs for n in result.subtree} if isinstance(result, xr.DataTree) else {"/": result.attrs}
     for path, attrs in groups.items():

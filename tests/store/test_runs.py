@@ -16,7 +16,7 @@ import xarray as xr
 from zarr.storage import ZipStore
 
 from interp import effects
-from interp.errors import StoreError
+from interp.errors import StoreError, UnknownNameError
 from interp.store import Store, files, listing, run_id
 from interp.store.marker import WHOLE
 
@@ -218,7 +218,7 @@ def test_an_array_alone(store, name):
 
 
 def test_what_is_no_result_is_refused(store):
-    with pytest.raises(StoreError, match="a result to be saved is a Dataset, DataTree or DataArray of xarray; got dict"):
+    with pytest.raises(StoreError, match="a result is a Dataset, DataTree or DataArray of xarray; got dict"):
         unchecked(Store.save)(store, {})
 
 
@@ -251,8 +251,16 @@ def test_runs_are_filtered(store):
     assert names(until="2026-02-01") == ["old one"]
     assert names(task="demo", status="complete", site="z", patching="denoising") == ["new", "old one"]
     assert names(task="none") == []
-    with pytest.raises(StoreError, match="since is 'soon'; expected a date"):
-        store.runs(since="soon")
+    for word in ("soon", 2026, float("nan"), "NaT"):
+        with pytest.raises(StoreError, match=rf"since is {word!r}; expected a date"):
+            store.runs(since=word)
+    assert names(status="*") == ["new", "old one"]
+    with pytest.raises(
+        UnknownNameError, match=r"unknown status 'finished' of a run.*known: complete, running, unfinished, damaged"
+    ):
+        store.runs(status="finished")
+    with pytest.raises(StoreError, match=r"tags is 3 of type int; expected texts, such as tags=\['paper', 'draft'\]"):
+        unchecked(store.runs)(tags=3)
     with pytest.raises(StoreError, match="model is 3 of type int; expected text"):
         unchecked(listing.table)(store.files, model=3)
 
@@ -294,7 +302,7 @@ def test_delete(store):
     run = store.save(result(), name="mine")
     store.delete("mine")
     assert not run.path.exists()
-    with pytest.raises(StoreError, match="no run 'mine' among the 0 of this store"):
+    with pytest.raises(StoreError, match=r"no run 'mine' among the 0 of this store, which is .*runs"):
         store.load("mine")
 
 
@@ -312,8 +320,16 @@ def test_names_that_could_reach_outside_are_refused(store, name):
 def test_a_reference_that_fits_none_or_several(store):
     first = store.save(result(1), name="same")
     store.save(result(2), name="same")
-    with pytest.raises(StoreError, match=f"could be any of .*{first.id}.*give more of the id"):
+    with pytest.raises(
+        StoreError, match=rf"could be any of .*{first.id} \(z, 20..-..-.. ..:..\).*give more of the id, or give one"
+    ):
         store.load("same")
+    with pytest.raises(
+        StoreError, match=r"no run 'xyz' among the 2 of this store; store.runs\(\) lists them, and so does interp ls"
+    ):
+        store.load("xyz")
+    with pytest.raises(StoreError, match=r"run is Run\(.*\) of type Run; expected its id, the beginning of one, or its name"):
+        unchecked(type(store).run)(store, first)
     with pytest.raises(StoreError, match="no run 'sane' among the 2 of this store; did you mean 'same'"):
         store.load("sane")
 
@@ -348,6 +364,23 @@ def test_only_a_folder_is_a_store(tmp_path):
         unchecked(files.at)(7)
     with pytest.raises(StoreError, match=r"the address 'nowhere://bucket' cannot be opened: .*nowhere"):
         Store("nowhere://bucket")
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda store: unchecked(Store.save)(store, result(), tags=3), "tags is 3 of type int"),
+        (lambda store: unchecked(Store.save)(store, {"value": 1}), "a result is a Dataset, .* got dict"),
+        (lambda store: unchecked(Store.like)(store, None), "a result is a Dataset, .* got NoneType"),
+        (
+            lambda store: unchecked(Store.find)(store, {1, 2}, 1),
+            r"spec is of type set, which is no JSON \(.*\); expected attrs",
+        ),
+    ],
+)
+def test_what_is_given_and_what_is_expected_is_said(store, ask, message):
+    with pytest.raises(StoreError, match=message):
+        ask(store)
 
 
 @pytest.mark.parametrize(
