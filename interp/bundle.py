@@ -7,6 +7,7 @@ What is in it, its README.txt says.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -20,7 +21,8 @@ import xarray as xr
 
 from interp import effects as fx
 from interp import report, views
-from interp.errors import StoreError, UserError, file_to_write
+from interp.errors import StoreError, UserError
+from interp.outputs import file_to_write, put
 from interp.store import Run, export
 from interp.views.export import missing_exporter
 
@@ -44,7 +46,7 @@ def write(run: Run, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         StoreError: the run is not complete or damaged, or is none; another ending.
-        PathError: no such folder, or ``path`` is one.
+        PathError: no such folder, or nothing can be written there.
     """
     if not isinstance(run, Run):
         raise StoreError(
@@ -54,12 +56,11 @@ def write(run: Run, path: str | os.PathLike[str]) -> Path:
     if path.suffix.lower() != ".zip":
         raise StoreError(f"a bundle is a zip, but {path.name!r} ends in {path.suffix!r}; call it {path.stem}.zip")
     files = contents(run)
-    part = path.with_name(f".{path.name}.part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as packed:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, data in files.items():
             packed.writestr(f"{path.stem}/{name}", data)
-    part.replace(path)
-    return path
+    return put(path, whole.getvalue())
 
 
 def contents(run: Run) -> dict[str, bytes]:

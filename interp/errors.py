@@ -7,9 +7,7 @@ this package; every message names the argument, what was received, what was expe
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable
-from pathlib import Path
 
 
 class UserError(Exception):
@@ -161,22 +159,3 @@ def _revived(kind: type[UnknownNameError], message: str, state: dict[str, object
 def nearest(name: object, known: Iterable[str], n: int = 3) -> list[str]:
     """The known names closest to ``name``, best first."""
     return difflib.get_close_matches(str(name), list(known), n=n, cutoff=0.5)
-
-
-def file_to_write(path: object, what: str = "path") -> Path:
-    """The path of a file that is to be written, before work is done for it.
-
-    Args:
-        what: the argument that it was given as.
-
-    Raises:
-        PathError: it is no path, its folder is not there, or it is a folder itself.
-    """
-    if not isinstance(path, str | os.PathLike) or isinstance(path, bytes) or not os.fspath(path):
-        raise PathError(f"{what} is {path!r} of type {type(path).__name__}; expected the path of a file to write")
-    found = Path(path)
-    if not found.parent.is_dir():
-        raise PathError(f"{str(found.parent)!r} is no folder, so {found.name!r} cannot be written there; make it first")
-    if found.is_dir():
-        raise PathError(f"{what} {str(found)!r} is a folder; expected the path of a file to write")
-    return found

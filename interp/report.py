@@ -28,7 +28,8 @@ from plotly.offline import get_plotlyjs
 from interp import axes as names
 from interp import effects as fx
 from interp import views
-from interp.errors import StoreError, UserError, file_to_write
+from interp.errors import StoreError, UserError
+from interp.outputs import file_to_write, put
 from interp.store import Run
 from interp.store.run import RUNNING, UNFINISHED
 from interp.views import labels
@@ -89,7 +90,7 @@ def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro
 
     Raises:
         TypeError: an item that is none of those.
-        PathError: no such folder, or ``path`` is one.
+        PathError: no such folder, or nothing can be written there.
     """
     path = file_to_write(path)
     parts = [(name, _listed(items)) for name, items in (sections.items() if isinstance(sections, Mapping) else sections)]
@@ -125,8 +126,7 @@ def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro
 </body>
 </html>
 """
-    path.write_text(page, encoding="utf-8")
-    return path
+    return put(path, page.encode())
 
 
 def of_runs(runs: Iterable[Run]) -> list[tuple[str, list[Item]]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import tyro
 
 from interp.commands.places import RunFirst, RunsFirst, opened
-from interp.errors import UserError, file_to_write
+from interp.errors import UserError
+from interp.outputs import file_to_write
 
 
 @dataclass(frozen=True)

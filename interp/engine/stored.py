@@ -130,8 +130,9 @@ def loaded(into: Into, asked: Result) -> Result | None:
         result: Result = there.load()
     except DamagedError:
         return None  # beginning it says so
-    if into.name is not None or into.tags:
-        into.store.label(there.id, name=into.name, tags=[*there.tags, *into.tags])
+    name, tags = into.name or there.name, list(dict.fromkeys((*there.tags, *into.tags)))
+    if (name, tags) != (there.name, list(there.tags)):  # a store that may only be read gives what it has
+        into.store.label(there.id, name=name, tags=tags)
     return result
 
 

@@ -30,7 +30,8 @@ import pandas as pd
 import xarray as xr
 
 from interp import effects as fx
-from interp.errors import StoreError, UnknownNameError, file_to_write
+from interp.errors import StoreError, UnknownNameError
+from interp.outputs import file_to_write, put
 from interp.store.arrays import Result
 
 NETCDF, CSV, PARQUET = ".nc", ".csv", ".parquet"
@@ -54,18 +55,14 @@ def export(result: Result | xr.DataArray, path: str | os.PathLike[str]) -> list[
 
     Raises:
         UnknownNameError: another ending.
-        PathError: the folder is not there, or ``path`` is one.
+        PathError: the folder is not there, or nothing can be written there.
         StoreError: what writes the format is not installed, or the format cannot hold the result.
     """
     path = file_to_write(path)
     made = {path: content(result, path.suffix.lower(), path.name)}
     if path.suffix.lower() == CSV:
         made[path.with_name(f"{path.name}.json")] = provenance(result)
-    for place, data in made.items():
-        part = place.with_name(f".{place.name}.part")
-        part.write_bytes(data)
-        part.replace(place)
-    return list(made)
+    return [put(place, data) for place, data in made.items()]
 
 
 def content(result: Result | xr.DataArray, ending: str, name: str = "the result") -> bytes:

@@ -93,10 +93,8 @@ class Local:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self.root = Path(root).expanduser().absolute()
         self.address = os.fspath(self.root)
-        try:
+        with _reached(self.address, ""):
             there = next(path for path in (self.root, *self.root.parents) if path.exists())
-        except OSError as error:
-            raise StoreError(f"the store {self.address!r} cannot be reached: {error}") from error
         if not there.is_dir():
             raise StoreError(f"a store is a folder, but {str(there)!r} is a file")
 

@@ -109,6 +109,16 @@ def test_a_run_that_is_there_is_loaded(model, pairs, tmp_path, monkeypatch):
     assert len(Store(tmp_path).runs()) == 2
 
 
+def test_a_store_that_may_only_be_read_gives_what_it_has(model, pairs, tmp_path, monkeypatch):
+    kept = interp.patch(model, pairs, heads(), store=tmp_path, name="mine", tags=["a"])
+
+    def refuse(*given):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("builtins.open", refuse)  # with which files are written, not read
+    assert interp.patch(model, pairs, heads(), store=tmp_path, name="mine", tags="a").identical(kept)
+
+
 @pytest.mark.parametrize("file", ["run.json", "data.zarr.zip"])
 def test_a_damaged_run_that_is_asked_for_is_made_anew(model, pairs, tmp_path, monkeypatch, file):
     first = interp.patch(model, pairs, heads(), store=tmp_path, name="mine")

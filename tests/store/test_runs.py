@@ -334,6 +334,18 @@ def test_a_reference_that_fits_none_or_several(store):
         store.load("sane")
 
 
+def test_what_cannot_be_removed_is_said(store, monkeypatch):
+    run = store.save(result(), name="mine")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    with pytest.raises(StoreError, match=rf"^{run.id}/run.json in the store '.*' cannot be reached: PermissionError: "):
+        store.delete("mine")
+    assert store.load("mine") is not None
+
+
 def test_a_store_stays_where_it_is(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
