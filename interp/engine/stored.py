@@ -23,7 +23,7 @@ from interp import effects as fx
 from interp.engine.measure import ROUNDING, bar
 from interp.engine.surroundings import peak_memory
 from interp.errors import StoreError
-from interp.store import Store
+from interp.store import Run, Store
 from interp.store.identity import check_name, check_tags
 from interp.store.marker import DamagedError
 
@@ -114,6 +114,7 @@ def keep(
                 values, facts = sweep.values(unit.family, unit.index, shown.update)
                 writing.write(unit, {"value": values}, facts | {"wall_seconds": time.perf_counter() - began})
         run = writing.finish(lambda family, attrs: _attributes(family, attrs, writing.facts(family)))
+    _label(into, run)  # it may have been finished by another, who was given others
     return run.load()
 
 
@@ -130,10 +131,15 @@ def loaded(into: Into, asked: Result) -> Result | None:
         result: Result = there.load()
     except DamagedError:
         return None  # beginning it says so
-    name, tags = into.name or there.name, list(dict.fromkeys((*there.tags, *into.tags)))
-    if (name, tags) != (there.name, list(there.tags)):  # a store that may only be read gives what it has
-        into.store.label(there.id, name=name, tags=tags)
+    _label(into, there)
     return result
+
+
+def _label(into: Into, run: Run) -> None:
+    """The name and the tags that are given now, unless the run has them: a store that may only be read gives what it has."""
+    name, tags = into.name or run.name, list(dict.fromkeys((*run.tags, *into.tags)))
+    if (name, tags) != (run.name, list(run.tags)):
+        into.store.label(run.id, name=name, tags=tags)
 
 
 def _attributes(family: str, attrs: Mapping[str, Any], facts: Iterable[Mapping[str, float]]) -> dict[str, Any]:

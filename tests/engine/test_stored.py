@@ -11,7 +11,7 @@ import xarray as xr
 import interp
 from interp.engine import edge_rows, measure, stored
 from interp.errors import StoreError
-from interp.store import Store
+from interp.store import Store, writing
 
 
 class KilledError(Exception):
@@ -107,6 +107,22 @@ def test_a_run_that_is_there_is_loaded(model, pairs, tmp_path, monkeypatch):
     interp.patch(model, pairs, heads(), "kl", store=tmp_path)
     assert sum(counted) > 0
     assert len(Store(tmp_path).runs()) == 2
+
+
+def test_a_run_that_another_finishes_meanwhile_takes_what_both_call_it(model, pairs, tmp_path, monkeypatch):
+    real, other = writing.Writing.finish, []
+
+    def finish(self, *given):
+        if not other:
+            other.append(True)
+            interp.patch(model, pairs, heads(), store=tmp_path, name="theirs", tags="b")
+        return real(self, *given)
+
+    monkeypatch.setattr(writing.Writing, "finish", finish)
+    interp.patch(model, pairs, heads(), store=tmp_path, name="mine", tags="a")
+    run = Store(tmp_path).run("mine")
+    assert set(run.tags) == {"a", "b"}
+    assert len(Store(tmp_path).runs()) == 1
 
 
 def test_a_store_that_may_only_be_read_gives_what_it_has(model, pairs, tmp_path, monkeypatch):
