@@ -24,6 +24,7 @@ from interp import report, views
 from interp.errors import StoreError, UserError
 from interp.outputs import file_to_write, put
 from interp.store import Run, export
+from interp.store.run import require_run
 from interp.views.export import missing_exporter
 
 RECIPE = "recipe.json"
@@ -48,10 +49,7 @@ def write(run: Run, path: str | os.PathLike[str]) -> Path:
         StoreError: the run is not complete or damaged, or is none; another ending.
         PathError: no such folder, or nothing can be written there.
     """
-    if not isinstance(run, Run):
-        raise StoreError(
-            f"run is of type {type(run).__name__}; expected a run of a store, such as interp.Store('runs').run('name')"
-        )
+    require_run(run)
     path = file_to_write(path)
     if path.suffix.lower() != ".zip":
         raise StoreError(f"a bundle is a zip, but {path.name!r} ends in {path.suffix!r}; call it {path.stem}.zip")

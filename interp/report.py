@@ -31,7 +31,7 @@ from interp import views
 from interp.errors import StoreError, UserError
 from interp.outputs import file_to_write, put
 from interp.store import Run
-from interp.store.run import RUNNING, UNFINISHED
+from interp.store.run import RUNNING, UNFINISHED, require_run
 from interp.views import labels
 from interp.views.export import HTML_CONFIG
 
@@ -140,7 +140,7 @@ def of_runs(runs: Iterable[Run]) -> list[tuple[str, list[Item]]]:
 
 def of_run(run: Run) -> list[tuple[str, list[Item]]]:
     """The sections about one run."""
-    title = run.name or run.id
+    title = require_run(run).name or run.id
     half = run.status in (RUNNING, UNFINISHED)
     done, total = run.progress
     about = {"run": _joined(run.id, run.name), "tags": ", ".join(run.tags)}

@@ -115,6 +115,15 @@ class Run:
         return f"Run({', '.join(words)})"
 
 
+def require_run(given: Any) -> Run:
+    """What was given as a run, if it is one."""
+    if not isinstance(given, Run):
+        raise StoreError(
+            f"run is of type {type(given).__name__}; expected a run of a store, such as interp.Store('runs').run('name')"
+        )
+    return given
+
+
 def inspect(files: Files, run: str, stat: Callable[[str], Stat | None] | None = None) -> Run:
     """A run from its folder, without reading its data; never raises for what is in the folder.
 
