@@ -61,6 +61,7 @@ class Run:
 
         Args:
             partial: of half a run, what is there so far: NaN where it is not computed yet. A unit that is damaged is not there.
+                :func:`interp.effects.furthest` is the part of it that is known for the most cells: tables and figures of that.
 
         Raises:
             StoreError: the run is unfinished (unless ``partial``), damaged (run and file are named) or of another format.
