@@ -17,6 +17,7 @@ from interp.engine.precision import computed
 from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model, Places
 from interp.models.hooks import hooked
+from interp.own_code import own_code
 
 ENGINE_SEMANTICS = 1
 """Raised only when numbers may change; part of a run's identity."""
@@ -71,10 +72,14 @@ def spec(
 
 
 def _metric(metric: Any) -> str | None:
-    """A metric's class with its fields; None for a function, or for an object that does not say what it is."""
-    if isinstance(metric, FromLogits) or not is_dataclass(metric):
+    """A metric's class with its fields, and its code if it is the user's own.
+
+    None for a function, or for an object that does not say what it is.
+    """
+    code = own_code(metric)
+    if isinstance(metric, FromLogits) or not is_dataclass(metric) or code is None:
         return None
-    return f"{type(metric).__module__}.{metric!r}"
+    return f"{type(metric).__module__}.{metric!r}" + (f" {code}" if code else "")
 
 
 def _anonymous(spec: Any) -> bool:

@@ -1,6 +1,7 @@
 """Sweeps into a store: the same numbers, nothing computed twice, a killed sweep resumed."""
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,10 @@ import xarray as xr
 import interp
 from interp.engine import edge_rows, measure, stored
 from interp.errors import StoreError
+from interp.metrics import Reads
 from interp.store import Store, writing
+
+READS = Reads()
 
 
 class KilledError(Exception):
@@ -266,10 +270,51 @@ def test_units_are_as_long_as_they_should_be():
 
 def test_a_function_of_ones_own_makes_a_run_anonymous(model, pairs, tmp_path):
     with pytest.warns(
-        UserWarning, match=r"a function of your own \(a metric, an edit, a hook on the model\), which has no written form"
+        UserWarning, match=r"a function or a class of your own \(a metric, an edit, a hook on the model\), which has no wr"
     ):
         interp.patch(model, pairs, heads(), edit=lambda h, ctx: 0 * h, store=tmp_path)
     assert Store(tmp_path).runs()["status"].tolist() == ["complete"]
+
+
+def classes(factor):
+    """Of the same names in every call, as of a cell of a notebook that was edited and run again."""
+
+    @dataclass(frozen=True)
+    class Mine:
+        name: str = "mine"
+        reads: Reads = READS
+
+        def __call__(self, readout):
+            return factor * readout.final[..., 0]
+
+    @dataclass(frozen=True)
+    class Half:
+        kind = "half"
+        commutes = False
+        reads_source = False
+
+        def __call__(self, h, s):
+            return factor * h
+
+        def spec(self):
+            return {"kind": "half"}
+
+    return {"metric": Mine()}, {"edit": Half()}
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["metric", "edit"])
+def test_a_class_that_was_edited_asks_for_another_run(model, pairs, tmp_path, which):
+    ask = partial(interp.patch, model, pairs, heads(), store=tmp_path)
+    first, again, other = (ask(**classes(factor)[which]) for factor in (0.5, 0.5, 0.25))
+    assert again.identical(first)
+    assert len(Store(tmp_path).runs()) == 2
+    assert alike(interp.patch(model, pairs, heads(), **classes(0.25)[which]), other)
+    assert float(abs(first["value"] - other["value"]).max()) > 1e-3
+
+
+def test_a_class_that_names_what_may_change_makes_a_run_anonymous(model, pairs, tmp_path):
+    with pytest.warns(UserWarning, match="a function or a class of your own"):
+        interp.patch(model, pairs, heads(), **classes(torch.tensor(0.5))[1], store=tmp_path)
 
 
 def test_a_hook_of_ones_own_makes_a_run_anonymous(pairs, tmp_path):
