@@ -50,6 +50,14 @@ def own_code(thing: object) -> str | None:
     return hashlib.sha256(written.encode()).hexdigest()[:16]
 
 
+def in_writing(value: Any) -> str | None:
+    """A value as text that is another one for another value; None where it has no written form."""
+    try:
+        return json.dumps(_written(value, []), ensure_ascii=False)
+    except (_UnwrittenError, RecursionError):
+        return None
+
+
 def _installed(kind: Any) -> bool:
     """Whether a class or a function is of this package, of Python, or of another package that is installed."""
     top = str(getattr(kind, "__module__", None) or "builtins").partition(".")[0]

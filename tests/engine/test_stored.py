@@ -312,6 +312,30 @@ def test_a_class_that_was_edited_asks_for_another_run(model, pairs, tmp_path, wh
     assert float(abs(first["value"] - other["value"]).max()) > 1e-3
 
 
+@dataclass(frozen=True)
+class Along:
+    """With fields whose text leaves most of them out."""
+
+    direction: torch.Tensor
+    then: object = abs
+    name: str = "along"
+    reads: Reads = READS
+
+    def __call__(self, readout):
+        return self.then(readout.final @ self.direction)
+
+
+def test_what_a_metric_holds_is_part_of_what_is_asked(model, pairs, tmp_path):
+    ask = partial(interp.patch, model, pairs, heads(), store=tmp_path)
+    one = torch.zeros(model.module.config.vocab_size)
+    other = one.clone()
+    one[len(one) // 2], other[len(one) // 2 + 1] = 1.0, 1.0
+    assert float(abs(ask(Along(one))["value"] - ask(Along(other))["value"]).max()) > 1e-3
+    assert ask(Along(one.clone())).identical(ask(Along(one)))
+    assert ask(Along(one, lambda x: 2 * x)).attrs["spec"] != ask(Along(one, lambda x: 3 * x)).attrs["spec"]
+    assert len(Store(tmp_path).runs()) == 4
+
+
 def test_a_class_that_names_what_may_change_makes_a_run_anonymous(model, pairs, tmp_path):
     with pytest.warns(UserWarning, match="a function or a class of your own"):
         interp.patch(model, pairs, heads(), **classes(torch.tensor(0.5))[1], store=tmp_path)
