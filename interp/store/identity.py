@@ -65,7 +65,7 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
-def check_tags(tags: Iterable[str]) -> list[str]:
+def check_tags(tags: Any) -> list[str]:
     """Tags as a list, each once; a text is one tag."""
     if not isinstance(tags, Iterable):
         raise StoreError(f"tags is {tags!r} of type {type(tags).__name__}; expected texts, such as tags=['paper', 'draft']")

@@ -7,7 +7,7 @@ is another one since is read anew, so that the index is never older than the sto
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
@@ -66,9 +66,7 @@ def rows(files: Files) -> list[dict[str, Any]]:
     return found
 
 
-def table(
-    files: Files, since: Any = None, until: Any = None, tags: Iterable[str] | str = (), **wanted: str | None
-) -> pd.DataFrame:
+def table(files: Files, since: Any = None, until: Any = None, tags: Any = (), **wanted: str | None) -> pd.DataFrame:
     """See ``Store.runs``."""
     frame = pd.DataFrame(rows(files), columns=list(COLUMNS))
     frame["tags"] = [tuple(some) for some in frame["tags"]]

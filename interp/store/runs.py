@@ -320,9 +320,7 @@ class Store:
 
     # pieces
 
-    def _head(
-        self, result: Result, asked: tuple[Any, int], name: str | None, tags: Iterable[str], anonymous: str
-    ) -> dict[str, Any]:
+    def _head(self, result: Result, asked: tuple[Any, int], name: str | None, tags: Any, anonymous: str) -> dict[str, Any]:
         """A marker without its data: what a run is, and what it was called before.
 
         Args:
@@ -397,7 +395,7 @@ def _require_result(result: Any) -> None:
         raise StoreError(f"a result is a Dataset, DataTree or DataArray of xarray; got {type(result).__name__}")
 
 
-def _files(beside: Mapping[str, bytes] | None) -> Mapping[str, bytes]:
+def _files(beside: Any) -> Mapping[str, Any]:
     if beside is not None and not isinstance(beside, Mapping):
         raise StoreError(f"beside is of type {type(beside).__name__}; expected a mapping of file names to bytes")
     if DATA in (beside or {}):

@@ -192,7 +192,7 @@ def test_what_is_beside_a_run_stays_when_it_is_saved_again(store):
 )
 def test_what_cannot_be_beside_a_run(store, beside, message):
     with pytest.raises(StoreError, match=message):
-        store.save(result(), beside=beside)
+        unchecked(Store.save)(store, result(), beside=beside)
 
 
 def test_a_result_without_a_spec_is_known_by_its_content(store):
@@ -260,7 +260,7 @@ def test_runs_are_filtered(store):
     ):
         store.runs(status="finished")
     with pytest.raises(StoreError, match=r"tags is 3 of type int; expected texts, such as tags=\['paper', 'draft'\]"):
-        unchecked(store.runs)(tags=3)
+        unchecked(Store.runs)(store, tags=3)
     with pytest.raises(StoreError, match="model is 3 of type int; expected text"):
         unchecked(listing.table)(store.files, model=3)
 
