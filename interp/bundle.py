@@ -7,6 +7,7 @@ What is in it, its README.txt says.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -21,7 +22,9 @@ import xarray as xr
 from interp import effects as fx
 from interp import report, views
 from interp.errors import StoreError, UserError
+from interp.outputs import file_to_write, put
 from interp.store import Run, export
+from interp.store.run import require_run
 from interp.views.export import missing_exporter
 
 RECIPE = "recipe.json"
@@ -43,20 +46,19 @@ def write(run: Run, path: str | os.PathLike[str]) -> Path:
         The path written.
 
     Raises:
-        StoreError: the run is not complete or damaged; another ending; no such folder.
+        StoreError: the run is not complete or damaged, or is none; another ending.
+        PathError: no such folder, or nothing can be written there.
     """
-    path = Path(path)
+    require_run(run)
+    path = file_to_write(path)
     if path.suffix.lower() != ".zip":
         raise StoreError(f"a bundle is a zip, but {path.name!r} ends in {path.suffix!r}; call it {path.stem}.zip")
-    if not path.parent.is_dir():
-        raise StoreError(f"{str(path.parent)!r} is no folder, so {path.name!r} cannot be written there; make it first")
     files = contents(run)
-    part = path.with_name(f".{path.name}.part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as packed:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as packed:
         for name, data in files.items():
             packed.writestr(f"{path.stem}/{name}", data)
-    part.replace(path)
-    return path
+    return put(path, whole.getvalue())
 
 
 def contents(run: Run) -> dict[str, bytes]:
@@ -85,7 +87,7 @@ def _report(run: Run) -> bytes:
         return report.write(Path(folder) / "report.html", title, report.of_run(run)).read_bytes()
 
 
-def _netcdf(result: xr.Dataset | xr.DataTree) -> dict[str, bytes]:
+def _netcdf(result: xr.Dataset | xr.DataTree | xr.DataArray) -> dict[str, bytes]:
     """The data as netCDF, where it can be written here: the CSV holds it in any case."""
     try:
         return {"data.nc": export.content(result, export.NETCDF)}

@@ -14,6 +14,10 @@ class UserError(Exception):
     """Base of all of them: something that the user can mend; the command line prints it without a traceback."""
 
 
+class PathError(UserError, ValueError):
+    """A place where nothing can be written."""
+
+
 class UnknownNameError(UserError, KeyError):
     """A name that is not in a known, finite list (a site, a metric, a task, a role, a zoo model).
 

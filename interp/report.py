@@ -29,8 +29,9 @@ from interp import axes as names
 from interp import effects as fx
 from interp import views
 from interp.errors import StoreError, UserError
+from interp.outputs import file_to_write, put
 from interp.store import Run
-from interp.store.run import RUNNING, UNFINISHED
+from interp.store.run import RUNNING, UNFINISHED, require_run
 from interp.views import labels
 from interp.views.export import HTML_CONFIG
 
@@ -89,7 +90,9 @@ def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro
 
     Raises:
         TypeError: an item that is none of those.
+        PathError: no such folder, or nothing can be written there.
     """
+    path = file_to_write(path)
     parts = [(name, _listed(items)) for name, items in (sections.items() if isinstance(sections, Mapping) else sections)]
     figures = 0
     body = []
@@ -123,9 +126,7 @@ def write(path: str | os.PathLike[str], title: str, sections: Sections, *, intro
 </body>
 </html>
 """
-    path = Path(path)
-    path.write_text(page, encoding="utf-8")
-    return path
+    return put(path, page.encode())
 
 
 def of_runs(runs: Iterable[Run]) -> list[tuple[str, list[Item]]]:
@@ -152,7 +153,7 @@ def of_run(run: Run) -> list[tuple[str, list[Item]]]:
 
 def _of_run(run: Run) -> tuple[list[tuple[str, list[Item]]], dict[str, xr.Dataset]]:
     """The sections about one run, and its families as far as they are shown."""
-    title = run.name or run.id
+    title = require_run(run).name or run.id
     half = run.status in (RUNNING, UNFINISHED)
     done, total = run.progress
     about = {"run": _joined(run.id, run.name), "tags": ", ".join(run.tags)}

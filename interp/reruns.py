@@ -118,6 +118,10 @@ def rerun(
         LoadError: the model's files are not there. And what the call itself raises.
     """
     files = _beside(run)
+    if model is not None and not isinstance(model, Model):
+        raise StoreError(f"model is of type {type(model).__name__}; expected a model, such as interp.load(…) gives")
+    if not isinstance(kinds, Iterable):
+        raise StoreError(f"kinds is {kinds!r} of type {type(kinds).__name__}; expected classes, such as kinds=(MyMetric,)")
     before = run.load()
     try:
         recipe = Recipe.of(files)

@@ -255,6 +255,7 @@ class _Training:
             "examples": effects.digests(texts["clean_prompt"], texts["corrupted_prompt"]),
         }
         attrs = provenance.attributes(p.model, p.encoded, p.options.patching, p.metrics) | {
+            "method": "fit",
             "metric": p.metrics[0].name,
             "interventions": [repr(run.intervention) for run in runs],
             "out_of_memory": halved,

@@ -1,5 +1,6 @@
 """A bundle is read without interp and without torch, and with interp it is a store whose run is made again."""
 
+import io
 import json
 import re
 import subprocess
@@ -10,10 +11,11 @@ import half_runs
 import pandas as pd
 import pytest
 import xarray as xr
+from sweeps import unchecked
 
 import interp
 from interp import bundle, views
-from interp.errors import StoreError
+from interp.errors import PathError, StoreError
 from interp.store import Store
 
 NO_BROWSER = "no browser here"
@@ -134,6 +136,14 @@ def test_figures_are_images_where_a_browser_draws_them(made):
     assert b"figures/  " in files["README.txt"]
 
 
+def test_an_array_alone(tmp_path):
+    score = xr.DataArray([[0.5, 0.25]], {"layer": [3], "head": [0, 1]}, name="score", attrs={"model": "tiny"})
+    files = bundle.contents(Store(tmp_path).save(score, name="scores"))
+    assert files["data.csv"].decode().split() == ["layer,head,score", "3,0,0.5", "3,1,0.25"]
+    assert json.loads(files["provenance.json"]) == {"model": "tiny"}
+    assert xr.load_dataset(io.BytesIO(files["data.nc"]))["score"].values.tolist() == [[0.5, 0.25]]
+
+
 def test_nothing_of_it_needs_torch(tmp_path):
     found = run("import sys, interp.bundle, interp.report; print('torch' in sys.modules)", cwd=tmp_path)
     assert found.stdout.strip() == "False", found.stderr
@@ -142,12 +152,14 @@ def test_nothing_of_it_needs_torch(tmp_path):
 def test_mistakes_are_named(made, tmp_path):
     with pytest.raises(StoreError, match=r"a bundle is a zip, but 'heads\.tar' ends in '\.tar'; call it heads\.zip"):
         bundle.write(made.run("heads"), tmp_path / "heads.tar")
-    with pytest.raises(StoreError, match="nowhere' is no folder"):
+    with pytest.raises(PathError, match="nowhere' is no folder"):
         bundle.write(made.run("heads"), tmp_path / "nowhere" / "heads.zip")
     store = Store(tmp_path / "half")
     half = store.begin(half_runs.skeleton(), chunks=half_runs.CHUNKS)
-    with pytest.raises(StoreError, match="is unfinished: 0 of 9 units are done"):
+    with pytest.raises(StoreError, match="is unfinished: 0 of 9 units are done; ask for it again to finish it"):
         bundle.write(store.run(half.id), tmp_path / "half.zip")
+    with pytest.raises(StoreError, match=r"run is of type Dataset; expected a run of a store, such as interp.Store\('runs'\)"):
+        unchecked(bundle.write)(made.load("heads"), tmp_path / "half.zip")
     assert not list(tmp_path.glob("*.zip"))
 
 

@@ -104,6 +104,9 @@ def test_ls_shows_every_run_and_how_far_half_a_run_is(store, interp):
 def test_ls_filters(store, interp, asked, names):
     found = json.loads(interp("ls", *asked, "--json")[1].out)
     assert [row["name"] for row in found] == names
+    status, said = interp("ls", "--status", "done")
+    assert status == 2
+    assert "unknown status 'done' of a run (known: complete, running, unfinished, damaged)" in said.err
 
 
 def test_ls_as_json(store, interp):

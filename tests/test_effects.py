@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
+from sweeps import unchecked
 
 from interp import effects
 from interp.errors import ShapeMismatchError, UnknownNameError
@@ -156,6 +157,12 @@ def test_top_ranks_by_size_and_names_the_cells(seed):
     assert table["recovery"].round(6).tolist()[:2] == [0.5, -0.25]
     assert len(table) == 3
     assert (table["low"] <= table["effect"]).all()
+
+
+@pytest.mark.parametrize("k", [-1, "5", 2.5])
+def test_how_many_cells_is_a_number_of_cells(k):
+    with pytest.raises(effects.EffectsError, match=rf"^k is {k!r}; expected how many cells, a whole number from 0 on$"):
+        unchecked(effects.top)(small(), k)
 
 
 def test_top_when_noising_reports_damage():

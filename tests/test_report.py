@@ -10,9 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 import xarray as xr
+from sweeps import unchecked
 
 from interp import effects, report, views
-from interp.errors import InputError
+from interp.errors import InputError, PathError, StoreError
 from interp.store import Store
 
 EVIL = "</script><script>document.title='broken'</script><b>&"
@@ -177,6 +178,15 @@ def test_half_a_run_is_said_to_be_one_and_a_damaged_one_says_why(tmp_path):
     assert section[0] == "broken"
     assert "This run cannot be shown: " in section[1][0]
     assert "data.zarr.zip is damaged" in section[1][0]
+
+
+def test_what_is_no_run_and_where_nothing_can_be_written(tmp_path):
+    with pytest.raises(
+        StoreError, match=r"^run is of type str; expected a run of a store, such as interp.Store\('runs'\).run\('name'\)$"
+    ):
+        unchecked(report.of_run)("heads")
+    with pytest.raises(PathError, match=r"nowhere' is no folder, so 'r.html' cannot be written there; make it first"):
+        report.write(tmp_path / "nowhere" / "r.html", "title", {})
 
 
 def test_a_figure_that_cannot_be_drawn_says_why(monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 import sweeps
 import torch
 import xarray as xr
+from sweeps import unchecked
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -229,6 +230,10 @@ def test_what_cannot_be_made_again(tmp_path: Path, model: Model, pairs: Pairs) -
         StoreError, match=r"^run is of type Dataset; expected a run of a store, such as interp.Store\('runs'\).run"
     ):
         rerun(result)  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match=r"^model is of type str; expected a model, such as interp.load\(…\) gives"):
+        unchecked(rerun)(alone, model="zoo/language-4l")
+    with pytest.raises(StoreError, match=r"^kinds is 3 of type int; expected classes, such as kinds=\(MyMetric,\)"):
+        unchecked(rerun)(alone, kinds=3)
     strange = Store(tmp_path).save(result, beside=recorded("invented", model, model.encode(pairs)))
     with pytest.raises(
         StoreError, match=r"it was made by 'invented'; this version of interp makes patch, attribute, patch_edges, abl"

@@ -56,7 +56,7 @@ def unit_ms(folder: Path) -> dict[str, float]:
 
 
 def save_and_load(folder: Path) -> dict[str, float]:
-    store, result = Store(folder / "whole"), skeleton("whole").fillna(1.0)
+    store, result = Store(folder / "whole"), effects.stamped(skeleton("whole").fillna(1.0))
     began = time.perf_counter()
     run = store.save(result)
     saved = time.perf_counter()
@@ -67,7 +67,7 @@ def save_and_load(folder: Path) -> dict[str, float]:
 def list_many(folder: Path, count: int) -> dict[str, float]:
     """Runs whose markers are those of one run with other specs."""
     store = Store(folder / "many")
-    run = store.save(skeleton("many", examples=2).fillna(0.0), tags=["demo"])
+    run = store.save(effects.stamped(skeleton("many", examples=2).fillna(0.0)), tags=["demo"])
     assert run.marker is not None
     data = run.marker["data"]
     content = store.files.read(f"{run.id}/{data}/{DATA}")

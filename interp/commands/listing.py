@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from interp.commands.places import StoreFirst, opened
+from interp.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from interp.store import Store
@@ -51,6 +52,10 @@ class Ls:
     """Print a list with an object for every run."""
 
     def run(self) -> None:
+        from interp.store.run import STATUS
+
+        if self.status and self.status not in STATUS:
+            raise UnknownNameError("status", self.status, STATUS, "of a run")
         store = opened(self.store)
         words = {key: getattr(self, key) or None for key in ("name", "model", "task", "method", "site", "since", "until")}
         found = store.runs(**words, tags=self.tag)

@@ -9,6 +9,7 @@ import tyro
 
 from interp.commands.places import RunFirst, RunsFirst, opened
 from interp.errors import UserError
+from interp.outputs import file_to_write
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,7 @@ class Report:
 
         if not self.run_ids:
             raise UserError("report needs at least one run: its id, a unique beginning of it, or its name")
-        if not self.out.parent.is_dir():
-            raise UserError(
-                f"{str(self.out.parent)!r} is no folder, so {self.out.name!r} cannot be written there; make it first"
-            )
+        file_to_write(self.out, "--out")
         store = opened(self.store)
         runs = [store.run(run) for run in self.run_ids]
         title = self.title or ", ".join(run.name or run.id for run in runs)

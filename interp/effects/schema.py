@@ -12,6 +12,7 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from interp import axes as names
+from interp.effects.origin import stamped
 from interp.errors import ShapeMismatchError, UnknownNameError, UserError
 
 DENOISING, NOISING = "denoising", "noising"
@@ -64,6 +65,9 @@ def assemble(
         attrs: provenance, JSON; ``patching``, ``noise_floor`` of every metric, ``engine_semantics`` and ``spec`` are required
             (``spec`` None: a run without identity), the rest of :data:`PROVENANCE` is set to None where it is left out.
 
+    Returns:
+        The result, stamped with the digest of its numbers (:mod:`interp.effects.origin`).
+
     Raises:
         ShapeMismatchError: arrays that do not fit each other; every one is listed with its shape.
         UnknownNameError: an axis that is none.
@@ -110,7 +114,7 @@ def assemble(
         coords={name: _coordinate(name, values) for name, values in labels.items()},
         attrs=_json(dict.fromkeys(PROVENANCE) | made | dict(attrs), missing=set(_REQUIRED) - set(attrs)),
     )
-    return validate(ds)
+    return stamped(validate(ds))
 
 
 def validate(ds: Any) -> xr.Dataset:

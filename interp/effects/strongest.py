@@ -11,7 +11,7 @@ from interp import stats
 from interp.effects.cells import cell_name, choose_metric
 from interp.effects.clusters import clusters_of
 from interp.effects.quantities import effect
-from interp.effects.schema import DENOISING, paired, swept_axes
+from interp.effects.schema import DENOISING, EffectsError, paired, swept_axes
 from interp.effects.selection import examples_of
 from interp.effects.significance import sign_flip
 from interp.effects.summaries import summary
@@ -46,7 +46,13 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
         metric: by default the first.
         level: of the intervals; a cell survives at 1 − level.
         seed: of resamples, flips and halves.
+
+    Raises:
+        EffectsError: ``ds`` is no result, or ``k`` no number of cells.
+        UnknownNameError: no such metric.
     """
+    if not isinstance(k, int | np.integer) or k < 0:
+        raise EffectsError(f"k is {k!r}; expected how many cells, a whole number from 0 on")
     chosen = choose_metric(ds, metric)
     table = summary(chosen, "effect", level=level, seed=seed).isel({names.METRIC: 0})
     normalised = ["recovery" if ds.attrs["patching"] == DENOISING else "damage"] if paired(ds) else []

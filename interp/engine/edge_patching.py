@@ -137,8 +137,9 @@ def patch_edges(
     with asked.begin() as sweep, bar(progress, len(wanted) * len(encoded)) as shown:
         everything = {axes.CELL: slice(0, len(wanted)), axes.EXAMPLE: slice(0, len(encoded))}
         values, _ = sweep.values("/", everything, shown.update)
+    assert isinstance(sweep.skeleton, xr.Dataset)
     result = sweep.skeleton.assign(value=(sweep.skeleton["value"].dims, values))
-    return result.assign_attrs(out_of_memory=len(sweep.halved), wall_seconds=time.perf_counter() - began)
+    return effects.stamped(result).assign_attrs(out_of_memory=len(sweep.halved), wall_seconds=time.perf_counter() - began)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from interp.interventions import Change, Intervention
 from interp.models import Model
-from interp.models.hooks import is_own, is_recorder
+from interp.models.hooks import of_others
 from interp.models.model import TorchHooks
 from interp.sites import MAIN, Site
 
@@ -47,10 +47,8 @@ def refused(model: Model) -> str:
         return model.stack_refused
     if not isinstance(model.backend, TorchHooks):
         return f"its backend {type(model.backend).__name__} runs whole forward passes only"
-    for name, module in model.module.named_modules():
-        hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        if not all(is_recorder(hook) or is_own(hook) for hook in hooks):
-            return f"a hook of yours on {name or 'the model'} would see some positions alone, or act twice on resumed rows"
+    for name, _ in of_others(model.module):
+        return f"a hook of yours on {name or 'the model'} would see some positions alone, or act twice on resumed rows"
     return ""
 
 

@@ -6,16 +6,21 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import cache
 from importlib import metadata
 from typing import Any
 
+from torch import Tensor
+
 from interp import axes
 from interp.engine import surroundings
 from interp.engine.precision import computed
+from interp.interventions.digest import digest
 from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model, Places
+from interp.models.hooks import hooked
+from interp.own_code import in_writing, own_code
 
 ENGINE_SEMANTICS = 1
 """Raised only when numbers may change; part of a run's identity."""
@@ -59,18 +64,36 @@ def _tokens(encoded: Encoded) -> str:
 def spec(
     model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric], family: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """The canonical description whose digest identifies a run; None if something in it cannot be written down."""
+    """The canonical description whose digest identifies a run; None if something in it cannot be written down.
+
+    Such as a hook of somebody's own: it may do anything to what the model says, and the weights do not know of it.
+    """
     described = [_metric(metric) for metric in metrics]
-    if None in described or _anonymous(family):
+    if None in described or _anonymous(family) or hooked(model.module):
         return None
     return identity(model, encoded) | {"patching": patching, "metrics": described} | family
 
 
 def _metric(metric: Any) -> str | None:
-    """A metric's class with its fields; None for a function, or for an object that does not say what it is."""
-    if isinstance(metric, FromLogits) or not is_dataclass(metric):
+    """A metric's class with its fields, and its code if it is the user's own.
+
+    None for a function, or for an object that does not say what it is.
+    """
+    code = own_code(metric)
+    if isinstance(metric, FromLogits) or not is_dataclass(metric) or code is None:
         return None
-    return f"{type(metric).__module__}.{metric!r}"
+    if not code:
+        return f"{type(metric).__module__}.{metric!r}"
+    said = {field.name: _field(getattr(metric, field.name)) for field in fields(metric)}
+    if None in said.values():
+        return None
+    each = ", ".join(f"{name}={value}" for name, value in said.items())
+    return f"{type(metric).__module__}.{type(metric).__qualname__}({each}) {code}"
+
+
+def _field(value: Any) -> str | None:
+    """A tensor by its digest: its text leaves most of it out."""
+    return digest({"": value}) if isinstance(value, Tensor) else in_writing(value)
 
 
 def _anonymous(spec: Any) -> bool:

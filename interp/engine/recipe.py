@@ -29,6 +29,7 @@ from interp.interventions.files import check_format, parsed, seal, tensors_of
 from interp.interventions.reading import Reader
 from interp.interventions.writing import Writer
 from interp.models import Encoded, Model, load
+from interp.models.hooks import hooked
 from interp.models.origin import why_not
 from interp.prompts import Pairs
 
@@ -180,7 +181,8 @@ class _Writer(Writer):
     def describe(self, model: Model, path: str) -> dict[str, Any]:
         """What a model is, and how it was loaded."""
         try:
-            arguments, reason = self.write(dict(model.origin.arguments), f"{path}.load"), model.origin.why_not
+            reason = model.origin.why_not or hooked(model.module)
+            arguments = self.write(dict(model.origin.arguments), f"{path}.load")
         except StoreError as error:
             arguments, reason = None, str(error)
         known = {"name": model.name, "digest": model.digest, "dtype": str(model.dtype).removeprefix("torch.")}

@@ -116,10 +116,10 @@ def _datasets(found: Mapping[Labels, xr.Dataset], axes: Sequence[str]) -> xr.Dat
     effects = fx.is_effects(found[first]) and "patching" in found[first].attrs
     together = _joined(_aligned(found, axes, effects), axes)
     together.attrs = merged({labels: one.attrs for labels, one in found.items()}, axes)
-    if not effects:
-        return together
-    together = together.map(lambda v: v.transpose(names.METRIC, *names.SWEPT, ..., names.EXAMPLE, missing_dims="ignore"))
-    return fx.validate(together)
+    if effects:
+        together = together.map(lambda v: v.transpose(names.METRIC, *names.SWEPT, ..., names.EXAMPLE, missing_dims="ignore"))
+        together = fx.validate(together)
+    return together if any(map(fx.derived, found.values())) else fx.stamped(together)
 
 
 def _joined(found: Mapping[Labels, xr.Dataset], axes: Sequence[str]) -> xr.Dataset:

@@ -23,7 +23,8 @@ from interp import effects as fx
 from interp.engine.measure import ROUNDING, bar
 from interp.engine.surroundings import peak_memory
 from interp.errors import StoreError
-from interp.store import Store
+from interp.store import Run, Store
+from interp.store.identity import check_name, check_tags
 from interp.store.marker import DamagedError
 
 StoreLike: TypeAlias = Store | str | os.PathLike[str]
@@ -51,9 +52,11 @@ class Into:
         """None where no store is given.
 
         Raises:
-            StoreError: a name or tags, but no store.
+            StoreError: a name or tags, but no store; or such as no run can have.
         """
-        tags = (tags,) if isinstance(tags, str) else tuple(tags)
+        tags = tuple(check_tags(tags))
+        if name is not None:
+            check_name(name)
         if store is None:
             if name is not None or tags:
                 raise StoreError("name and tags are for a run in a store; give store= as well")
@@ -111,6 +114,7 @@ def keep(
                 values, facts = sweep.values(unit.family, unit.index, shown.update)
                 writing.write(unit, {"value": values}, facts | {"wall_seconds": time.perf_counter() - began})
         run = writing.finish(lambda family, attrs: _attributes(family, attrs, writing.facts(family)))
+    _label(into, run)  # it may have been finished by another, who was given others
     return run.load()
 
 
@@ -127,9 +131,15 @@ def loaded(into: Into, asked: Result) -> Result | None:
         result: Result = there.load()
     except DamagedError:
         return None  # beginning it says so
-    if into.name is not None or into.tags:
-        into.store.label(there.id, name=into.name, tags=[*there.tags, *into.tags])
+    _label(into, there)
     return result
+
+
+def _label(into: Into, run: Run) -> None:
+    """The name and the tags that are given now, unless the run has them: a store that may only be read gives what it has."""
+    name, tags = into.name or run.name, list(dict.fromkeys((*run.tags, *into.tags)))
+    if (name, tags) != (run.name, list(run.tags)):
+        into.store.label(run.id, name=name, tags=tags)
 
 
 def _attributes(family: str, attrs: Mapping[str, Any], facts: Iterable[Mapping[str, float]]) -> dict[str, Any]:
@@ -163,8 +173,8 @@ def cut(sizes: Mapping[str, int], first: str, seconds: float) -> dict[str, int]:
 def _say_if_anonymous(asked: Result) -> None:
     if any(ds.attrs["spec"] is None for ds in fx.families(asked).values()):
         warnings.warn(
-            "something in this sweep is a function of your own, which has no written form: the run is kept under an id by lot, "
-            "and is neither found again by asking for it nor resumed",
+            "something in this sweep is a function or a class of your own (a metric, an edit, a hook on the model), which "
+            "has no written form: the run is kept under an id by lot, and is neither found again by asking for it nor resumed",
             UserWarning,
             stacklevel=5,
         )

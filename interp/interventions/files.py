@@ -46,11 +46,17 @@ def from_safetensors(content: bytes, *, kinds: Iterable[type] = ()) -> Any:
     """What :func:`to_safetensors` wrote, made anew and ready to be used.
 
     Args:
+        content: of the file, such as ``run.beside()["das.safetensors"]`` or ``Path("das.safetensors").read_bytes()``.
         kinds: classes of your own that are in it.
 
     Raises:
         StoreError: the file is damaged, no safetensors file, or not written by this; a class in it was not passed.
     """
+    if not isinstance(content, bytes):
+        raise StoreError(
+            f"content is {content!r:.100} of type {type(content).__name__}; expected the bytes of a file, such as "
+            "Path('das.safetensors').read_bytes()"
+        )
     tensors = tensors_of(content, "the file")
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     data = parsed(header.get("__metadata__", {}).get(_KEY, "null"), "the file")

@@ -34,6 +34,7 @@ from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
 from interp.interventions.free import Context, Free, Function
 from interp.interventions.source import Activation, Constant, Source
+from interp.own_code import own_code
 from interp.sites import ALL, Positions, PositionsLike, Site
 
 IDENTITY = Identity()
@@ -119,9 +120,9 @@ class Change:
         return {
             "site": repr(self.site),
             "positions": repr(self.positions),
-            "source": self.source.spec(),
-            "edit": self.edit.spec(),
-            "featurizer": self.featurizer.spec(),
+            "source": _spec(self.source),
+            "edit": _spec(self.edit),
+            "featurizer": _spec(self.featurizer),
             "keep_error": self.keep_error,
             **({} if self.attended.is_all else {"attended": repr(self.attended)}),
         }
@@ -304,3 +305,11 @@ def _change(target: str | Site, options: dict[str, Any]) -> Change:
         return Change(target, **options)
     site, _, positions = target.partition("@")
     return Change(site, positions or ALL, **options)
+
+
+def _spec(part: Source | Edit | Featurizer) -> dict[str, Any]:
+    """What a part says of itself, with its code if it is the user's own; of what cannot be told, that it is a function."""
+    said, code = part.spec(), own_code(part)
+    if said is None or code is None:
+        return {"kind": type(part).__name__, "function": None}
+    return said | ({"code": code} if code else {})

@@ -236,6 +236,24 @@ def is_own(hook: Any) -> bool:
     return isinstance(getattr(getattr(hook, "func", hook), "__self__", None), Hooks | InsideAttention)
 
 
+def of_others(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Forward hooks that are neither ours nor recorders of transformers, each behind the name of its module."""
+    for name, child in module.named_modules():
+        for hook in (*child._forward_hooks.values(), *child._forward_pre_hooks.values()):
+            if not is_recorder(hook) and not is_own(hook):
+                yield name, hook
+
+
+_PARTS = ("torch.", "nnsight.", "transformer_lens.model_bridge.")
+"""Where hooks are written that are part of a model: a weight norm's, a bridge's own."""
+
+
+def hooked(module: nn.Module) -> str:
+    """That a hook of somebody's own may change what a model says, and where; empty where none is."""
+    names = [name for name, hook in of_others(module) if not (getattr(hook, "__module__", "") or "").startswith(_PARTS)]
+    return f"there is a hook of yours on {names[0] or 'the model'}" if names else ""
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode inside, each submodule's own mode restored after."""

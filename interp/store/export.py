@@ -31,6 +31,7 @@ import xarray as xr
 
 from interp import effects as fx
 from interp.errors import StoreError, UnknownNameError
+from interp.outputs import file_to_write, put
 from interp.store.arrays import Result
 
 NETCDF, CSV, PARQUET = ".nc", ".csv", ".parquet"
@@ -42,11 +43,11 @@ _GROUPS = (
 )
 
 
-def export(result: Result, path: str | os.PathLike[str]) -> list[Path]:
+def export(result: Result | xr.DataArray, path: str | os.PathLike[str]) -> list[Path]:
     """Write a result; the ending of ``path`` says as what.
 
     Args:
-        result: a dataset or a tree of them.
+        result: a dataset, an array or a tree of datasets.
         path: ends in .nc, .csv or .parquet; its folder must exist.
 
     Returns:
@@ -54,22 +55,17 @@ def export(result: Result, path: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         UnknownNameError: another ending.
-        StoreError: the folder is not there, what writes the format is not installed, or the format cannot hold the result.
+        PathError: the folder is not there, or nothing can be written there.
+        StoreError: what writes the format is not installed, or the format cannot hold the result.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise StoreError(f"{str(path.parent)!r} is no folder, so {path.name!r} cannot be written there; make it first")
+    path = file_to_write(path)
     made = {path: content(result, path.suffix.lower(), path.name)}
     if path.suffix.lower() == CSV:
         made[path.with_name(f"{path.name}.json")] = provenance(result)
-    for place, data in made.items():
-        part = place.with_name(f".{place.name}.part")
-        part.write_bytes(data)
-        part.replace(place)
-    return list(made)
+    return [put(place, data) for place, data in made.items()]
 
 
-def content(result: Result, ending: str, name: str = "the result") -> bytes:
+def content(result: Result | xr.DataArray, ending: str, name: str = "the result") -> bytes:
     """What :func:`export` writes, as bytes.
 
     Args:
@@ -80,16 +76,16 @@ def content(result: Result, ending: str, name: str = "the result") -> bytes:
         raise UnknownNameError("export ending", ending, _WRITERS, f"of {name!r}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"result{ending}"
-        _WRITERS[ending](result, path, name)
+        _WRITERS[ending](_of_datasets(result), path, name)
         return path.read_bytes()
 
 
-def provenance(result: Result) -> bytes:
+def provenance(result: Result | xr.DataArray) -> bytes:
     """The attributes of a result as JSON; of a tree, those of each family by its name."""
-    return json.dumps(_attributes(result), indent=1, ensure_ascii=False).encode()
+    return json.dumps(_attributes(_of_datasets(result)), indent=1, ensure_ascii=False).encode()
 
 
-def table(result: Result) -> pd.DataFrame:
+def table(result: Result | xr.DataArray) -> pd.DataFrame:
     """A result as a long table: a row for every number of its largest variable, coordinates as columns.
 
     Of a sweep that is a row for every metric, cell and example. A variable with fewer axes is repeated along those that it
@@ -109,6 +105,11 @@ def table(result: Result) -> pd.DataFrame:
     if not blocks:
         raise StoreError("the result has no variables, so there is no table of it")
     return blocks[0] if len(blocks) == 1 else pd.concat([_nullable(block) for block in blocks], ignore_index=True)
+
+
+def _of_datasets(result: Result | xr.DataArray) -> Result:
+    """An array alone as the dataset of it."""
+    return fx.families(result)[""] if isinstance(result, xr.DataArray) else result
 
 
 def _attributes(result: Result) -> dict[str, Any]:

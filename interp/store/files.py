@@ -62,11 +62,14 @@ def at(place: str | os.PathLike[str]) -> Files:
     """The files of a folder or an address.
 
     Raises:
-        StoreError: a file, an address of a kind that is not installed, or one that names a service and no place there.
+        StoreError: a file or below one, an address of a kind that is not installed, or one that names a service and no place
+            there.
     """
     if not isinstance(place, str | os.PathLike):
         raise StoreError(f"a store is given as its folder or address, got {place!r} of type {type(place).__name__}")
     text = os.fspath(place)
+    if not text or "\0" in text:
+        raise StoreError(f"a store is given as its folder or address, got {place!r}; '.' is the folder that you are in")
     if "://" not in text and "::" not in text:
         return Local(text)
     import fsspec
@@ -85,13 +88,15 @@ def at(place: str | os.PathLike[str]) -> Files:
 
 
 class Local:
-    """A folder; made on the first write."""
+    """A folder; made on the first write. It stays the same folder when the process goes to another one."""
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = Path(root)
-        self.address = os.fspath(root)
-        if self.root.exists() and not self.root.is_dir():
-            raise StoreError(f"a store is a folder, but {self.address!r} is a file")
+        self.root = Path(root).expanduser().absolute()
+        self.address = os.fspath(self.root)
+        with _reached(self.address, ""):
+            there = next(path for path in (self.root, *self.root.parents) if path.exists())
+        if not there.is_dir():
+            raise StoreError(f"a store is a folder, but {str(there)!r} is a file")
 
     def read(self, path: str) -> bytes:
         with _reached(self.address, path):

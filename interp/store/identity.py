@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from interp.errors import StoreError
@@ -62,3 +63,10 @@ def check_name(name: str, what: str = "name") -> str:
             "a leading dot or outer spaces"
         )
     return name
+
+
+def check_tags(tags: Any) -> list[str]:
+    """Tags as a list, each once; a text is one tag."""
+    if not isinstance(tags, Iterable):
+        raise StoreError(f"tags is {tags!r} of type {type(tags).__name__}; expected texts, such as tags=['paper', 'draft']")
+    return list(dict.fromkeys(check_name(tag, "tag") for tag in ([tags] if isinstance(tags, str) else tags)))

@@ -7,7 +7,7 @@ is another one since is read anew, so that the index is never older than the sto
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,7 +20,7 @@ from interp import effects as fx
 from interp.errors import StoreError
 from interp.store.arrays import Result
 from interp.store.files import Files, Stat
-from interp.store.identity import ID, canonical, seal, unseal
+from interp.store.identity import ID, canonical, check_tags, seal, unseal
 from interp.store.marker import DATA, FORMAT, WHOLE
 from interp.store.run import COMPLETE, Run, inspect
 
@@ -66,9 +66,7 @@ def rows(files: Files) -> list[dict[str, Any]]:
     return found
 
 
-def table(
-    files: Files, since: Any = None, until: Any = None, tags: Iterable[str] | str = (), **wanted: str | None
-) -> pd.DataFrame:
+def table(files: Files, since: Any = None, until: Any = None, tags: Any = (), **wanted: str | None) -> pd.DataFrame:
     """See ``Store.runs``."""
     frame = pd.DataFrame(rows(files), columns=list(COLUMNS))
     frame["tags"] = [tuple(some) for some in frame["tags"]]
@@ -80,7 +78,7 @@ def table(
                     f"{column} is {pattern!r} of type {type(pattern).__name__}; expected text, with * for anything"
                 )
             frame = frame[np.array([fnmatchcase(value, pattern) for value in frame[column]], bool)]
-    for tag in [tags] if isinstance(tags, str) else tags:
+    for tag in check_tags(tags):
         frame = frame[np.array([tag in some for some in frame["tags"]], bool)]
     if since is not None:
         frame = frame[frame["made_at"] >= _moment(since, "since")]
@@ -91,9 +89,11 @@ def table(
 
 def _moment(given: Any, what: str) -> pd.Timestamp:
     try:
-        found = pd.Timestamp(given)
-    except (TypeError, ValueError) as error:
-        raise StoreError(f"{what} is {given!r}; expected a date, such as '2026-01-31' or '2026-01-31 12:00'") from error
+        found = pd.NaT if isinstance(given, int | float) else pd.Timestamp(given)  # a number would be nanoseconds since 1970
+    except (TypeError, ValueError):
+        found = pd.NaT
+    if found is pd.NaT:
+        raise StoreError(f"{what} is {given!r}; expected a date, such as '2026-01-31' or '2026-01-31 12:00'")
     return found.tz_localize("UTC") if found.tz is None else found
 
 

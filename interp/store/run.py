@@ -12,7 +12,7 @@ from interp.store import arrays, leases, marker, units
 from interp.store.files import Files, Local, Stat
 from interp.store.marker import DATA, HALF, WHOLE
 
-COMPLETE, RUNNING, UNFINISHED, DAMAGED = "complete", "running", "unfinished", "damaged"
+STATUS = COMPLETE, RUNNING, UNFINISHED, DAMAGED = "complete", "running", "unfinished", "damaged"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -61,6 +61,7 @@ class Run:
 
         Args:
             partial: of half a run, what is there so far: NaN where it is not computed yet. A unit that is damaged is not there.
+                :func:`interp.effects.furthest` is the part of it that is known for the most cells: tables and figures of that.
 
         Raises:
             StoreError: the run is unfinished (unless ``partial``), damaged (run and file are named) or of another format.
@@ -84,11 +85,21 @@ class Run:
         Raises:
             StoreError: the run is not complete, or a file is missing or damaged.
         """
+        own = self.finished()
+        files = marker.content(self.files, self.id, own)
+        data = {f"{self.id}/{own['data']}/{name}": content for name, content in files.items()}
+        return {**data, f"{self.id}/{WHOLE}": marker.written(own)}
+
+    def finished(self) -> Mapping[str, Any]:
+        """What ``run.json`` says of a complete run.
+
+        Raises:
+            StoreError: the run is not complete.
+        """
         if self.status != COMPLETE or self.marker is None:
-            raise StoreError(f"run {self.id} is {self.status}: {self.reason}")
-        files = marker.content(self.files, self.id, self.marker)
-        data = {f"{self.id}/{self.marker['data']}/{name}": content for name, content in files.items()}
-        return {**data, f"{self.id}/{WHOLE}": marker.written(self.marker)}
+            then = {RUNNING: "; wait until it is done", UNFINISHED: "; ask for it again to finish it"}.get(self.status, "")
+            raise StoreError(f"run {self.id} is {self.status}: {self.reason}{then}")
+        return self.marker
 
     def check(self) -> Run:
         """The same run, damaged where a checksum does not hold."""
@@ -103,6 +114,15 @@ class Run:
     def __repr__(self) -> str:
         words = [self.id, *([repr(self.name)] if self.name else []), *([self.status] if self.status != COMPLETE else [])]
         return f"Run({', '.join(words)})"
+
+
+def require_run(given: Any) -> Run:
+    """What was given as a run, if it is one."""
+    if not isinstance(given, Run):
+        raise StoreError(
+            f"run is of type {type(given).__name__}; expected a run of a store, such as interp.Store('runs').run('name')"
+        )
+    return given
 
 
 def inspect(files: Files, run: str, stat: Callable[[str], Stat | None] | None = None) -> Run:

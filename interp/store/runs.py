@@ -39,16 +39,17 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from interp.errors import StoreError, nearest
+from interp import effects as fx
+from interp.errors import StoreError, UnknownNameError, nearest
 from interp.store import arrays, listing, marker, units
 from interp.store.arrays import Result
 from interp.store.export import export
 from interp.store.files import at
-from interp.store.identity import ID, canonical, check_name, run_id, sha256
+from interp.store.identity import ID, canonical, check_name, check_tags, run_id, sha256
 from interp.store.joining import joined
 from interp.store.leases import EXPIRY
 from interp.store.marker import DATA, HALF, WHOLE
-from interp.store.run import COMPLETE, UNFINISHED, Run, inspect
+from interp.store.run import COMPLETE, DAMAGED, STATUS, UNFINISHED, Run, inspect
 from interp.store.writing import Writing
 
 _INSTEAD = ("data", "files", "units", "format")
@@ -85,8 +86,9 @@ class Store:
         """Write a dataset, an array or a tree of datasets, whole or not at all.
 
         The id is the digest of ``attrs["spec"]`` and ``attrs["engine_semantics"]`` (a tree without a spec of its own is the
-        specs of its families). Saving an id again puts the new numbers in place of the old in one step; the old name stays
-        unless a new one is given, and tags add up. A result without a spec is known by the digest of its content.
+        specs of its families). Saving an id again puts the new numbers in place of the old in one step; the old name and what
+        was beside them stay unless others are given, and tags add up. A result without a spec is known by the digest of its
+        content, and so is what was derived from one with it: an effect, a part of a result, half a run.
 
         Args:
             result: with attributes that JSON holds.
@@ -98,13 +100,14 @@ class Store:
             StoreError: attrs that JSON cannot hold, a spec without the engine's semantics, a variable that zarr cannot hold, a
                 refused name.
         """
-        if not isinstance(result, xr.Dataset | xr.DataTree | xr.DataArray):
-            raise StoreError(f"a result to be saved is a Dataset, DataTree or DataArray of xarray; got {type(result).__name__}")
+        _require_result(result)
         array = {"array": None if result.name is None else str(result.name)} if isinstance(result, xr.DataArray) else {}
         ds = arrays.wrapped(result) if isinstance(result, xr.DataArray) else result
         data = self._packed(ds)
-        head = self._head(ds, name, tags, sha256(data)[:12]) | array
-        return self._save(ds, head, {**(beside or {}), DATA: data})
+        spec, semantics = _asked(ds)
+        answers = not any(map(fx.derived, fx.families(ds).values()))
+        head = self._head(ds, (spec if answers else None, semantics), name, tags, sha256(data)[:12]) | array
+        return self._save(ds, head, {**self._beside(head["id"]), **_files(beside), DATA: data})
 
     def begin(
         self,
@@ -135,7 +138,7 @@ class Store:
             StoreError: as :meth:`save`; units that do not fit; a run that is there and cannot be read, though it may be
                 good: of another format, renamed, or behind a link.
         """
-        head = self._head(skeleton, name, tags, secrets.token_hex(6))
+        head = self._head(skeleton, _asked(skeleton), name, tags, secrets.token_hex(6))
         run = head["id"]
         if isinstance(skeleton, xr.DataTree) or all(isinstance(some, Mapping) for some in chunks.values()):
             cut: Any = chunks
@@ -143,7 +146,7 @@ class Store:
             cut = {"/": chunks}
         planned = units.planned(skeleton, fills, cut)
         of_units = {family: dict.fromkeys(fills, lengths) for family, lengths in cut.items()}
-        content = self._checked({**(beside or {}), DATA: self._packed(skeleton, of_units)})
+        content = self._checked({**_files(beside), DATA: self._packed(skeleton, of_units)})
         plan, content = joined(self.files, {**head, "units": planned}, content)
 
         def save(result: Result, found: Mapping[str, bytes]) -> Run:
@@ -154,11 +157,20 @@ class Store:
         return Writing(self.files, plan, content, save, partial(self._forget, run, plan), expiry)
 
     def label(self, ref: str, *, name: str | None = None, tags: Iterable[str] | None = None) -> Run:
-        """Give a complete run another name, or other tags."""
-        run = self._complete(ref)
-        found = dict(run.marker or {})
+        """Give a complete run another name, or other tags.
+
+        Args:
+            ref: its id, the beginning of one, or its name.
+            name: the new one; by default as it was.
+            tags: in place of those that it has; by default as they were.
+
+        Raises:
+            StoreError: no such run, or one that is not complete; a refused name.
+        """
+        run = self.run(ref)
+        found = dict(run.finished())
         found["name"] = found["name"] if name is None else check_name(name)
-        found["tags"] = found["tags"] if tags is None else list(dict.fromkeys(_tags(tags)))
+        found["tags"] = found["tags"] if tags is None else check_tags(tags)
         marker.put(self.files, run.id, WHOLE, found)
         return inspect(self.files, run.id)
 
@@ -218,7 +230,13 @@ class Store:
             tags: all of which a run has.
             since: made at this date or later.
             until: made before it.
+
+        Raises:
+            UnknownNameError: no such status.
+            StoreError: what is no text, no tag or no date.
         """
+        if isinstance(status, str) and "*" not in status and status not in STATUS:
+            raise UnknownNameError("status", status, STATUS, "of a run")
         words = {"name": name, "model": model, "task": task, "method": method, "site": site, "patching": patching}
         return listing.table(self.files, since, until, tags, **words, status=status)
 
@@ -237,24 +255,42 @@ class Store:
         """
         if isinstance(ref, str) and ID.match(ref) and ref in self.files.names(""):
             return inspect(self.files, ref)
+        if not isinstance(ref, str):
+            raise StoreError(f"run is {ref!r} of type {type(ref).__name__}; expected its id, the beginning of one, or its name")
         check_name(ref, "run")
         rows = listing.rows(self.files)
-        found = [row["id"] for row in rows if row["name"] == ref] or [row["id"] for row in rows if row["id"].startswith(ref)]
+        found = [row for row in rows if row["name"] == ref] or [row for row in rows if row["id"].startswith(ref)]
         if len(found) == 1:
-            return inspect(self.files, found[0])
+            return inspect(self.files, found[0]["id"])
         if found:
-            raise StoreError(f"run {ref!r} could be any of {', '.join(found)}; give more of the id")
+            each = ", ".join(f"{row['id']} ({_in_words(row)})" for row in found)
+            raise StoreError(f"run {ref!r} could be any of {each}; give more of the id, or give one another name: store.label")
         near = nearest(ref, [n for row in rows for n in (row["id"], row["name"]) if n])
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        hint = f", which is {self.address}" if not rows else "; store.runs() lists them, and so does interp ls"
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else hint
         raise StoreError(f"no run {ref!r} among the {len(rows)} of this store{hint}")
 
     def find(self, spec: Any, engine_semantics: int) -> Run | None:
-        """The complete run that answers this spec, if there is one."""
-        run = inspect(self.files, run_id(spec, engine_semantics))
+        """The complete run that answers this spec, if there is one.
+
+        Args:
+            spec: as in ``result.attrs["spec"]``.
+            engine_semantics: as in ``result.attrs["engine_semantics"]``.
+
+        Raises:
+            StoreError: a spec that is no JSON.
+        """
+        try:
+            run = inspect(self.files, run_id(spec, engine_semantics))
+        except (TypeError, ValueError) as error:
+            raise StoreError(
+                f"spec is of type {type(spec).__name__}, which is no JSON ({error}); expected attrs['spec']"
+            ) from error
         return run if run.status == COMPLETE else None
 
-    def like(self, result: Result) -> Run | None:
+    def like(self, result: Result | xr.DataArray) -> Run | None:
         """The complete run that was asked for in the same words as a result, whose numbers do not matter."""
+        _require_result(result)
         spec, semantics = _asked(result)
         return None if spec is None else self.find(spec, semantics)
 
@@ -284,22 +320,17 @@ class Store:
 
     # pieces
 
-    def _complete(self, ref: str) -> Run:
-        run = self.run(ref)
-        if run.status != COMPLETE:
-            raise StoreError(f"run {run.id} is {run.status}: {run.reason}")
-        return run
-
-    def _head(self, result: Result, name: str | None, tags: Iterable[str], anonymous: str) -> dict[str, Any]:
+    def _head(self, result: Result, asked: tuple[Any, int], name: str | None, tags: Any, anonymous: str) -> dict[str, Any]:
         """A marker without its data: what a run is, and what it was called before.
 
         Args:
+            asked: the spec that the result answers, and the engine's semantics.
             anonymous: the id of a result without a spec.
         """
-        labels = _tags(tags)
+        labels = check_tags(tags)
         if name is not None:
             check_name(name)
-        spec, semantics = _asked(result)
+        spec, semantics = asked
         run = run_id(spec, semantics) if spec is not None else anonymous
         old = inspect(self.files, run).marker
         if old is not None:
@@ -327,6 +358,11 @@ class Store:
             self.files.remove(f"{run}/{old['data']}")  # no marker names it any more
         return inspect(self.files, run)
 
+    def _beside(self, run: str) -> Mapping[str, bytes]:
+        """What is beside a run that is replaced, as far as it is whole."""
+        found = inspect(self.files, run)
+        return {} if found.marker is None or found.check().status == DAMAGED else found.beside()
+
     def _forget(self, run: str, plan: Mapping[str, Any]) -> None:
         """Remove what a run was written by, now that it is whole."""
         for path in (f"{run}/{HALF}", units.folder(run, plan), units.leased(run, plan), f"{run}/{plan['data']}"):
@@ -348,11 +384,26 @@ class Store:
         return content
 
 
-def _tags(tags: Iterable[str]) -> list[str]:
-    return [check_name(tag, "tag") for tag in ([tags] if isinstance(tags, str) else tags)]
+def _in_words(row: Mapping[str, Any]) -> str:
+    """What tells runs of one name apart."""
+    told = (row["method"], row["site"], str(row["made_at"] or "")[:16].replace("T", " "))
+    return ", ".join(filter(None, (*told, row["status"] if row["status"] != COMPLETE else "")))
 
 
-def _asked(result: Result) -> tuple[Any, int]:
+def _require_result(result: Any) -> None:
+    if not isinstance(result, xr.Dataset | xr.DataTree | xr.DataArray):
+        raise StoreError(f"a result is a Dataset, DataTree or DataArray of xarray; got {type(result).__name__}")
+
+
+def _files(beside: Any) -> Mapping[str, Any]:
+    if beside is not None and not isinstance(beside, Mapping):
+        raise StoreError(f"beside is of type {type(beside).__name__}; expected a mapping of file names to bytes")
+    if DATA in (beside or {}):
+        raise StoreError(f"beside[{DATA!r}] is the name of the data itself; choose another")
+    return beside or {}
+
+
+def _asked(result: Result | xr.DataArray) -> tuple[Any, int]:
     """The spec and the engine's semantics of a result, and a check that its attrs survive JSON."""
     groups = {n.path: n.attrs for n in result.subtree} if isinstance(result, xr.DataTree) else {"/": result.attrs}
     for path, attrs in groups.items():

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from interp import effects as fx
 from interp.errors import StoreError
 from interp.store import arrays, units
 from interp.store.arrays import Filler, Result
@@ -151,9 +152,9 @@ class Writing:
         content = arrays.unpack(self._content[DATA])
         for unit in self._units:
             content |= self._read(unit.name)[0]
-        result = arrays.decode(content, self.plan["kind"] == "tree", self.plan["variables"])
+        result = _with_attrs(arrays.decode(content, self.plan["kind"] == "tree", self.plan["variables"]), _stamp)
         if attrs is not None:
-            result = _with_attrs(result, attrs)
+            result = _with_attrs(result, lambda family, ds: attrs(family, ds.attrs))
         self._save(result, {name: data for name, data in self._content.items() if name != DATA})
 
     def _finished(self) -> bool:
@@ -180,10 +181,14 @@ class Writing:
         return self._mine[name]
 
 
-def _with_attrs(result: Result, attrs: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]) -> Result:
+def _with_attrs(result: Result, attrs: Callable[[str, xr.Dataset], Mapping[str, Any]]) -> Result:
     if isinstance(result, xr.Dataset):
-        return result.assign_attrs(attrs("/", result.attrs))
+        return result.assign_attrs(attrs("/", result))
     for node in result.leaves:
-        had = {str(key): value for key, value in node.attrs.items()}
-        node.attrs = {**had, **attrs(node.path, had)}
+        node.attrs = {**node.attrs, **attrs(node.path, node.to_dataset())}
     return result
+
+
+def _stamp(family: str, ds: xr.Dataset) -> Mapping[str, Any]:
+    """The digest of the numbers that are there now, where there was one of those at the beginning."""
+    return fx.stamped(ds).attrs if fx.STAMP in ds.attrs else {}

@@ -19,6 +19,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from interp.errors import InputError, UnknownNameError, UserError
+from interp.outputs import file_to_write, put
 
 IMAGES = (".png", ".svg", ".pdf")
 SUFFIXES = (".html", *IMAGES)
@@ -49,22 +50,21 @@ def save(fig: go.Figure, path: str | os.PathLike[str], *, scale: float = 2.0) ->
     Raises:
         UnknownNameError: another ending.
         InputError: what is no figure.
+        PathError: no such folder, or nothing can be written there.
         ExportError: kaleido or the browser that it drives is missing, or does not start; the message says what to install.
     """
     if not isinstance(fig, go.Figure):
         raise InputError(f"fig is a {type(fig).__name__}; expected a figure, such as interp.views.heatmap(result) gives")
-    path = Path(path)
+    path = file_to_write(path)
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
         raise UnknownNameError("figure ending", kind, SUFFIXES, f"of {path.name!r}")
     if kind == ".html":
         page = fig.to_html(config=HTML_CONFIG, include_plotlyjs=True, include_mathjax=False, full_html=True, auto_play=False)
-        path.write_text(page, encoding="utf-8")
-        return path
+        return put(path, page.encode())
     if missing := missing_exporter():
         raise ExportError(f"cannot write {path.name!r}: {missing} (HTML needs neither)")
-    path.write_bytes(_draw(fig, kind[1:], scale if kind == ".png" else 1.0))
-    return path
+    return put(path, _draw(fig, kind[1:], scale if kind == ".png" else 1.0))
 
 
 @contextmanager

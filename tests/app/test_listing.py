@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from interp import effects
 from interp.app import listing
 from interp.app.data import Library
 from interp.errors import StoreError
@@ -82,7 +83,7 @@ def test_the_last_results_are_kept_and_a_new_version_is_read(tmp_path, make, mon
         library.open(run.id)
     assert library.open(runs[0].id).result is not first
     held = library.open(runs[0].id).result
-    store.save(make(0.1).assign(value=make(0.1)["value"] * 2))
+    store.save(effects.stamped(make(0.1).assign(value=make(0.1)["value"] * 2)))
     assert not np.array_equal(library.open(runs[0].id).result["value"], held["value"])
 
 

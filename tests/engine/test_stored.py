@@ -1,6 +1,7 @@
 """Sweeps into a store: the same numbers, nothing computed twice, a killed sweep resumed."""
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -11,7 +12,10 @@ import xarray as xr
 import interp
 from interp.engine import edge_rows, measure, stored
 from interp.errors import StoreError
-from interp.store import Store
+from interp.metrics import Reads
+from interp.store import Store, writing
+
+READS = Reads()
 
 
 class KilledError(Exception):
@@ -62,7 +66,7 @@ def killed(monkeypatch, most):
 
 def alike(a, b):
     """Equal in everything that is not about how it was run."""
-    how = ("wall_seconds", "made_at", "work_units", "out_of_memory", "noise_floor", "peak_memory")
+    how = ("wall_seconds", "made_at", "work_units", "out_of_memory", "noise_floor", "peak_memory", "numbers_digest")
     for name in a.variables:
         if name == "value":
             scale = float(np.nanmax(np.abs(a[name])))
@@ -109,6 +113,32 @@ def test_a_run_that_is_there_is_loaded(model, pairs, tmp_path, monkeypatch):
     assert len(Store(tmp_path).runs()) == 2
 
 
+def test_a_run_that_another_finishes_meanwhile_takes_what_both_call_it(model, pairs, tmp_path, monkeypatch):
+    real, other = writing.Writing.finish, []
+
+    def finish(self, *given):
+        if not other:
+            other.append(True)
+            interp.patch(model, pairs, heads(), store=tmp_path, name="theirs", tags="b")
+        return real(self, *given)
+
+    monkeypatch.setattr(writing.Writing, "finish", finish)
+    interp.patch(model, pairs, heads(), store=tmp_path, name="mine", tags="a")
+    run = Store(tmp_path).run("mine")
+    assert set(run.tags) == {"a", "b"}
+    assert len(Store(tmp_path).runs()) == 1
+
+
+def test_a_store_that_may_only_be_read_gives_what_it_has(model, pairs, tmp_path, monkeypatch):
+    kept = interp.patch(model, pairs, heads(), store=tmp_path, name="mine", tags=["a"])
+
+    def refuse(*given):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("builtins.open", refuse)  # with which files are written, not read
+    assert interp.patch(model, pairs, heads(), store=tmp_path, name="mine", tags="a").identical(kept)
+
+
 @pytest.mark.parametrize("file", ["run.json", "data.zarr.zip"])
 def test_a_damaged_run_that_is_asked_for_is_made_anew(model, pairs, tmp_path, monkeypatch, file):
     first = interp.patch(model, pairs, heads(), store=tmp_path, name="mine")
@@ -122,6 +152,28 @@ def test_a_damaged_run_that_is_asked_for_is_made_anew(model, pairs, tmp_path, mo
     assert sum(counted) > 0
     assert alike(again, first)
     assert Store(tmp_path).load("again").identical(again)
+
+
+def test_what_was_derived_from_a_run_is_not_given_for_it(model, pairs, tmp_path):
+    store, plain = Store(tmp_path), interp.patch(model, pairs, heads())
+    store.save(interp.effect(plain), name="effect")
+    store.save(plain.sel(layer=[0]), name="a layer")
+    kept = interp.patch(model, pairs, heads(), store=store, name="all")
+    assert alike(plain, kept)
+    for one in (2 * kept, interp.summary(kept)):
+        store.save(one)
+        assert interp.patch(model, pairs, heads(), store=store).identical(kept)
+    again = store.save(kept)
+    assert (again.name, sorted(again.beside())) == ("all", ["recipe.json"])
+
+
+@pytest.mark.parametrize(
+    "ask", [partial(interp.patch, where=heads()), interp.patch_edges, partial(interp.attribute, where=heads())]
+)
+def test_a_result_that_is_kept_later_is_found(model, pairs, tmp_path, ask):
+    result = ask(model, pairs)
+    run = Store(tmp_path).save(result)
+    assert Store(tmp_path).like(result) == run
 
 
 def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatch):
@@ -218,10 +270,109 @@ def test_units_are_as_long_as_they_should_be():
 
 def test_a_function_of_ones_own_makes_a_run_anonymous(model, pairs, tmp_path):
     with pytest.warns(
-        UserWarning, match="a function of your own, which has no written form: the run is kept under an id by lot"
+        UserWarning, match=r"a function or a class of your own \(a metric, an edit, a hook on the model\), which has no wr"
     ):
         interp.patch(model, pairs, heads(), edit=lambda h, ctx: 0 * h, store=tmp_path)
     assert Store(tmp_path).runs()["status"].tolist() == ["complete"]
+
+
+def classes(factor):
+    """Of the same names in every call, as of a cell of a notebook that was edited and run again."""
+
+    @dataclass(frozen=True)
+    class Mine:
+        name: str = "mine"
+        reads: Reads = READS
+
+        def __call__(self, readout):
+            return factor * readout.final[..., 0]
+
+    @dataclass(frozen=True)
+    class Half:
+        kind = "half"
+        commutes = False
+        reads_source = False
+
+        def __call__(self, h, s):
+            return factor * h
+
+        def spec(self):
+            return {"kind": "half"}
+
+    return {"metric": Mine()}, {"edit": Half()}
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["metric", "edit"])
+def test_a_class_that_was_edited_asks_for_another_run(model, pairs, tmp_path, which):
+    ask = partial(interp.patch, model, pairs, heads(), store=tmp_path)
+    first, again, other = (ask(**classes(factor)[which]) for factor in (0.5, 0.5, 0.25))
+    assert again.identical(first)
+    assert len(Store(tmp_path).runs()) == 2
+    assert alike(interp.patch(model, pairs, heads(), **classes(0.25)[which]), other)
+    assert float(abs(first["value"] - other["value"]).max()) > 1e-3
+
+
+@dataclass(frozen=True)
+class Along:
+    """With fields whose text leaves most of them out."""
+
+    direction: torch.Tensor
+    then: object = abs
+    name: str = "along"
+    reads: Reads = READS
+
+    def __call__(self, readout):
+        return self.then(readout.final @ self.direction)
+
+
+def test_what_a_metric_holds_is_part_of_what_is_asked(model, pairs, tmp_path):
+    ask = partial(interp.patch, model, pairs, heads(), store=tmp_path)
+    one = torch.zeros(model.module.config.vocab_size)
+    other = one.clone()
+    one[len(one) // 2], other[len(one) // 2 + 1] = 1.0, 1.0
+    assert float(abs(ask(Along(one))["value"] - ask(Along(other))["value"]).max()) > 1e-3
+    assert ask(Along(one.clone())).identical(ask(Along(one)))
+    assert ask(Along(one, lambda x: 2 * x)).attrs["spec"] != ask(Along(one, lambda x: 3 * x)).attrs["spec"]
+    assert len(Store(tmp_path).runs()) == 4
+
+
+def test_a_class_that_names_what_may_change_makes_a_run_anonymous(model, pairs, tmp_path):
+    with pytest.warns(UserWarning, match="a function or a class of your own"):
+        interp.patch(model, pairs, heads(), **classes(torch.tensor(0.5))[1], store=tmp_path)
+
+
+def test_a_hook_of_ones_own_makes_a_run_anonymous(pairs, tmp_path):
+    model, store = interp.load("zoo/induction-2l"), Store(tmp_path)
+    plain = interp.patch(model, pairs, heads(), store=store)
+    with model.module.get_submodule("model.layers.1.self_attn").register_forward_hook(
+        lambda module, given, found: (0 * found[0], *found[1:])
+    ):
+        with pytest.warns(UserWarning, match="a hook on the model"):
+            hooked = interp.patch(model, pairs, heads(), store=store, name="hooked")
+        assert float(abs(hooked["value"] - plain["value"]).max()) > 1e-3
+        assert hooked.attrs["spec"] is None
+        assert interp.rerun(store.run("hooked"), model=model).within
+    with pytest.raises(
+        StoreError, match=r"is not loaded again by itself: there is a hook of yours on model.layers.1.self_attn; load it"
+    ):
+        interp.rerun(store.run("hooked"))
+    assert interp.patch(model, pairs, heads(), store=store).identical(plain)
+    assert len(store.runs()) == 2
+
+
+def test_hooks_of_torch_are_part_of_the_model(pairs, tmp_path):
+    plain = interp.load("zoo/induction-2l")
+    torch.nn.utils.spectral_norm(plain.module.model.layers[0].self_attn.o_proj)
+    model = interp.load(plain.module, tokenizer=plain.tokenizer)
+    interp.patch(model, pairs, heads(), store=tmp_path)
+    assert len(Store(tmp_path).runs()) == 1
+    assert Store(tmp_path).like(interp.patch(model, pairs, heads())) is not None
+
+
+def test_what_is_in_force_on_a_model_is_written_down(model, pairs, tmp_path):
+    with model.edited(interp.Intervention.of("L0H0.z", source=interp.Constant(0.0))):
+        kept = interp.patch(model, pairs, heads(), store=tmp_path)
+    assert kept.attrs["spec"]["given"]
 
 
 def test_other_numbers_under_the_same_name_are_refused(model, pairs, tmp_path, monkeypatch):

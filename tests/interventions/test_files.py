@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
+from sweeps import unchecked
 from torch import Tensor, nn
 
 import interp
@@ -227,6 +228,14 @@ def test_a_pickle_is_refused_and_not_opened() -> None:
     for trap in (pickle.dumps(Trap()), pickle.dumps(Trap(), protocol=2), written.getvalue()):
         with pytest.raises(StoreError, match=r"the file is a pickle, .* nothing is unpickled here: save it anew"):
             from_safetensors(trap)
+
+
+@pytest.mark.parametrize("given", ["das.safetensors", None])
+def test_a_name_in_place_of_a_file_is_named(given: Any) -> None:
+    with pytest.raises(
+        StoreError, match=rf"^content is {given!r} of type .*; expected the bytes of a file, such as Path\('das"
+    ):
+        unchecked(from_safetensors)(given)
 
 
 def test_a_damaged_file_is_never_read(content: bytes, seed: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 
 from interp import effects
-from interp.errors import StoreError, UnknownNameError
+from interp.errors import PathError, StoreError, UnknownNameError
 from interp.store import Store, export
 
 PAYLOAD = 0x7FC12345
@@ -194,12 +194,31 @@ def test_half_a_run_is_exported_only_when_that_is_asked_for(tmp_path):
     ("path", "error", "message"),
     [
         ("x.xlsx", UnknownNameError, r"unknown export ending '.xlsx' of 'x.xlsx'.*\.nc.*\.csv.*\.parquet"),
-        ("nowhere/x.csv", StoreError, "nowhere' is no folder, so 'x.csv' cannot be written there; make it first"),
+        ("nowhere/x.csv", PathError, "nowhere' is no folder, so 'x.csv' cannot be written there; make it first"),
+        ("folder.csv", PathError, r"path '.*folder.csv' is a folder; expected the path of a file to write"),
     ],
 )
 def test_mistakes_are_named(tmp_path, path, error, message):
+    (tmp_path / "folder.csv").mkdir()
     with pytest.raises(error, match=message):
         export.export(sweep(), tmp_path / path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["folder.csv"]
+
+
+def test_an_array_alone(tmp_path):
+    score = xr.DataArray([0.5, 0.25], {"layer": [0, 1]}, name="score", attrs={"model": "tiny", "versions": {"torch": "2"}})
+    run = Store(tmp_path / "runs").save(score)
+    for ending in (".nc", ".csv", ".parquet"):
+        export.export(run.load(), tmp_path / f"score{ending}")
+    read = xr.load_dataset(tmp_path / "score.nc")
+    assert read["score"].values.tolist() == [0.5, 0.25]
+    assert (read.attrs["model"], json.loads(read.attrs["versions"])) == ("tiny", {"torch": "2"})
+    assert pd.read_csv(tmp_path / "score.csv").to_dict("list") == {"layer": [0, 1], "score": [0.5, 0.25]}
+    assert (
+        json.loads((tmp_path / "score.csv.json").read_text())
+        == pd.read_parquet(tmp_path / "score.parquet").attrs
+        == score.attrs
+    )
 
 
 def test_the_files_of_a_run_are_a_store_of_their_own(tmp_path):

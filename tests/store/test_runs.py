@@ -16,7 +16,7 @@ import xarray as xr
 from zarr.storage import ZipStore
 
 from interp import effects
-from interp.errors import StoreError
+from interp.errors import StoreError, UnknownNameError
 from interp.store import Store, files, listing, run_id
 from interp.store.marker import WHOLE
 
@@ -128,11 +128,71 @@ def test_saving_again_replaces_the_numbers_and_keeps_the_words(store):
     store.save(result(), name="mine", tags=["a"])
     newer = result()
     newer["value"][0, 1, 1, 1] = 7.0
+    newer = effects.stamped(newer)
     run = store.save(newer, tags=["b", "a"])
     assert (run.name, run.tags) == ("mine", ("a", "b"))
     assert same(store.load("mine"), newer)
     assert sorted(p.name for p in run.path.iterdir()) == sorted([run.marker["data"], WHOLE])
     assert len(store.runs()) == 1
+
+
+DERIVED = {
+    "arithmetic": lambda ds: 2 * ds,
+    "effect": effects.effect,
+    "summary": effects.summary,
+    "a layer": lambda ds: ds.sel(layer=[1]),
+    "other names": lambda ds: ds.assign_coords(layer=[5, 6, 7]),
+    "a mean": lambda ds: ds.mean("example"),
+    "half a run": lambda ds: ds.where(ds["layer"] < 1),
+}
+
+
+@pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED)
+@pytest.mark.parametrize("first", [True, False])
+def test_what_was_derived_from_a_result_does_not_answer_what_was_asked(store, derive, first):
+    ds = result()
+    if first:
+        store.save(ds, name="asked")
+    derived = derive(ds)
+    assert derived.attrs["spec"] == ds.attrs["spec"]  # xarray hands attributes on
+    run = store.save(derived, name="derived")
+    assert run.id != "7a62bc1d18f0"
+    assert run.load().identical(derived)
+    assert (store.find({"n": 1}, 1) is None) == (not first)
+    assert not first or same(store.load("asked"), ds)
+
+
+def test_a_tree_with_a_derived_family_is_derived(store):
+    tree = xr.DataTree.from_dict({"/resid": result(1), "/z": result(2).sel(layer=[1])})
+    assert store.save(tree).id != run_id({"families": {"/resid": {"n": 1}, "/z": {"n": 2}}}, 1)
+    assert store.like(tree) is None
+
+
+def test_a_coordinate_that_no_axis_has_and_an_attribute_derive_nothing(store):
+    ds = result()
+    more = ds.assign_coords(note=("example", list("abcd"))).assign_attrs(in_sample=True)
+    assert store.save(more).id == "7a62bc1d18f0"
+
+
+def test_what_is_beside_a_run_stays_when_it_is_saved_again(store):
+    store.save(result(), beside={"recipe.json": b"{}", "note.txt": b"old"})
+    run = store.save(result(), beside={"note.txt": b"new"})
+    assert run.beside() == {"recipe.json": b"{}", "note.txt": b"new"}
+    (run.path / run.marker["data"] / "recipe.json").write_bytes(b"[]")  # damaged: its checksum does not hold
+    assert store.save(result()).beside() == {}
+
+
+@pytest.mark.parametrize(
+    ("beside", "message"),
+    [
+        (["recipe.json"], "beside is of type list; expected a mapping of file names to bytes"),
+        ({"data.zarr.zip": b""}, "is the name of the data itself; choose another"),
+        ({"note.txt": "text"}, "is str; expected bytes"),
+    ],
+)
+def test_what_cannot_be_beside_a_run(store, beside, message):
+    with pytest.raises(StoreError, match=message):
+        unchecked(Store.save)(store, result(), beside=beside)
 
 
 def test_a_result_without_a_spec_is_known_by_its_content(store):
@@ -158,7 +218,7 @@ def test_an_array_alone(store, name):
 
 
 def test_what_is_no_result_is_refused(store):
-    with pytest.raises(StoreError, match="a result to be saved is a Dataset, DataTree or DataArray of xarray; got dict"):
+    with pytest.raises(StoreError, match="a result is a Dataset, DataTree or DataArray of xarray; got dict"):
         unchecked(Store.save)(store, {})
 
 
@@ -191,8 +251,16 @@ def test_runs_are_filtered(store):
     assert names(until="2026-02-01") == ["old one"]
     assert names(task="demo", status="complete", site="z", patching="denoising") == ["new", "old one"]
     assert names(task="none") == []
-    with pytest.raises(StoreError, match="since is 'soon'; expected a date"):
-        store.runs(since="soon")
+    for word in ("soon", 2026, float("nan"), "NaT"):
+        with pytest.raises(StoreError, match=rf"since is {word!r}; expected a date"):
+            store.runs(since=word)
+    assert names(status="*") == ["new", "old one"]
+    with pytest.raises(
+        UnknownNameError, match=r"unknown status 'finished' of a run.*known: complete, running, unfinished, damaged"
+    ):
+        store.runs(status="finished")
+    with pytest.raises(StoreError, match=r"tags is 3 of type int; expected texts, such as tags=\['paper', 'draft'\]"):
+        unchecked(Store.runs)(store, tags=3)
     with pytest.raises(StoreError, match="model is 3 of type int; expected text"):
         unchecked(listing.table)(store.files, model=3)
 
@@ -234,7 +302,7 @@ def test_delete(store):
     run = store.save(result(), name="mine")
     store.delete("mine")
     assert not run.path.exists()
-    with pytest.raises(StoreError, match="no run 'mine' among the 0 of this store"):
+    with pytest.raises(StoreError, match=r"no run 'mine' among the 0 of this store, which is .*runs"):
         store.load("mine")
 
 
@@ -252,22 +320,79 @@ def test_names_that_could_reach_outside_are_refused(store, name):
 def test_a_reference_that_fits_none_or_several(store):
     first = store.save(result(1), name="same")
     store.save(result(2), name="same")
-    with pytest.raises(StoreError, match=f"could be any of .*{first.id}.*give more of the id"):
+    with pytest.raises(
+        StoreError, match=rf"could be any of .*{first.id} \(z, 20..-..-.. ..:..\).*give more of the id, or give one"
+    ):
         store.load("same")
+    with pytest.raises(
+        StoreError, match=r"no run 'xyz' among the 2 of this store; store.runs\(\) lists them, and so does interp ls"
+    ):
+        store.load("xyz")
+    with pytest.raises(StoreError, match=r"run is Run\(.*\) of type Run; expected its id, the beginning of one, or its name"):
+        unchecked(type(store).run)(store, first)
     with pytest.raises(StoreError, match="no run 'sane' among the 2 of this store; did you mean 'same'"):
         store.load("sane")
+
+
+def test_what_cannot_be_removed_is_said(store, monkeypatch):
+    run = store.save(result(), name="mine")
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    with pytest.raises(StoreError, match=rf"^{run.id}/run.json in the store '.*' cannot be reached: PermissionError: "):
+        store.delete("mine")
+    assert store.load("mine") is not None
+
+
+def test_a_store_stays_where_it_is(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    store, of_home = Store("runs"), Store("~/runs")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert store.address == str(tmp_path / "runs")
+    run = store.save(result())
+    assert run.path == tmp_path / "runs" / run.id
+    assert same(Store(tmp_path / "runs").load(run.id), result(made_at=run.load().attrs["made_at"]))
+    assert of_home.address == str(tmp_path / "home" / "runs")
 
 
 def test_only_a_folder_is_a_store(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"a store is a folder, but .* is a file"):
         Store(tmp_path / "file")
-    with pytest.raises(StoreError, match=r"the store .*file/inside' cannot be written: .*Not a directory"):
-        Store(tmp_path / "file" / "inside").save(result())
+    with pytest.raises(StoreError, match=r"a store is a folder, but '.*/file' is a file"):
+        Store(tmp_path / "file" / "inside")
+    with pytest.raises(StoreError, match=r"the store '.*x+' cannot be reached: .*too long"):
+        Store(tmp_path / ("x" * 300))
+    for nothing in ("", "a\0b"):
+        with pytest.raises(
+            StoreError, match=r"a store is given as its folder or address, got '.*'; '.' is the folder that you are in"
+        ):
+            Store(nothing)
     with pytest.raises(StoreError, match="a store is given as its folder or address, got 7 of type int"):
         unchecked(files.at)(7)
     with pytest.raises(StoreError, match=r"the address 'nowhere://bucket' cannot be opened: .*nowhere"):
         Store("nowhere://bucket")
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda store: unchecked(Store.save)(store, result(), tags=3), "tags is 3 of type int"),
+        (lambda store: unchecked(Store.save)(store, {"value": 1}), "a result is a Dataset, .* got dict"),
+        (lambda store: unchecked(Store.like)(store, None), "a result is a Dataset, .* got NoneType"),
+        (
+            lambda store: unchecked(Store.find)(store, {1, 2}, 1),
+            r"spec is of type set, which is no JSON \(.*\); expected attrs",
+        ),
+    ],
+)
+def test_what_is_given_and_what_is_expected_is_said(store, ask, message):
+    with pytest.raises(StoreError, match=message):
+        ask(store)
 
 
 @pytest.mark.parametrize(
@@ -412,14 +537,14 @@ def test_an_unfinished_run_is_listed_and_never_read(store):
 WRITER = """
 import sys
 sys.path.insert(0, {here!r})
-from test_runs import Store, result
+from test_runs import Store, effects, result
 store = Store({path!r})
 print("ready", flush=True)
 n = 0
 while True:
     ds = result(n % 3)
     ds["clean"][:] = n
-    store.save(ds)
+    store.save(effects.stamped(ds))
     n += 1
 """
 
@@ -437,9 +562,8 @@ def test_a_killed_writer_leaves_whole_runs_or_unfinished_ones(store, seed):
             if run.status == "complete":
                 ds = run.load()
                 assert len(np.unique(ds["clean"])) == 1  # one writer's version, not a mixture
-                assert same(
-                    ds.drop_vars("clean"), result(ds.attrs["spec"]["n"], made_at=ds.attrs["made_at"]).drop_vars("clean")
-                )
+                others = result(ds.attrs["spec"]["n"], made_at=ds.attrs["made_at"])
+                assert same(*(effects.stamped(one.drop_vars("clean")) for one in (ds, others)))
 
 
 def test_a_reader_sees_one_version_while_it_is_replaced(store):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from interp import effects
 from interp.errors import StoreError
 from interp.store import Store, leases, marker
 from interp.store.leases import Leases
@@ -49,9 +50,10 @@ def test_units_make_a_run(store):
     assert np.array_equal(found["value"].values, half.whole())
     assert found.attrs["units"] == list(range(COUNT))
     expected = half.skeleton(made_at=found.attrs["made_at"], units=list(range(COUNT)))
-    assert found.identical(expected.assign(value=(expected["value"].dims, half.whole())))
+    assert found.identical(effects.stamped(expected.assign(value=(expected["value"].dims, half.whole()))))
     assert run.beside() == {"recipe.json": b"{}"}
     assert sorted(p.name for p in run.path.iterdir()) == sorted([run.marker["data"], "run.json"])
+    assert store.save(found).id == run.id
 
 
 def test_what_was_begun_is_resumed(store, begun):
@@ -68,6 +70,15 @@ def test_what_was_begun_is_resumed(store, begun):
     assert np.array_equal(run.load()["value"].values, half.whole())
     assert half.write(store)[0] == []  # and once more: nothing is left to do
     assert store.runs()["status"].tolist() == ["complete"]
+
+
+def test_half_a_run_that_is_saved_is_another_run(store, begun):
+    half_read = begun.load(partial=True)
+    saved = store.save(half_read, name="half")
+    assert saved.id != begun.id
+    assert saved.load().identical(half_read)
+    assert store.run(begun.id).status == "unfinished"
+    assert half.write(store)[0] == [4, 5, 6, 7, 8]
 
 
 def test_a_name_that_is_given_later_is_the_name(store, begun):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from interp.engine import patch, wavefront
 from interp.errors import TrainingError, UnknownNameError
 from interp.interventions import Change, Constant, Gate, HardConcrete, Intervention, Scale, learnable
 from interp.models import load
+from interp.store import Store
 from interp.training import fit
 
 CLOSE = {"atol": 1e-8, "rtol": 0.0}
@@ -255,6 +257,14 @@ def test_out_of_memory_in_the_middle(where: str, seed: int, monkeypatch: pytest.
     monkeypatch.setattr(owner, name, fails_once)
     same(whole, trained_so(seed))
     assert len(calls) > 4
+
+
+def test_losses_are_found_in_a_store_by_how_they_came_about(seed: int, tmp_path: Path) -> None:
+    model, pairs = double("gpt2"), sweeps.random_pairs(seed, LENGTHS)
+    loss = fit(model, pairs, das(model, seed).intervention, epochs=1).loss
+    run = Store(tmp_path).save(loss, name="loss")
+    assert Store(tmp_path).runs(method="fit")["id"].tolist() == [run.id]
+    assert run.load().identical(loss)
 
 
 def test_a_pass_that_did_not_fit_is_said(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
