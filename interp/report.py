@@ -138,7 +138,7 @@ def of_runs(runs: Iterable[Run]) -> list[tuple[str, list[Item]]]:
     sections: list[tuple[str, list[Item]]] = []
     alone: dict[str, xr.Dataset] = {}
     for run in runs:
-        own, families = _of_run(run)
+        own, families = _of_run(require_run(run))
         sections += own
         if len(families) == 1:
             (alone[run.name or run.id],) = families.values()
@@ -148,12 +148,12 @@ def of_runs(runs: Iterable[Run]) -> list[tuple[str, list[Item]]]:
 
 def of_run(run: Run) -> list[tuple[str, list[Item]]]:
     """The sections about one run."""
-    return _of_run(run)[0]
+    return _of_run(require_run(run))[0]
 
 
 def _of_run(run: Run) -> tuple[list[tuple[str, list[Item]]], dict[str, xr.Dataset]]:
     """The sections about one run, and its families as far as they are shown."""
-    title = require_run(run).name or run.id
+    title = run.name or run.id
     half = run.status in (RUNNING, UNFINISHED)
     done, total = run.progress
     about = {"run": _joined(run.id, run.name), "tags": ", ".join(run.tags)}
