@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 
 import pytest
 
@@ -115,7 +116,8 @@ def test_looking_changes_nothing_in_the_store(saved, client, ids):
 
 def test_view_serves_until_it_is_interrupted(saved):
     command = [sys.executable, "-m", "interp.cli", "view", str(saved[0].files.root), "--port", "0", "--no-browser"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who runs the tests in the background may not hear it
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         said = process.stdout.readline()
         url = re.search(r"is shown at (http://127\.0\.0\.1:\d+/) \(Ctrl\+C ends it\)", said).group(1)
         with urllib.request.urlopen(url) as answer:
