@@ -346,7 +346,12 @@ def test_of_half_a_run_the_examples_that_are_furthest_are_comparable():
         metrics=["m"],
         attrs={"patching": "denoising", "noise_floor": {"m": 0.0}, "engine_semantics": 1, "spec": {}},
     )
-    assert effects.furthest(ds)["example"].values.tolist() == [0, 1]
+    far = effects.furthest(ds)
+    assert far["example"].values.tolist() == [0, 1]
+    assert (effects.behind(ds), effects.behind(far)) == (2, 0)
+    with pytest.warns(UserWarning, match=r"2 of 4 examples are not computed in every cell.*top\(effects.furthest\(result\)\)"):
+        assert effects.top(ds)["layer"].tolist() == [0]
+    assert sorted(effects.top(far)["layer"]) == [0, 1, 2]
     whole = ds.assign(value=ds["value"].fillna(1))
     assert effects.furthest(whole) is whole
     other = xr.Dataset({"prob": ("example", [1.0, np.nan])})

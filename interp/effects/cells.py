@@ -61,6 +61,11 @@ def furthest(ds: xr.Dataset) -> xr.Dataset:
     return ds if len(far) == len(known) else ds.isel({names.EXAMPLE: far}).assign_coords({names.EXAMPLE: far})
 
 
+def behind(ds: xr.Dataset) -> int:
+    """Examples that :func:`furthest` leaves out."""
+    return int(ds.sizes.get(names.EXAMPLE, 0) - furthest(ds).sizes.get(names.EXAMPLE, 0))
+
+
 def cell_name(coords: Mapping[Any, Any]) -> str:
     """A cell in the field's shorthand: ``L9H6``, ``L3@5``, ``L3H2@S2``, ``L3[120]``; further axes as ``seed=1``.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from interp import axes as names
 from interp import stats
-from interp.effects.cells import cell_name, choose_metric
+from interp.effects.cells import behind, cell_name, choose_metric
 from interp.effects.clusters import clusters_of
 from interp.effects.quantities import effect
 from interp.effects.schema import DENOISING, EffectsError, paired, swept_axes
@@ -40,6 +42,8 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     says how the test was made. Intervals of the effect that hold for all cells at once, so for these too, are in
     :func:`sign_flip`.
 
+    Cells that were not computed for every example are left out, with a warning.
+
     Args:
         ds: a result.
         k: how many cells.
@@ -54,6 +58,11 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     if not isinstance(k, int | np.integer) or k < 0:
         raise EffectsError(f"k is {k!r}; expected how many cells, a whole number from 0 on")
     chosen = choose_metric(ds, metric)
+    if late := behind(chosen):
+        every = (
+            f"{late} of {chosen.sizes[names.EXAMPLE]} examples are not computed in every cell; cells that lack one are left out"
+        )
+        warnings.warn(f"{every}. effects.top(effects.furthest(result)) leaves out the examples instead", stacklevel=2)
     table = summary(chosen, "effect", level=level, seed=seed).isel({names.METRIC: 0})
     normalised = ["recovery" if ds.attrs["patching"] == DENOISING else "damage"] if paired(ds) else []
     for quantity in normalised:

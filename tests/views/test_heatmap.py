@@ -182,6 +182,17 @@ def test_what_has_no_number_looks_different_and_is_named(make):
     assert {t.name for t in figure.data[1:]} == set(seen)
 
 
+def test_examples_of_half_a_run_are_counted_under_the_title(make):
+    ds = make()
+    assert "incomplete" not in views.heatmap(ds).layout.title.text
+    ds["value"][0, 1:, :, 3:] = np.nan
+    late = ds.sizes["example"] - 3
+    title = views.heatmap(ds).layout.title.text
+    assert f"n={late + 3}" in title
+    assert f"{late} examples incomplete (effects.furthest leaves them out)" in title.replace("<br>", " ")
+    assert "incomplete" not in views.heatmap(fx.furthest(ds)).layout.title.text
+
+
 def test_a_metric_without_a_difference_is_undefined_everywhere(make):
     ds = make()
     ds["clean"] = ds["corrupt"] + np.float32(1e-5)
