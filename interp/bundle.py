@@ -33,6 +33,8 @@ _ALONE = ("clean_prompt", "corrupted_prompt", "prompt")
 """Coordinates that are a prompt."""
 _TOKENS = ("clean_token", "corrupted_token", "input_token", "token")
 """Coordinates that are its tokens."""
+_ANSWERS = ("answer", "wrong")
+"""Coordinates that are what it is answered with."""
 
 
 def write(run: Run, path: str | os.PathLike[str]) -> Path:
@@ -150,7 +152,8 @@ def _lines(example: Mapping[str, Any]) -> list[str]:
     called = {name: name.removesuffix("_prompt") for name in _ALONE if name in example}
     texts = [(short, json.dumps(example[name], ensure_ascii=False)) for name, short in called.items()]
     tokens = [(name, " ".join(map(repr, example[name]))) for name in _TOKENS if name in example]
-    return [head, *(f"  {name + ':':<11}{text}" for name, text in texts or tokens)]
+    answers = [(name, json.dumps(example[name], ensure_ascii=False)) for name in _ANSWERS if name in example]
+    return [head, *(f"  {name + ':':<11}{text}" for name, text in [*(texts or tokens), *answers])]
 
 
 def _json(value: Any) -> bytes:

@@ -103,6 +103,9 @@ def test_prompts_provenance_and_report(made, unpacked):
     assert [one["clean_prompt"] for one in prompts] == result["clean_prompt"].values.tolist()
     text = (folder / "prompts.txt").read_text()
     assert all(json.dumps(prompt) in text for prompt in result["corrupted_prompt"].values.tolist())
+    for name in ("answer", "wrong"):
+        assert [one[name] for one in prompts] == result[name].values.tolist()
+        assert all(f"  {name + ':':<11}{json.dumps(word)}" in text for word in result[name].values.tolist())
     assert json.loads((folder / "provenance.json").read_text()) == result.attrs
     page = (folder / "report.html").read_text()
     assert page.count("Plotly.newPlot(") == 2  # a map and a curve

@@ -27,7 +27,7 @@ PROVENANCE = (
 
 _VARIABLES = ("value", "clean", "corrupt", "by_rule")
 _REQUIRED = ("patching", "noise_floor", "engine_semantics", "spec")
-_ON_EXAMPLE = ("template", "clean_prompt", "corrupted_prompt")
+_ON_EXAMPLE = ("template", "clean_prompt", "corrupted_prompt", "answer", "wrong")
 _ON_TOKEN = ("clean_token", "corrupted_token")
 _FLOATS = (np.dtype("float32"), np.dtype("float64"))
 

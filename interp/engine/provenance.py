@@ -21,6 +21,7 @@ from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model, Places
 from interp.models.hooks import hooked
 from interp.own_code import in_writing, own_code
+from interp.prompts import Answer
 
 ENGINE_SEMANTICS = 1
 """Raised only when numbers may change; part of a run's identity."""
@@ -135,19 +136,20 @@ def of_answers(encoded: Encoded) -> dict[str, Any]:
 
 
 def example_coordinates(encoded: Encoded) -> dict[str, Any]:
-    """Template and prompts of every example."""
-
-    def text(side: str) -> list[str]:
-        return [
-            prompt.text if isinstance(prompt.text, str) else " ".join(map(str, prompt.text))
-            for prompt in (getattr(pair, side) for pair in encoded.pairs)
-        ]
-
-    return {
-        "template": [pair.template for pair in encoded.pairs],
-        "clean_prompt": text("clean"),
-        "corrupted_prompt": text("corrupted"),
+    """Template and prompts of every example, and its answers where there are any, ``" a | b"`` of alternatives."""
+    pairs = encoded.pairs
+    known = {
+        "template": [pair.template for pair in pairs],
+        "clean_prompt": [_written(pair.clean.text) for pair in pairs],
+        "corrupted_prompt": [_written(pair.corrupted.text) for pair in pairs],
     }
+    answers = {"answer": [pair.answers for pair in pairs], "wrong": [pair.wrong for pair in pairs]}
+    return known | {name: [" | ".join(map(_written, one)) for one in found] for name, found in answers.items() if any(found)}
+
+
+def _written(text: Answer) -> str:
+    """Words as they are, ids of tokens with spaces between."""
+    return text if isinstance(text, str) else str(text) if isinstance(text, int) else " ".join(map(str, text))
 
 
 def token_coordinates(clean: Places, corrupted: Places, positions: Sequence[int | str] | None) -> dict[str, Any]:

@@ -59,6 +59,19 @@ def test_positions_have_the_role_that_all_prompts_have_there() -> None:
     assert "role" not in run(tested, PAIRS).coords
 
 
+def test_answers_are_coordinates_as_they_were_asked() -> None:
+    """Words, ids, and alternatives; without any there is no coordinate."""
+    several = Pairs((Pair("a b", "a c", ["d", 8]), Pair("b a", "c a", "a", [3])))
+    found = patch(model(), several, grid("z", layer=...), "logprob")
+    assert found["answer"].dims == ("example",)
+    assert found["answer"].values.tolist() == ["d | 8", "a"]
+    assert found["wrong"].values.tolist() == ["", "3"]
+    one_word_more = patch(model(), Pairs((Pair("a b", "a c", [(2, 3)]),)), grid("z", layer=...), "logprob")
+    assert one_word_more["answer"].values.tolist() == ["2 3"]
+    unasked = patch(model(), Pairs((Pair("a b", "a c"),)), grid("z", layer=...), "kl")
+    assert not {"answer", "wrong"} & set(unasked.coords)
+
+
 def test_other_special_tokens_are_in_it_too() -> None:
     """An end that the tokenizer adds, and that bos=False leaves out, changes the numbers though neither begins with BOS."""
     tested = model(ends=True)

@@ -112,6 +112,9 @@ def test_what_a_result_says_of_itself(pairs: Pairs) -> None:
     assert ds["head"].values.tolist() == [0, 2]
     assert ds["template"].values.tolist() == ["t0", "t1", "t0"]
     assert ds["clean_prompt"].values[0] == " ".join(map(str, pairs[0].clean.text))
+    assert [ds[name].values.tolist() for name in ("answer", "wrong")] == [
+        [" | ".join(map(str, one)) for one in of] for of in zip(*((pair.answers, pair.wrong) for pair in pairs), strict=True)
+    ]
     known = {"model": "llama-0", "task": "toy", "seed": pairs.made_by["seed"], "dtype": "float32", "patching": "noising"}
     known |= {"model_digest": model.digest, "pairs_digest": pairs.digest, "site": "z", "positions": "end", "bos": False}
     assert {key: ds.attrs[key] for key in known} == known
