@@ -157,5 +157,9 @@ def _revived(kind: type[UnknownNameError], message: str, state: dict[str, object
 
 
 def nearest(name: object, known: Iterable[str], n: int = 3) -> list[str]:
-    """The known names closest to ``name``, best first."""
-    return difflib.get_close_matches(str(name), list(known), n=n, cutoff=0.5)
+    """The known names closest to ``name`` whatever their case, best first."""
+    spelt: dict[str, list[str]] = {}
+    for one in known:
+        spelt.setdefault(one.casefold(), []).append(one)
+    near = difflib.get_close_matches(str(name).casefold(), list(spelt), n=n, cutoff=0.5)
+    return [one for folded in near for one in spelt[folded]][:n]

@@ -49,6 +49,7 @@ def test_a_long_list_is_not_printed_whole() -> None:
 def test_near_matches_are_best_first() -> None:
     assert nearest("resid_prex", ["resid_post", "resid_pre", "z"])[0] == "resid_pre"
     assert nearest("q", ["zzz"]) == []
+    assert nearest("end", ["IO", "S2", "END"]) == ["END"]
 
 
 def test_an_unknown_name_travels_between_processes() -> None:

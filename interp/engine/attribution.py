@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.engine import provenance
+from interp.engine import provenance, recipe
 from interp.engine.asked import contrasted
 from interp.engine.background import Given, Hold, given_changes, held, in_force
 from interp.engine.batches import halvings, in_batches
@@ -38,8 +39,11 @@ from interp.engine.layout import canonical
 from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Prepared, start
+from interp.engine.recipe import others
 from interp.engine.slopes import Slopes, differentiable, examples_a_pass, slopes
 from interp.engine.spans import recorded
+from interp.engine.stored import Into, Result, StoreLike, whole
+from interp.engine.swept import bare, joined
 from interp.errors import GradientError
 from interp.interventions import Cut, EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
@@ -67,6 +71,9 @@ def attribute(
     skip_inert: bool = True,
     precision: Precision = "full",
     progress: bool | None = None,
+    store: StoreLike | None = None,
+    name: str | None = None,
+    tags: Iterable[str] = (),
 ) -> xr.Dataset | xr.DataTree:
     """Estimate every intervention on every pair to first order.
 
@@ -83,6 +90,9 @@ def attribute(
         skip_inert: take cells that cannot have an effect as zero by rule; False estimates them too.
         precision: as for :func:`interp.patch`.
         progress: show a bar; by default after the first second.
+        store: where to keep the result, which is one unit: a run that is there already is loaded, not estimated again.
+        name: of the run in the store.
+        tags: likewise.
 
     Returns:
         What :func:`interp.patch` returns for the same arguments, ``value`` being an estimate: the attribute ``strategy`` is
@@ -93,8 +103,11 @@ def attribute(
         InputError: a value of the other prompt is asked for, but these are no pairs.
         UnequalLengthsError, AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, ShapeMismatchError, OrderError:
             as for :func:`interp.patch`.
+        StoreError: a store that cannot be had.
     """
+    said = others(locals())
     check_words(patching, precision=precision)
+    into = Into.of(store, name, tags)
     options = Options(
         patching, "batched", given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision
     )
@@ -106,11 +119,17 @@ def attribute(
         raise GradientError(
             f"{cut!r}: −∞ has no first-order estimate; set probabilities to 0 (Scale(0.0) of a pattern), or patch"
         )
-    named = {name: replace(family, spec=family.spec | {"estimate": ESTIMATE}) for name, family in families.items()}
-    found = [
-        labelled(prepared, measured, family) for measured, family in zip(_estimated(prepared), named.values(), strict=True)
-    ]
-    return xr.DataTree.from_dict(dict(zip(named, found, strict=True))) if isinstance(where, Mapping) else found[0]
+    families = {key: replace(family, spec=family.spec | {"estimate": ESTIMATE}) for key, family in families.items()}
+    tree = isinstance(where, Mapping)
+
+    def make() -> Result:
+        each = zip(_estimated(prepared), families.values(), strict=True)
+        return joined([labelled(prepared, measured, family) for measured, family in each], families, {}, tree=tree)
+
+    if into is None:
+        return make()
+    written = partial(recipe.recorded, "attribute", model, prepared.encoded, **said)
+    return whole(into, bare(prepared, families, {}, tree=tree), make, beside=written)
 
 
 class _Found(NamedTuple):

@@ -118,6 +118,21 @@ def keep(
     return run.load()
 
 
+def whole(into: Into, asked: Result, make: Callable[[], Result], *, beside: Callable[[], Mapping[str, bytes]]) -> Result:
+    """As :func:`keep`, of what is made at one go: loaded if it is in the store, else made and saved.
+
+    Args:
+        make: makes the result.
+    """
+    there = loaded(into, asked)
+    if there is not None:
+        return there
+    _say_if_anonymous(asked, stacklevel=4)
+    run = into.store.save(make(), name=into.name, tags=into.tags, beside=beside())
+    found: Result = run.load()
+    return found
+
+
 def loaded(into: Into, asked: Result) -> Result | None:
     """The run that is asked for, where it is whole in the store; it takes the name and the tags that are given now.
 
@@ -170,13 +185,13 @@ def cut(sizes: Mapping[str, int], first: str, seconds: float) -> dict[str, int]:
     return {axes.EXAMPLE: -(-sizes[axes.EXAMPLE] // parts), first: -(-sizes[first] // slabs)}
 
 
-def _say_if_anonymous(asked: Result) -> None:
+def _say_if_anonymous(asked: Result, stacklevel: int = 5) -> None:
     if any(ds.attrs["spec"] is None for ds in fx.families(asked).values()):
         warnings.warn(
             "something in this sweep is a function or a class of your own (a metric, an edit, a hook on the model), which "
             "has no written form: the run is kept under an id by lot, and is neither found again by asking for it nor resumed",
             UserWarning,
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
 
 

@@ -10,9 +10,10 @@ import torch
 import xarray as xr
 
 import interp
-from interp.engine import edge_rows, measure, stored
+from interp import effects as fx
+from interp.engine import attribution, edge_rows, measure, stored
 from interp.errors import StoreError
-from interp.metrics import Reads
+from interp.metrics import FromLogits, Reads
 from interp.store import Store, writing
 
 READS = Reads()
@@ -174,6 +175,29 @@ def test_a_result_that_is_kept_later_is_found(model, pairs, tmp_path, ask):
     result = ask(model, pairs)
     run = Store(tmp_path).save(result)
     assert Store(tmp_path).like(result) == run
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_estimates_are_made_once(model, pairs, tmp_path, monkeypatch, several):
+    made, real = [], attribution._passes
+    monkeypatch.setattr(attribution, "_passes", lambda prepared: made.append(1) or real(prepared))
+    where = {"heads": heads(), "stream": interp.grid("resid_pre", layer=..., position=...)} if several else heads()
+    plain = interp.attribute(model, pairs, where)
+    first = interp.attribute(model, pairs, where, store=tmp_path, name="mine", tags=["a"])
+    assert len(made) == 2
+    again = interp.attribute(model, pairs, where, store=tmp_path, tags=["b"])
+    assert len(made) == 2, "the second was loaded"
+    assert again.identical(first)
+    families = [list(fx.families(one).values()) for one in (plain, first)]
+    assert all(one["value"].identical(other["value"]) for one, other in zip(*families, strict=True))
+    (run,) = Store(tmp_path)
+    assert (run.name, sorted(run.tags)) == ("mine", ["a", "b"])
+    assert interp.rerun(run).worst.largest == 0
+    interp.patch(model, pairs, where, store=tmp_path)
+    interp.attribute(model, pairs, where, "prob", store=tmp_path)
+    assert len(list(Store(tmp_path))) == 3, "neither a sweep nor another metric is the same run"
+    with pytest.warns(UserWarning, match="no written form"):
+        interp.attribute(model, pairs, where, FromLogits(lambda logits: logits[..., 0], "first"), store=tmp_path)
 
 
 def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatch):
