@@ -42,7 +42,7 @@ class UnknownNameError(UserError, KeyError):
         listing: str = "",
     ) -> None:
         self.kind, self.name, self.known = kind, name, list(dict.fromkeys(known))
-        near = nearest(name, [*self.known, *aliases])
+        near = nearest(name, [*self.known, *aliases]) if not isinstance(name, int) else []
         did = f"; did you mean {' or '.join(map(repr, near))}?" if near and not why else ""
         parts = [f"known: {', '.join(self.known)}"] if 0 < len(self.known) <= 30 else []
         parts += [listing] if listing else []

@@ -358,6 +358,14 @@ def test_of_half_a_run_the_examples_that_are_furthest_are_comparable():
     assert effects.furthest(other) is other
 
 
+@pytest.mark.parametrize("ask", [effects.recovery, effects.effect, effects.summary, effects.top, effects.validate])
+def test_a_result_without_its_examples_says_how_to_choose_them(ask):
+    ds = two_cells()
+    with pytest.raises(effects.EffectsError, match=r"no axis 'example'.*isel\(example=\[0\]\).*interp.recovery\(result\)"):
+        ask(ds.isel(example=0))
+    assert ask(ds.isel(example=[0])) is not None
+
+
 def test_families_by_name():
     one = xr.Dataset({"x": ("a", [1.0])})
     assert effects.families(one) == {"": one}

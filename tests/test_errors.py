@@ -46,6 +46,10 @@ def test_a_long_list_is_not_printed_whole() -> None:
     assert len(text) < 400
 
 
+def test_a_number_is_not_misspelt() -> None:
+    assert str(UnknownNameError("layer", 40, ["0", "4", "24"])) == "unknown layer 40 (known: 0, 4, 24)"
+
+
 def test_near_matches_are_best_first() -> None:
     assert nearest("resid_prex", ["resid_post", "resid_pre", "z"])[0] == "resid_pre"
     assert nearest("q", ["zzz"]) == []

@@ -143,6 +143,7 @@ def validate(ds: Any) -> xr.Dataset:
         "by_rule": (*(a for a in names.SWEPT if a in swept), names.EXAMPLE),
         "absent": tuple(a for a in names.SWEPT if a in swept),
     }
+    _require_examples(ds)
     for name, dims in expected.items():
         if name in ds and ds[name].dims != dims:
             raise EffectsError(f"{name} has the dims {ds[name].dims}, expected {dims}")
@@ -184,9 +185,19 @@ def families(result: xr.Dataset | xr.DataTree | xr.DataArray) -> dict[str, xr.Da
 
 
 def require(given: Any) -> None:
-    """Raise if it is no result at all."""
+    """Raise if it is no result, or one without examples."""
     if not isinstance(given, xr.Dataset):
         validate(given)
+    if is_effects(given):
+        _require_examples(given)
+
+
+def _require_examples(ds: xr.Dataset) -> None:
+    if names.EXAMPLE not in ds["value"].dims:
+        raise EffectsError(
+            "this result has no axis 'example', from which intervals and ratios of means are taken: choose examples by "
+            f"isel({names.EXAMPLE}=[0]), which keeps it, and take means last: interp.recovery(result), interp.summary(result)"
+        )
 
 
 def _check_rule(ds: xr.Dataset) -> None:

@@ -61,7 +61,8 @@ def curve(
             or arrays by name (a mapping, or the DataTree of a sweep over several grids) share the axes.
         quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`; of another Dataset the
             variable, by default every one.
-        x: the axis from left to right; by default checkpoints, else the only axis there is besides metric and example.
+        x: the axis from left to right; by default the only one there is besides metric and example, else checkpoints, else
+            layers.
         metric: of effects, by default the first; of arrays by metric, by default a line for each.
         log: logarithm of 1 + x / the smallest x above 0, so that checkpoint 0 has a place.
         title: in place of the one made from provenance.
@@ -73,7 +74,7 @@ def curve(
     Raises:
         UnknownNameError: ``x`` is no axis of the results, or a quantity or metric that is not there.
         ShapeMismatchError: more lines than can be told apart, or ``log`` of what is no number.
-        InputError: no results, or effects and arrays together.
+        InputError: no results, effects and arrays together, or nothing that says which axis is ``x``.
     """
     every = bands.named(results)
     if len({fx.is_effects(one) for one in every.values()}) > 1:
@@ -106,7 +107,12 @@ def _words(every: Mapping[str, Any], x: str) -> tuple[dict[Any, str], str]:
 def _only(result: xr.Dataset | xr.DataArray) -> str:
     """The axis that a curve runs along where none is named."""
     swept = [str(d) for d in result.dims if d not in (names.METRIC, names.EXAMPLE, names.SEED)]
-    return swept[0] if len(swept) == 1 else names.CHECKPOINT
+    usual = [axis for axis in (names.CHECKPOINT, names.LAYER) if axis in swept]
+    if len(swept) != 1 and not usual:
+        words = " or ".join(f"x={axis!r}" for axis in swept)
+        why = f"say which of its axes runs from left to right: {words}" if swept else "this result has no axis to draw along"
+        raise InputError(why)
+    return swept[0] if len(swept) == 1 else usual[0]
 
 
 def _of_effects(

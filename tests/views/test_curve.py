@@ -132,6 +132,13 @@ def test_the_only_axis_needs_no_name(make):
     assert views.curve(one).to_json() == views.curve(one, x="layer").to_json()
 
 
+def test_of_several_axes_it_is_checkpoints_or_layers(scores, make):
+    ds = make(axis="head", size=2)
+    assert views.curve(ds).to_json() == views.curve(ds, x="layer").to_json()
+    several = scores.expand_dims(layer=[0, 1])
+    assert views.curve(several).to_json() == views.curve(several, x="checkpoint").to_json()
+
+
 def test_hover_has_interval_n_and_raw_value(make):
     figure = views.curve(make(axis="head", size=2), x="layer")
     table = fx.summary(make(axis="head", size=2)).isel(metric=0, layer=1, head=1)
@@ -251,8 +258,10 @@ def test_a_variable_and_a_metric_of_arrays(scores):
 def test_wrong_arguments(scores, make):
     with pytest.raises(UnknownNameError, match="unknown axis of the results 'step'"):
         views.curve(scores, x="step")
-    with pytest.raises(UnknownNameError, match="unknown swept axis 'checkpoint'"):
-        views.curve(make())  # two axes: which runs along is not to be guessed
+    with pytest.raises(InputError, match="runs from left to right: x='head' or x='position'"):
+        views.curve(scores.isel(seed=0).rename(checkpoint="position").expand_dims(head=2))
+    with pytest.raises(InputError, match="this result has no axis to draw along"):
+        views.curve(scores.isel(checkpoint=0))
     with pytest.raises(UnknownNameError, match="did you mean 'effect'"):
         views.curve(make(), x="layer", quantity="effects")
     with pytest.raises(ShapeMismatchError, match=r"30 lines over head \(30\): at most 24"):
