@@ -173,8 +173,9 @@ def cut(sizes: Mapping[str, int], first: str, seconds: float) -> dict[str, int]:
 def _say_if_anonymous(asked: Result) -> None:
     if any(ds.attrs["spec"] is None for ds in fx.families(asked).values()):
         warnings.warn(
-            "something in this sweep is a function or a class of your own (a metric, an edit, a hook on the model), which "
-            "has no written form: the run is kept under an id by lot, and is neither found again by asking for it nor resumed",
+            "something in this sweep is a function or a class of your own (a metric, an edit, a hook or a forward on the "
+            "model), which has no written form: the run is kept under an id by lot, and is neither found again by asking for "
+            "it nor resumed",
             UserWarning,
             stacklevel=5,
         )
