@@ -108,7 +108,7 @@ class Recipe:
         if JSON not in files:
             raise StoreError(
                 f"it is kept without {JSON}, so it cannot be made again: a sweep that is called with store=… keeps one, a "
-                "result that is saved later has none"
+                "result that is saved later has none; make the same call with store= this store, and the run gets its recipe"
             )
         data = parsed(files[JSON], JSON)
         if not isinstance(data, dict) or not {"format", "sha256"} <= data.keys():

@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias
@@ -21,6 +21,7 @@ import xarray as xr
 from interp import axes
 from interp import effects as fx
 from interp.engine.measure import ROUNDING, bar
+from interp.engine.recipe import JSON as RECIPE
 from interp.engine.surroundings import peak_memory
 from interp.errors import StoreError
 from interp.store import Run, Store
@@ -99,7 +100,7 @@ def keep(
         StoreError: the run was begun by a model that gives other numbers, or cannot be read. One that is damaged is made
             anew, with a warning.
     """
-    there = loaded(into, asked)
+    there = loaded(into, asked, beside)
     if there is not None:
         return there
     _say_if_anonymous(asked)
@@ -118,11 +119,12 @@ def keep(
     return run.load()
 
 
-def loaded(into: Into, asked: Result) -> Result | None:
+def loaded(into: Into, asked: Result, beside: Callable[[], Mapping[str, bytes]] | None = None) -> Result | None:
     """The run that is asked for, where it is whole in the store; it takes the name and the tags that are given now.
 
     Args:
         asked: the result without any number.
+        beside: files that it gets where it was saved without a recipe.
     """
     there = into.store.like(asked)
     if there is None:
@@ -132,6 +134,9 @@ def loaded(into: Into, asked: Result) -> Result | None:
     except DamagedError:
         return None  # beginning it says so
     _label(into, there)
+    if beside is not None and RECIPE not in there.finished()["files"]:
+        with suppress(StoreError):  # a store that may only be read gives what it has
+            into.store.keep_beside(there.id, beside())
     return result
 
 

@@ -196,6 +196,23 @@ def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatc
     assert found.attrs["noise_floor"] == whole.attrs["noise_floor"]
 
 
+def test_a_run_that_was_saved_later_gets_its_recipe_once_it_is_asked_for(model, pairs, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.save(interp.patch(model, pairs, heads()), name="later", tags=["a"], beside={"notes.txt": b"mine"})
+    counted = counting(monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "keep_beside", lambda *given: (_ for _ in ()).throw(StoreError("it may only be read")))
+        interp.patch(model, pairs, heads(), store=store)
+    assert sorted(store.run("later").beside()) == ["notes.txt"]
+    kept = interp.patch(model, pairs, heads(), store=store)
+    assert counted == []
+    run = store.check("later")
+    assert (run.status, run.tags, sorted(run.beside())) == ("complete", ("a",), ["notes.txt", "recipe.json"])
+    assert run.load().identical(kept)
+    assert len([one for one in run.path.iterdir() if one.is_dir()]) == 1
+    assert interp.rerun(run).within
+
+
 def test_a_run_is_made_again_from_its_recipe(model, pairs, tmp_path):
     vector = torch.randn(model.sizes["d_head"], generator=torch.Generator().manual_seed(0))
     calls = {

@@ -18,7 +18,7 @@ from zarr.storage import ZipStore
 from interp import effects
 from interp.errors import StoreError, UnknownNameError
 from interp.store import Store, files, listing, run_id
-from interp.store.marker import WHOLE
+from interp.store.marker import HALF, WHOLE
 
 ATTRS = {
     "patching": "denoising",
@@ -511,6 +511,18 @@ def test_another_version_is_named(store):
     with pytest.raises(StoreError, match=f"run {run.id} was written in store format 7; this version reads format 2"):
         store.load(run.id)
     assert "store format 7" in store.runs()["reason"][0]
+
+
+@pytest.mark.parametrize("which", [WHOLE, HALF])
+@pytest.mark.parametrize("marker", [{"format": 7}, {"format": 7, "digest": "x", "sealed": []}])
+def test_a_run_of_another_version_is_not_written_over(store, which, marker):
+    run = store.save(result())
+    (run.path / WHOLE).rename(run.path / which)
+    (run.path / which).write_text(json.dumps(marker))
+    with pytest.raises(StoreError, match=f"^run {run.id} was written in store format 7; this version reads format 2: use the"):
+        store.save(result())
+    assert json.loads((run.path / which).read_text()) == marker
+    assert sorted(one.name for one in run.path.iterdir()) == sorted([which, run.marker["data"]])
 
 
 def test_foreign_things_in_the_folder_are_not_runs(store):
