@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from interp.commands.places import StoreFirst, opened
+from interp.commands.places import opened
 from interp.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _LEAST, _GAP = 6, "  "
 class Ls:
     """List the runs of a store, newest first. Words may have * for anything: --model '*SmolLM2*'."""
 
-    store: StoreFirst = "runs"
+    store: str = "runs"
     """Folder or address of the store."""
     name: str = ""
     """Of the run."""
