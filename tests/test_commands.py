@@ -129,7 +129,9 @@ def test_ls_as_json(store, interp):
 
 
 def test_ls_says_why_there_is_nothing(store, interp, tmp_path):
-    assert interp("ls", "--task", "docstring")[1].out == "none of the 5 runs of runs is such a one\n"
+    said = interp("ls", "--task", "docstring", "--tag", "papre")[1].out
+    assert said.startswith("none of the 5 runs of runs is such a one; their tasks are ")
+    assert said.endswith("; their tags are first, paper\n")
     (tmp_path / "empty").mkdir()
     assert interp("ls", "--store", "empty")[1].out == "empty holds no runs\n"
 

@@ -10,6 +10,7 @@ Paths are relative, with ``/``, and are made by the store alone. On a local fold
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from interp.errors import StoreError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "obs", "cos"}
 """Protocols of object stores, which have no folders: making one would make the bucket that it is in."""
 
@@ -180,7 +182,8 @@ class Local:
         except OSError as error:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            raise StoreError(f"the store {self.address!r} cannot be written: {error}") from error
+            full = "; make room and call again, what was finished is kept" if error.errno in _FULL else ""
+            raise StoreError(f"the store {self.address!r} cannot be written: {error}{full}") from error
         return part
 
 

@@ -283,9 +283,9 @@ class Store:
             each = ", ".join(f"{row['id']} ({_in_words(row)})" for row in found)
             raise StoreError(f"run {ref!r} could be any of {each}; give more of the id, or give one another name: store.label")
         near = nearest(ref, [n for row in rows for n in (row["id"], row["name"]) if n])
-        hint = f", which is {self.address}" if not rows else "; store.runs() lists them, and so does interp ls"
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else hint
-        raise StoreError(f"no run {ref!r} among the {len(rows)} of this store{hint}")
+        hint = "store.runs() lists them, and so does interp ls" if rows else "is it another store?"
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else hint
+        raise StoreError(f"no run {ref!r} among the {len(rows)} of {self.address}; {hint}")
 
     def find(self, spec: Any, engine_semantics: int) -> Run | None:
         """The complete run that answers this spec, if there is one.
