@@ -8,7 +8,8 @@
     True
 
 Numbers, texts and functions that somebody set on a part count, buffers that no file holds, which class a part is, and the code
-of classes of the user's own. Configurations count by what differs from their class's defaults.
+of classes of the user's own, of functions that were put into others, and of attention that transformers was told of.
+Configurations count by what differs from their class's defaults.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
             unsaved = {name: part._buffers.get(name) for name in sorted(part._non_persistent_buffers_set)}
             yield from ((f"{at}{name}", value) for name, value in unsaved.items() if value is not None)
     yield from ((f"{kind.__module__}.{kind.__qualname__}", kind) for kind in kinds)
+    yield from _attending(module)
 
 
 def _counts(value: Any) -> bool:
@@ -100,9 +102,7 @@ def _counts(value: Any) -> bool:
         return True
     if isinstance(value, partial):
         return _counts(value.func)
-    if isinstance(value, FunctionType | MethodType):
-        return not installed(value)
-    return not installed(type(value))
+    return not installed(value) if _is_function(value) else not installed(type(value))
 
 
 def _quick(value: Any) -> Hashable:
@@ -113,14 +113,28 @@ def _quick(value: Any) -> Hashable:
 
 
 def _code(kind: type) -> str | None:
-    """What is the user's own of a class: its code, or the functions that were put into it."""
+    """What is the user's own of a class: its code, or the functions that were put into it or into the module it is from."""
     if kind.__module__.startswith(_REMOTE):
         file = getattr(sys.modules.get(kind.__module__), "__file__", None)
         return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
     if not installed(kind):
         return code_of(kind)
-    put = [(name, one) for base in kind.__mro__ for name, one in vars(base).items() if isinstance(one, FunctionType)]
-    return in_writing([[name, one] for name, one in put if not installed(one)])
+    places = [*kind.__mro__, sys.modules.get(kind.__module__)]
+    every = [(name, one) for place in places for name, one in getattr(place, "__dict__", {}).items()]
+    return in_writing([[name, one] for name, one in every if isinstance(one, FunctionType) and not installed(one)])
+
+
+def _attending(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Attention of the user's own, by the name under which transformers was told of it."""
+    known = getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
+    named = (getattr(getattr(part, "config", None), "_attn_implementation", None) for part in module.modules())
+    for name in sorted({one for one in named if isinstance(one, str)}):
+        if name in known and _is_function(known[name]) and not installed(known[name]):
+            yield f"attention {name}", known[name]
+
+
+def _is_function(value: Any) -> bool:
+    return isinstance(value, FunctionType | MethodType)
 
 
 def _seen(value: Any) -> Any:

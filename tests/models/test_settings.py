@@ -11,6 +11,9 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from interp.models import Model, digest, load
 
@@ -99,6 +102,36 @@ def test_a_function_that_is_put_into_a_class_is_noticed(seed: int, monkeypatch: 
     assert model.digest != before
     monkeypatch.setattr(kind, "forward", real)
     assert model.digest == before
+
+
+def test_a_function_that_is_put_into_a_module_of_a_package_is_noticed(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(tiny.llama(seed), check=False)
+    before = model.digest
+    with monkeypatch.context() as patched:
+        patched.setattr("transformers.models.llama.modeling_llama.apply_rotary_pos_emb", lambda q, k, *rest, **words: (q, k))
+        assert model.digest != before
+    assert model.digest == before
+
+
+def test_attention_of_ones_own_is_part_of_it(seed: int) -> None:
+    """Registered with transformers, which leaves the weights and every module as they were."""
+
+    def attention(factor: float) -> Callable[..., Any]:
+        def called(*given: Any, **words: Any) -> Any:
+            found, pattern = sdpa_attention_forward(*given, **words)
+            return factor * found, pattern
+
+        return called
+
+    model, found = load(tiny.llama(seed), check=False), []
+    for factor in (2.0, 2.0, 3.0):
+        ALL_ATTENTION_FUNCTIONS.register("mine", attention(factor))
+        ALL_MASK_ATTENTION_FUNCTIONS.register("mine", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+        model.module.set_attn_implementation("mine")
+        found.append(model.digest)
+    model.module.set_attn_implementation("sdpa")
+    assert found[0] == found[1] != found[2]
+    assert model.digest not in found
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_a_full_disk_is_said_to_be_full_and_what_is_there_stays(store, monkeypat
 
     with monkeypatch.context() as patched:
         patched.setattr("builtins.open", refuse)
-        with pytest.raises(StoreError, match="No space left on device; make room and call again, what was finished is kept$"):
+        with pytest.raises(StoreError, match=r"No space left on device; make room and call again, what was finished is kept$"):
             store.save(result(2))
     assert [one.id for one in store if one.status == "complete"] == [run.id]
     assert store.load("mine").identical(result())
@@ -344,7 +344,7 @@ def test_a_reference_that_fits_none_or_several(store):
         store.load("xyz")
     with pytest.raises(StoreError, match=r"run is Run\(.*\) of type Run; expected its id, the beginning of one, or its name"):
         unchecked(type(store).run)(store, first)
-    with pytest.raises(StoreError, match="no run 'sane' among the 2 of .*runs; did you mean 'same'"):
+    with pytest.raises(StoreError, match=r"no run 'sane' among the 2 of .*runs; did you mean 'same'"):
         store.load("sane")
 
 
