@@ -1,8 +1,9 @@
 """The command line: ``interp COMMAND``.
 
 Every command is a dataclass; the text under a field is its help. Those that work on a store alone are in
-:mod:`interp.commands`. What a command is about stands first: a run (``interp show RUN --store runs``), or a whole store
-(``interp ls runs``).
+:mod:`interp.commands`. What stands alone on the line is a run (``interp show RUN``), by its id, the beginning of one, or its
+name; the store is ``--store`` of every command, by default the folder ``runs`` (``interp ls --store ADDRESS``). ``interp view``
+takes it alone too.
 """
 
 from __future__ import annotations
@@ -95,7 +96,9 @@ class Rerun:
 class View:
     """Look through a store in the browser: its runs, their maps, the examples behind a cell, two runs side by side."""
 
-    store: StoreFirst = "runs"
+    place: StoreFirst = ""
+    """Folder or address of the store, if it is not said by --store."""
+    store: str = "runs"
     """Folder or address of the store."""
     port: int = 8050
     """Port on 127.0.0.1; 0 takes a free one. Nothing answers at any other address."""
@@ -110,11 +113,12 @@ class View:
 
         if importlib.util.find_spec("dash") is None:
             raise UserError("interp view needs dash, which is not installed: pip install 'interp-workbench[app]'")
-        opened(self.store)
+        place = self.place or self.store
+        opened(place)
         from interp.app.server import serve
 
-        with serve(self.store, port=self.port) as server, suppress(KeyboardInterrupt):
-            print(f"{self.store} is shown at {server.url} (Ctrl+C ends it)", flush=True)
+        with serve(place, port=self.port) as server, suppress(KeyboardInterrupt):
+            print(f"{place} is shown at {server.url} (Ctrl+C ends it)", flush=True)
             if self.browser:
                 webbrowser.open(server.url)
             threading.Event().wait()

@@ -18,11 +18,12 @@ import hashlib
 import inspect
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from types import CodeType, FunctionType, MemberDescriptorType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 _SPECIAL = ("__call__", "__init__", "__post_init__", "__getattr__", "__getitem__")
@@ -40,9 +41,11 @@ def own_code(thing: object) -> str | None:
     Returns:
         None where it cannot be told.
     """
-    kind = type(thing)
-    if _installed(kind):
-        return ""
+    return "" if installed(type(thing)) else code_of(type(thing))
+
+
+def code_of(kind: type) -> str | None:
+    """sha256 of the code of a class of the user's own, 16 hexadecimal digits; None where it cannot be told."""
     try:
         written = json.dumps(list(_class(kind, [kind])))
     except (_UnwrittenError, RecursionError):
@@ -58,9 +61,13 @@ def in_writing(value: Any) -> str | None:
         return None
 
 
-def _installed(kind: Any) -> bool:
-    """Whether a class or a function is of this package, of Python, or of another package that is installed."""
-    top = str(getattr(kind, "__module__", None) or "builtins").partition(".")[0]
+def installed(thing: Any) -> bool:
+    """Whether a class or a function is of this package, of Python, or of another package that is installed.
+
+    A function is known by the module that it was written in: ``functools.wraps`` gives it the name of another's.
+    """
+    of = thing.__globals__.get("__name__") if isinstance(thing, FunctionType) else getattr(thing, "__module__", None)
+    top = str(of or "builtins").partition(".")[0]
     if top == "__main__":  # a script, or a notebook, whatever runs it
         return False
     if top in (__name__.partition(".")[0], *sys.stdlib_module_names):
@@ -71,7 +78,7 @@ def _installed(kind: Any) -> bool:
 
 def _class(kind: type, seen: list[Any]) -> Iterator[Any]:
     for one in kind.__mro__:
-        if _installed(one):
+        if installed(one):
             yield [one.__module__, one.__qualname__]
             continue
         for name, value in sorted(vars(one).items()):
@@ -106,21 +113,33 @@ def _written(value: Any, seen: list[Any]) -> Any:
         return _named(value, seen)
     if is_dataclass(value):
         return [_written(type(value), seen), *(_written(getattr(value, field.name), seen) for field in fields(value))]
+    if isinstance(value, SimpleNamespace | Namespace) or not any(map(installed, type(value).__mro__[:-1])):
+        return _object(value, seen)
     if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
         return repr(value)
     raise _UnwrittenError
 
 
+def _object(value: Any, seen: list[Any]) -> Any:
+    """A plain object of a class of the user's own, all of which is in its attributes."""
+    if any(value is one for one in seen) or any("__slots__" in vars(kind) for kind in type(value).__mro__):
+        raise _UnwrittenError
+    return [_written(type(value), seen), _written(vars(value), [*seen, value])]
+
+
 def _named(value: Callable[..., Any], seen: list[Any]) -> Any:
     """A class or a function."""
-    if _installed(value):
-        return [value.__module__, value.__qualname__]
+    if isinstance(value, MethodType):
+        return [_written(value.__func__, seen), _written(value.__self__, seen)]
+    inner = getattr(value, "__wrapped__", None)
+    if installed(value):  # what a package's decorator wraps may be the user's own
+        return [value.__module__, value.__qualname__, *([] if inner is None else [_written(inner, seen)])]
     if any(value is one for one in seen):
         return next(number for number, one in enumerate(seen) if value is one)
     seen.append(value)
     if isinstance(value, type):
         return list(_class(value, seen))
-    function = inspect.unwrap(value)
+    function = value if inner is None or isinstance(value, FunctionType) else inspect.unwrap(value)
     if not isinstance(function, FunctionType):
         raise _UnwrittenError
     try:

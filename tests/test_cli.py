@@ -65,7 +65,7 @@ def test_the_demo_names_heads_that_are_told_from_nothing_and_no_others(shown: Pa
 
 
 def test_ls_and_show(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["ls", str(shown / "runs")]) == 0
+    assert main(["ls", "--store", str(shown / "runs")]) == 0
     listed = capsys.readouterr().out
     assert "zoo/language-4l" in listed
     run = interp.Store(shown / "runs").runs()["id"].iloc[0]
@@ -78,7 +78,7 @@ def test_ls_and_show(shown: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["ls", "nowhere"], "nowhere is no folder, so it is no store"),
+        (["ls", "--store", "nowhere"], "there is no store at "),
         (["demo", "--model", "zoo/langage-4l"], "unknown zoo model 'langage-4l'; did you mean 'language-4l'"),
         (["doctor"], "doctor needs a model to examine, or --all for every architecture, and not both"),
         (["doctor", "zoo/induction-2l", "--all"], "doctor needs a model to examine, or --all"),

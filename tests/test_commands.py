@@ -85,7 +85,11 @@ def test_ls_shows_every_run_and_how_far_half_a_run_is(store, interp):
     assert len(lines) == 6
     (half,) = (line for line in lines if " half " in line)
     assert half.endswith("unfinished 4/9")
-    assert interp("ls", "runs")[1].out == interp("ls", store.files.root.absolute().as_uri())[1].out == said.out
+    assert (
+        interp("ls", "--store", "runs")[1].out
+        == interp("ls", "--store", store.files.root.absolute().as_uri())[1].out
+        == said.out
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,9 +129,11 @@ def test_ls_as_json(store, interp):
 
 
 def test_ls_says_why_there_is_nothing(store, interp, tmp_path):
-    assert interp("ls", "--task", "docstring")[1].out == "none of the 5 runs of runs is such a one\n"
+    said = interp("ls", "--task", "docstring", "--tag", "papre")[1].out
+    assert said.startswith("none of the 5 runs of runs is such a one; their tasks are ")
+    assert said.endswith("; their tags are first, paper\n")
     (tmp_path / "empty").mkdir()
-    assert interp("ls", "empty")[1].out == "empty holds no runs\n"
+    assert interp("ls", "--store", "empty")[1].out == "empty holds no runs\n"
 
 
 def test_ls_checks_when_asked_to(store, interp):
@@ -210,9 +216,12 @@ def test_check_finds_a_flipped_byte(store, interp):
     assert (total, set(counted.split(", "))) == ("5 runs", {"4 complete", "1 unfinished"})
     assert f"{store.run('half').id} half is unfinished: 4 of 9 units are done" in said.out
     damage(store.run("mlp"))
-    status, said = interp("check", "runs")
+    status, said = interp("check", "--store", "runs", "heads", "mlp")
     assert status == 1
     assert f"{store.run('mlp').id} mlp is damaged: " in said.out
+    assert said.out.splitlines()[-1] == "2 runs: 1 complete, 1 damaged"
+    assert interp("check", "heads")[0] == 0
+    assert "no run 'runs' among the 5" in interp("check", "runs")[1].err
 
 
 def test_tidy_removes_what_nothing_reads(store, interp):
@@ -220,7 +229,7 @@ def test_tidy_removes_what_nothing_reads(store, interp):
     left.mkdir()
     assert interp("tidy")[1].out == f"removed {store.run('heads').id}/0badc0de\n"
     assert not left.exists()
-    assert interp("tidy", "runs")[1].out == "nothing to remove\n"
+    assert interp("tidy", "--store", "runs")[1].out == "nothing to remove\n"
 
 
 def test_export(store, interp):
@@ -253,22 +262,22 @@ def test_report(store, interp, tmp_path):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["ls", "nowhere"], ["check", "nowhere"], ["tidy", "nowhere"]]
-    + [[*command, "--store", "nowhere"] for command in (["show", "x"], ["rm", "x", "--yes"], ["report", "x"], ["rerun", "x"])],
+    [["ls"], ["check"], ["tidy"], ["view"], ["show", "x"], ["rm", "x", "--yes"], ["report", "x"], ["rerun", "x"]],
 )
 def test_no_store_is_said_to_be_none_and_none_is_made(interp, tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
-    status, said = interp(*arguments)
-    assert status == 2
-    assert said.err == "interp: nowhere is no folder, so it is no store; interp demo makes one in interp-demo/runs\n"
+    for store in ("runs", "nowhere"):
+        status, said = interp(*arguments, *(["--store", store] if store != "runs" else []))
+        assert status == 2
+        assert said.err.startswith(f"interp: there is no store at {tmp_path / store}: say with --store in which folder or at w")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_store_at_an_address(interp):
     place = "memory://commands"
     run = Store(place).save(sweep("far"), name="far")
-    assert json.loads(interp("ls", place, "--json")[1].out)[0]["id"] == run.id
+    assert json.loads(interp("ls", "--store", place, "--json")[1].out)[0]["id"] == run.id
     assert interp("show", "far", "--store", place)[1].out.startswith(f"{run.id} far\n")
-    assert interp("check", place)[0] == 0
+    assert interp("check", "--store", place)[0] == 0
     assert interp("rm", "far", "--store", place, "--yes")[0] == 0
-    assert interp("ls", place)[1].out == f"{place} holds no runs\n"
+    assert interp("ls", "--store", place)[1].out == f"{place} holds no runs\n"

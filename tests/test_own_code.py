@@ -3,14 +3,16 @@
 import math
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from interp.metrics import LogitDiff, Reads
-from interp.own_code import own_code
+from interp.own_code import in_writing, own_code
 
 READS = Reads()
 SOURCE = """
@@ -101,3 +103,58 @@ def test_members_of_every_kind():
         return Mine()
 
     assert own_code(factory(1)) == own_code(factory(1)) != own_code(factory(2))
+
+
+def decorated(factor, keep):
+    """A function behind a decorator of one's own, which says that it is another one."""
+
+    def wrapper(function):
+        @keep(function)
+        def inner(*given):
+            return factor * function(*given)
+
+        return inner
+
+    return wrapper(math.sin)
+
+
+@pytest.mark.parametrize("keep", [wraps, lambda function: lambda inner: inner], ids=["with its name", "without"])
+def test_what_a_decorator_does_counts(keep):
+    class Named:
+        factor = 1
+
+    found = []
+    for factor in (2, 2, 3):
+        kind = type("Mine", (Named,), {"call": staticmethod(decorated(factor, keep))})
+        found.append(own_code(kind()))
+    assert found[0] == found[1] != found[2]
+    assert None not in found
+
+
+def test_what_a_decorator_of_a_package_wraps_counts():
+    def factory(n):
+        class Mine:
+            @contextmanager
+            def inside(self):
+                yield n
+
+        return Mine()
+
+    assert own_code(factory(1)) == own_code(factory(1)) != own_code(factory(2))
+
+
+class Plain:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def times(self, x):
+        return self.factor * x
+
+
+def test_objects_and_their_methods_are_known_by_what_they_hold():
+    for made in (Plain, lambda n: Plain(n).times, lambda n: SimpleNamespace(a=Plain(n)), lambda n: partial(Plain(n).times, 1)):
+        assert in_writing(made(1)) == in_writing(made(1)) != in_writing(made(2))
+        assert in_writing(made(np.zeros(2))) is None
+    circle = Plain(1)
+    circle.factor = circle
+    assert in_writing(circle) is None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from interp.commands.places import StoreFirst, opened
+from interp.commands.places import opened
 from interp.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 _SHRINK = ("name", "model", "task", "site", "method", "tags")
 """Columns that are cut where the terminal is too narrow, the longest first."""
 _LEAST, _GAP = 6, "  "
+_WORDS = ("name", "model", "task", "method", "site")
+_MOST = 8
+"""Values of a column that are named where none fits."""
 
 
 @dataclass(frozen=True)
 class Ls:
     """List the runs of a store, newest first. Words may have * for anything: --model '*SmolLM2*'."""
 
-    store: StoreFirst = "runs"
+    store: str = "runs"
     """Folder or address of the store."""
     name: str = ""
     """Of the run."""
@@ -57,7 +60,7 @@ class Ls:
         if self.status and self.status not in STATUS:
             raise UnknownNameError("status", self.status, STATUS, "of a run")
         store = opened(self.store)
-        words = {key: getattr(self, key) or None for key in ("name", "model", "task", "method", "site", "since", "until")}
+        words = {key: getattr(self, key) or None for key in (*_WORDS, "since", "until")}
         found = store.runs(**words, tags=self.tag)
         every = (_row(store, row, self.check) for row in found.to_dict("records"))  # checking may change a status
         rows = [row for row in every if self.status in ("", row["status"])]
@@ -67,8 +70,13 @@ class Ls:
             print(shown(rows, width()) if rows else self._nothing(store))
 
     def _nothing(self, store: Store) -> str:
-        every = len(store.runs())
-        return f"none of the {every} runs of {self.store} is such a one" if every else f"{self.store} holds no runs"
+        every = store.runs()
+        if every.empty:
+            return f"{self.store} holds no runs"
+        there = {key: sorted(set(filter(None, every[key]))) for key in _WORDS if getattr(self, key)}
+        there |= {"tag": sorted({tag for tags in every["tags"] for tag in tags})} if self.tag else {}
+        said = [f"their {key}s are {', '.join(values[:_MOST])}" for key, values in there.items() if values]
+        return "; ".join([f"none of the {len(every)} runs of {self.store} is such a one", *said])
 
 
 def shown(rows: Sequence[Mapping[str, Any]], most: int | None) -> str:

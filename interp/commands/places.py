@@ -13,20 +13,24 @@ if TYPE_CHECKING:
     from interp.store import Store
 
 StoreFirst: TypeAlias = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STORE")]
-"""The store of a command that is about a whole store."""
+"""The store of ``interp view``, in place of ``--store``."""
 RunFirst: TypeAlias = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 RunsFirst: TypeAlias = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN…")]
-"""Runs of a command that is about them; their store is an option."""
+"""Runs of a command; their store is an option of every command."""
 
 
 def opened(place: str) -> Store:
     """The store at a place, which is there.
 
     Raises:
-        StoreError: it is no folder.
+        StoreError: there is no folder.
     """
     from interp.store import Store
 
-    if "://" not in place and "::" not in place and not Path(place).exists():
-        raise StoreError(f"{place} is no folder, so it is no store; interp demo makes one in interp-demo/runs")
+    folder = Path(place).expanduser()
+    if place and "://" not in place and "::" not in place and not folder.exists():
+        raise StoreError(
+            f"there is no store at {folder.absolute()}: say with --store in which folder or at which address it is; interp "
+            "demo makes one in interp-demo/runs"
+        )
     return Store(place)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from interp.commands.places import RunFirst, RunsFirst, StoreFirst, opened
+from interp.commands.places import RunFirst, RunsFirst, opened
 from interp.errors import UserError
 
 
@@ -85,15 +85,18 @@ class Rm:
 
 @dataclass(frozen=True)
 class Check:
-    """Verify every checksum of a store; the exit status is 1 if a run is damaged."""
+    """Verify every checksum of a store, or of some runs of it; the exit status is 1 if a run is damaged."""
 
-    store: StoreFirst = "runs"
+    run_ids: RunsFirst = ()
+    """Ids of the runs, unique beginnings of them, or names; by default all."""
+    store: str = "runs"
     """Folder or address of the store."""
 
     def run(self) -> int:
         from interp.store.run import COMPLETE, DAMAGED
 
-        found = [run.check() for run in opened(self.store)]
+        store = opened(self.store)
+        found = [run.check() for run in (map(store.run, self.run_ids) if self.run_ids else store)]
         for run in found:
             if run.status != COMPLETE:
                 print(f"{run.id} {run.name or ''}".rstrip() + f" is {run.status}: {run.reason}")
@@ -106,7 +109,7 @@ class Check:
 class Tidy:
     """Remove what killed writers left behind and what was set aside as damaged. Call it while nobody writes to the store."""
 
-    store: StoreFirst = "runs"
+    store: str = "runs"
     """Folder or address of the store."""
 
     def run(self) -> None:

@@ -29,7 +29,6 @@ from interp.interventions.files import check_format, parsed, seal, tensors_of
 from interp.interventions.reading import Reader
 from interp.interventions.writing import Writer
 from interp.models import Encoded, Model, load
-from interp.models.hooks import hooked
 from interp.models.origin import why_not
 from interp.prompts import Pairs
 
@@ -109,7 +108,7 @@ class Recipe:
         if JSON not in files:
             raise StoreError(
                 f"it is kept without {JSON}, so it cannot be made again: a sweep that is called with store=… keeps one, a "
-                "result that is saved later has none"
+                "result that is saved later has none; make the same call with store= this store, and the run gets its recipe"
             )
         data = parsed(files[JSON], JSON)
         if not isinstance(data, dict) or not {"format", "sha256"} <= data.keys():
@@ -133,7 +132,7 @@ class Recipe:
         return _loaded(_Reader(self.tensors, what=JSON, known=_KNOWN), self.model, "model", device, progress)
 
     def check(self, model: Model) -> None:
-        """Raise ``StoreError`` unless a model has the weights of this one."""
+        """Raise ``StoreError`` unless a model computes what this one did, by its digest."""
         _check_digest(self.model, model)
 
     def made(self, model: Model, *, kinds: Iterable[type] = (), **unwritten: Any) -> tuple[Any, dict[str, Any]]:
@@ -181,7 +180,7 @@ class _Writer(Writer):
     def describe(self, model: Model, path: str) -> dict[str, Any]:
         """What a model is, and how it was loaded."""
         try:
-            reason = model.origin.why_not or hooked(model.module)
+            reason = model.origin.why_not or model.unwritten
             arguments = self.write(dict(model.origin.arguments), f"{path}.load")
         except StoreError as error:
             arguments, reason = None, str(error)
@@ -221,6 +220,7 @@ def _loaded(
 def _check_digest(described: Mapping[str, Any], model: Model) -> None:
     if described["digest"] != model.digest:
         raise StoreError(
-            f"model {described['name']!r} had the digest {described['digest']}, but this one has {model.digest}: its weights "
-            "are others, or are known in another way (a live model's by its tensors, a loaded one's by its files)"
+            f"model {described['name']!r} had the digest {described['digest']}, but this one has {model.digest}: its weights, "
+            "its configuration or what was set on its modules are others, or are known in another way (a live model's by all "
+            "that it holds, a loaded one's by its files)"
         )

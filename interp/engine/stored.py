@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeAlias
@@ -21,6 +21,7 @@ import xarray as xr
 from interp import axes
 from interp import effects as fx
 from interp.engine.measure import ROUNDING, bar
+from interp.engine.recipe import JSON as RECIPE
 from interp.engine.surroundings import peak_memory
 from interp.errors import StoreError
 from interp.store import Run, Store
@@ -99,7 +100,7 @@ def keep(
         StoreError: the run was begun by a model that gives other numbers, or cannot be read. One that is damaged is made
             anew, with a warning.
     """
-    there = loaded(into, asked)
+    there = loaded(into, asked, beside)
     if there is not None:
         return there
     _say_if_anonymous(asked)
@@ -124,7 +125,7 @@ def whole(into: Into, asked: Result, make: Callable[[], Result], *, beside: Call
     Args:
         make: makes the result.
     """
-    there = loaded(into, asked)
+    there = loaded(into, asked, beside)
     if there is not None:
         return there
     _say_if_anonymous(asked, stacklevel=4)
@@ -133,11 +134,12 @@ def whole(into: Into, asked: Result, make: Callable[[], Result], *, beside: Call
     return found
 
 
-def loaded(into: Into, asked: Result) -> Result | None:
+def loaded(into: Into, asked: Result, beside: Callable[[], Mapping[str, bytes]] | None = None) -> Result | None:
     """The run that is asked for, where it is whole in the store; it takes the name and the tags that are given now.
 
     Args:
         asked: the result without any number.
+        beside: files that it gets where it was saved without a recipe.
     """
     there = into.store.like(asked)
     if there is None:
@@ -147,6 +149,9 @@ def loaded(into: Into, asked: Result) -> Result | None:
     except DamagedError:
         return None  # beginning it says so
     _label(into, there)
+    if beside is not None and RECIPE not in there.finished()["files"]:
+        with suppress(StoreError):  # a store that may only be read gives what it has
+            into.store.keep_beside(there.id, beside())
     return result
 
 
@@ -188,8 +193,9 @@ def cut(sizes: Mapping[str, int], first: str, seconds: float) -> dict[str, int]:
 def _say_if_anonymous(asked: Result, stacklevel: int = 5) -> None:
     if any(ds.attrs["spec"] is None for ds in fx.families(asked).values()):
         warnings.warn(
-            "something in this sweep is a function or a class of your own (a metric, an edit, a hook on the model), which "
-            "has no written form: the run is kept under an id by lot, and is neither found again by asking for it nor resumed",
+            "something in this sweep is a function or a class of your own (a metric, an edit, a hook or a forward on the "
+            "model), which has no written form: the run is kept under an id by lot, and is neither found again by asking for "
+            "it nor resumed",
             UserWarning,
             stacklevel=stacklevel,
         )

@@ -30,11 +30,11 @@ from torch import Tensor
 
 from interp.axes import FEATURE
 from interp.errors import InputError, PositionError, ShapeMismatchError, UnknownNameError, UnknownSiteError
+from interp.interventions.digest import told
 from interp.interventions.edit import Cut, Edit, Replace
 from interp.interventions.featurizer import Featurizer, Identity, Interchanging
 from interp.interventions.free import Context, Free, Function
 from interp.interventions.source import Activation, Constant, Source
-from interp.own_code import own_code
 from interp.sites import ALL, Positions, PositionsLike, Site
 
 IDENTITY = Identity()
@@ -120,9 +120,9 @@ class Change:
         return {
             "site": repr(self.site),
             "positions": repr(self.positions),
-            "source": _spec(self.source),
-            "edit": _spec(self.edit),
-            "featurizer": _spec(self.featurizer),
+            "source": told(self.source),
+            "edit": told(self.edit),
+            "featurizer": told(self.featurizer),
             "keep_error": self.keep_error,
             **({} if self.attended.is_all else {"attended": repr(self.attended)}),
         }
@@ -305,11 +305,3 @@ def _change(target: str | Site, options: dict[str, Any]) -> Change:
         return Change(target, **options)
     site, _, positions = target.partition("@")
     return Change(site, positions or ALL, **options)
-
-
-def _spec(part: Source | Edit | Featurizer) -> dict[str, Any]:
-    """What a part says of itself, with its code if it is the user's own; of what cannot be told, that it is a function."""
-    said, code = part.spec(), own_code(part)
-    if said is None or code is None:
-        return {"kind": type(part).__name__, "function": None}
-    return said | ({"code": code} if code else {})

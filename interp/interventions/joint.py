@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError
-from interp.interventions.digest import digest
+from interp.interventions.digest import digest, told
 from interp.interventions.featurizer import Featurizer
 
 
@@ -82,7 +82,7 @@ class Joint(nn.Module):
         return {name: size for name, size in sizes.items() if name in names}
 
     def spec(self) -> dict[str, Any]:
-        inner = None if self.inner is None else {k: v for k, v in self.inner.spec().items() if k != "sha256"}
+        inner = None if self.inner is None else {k: v for k, v in told(self.inner).items() if k != "sha256"}
         own = {"kind": "joint", **self.options(), "inner": inner}
         return own | ({"sha256": digest(self.state_dict())} if self.state_dict() else {})
 

@@ -42,6 +42,10 @@ class RunsPrompts(Protocol):
     def name(self) -> str: ...
     @property
     def digest(self) -> str: ...
+    @property
+    def unwritten(self) -> str:
+        """Why the digest does not say what it computes; empty where it does."""
+        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,7 +136,7 @@ class Activation:
         return self.prompt == "source" and all(c is None for c in moved) and self.pool == "none"
 
     def spec(self) -> dict[str, Any]:
-        return {
+        found: dict[str, Any] = {
             "kind": "activation",
             "prompt": [_spec(one) for one in self.prompts] if self.several else _spec(self.prompt),
             "model": None if self.model is None else [self.model.name, self.model.digest],
@@ -145,6 +149,7 @@ class Activation:
             "seed": self.seed if self.pool == "resample" else None,
             "unequal": self.unequal if self.pool != "mean" else None,
         }
+        return found | ({"function": None} if self.model is not None and self.model.unwritten else {})
 
     def __repr__(self) -> str:
         where = "" if self.site is None else repr(Site.parse(self.site))

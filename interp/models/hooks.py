@@ -29,7 +29,9 @@ from interp.models.calls import Call, first_tensor, output_tensor, with_first, w
 from interp.models.experts import chosen, dense, routed
 from interp.models.inside import InsideAttention
 from interp.models.layouts import Flat, Units
+from interp.models.settings import unwritten
 from interp.models.taps import Reads, Tap, Write, at_positions
+from interp.own_code import installed
 from interp.sites import Site
 
 Forward = Callable[..., Any]
@@ -249,9 +251,21 @@ _PARTS = ("torch.", "nnsight.", "transformer_lens.model_bridge.")
 
 
 def hooked(module: nn.Module) -> str:
-    """That a hook of somebody's own may change what a model says, and where; empty where none is."""
-    names = [name for name, hook in of_others(module) if not (getattr(hook, "__module__", "") or "").startswith(_PARTS)]
-    return f"there is a hook of yours on {names[0] or 'the model'}" if names else ""
+    """Why a model's digest does not say what it computes: a hook or a forward of somebody's own, and where; else empty."""
+    for name, hook in of_others(module):
+        if not (getattr(hook, "__module__", "") or "").startswith(_PARTS):
+            return f"there is a hook of yours on {name or 'the model'}"
+    for name, part in module.named_modules():
+        if not _is_installed(part.__dict__.get("forward")):
+            return f"there is a forward of yours on {name or 'the model'}"
+    return unwritten(module)
+
+
+def _is_installed(forward: Any) -> bool:
+    """Whether a forward that was put on a module, if any, was put there by a package."""
+    while isinstance(forward, partial):
+        forward = forward.func
+    return forward is None or installed(getattr(forward, "__func__", forward))
 
 
 @contextmanager

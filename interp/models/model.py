@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from interp.models.hooks import (
     eager_attention,
     evaluating,
     fused_activations,
+    hooked,
     leave,
     refuse_compiled,
     shaped_experts,
@@ -43,6 +44,7 @@ from interp.models.origin import LIVE, Origin
 from interp.models.placement import first_device
 from interp.models.places import Places
 from interp.models.prompting import Placing, reading_of, refuse_forced, refuse_strange
+from interp.models.settings import Settings
 from interp.models.stack import Stack
 from interp.models.taps import Reads, Tap, Write
 from interp.models.unpadded import unpadded
@@ -110,6 +112,15 @@ _FAILS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, Asse
 """What a forward that is called in an unforeseen way raises."""
 
 
+class _State(NamedTuple):
+    weights: int
+    settings: int
+
+
+_DIGESTS = 4
+"""States of a model whose digests are kept: those of weights that are exchanged and put back."""
+
+
 class Model:
     """A module with a map from sites to its tensors. Made by :func:`interp.load`."""
 
@@ -141,8 +152,8 @@ class Model:
         self.origin: Origin = LIVE
         """What :func:`interp.load` was given, as far as it is data."""
         self._files = None if files is None else files.absolute()  # hashed later, maybe from another working directory
-        self._loaded = self._weights_state()
-        self._digests: dict[int, str] = {}
+        self._settings = Settings(module)
+        self._digests: dict[_State, str] = {}
         self.example: Mapping[str, Tensor] = {}
         """Keyword arguments of one forward pass of three examples, by which the sites were found and are proven."""
         self.unknown = ""
@@ -164,6 +175,8 @@ class Model:
             self.unknown = f"a forward pass on {what} failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, dissect(module, None)
         self.anatomy = self.anatomy.with_axes(axes or {})
+        self._settings.settle()
+        self._loaded = self._state()
         self.reading = reading_of(self)
         """How prompts become what its forward is given."""
         self._placing = Placing(self)
@@ -215,23 +228,31 @@ class Model:
 
     @property
     def digest(self) -> str:
-        """sha256 of the weights, 16 hexadecimal digits: of the files that were loaded, or of a live module's tensors.
+        """sha256 of the weights and settings, 16 hexadecimal digits: what two models of one digest compute is the same.
 
-        Weights that were changed since they were loaded or last hashed are hashed again, as they are now. Of weights that
-        are on a service the revision is all that is known.
+        Weights are known by the files that were loaded, or by a live module's parameters and persistent buffers; settings are
+        its configuration, and what was set on its parts (:mod:`interp.models.settings`). What was changed since, in whatever
+        way, is hashed again as it is now. Of weights that are on a service the revision is all that is known.
         """
         if self.peer.device is not None:  # the weights are elsewhere
             return f"unverified-{self.revision or 'main'}"
-        now = self._weights_state()
+        now = self._state()
         if now not in self._digests:
-            of_files = digest.of_files(self._files) if self._files is not None and now == self._loaded else None
-            self._digests = {now: of_files or digest.of_module(self.module)}
+            files = self._files if now.weights == self._loaded.weights else None
+            of_files = None if files is None else digest.of_files(files)
+            rest = self._settings.changed(live=self.origin is LIVE)
+            found = digest.of_all(of_files or digest.of_module(self.module), rest)
+            self._digests = dict([*self._digests.items(), (now, found)][-_DIGESTS:])
         return self._digests[now]
 
-    def _weights_state(self) -> int:
-        """Changes whenever a parameter is replaced or written in place, and not when the module is moved."""
-        away = (0, 0)  # what accelerate brings in for a call is another parameter every time
-        return hash(tuple((name, *(away if p.is_meta else (id(p), p._version))) for name, p in self.module.named_parameters()))
+    @property
+    def unwritten(self) -> str:
+        """Why :attr:`digest` does not say what it computes: a hook or a forward of the user's own; empty where it does."""
+        return hooked(self.module)
+
+    def _state(self) -> _State:
+        """Changes whenever a weight or a setting does, and not when the module is moved."""
+        return _State(digest.state_of(self.module), hash(tuple(self._settings.state().items())))
 
     def sites(self) -> Sites:
         """Every site that this model has, by layer, with its axes and their sizes when printed."""

@@ -62,17 +62,13 @@ def reweighted(model: Model, changes: Mapping[str, Any]) -> Iterator[Model]:
     """
     refuse_compiled(model.module)
     exchanged = _exchanged(model, changes)
-    digests = model._digests
     try:
-        # Parameters are told apart by their ids, which those of another block may have had.
-        model._digests = {}
         for places, _, new in exchanged:
             _put(places, new)
         yield model
     finally:
         for places, old, _ in reversed(exchanged):
             _put(places, old)
-        model._digests = digests
 
 
 class _Exchange(NamedTuple):

@@ -10,6 +10,7 @@ Paths are relative, with ``/``, and are made by the store alone. On a local fold
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -19,6 +20,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from interp.errors import StoreError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "obs", "cos"}
+"""Protocols of object stores, which have no folders: making one would make the bucket that it is in."""
 
 
 class Stat(NamedTuple):
@@ -177,7 +182,8 @@ class Local:
         except OSError as error:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
-            raise StoreError(f"the store {self.address!r} cannot be written: {error}") from error
+            full = "; make room and call again, what was finished is kept" if error.errno in _FULL else ""
+            raise StoreError(f"the store {self.address!r} cannot be written: {error}{full}") from error
         return part
 
 
@@ -196,13 +202,11 @@ class Remote:
             return bytes(self.system.cat_file(self._at(path)))
 
     def write(self, path: str, data: bytes, *, durable: bool = False) -> None:
-        with _reached(self.address, path):
-            self._folder(path)
+        with self._placed(path):
             self.system.pipe_file(self._at(path), data)
 
     def create(self, path: str, data: bytes) -> bool:
-        with _reached(self.address, path):
-            self._folder(path)
+        with self._placed(path):
             if self.system.exists(self._at(path)):
                 return False
             try:
@@ -247,9 +251,20 @@ class Remote:
     def _at(self, path: str) -> str:
         return f"{self.root}/{path}" if path else self.root
 
-    def _folder(self, path: str) -> None:
-        """Services that have folders want them made."""
-        self.system.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
+    @contextmanager
+    def _placed(self, path: str) -> Iterator[None]:
+        """Where services have folders they are made. Of a bucket none is, which a misspelt name would make."""
+        with _reached(self.address, path):
+            if not _BUCKETS.intersection(_protocols(self.system)):
+                self.system.makedirs(self._at(path).rpartition("/")[0], exist_ok=True)
+            try:
+                yield
+            except FileNotFoundError as error:
+                bucket = self.root.strip("/").partition("/")[0]
+                raise StoreError(
+                    f"the store {self.address!r} cannot be written: {type(error).__name__}: {error}; is there a bucket "
+                    f"{bucket!r}? No store makes one"
+                ) from error
 
 
 @contextmanager
@@ -264,6 +279,13 @@ def _reached(address: str, path: str) -> Iterator[None]:
     except Exception as error:
         what = f"{path} in the store {address!r}" if path else f"the store {address!r}"
         raise StoreError(f"{what} cannot be reached: {type(error).__name__}: {error}") from error
+
+
+def _protocols(system: Any) -> Iterator[str]:
+    """Of a service, and of the one behind a cache of it."""
+    while system is not None:
+        yield from [system.protocol] if isinstance(system.protocol, str) else system.protocol
+        system = getattr(system, "fs", None)
 
 
 def _stat(path: str | Path) -> Stat | None:

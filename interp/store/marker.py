@@ -81,13 +81,16 @@ def read(files: Files, run: str, which: str) -> dict[str, Any] | None:
         raise StoreError(f"run {run}: {error}") from error
     try:
         marker = json.loads(text)
-        digest = marker.pop("digest")
-        version = marker["format"]
-        own = sha256(canonical(marker))
+        version = marker["format"]  # of another one everything else may be different
+        digest = marker.pop("digest", "")
+        own = sha256(canonical(marker)) if version == FORMAT else ""
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise DamagedError(f"run {run}: {which} is damaged ({type(error).__name__})") from error
     if version != FORMAT:
-        raise StoreError(f"run {run} was written in store format {str(version)[:20]}; this version reads format {FORMAT}")
+        raise StoreError(
+            f"run {run} was written in store format {str(version)[:20]}; this version reads format {FORMAT}: use the version "
+            "of interp that wrote it, or another store"
+        )
     if own != digest:
         raise DamagedError(f"run {run}: {which} is damaged (its checksum does not hold)")
     _require_form(run, which, marker)

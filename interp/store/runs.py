@@ -27,7 +27,6 @@ with ``/`` or ``..`` too.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,11 +40,11 @@ import xarray as xr
 
 from interp import effects as fx
 from interp.errors import StoreError, UnknownNameError, nearest
-from interp.store import arrays, listing, marker, units
+from interp.store import arrays, heading, listing, marker, units
 from interp.store.arrays import Result
 from interp.store.export import export
 from interp.store.files import at
-from interp.store.identity import ID, canonical, check_name, check_tags, run_id, sha256
+from interp.store.identity import ID, check_name, check_tags, run_id, sha256
 from interp.store.joining import joined
 from interp.store.leases import EXPIRY
 from interp.store.marker import DATA, HALF, WHOLE
@@ -98,16 +97,17 @@ class Store:
 
         Raises:
             StoreError: attrs that JSON cannot hold, a spec without the engine's semantics, a variable that zarr cannot hold, a
-                refused name.
+                refused name; a run that is there and is of another format, or renamed.
         """
-        _require_result(result)
+        heading.require_result(result)
         array = {"array": None if result.name is None else str(result.name)} if isinstance(result, xr.DataArray) else {}
         ds = arrays.wrapped(result) if isinstance(result, xr.DataArray) else result
-        data = self._packed(ds)
-        spec, semantics = _asked(ds)
+        data = heading.packed(ds)
+        spec, semantics = heading.spec_of(ds)
         answers = not any(map(fx.derived, fx.families(ds).values()))
-        head = self._head(ds, (spec if answers else None, semantics), name, tags, sha256(data)[:12]) | array
-        return self._save(ds, head, {**self._beside(head["id"]), **_files(beside), DATA: data})
+        head = heading.head(self.files, ds, (spec if answers else None, semantics), name, tags, sha256(data)[:12]) | array
+        heading.require_readable(self.files, head["id"])
+        return self._save(ds, head, {**self._beside(head["id"]), **heading.files_of(beside), DATA: data})
 
     def begin(
         self,
@@ -138,7 +138,7 @@ class Store:
             StoreError: as :meth:`save`; units that do not fit; a run that is there and cannot be read, though it may be
                 good: of another format, renamed, or behind a link.
         """
-        head = self._head(skeleton, _asked(skeleton), name, tags, secrets.token_hex(6))
+        head = heading.head(self.files, skeleton, heading.spec_of(skeleton), name, tags, secrets.token_hex(6))
         run = head["id"]
         if isinstance(skeleton, xr.DataTree) or all(isinstance(some, Mapping) for some in chunks.values()):
             cut: Any = chunks
@@ -146,13 +146,13 @@ class Store:
             cut = {"/": chunks}
         planned = units.planned(skeleton, fills, cut)
         of_units = {family: dict.fromkeys(fills, lengths) for family, lengths in cut.items()}
-        content = self._checked({**_files(beside), DATA: self._packed(skeleton, of_units)})
+        content = heading.checked({**heading.files_of(beside), DATA: heading.packed(skeleton, of_units)})
         plan, content = joined(self.files, {**head, "units": planned}, content)
 
         def save(result: Result, found: Mapping[str, bytes]) -> Run:
             own = {key: value for key, value in plan.items() if key not in _INSTEAD}
             named = {"name": head["name"], "tags": head["tags"]}  # what is given now counts, and what was given then
-            return self._save(result, own | named, {**found, DATA: self._packed(result)})
+            return self._save(result, own | named, {**found, DATA: heading.packed(result)})
 
         return Writing(self.files, plan, content, save, partial(self._forget, run, plan), expiry)
 
@@ -172,6 +172,23 @@ class Store:
         found["name"] = found["name"] if name is None else check_name(name)
         found["tags"] = found["tags"] if tags is None else check_tags(tags)
         marker.put(self.files, run.id, WHOLE, found)
+        return inspect(self.files, run.id)
+
+    def keep_beside(self, ref: str, files: Mapping[str, bytes]) -> Run:
+        """Keep more small files beside a complete run, in place of those of the same names.
+
+        Args:
+            ref: its id, the beginning of one, or its name.
+            files: by name, as ``beside`` of :meth:`save`.
+
+        Raises:
+            StoreError: no such run, or one that is not complete or damaged; a refused name.
+        """
+        run = self.run(ref)
+        own = run.finished()
+        content = heading.checked({**marker.content(self.files, run.id, own), **heading.files_of(files)})
+        marker.write(self.files, run.id, WHOLE, {key: one for key, one in own.items() if key not in _INSTEAD}, content)
+        self.files.remove(f"{run.id}/{own['data']}")
         return inspect(self.files, run.id)
 
     def delete(self, ref: str) -> None:
@@ -266,9 +283,9 @@ class Store:
             each = ", ".join(f"{row['id']} ({_in_words(row)})" for row in found)
             raise StoreError(f"run {ref!r} could be any of {each}; give more of the id, or give one another name: store.label")
         near = nearest(ref, [n for row in rows for n in (row["id"], row["name"]) if n])
-        hint = f", which is {self.address}" if not rows else "; store.runs() lists them, and so does interp ls"
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else hint
-        raise StoreError(f"no run {ref!r} among the {len(rows)} of this store{hint}")
+        hint = "store.runs() lists them, and so does interp ls" if rows else "is it another store?"
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else hint
+        raise StoreError(f"no run {ref!r} among the {len(rows)} of {self.address}; {hint}")
 
     def find(self, spec: Any, engine_semantics: int) -> Run | None:
         """The complete run that answers this spec, if there is one.
@@ -290,8 +307,8 @@ class Store:
 
     def like(self, result: Result | xr.DataArray) -> Run | None:
         """The complete run that was asked for in the same words as a result, whose numbers do not matter."""
-        _require_result(result)
-        spec, semantics = _asked(result)
+        heading.require_result(result)
+        spec, semantics = heading.spec_of(result)
         return None if spec is None else self.find(spec, semantics)
 
     def load(self, ref: str, *, partial: bool = False) -> Any:
@@ -320,37 +337,8 @@ class Store:
 
     # pieces
 
-    def _head(self, result: Result, asked: tuple[Any, int], name: str | None, tags: Any, anonymous: str) -> dict[str, Any]:
-        """A marker without its data: what a run is, and what it was called before.
-
-        Args:
-            asked: the spec that the result answers, and the engine's semantics.
-            anonymous: the id of a result without a spec.
-        """
-        labels = check_tags(tags)
-        if name is not None:
-            check_name(name)
-        spec, semantics = asked
-        run = run_id(spec, semantics) if spec is not None else anonymous
-        old = inspect(self.files, run).marker
-        if old is not None:
-            if canonical(old["spec"]) != canonical(spec):
-                raise StoreError(f"run {run} exists with another spec: {canonical(old['spec'])[:200]}")
-            name, labels = name or old["name"], list(dict.fromkeys((*old["tags"], *labels)))
-        return {
-            "id": run,
-            "kind": "tree" if isinstance(result, xr.DataTree) else "dataset",
-            "name": name,
-            "tags": labels,
-            "spec": spec,
-            "engine_semantics": semantics,
-            "saved_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "variables": arrays.order(result),
-            "summary": listing.summary(result),
-        }
-
     def _save(self, result: Result, head: Mapping[str, Any], content: Mapping[str, Any]) -> Run:
-        run, content = str(head["id"]), self._checked(content)
+        run, content = str(head["id"]), heading.checked(content)
         old = inspect(self.files, run).marker
         now = {"saved_at": datetime.now(UTC).isoformat(timespec="seconds"), "summary": listing.summary(result)}
         marker.write(self.files, run, WHOLE, {**head, **now}, content)
@@ -368,62 +356,8 @@ class Store:
         for path in (f"{run}/{HALF}", units.folder(run, plan), units.leased(run, plan), f"{run}/{plan['data']}"):
             self.files.remove(path)
 
-    @staticmethod
-    def _packed(result: Result, chunks: arrays.Chunks | None = None) -> bytes:
-        try:
-            return arrays.pack(arrays.encode(result, chunks))
-        except (TypeError, ValueError, NotImplementedError) as error:
-            raise StoreError(f"the result cannot be written as zarr: {error}") from error
-
-    @staticmethod
-    def _checked(content: Mapping[str, Any]) -> Mapping[str, bytes]:
-        for name, data in content.items():
-            check_name(name, "file beside a run")
-            if not isinstance(data, bytes):
-                raise StoreError(f"beside[{name!r}] is {type(data).__name__}; expected bytes")
-        return content
-
 
 def _in_words(row: Mapping[str, Any]) -> str:
     """What tells runs of one name apart."""
     told = (row["method"], row["site"], str(row["made_at"] or "")[:16].replace("T", " "))
     return ", ".join(filter(None, (*told, row["status"] if row["status"] != COMPLETE else "")))
-
-
-def _require_result(result: Any) -> None:
-    if not isinstance(result, xr.Dataset | xr.DataTree | xr.DataArray):
-        raise StoreError(f"a result is a Dataset, DataTree or DataArray of xarray; got {type(result).__name__}")
-
-
-def _files(beside: Any) -> Mapping[str, Any]:
-    if beside is not None and not isinstance(beside, Mapping):
-        raise StoreError(f"beside is of type {type(beside).__name__}; expected a mapping of file names to bytes")
-    if DATA in (beside or {}):
-        raise StoreError(f"beside[{DATA!r}] is the name of the data itself; choose another")
-    return beside or {}
-
-
-def _asked(result: Result | xr.DataArray) -> tuple[Any, int]:
-    """The spec and the engine's semantics of a result, and a check that its attrs survive JSON."""
-    groups = {n.path: n.attrs for n in result.subtree} if isinstance(result, xr.DataTree) else {"/": result.attrs}
-    for path, attrs in groups.items():
-        try:
-            same = json.loads(json.dumps(attrs, allow_nan=False)) == attrs
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"attrs of {path} must be JSON: {error}") from error
-        if not same:
-            raise StoreError(f"attrs of {path} would change in JSON: use lists for tuples and text for keys")
-    inner, spec = {"/": groups["/"]}, groups["/"].get("spec")
-    if "spec" not in groups["/"] and len(groups) > 1:
-        inner = {path: a for path, a in groups.items() if "spec" in a}
-        specs = {path: a["spec"] for path, a in inner.items()}
-        spec = None if None in specs.values() else {"families": specs}
-    semantics: set[Any] = {a.get("engine_semantics") for a in inner.values()}
-    if spec is None:
-        return None, max((one for one in semantics if type(one) is int), default=0)
-    if len(semantics) != 1 or not all(type(one) is int for one in semantics):
-        raise StoreError(
-            "a result with attrs['spec'] has one integer attrs['engine_semantics'], which says what the spec means; got "
-            f"{', '.join(sorted(map(str, semantics)))}"
-        )
-    return spec, semantics.pop()

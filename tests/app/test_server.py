@@ -130,7 +130,7 @@ def test_view_serves_until_it_is_interrupted(saved):
 
 def test_view_says_what_is_missing(monkeypatch, capsys, tmp_path):
     assert main(["view", str(tmp_path / "nowhere")]) == 2
-    assert "is no folder, so it is no store" in capsys.readouterr().err
+    assert "there is no store at" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["view", str(tmp_path)]) == 2
     error = capsys.readouterr().err

@@ -220,6 +220,23 @@ def test_a_stopped_sweep_goes_on_where_it_was(model, pairs, tmp_path, monkeypatc
     assert found.attrs["noise_floor"] == whole.attrs["noise_floor"]
 
 
+def test_a_run_that_was_saved_later_gets_its_recipe_once_it_is_asked_for(model, pairs, tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.save(interp.patch(model, pairs, heads()), name="later", tags=["a"], beside={"notes.txt": b"mine"})
+    counted = counting(monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "keep_beside", lambda *given: (_ for _ in ()).throw(StoreError("it may only be read")))
+        interp.patch(model, pairs, heads(), store=store)
+    assert sorted(store.run("later").beside()) == ["notes.txt"]
+    kept = interp.patch(model, pairs, heads(), store=store)
+    assert counted == []
+    run = store.check("later")
+    assert (run.status, run.tags, sorted(run.beside())) == ("complete", ("a",), ["notes.txt", "recipe.json"])
+    assert run.load().identical(kept)
+    assert len([one for one in run.path.iterdir() if one.is_dir()]) == 1
+    assert interp.rerun(run).within
+
+
 def test_a_run_is_made_again_from_its_recipe(model, pairs, tmp_path):
     vector = torch.randn(model.sizes["d_head"], generator=torch.Generator().manual_seed(0))
     calls = {
@@ -294,7 +311,7 @@ def test_units_are_as_long_as_they_should_be():
 
 def test_a_function_of_ones_own_makes_a_run_anonymous(model, pairs, tmp_path):
     with pytest.warns(
-        UserWarning, match=r"a function or a class of your own \(a metric, an edit, a hook on the model\), which has no wr"
+        UserWarning, match=r"function or a class of your own \(a metric, an edit, a hook or a forward on the model\), which has"
     ):
         interp.patch(model, pairs, heads(), edit=lambda h, ctx: 0 * h, store=tmp_path)
     assert Store(tmp_path).runs()["status"].tolist() == ["complete"]
@@ -336,6 +353,77 @@ def test_a_class_that_was_edited_asks_for_another_run(model, pairs, tmp_path, wh
     assert float(abs(first["value"] - other["value"]).max()) > 1e-3
 
 
+class Times:
+    """A featurizer whose spec says less than it should."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def encode(self, h):
+        return self.factor * h
+
+    def decode(self, f):
+        return f
+
+    def spec(self):
+        return {"kind": "times"}
+
+
+def coded(factor):
+    """One whose code differs."""
+
+    class Coded:
+        def encode(self, h):
+            return factor * h
+
+        def decode(self, f):
+            return f
+
+        def spec(self):
+            return {"kind": "coded"}
+
+    return Coded()
+
+
+class Clamp(torch.nn.Module):
+    """An edit whose spec says less than it should."""
+
+    kind = "clamp"
+    commutes = False
+    reads_source = False
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = torch.nn.Parameter(torch.tensor(most))
+
+    def forward(self, h, s):
+        return h.minimum(self.most)
+
+    def spec(self):
+        return {"kind": "clamp"}
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda number: {"featurizer": Times(number)},
+        lambda number: {"edit": Clamp(number)},
+        lambda number: {"featurizer": interp.interventions.Joint("(b t) d -> b (t d)", tokens=2, inner=Times(number))},
+        lambda number: {"featurizer": interp.interventions.Joint("(b t) d -> b (t d)", tokens=2, inner=coded(number))},
+    ],
+    ids=["featurizer", "edit", "joint", "code in joint"],
+)
+def test_what_parts_of_ones_own_hold_is_part_of_what_is_asked(model, pairs, tmp_path, made):
+    def ask(number):
+        change = interp.Change("L0.resid_post", (-2, -1), **made(number))
+        return interp.patch(model, pairs, [change], store=tmp_path)
+
+    first, again, other = ask(0.5), ask(0.5), ask(0.01)
+    assert again.identical(first)
+    assert float(abs(first["value"] - other["value"]).max()) > 1e-4
+    assert len(Store(tmp_path).runs()) == 2
+
+
 @dataclass(frozen=True)
 class Along:
     """With fields whose text leaves most of them out."""
@@ -371,7 +459,7 @@ def test_a_hook_of_ones_own_makes_a_run_anonymous(pairs, tmp_path):
     with model.module.get_submodule("model.layers.1.self_attn").register_forward_hook(
         lambda module, given, found: (0 * found[0], *found[1:])
     ):
-        with pytest.warns(UserWarning, match="a hook on the model"):
+        with pytest.warns(UserWarning, match="a hook or a forward on the model"):
             hooked = interp.patch(model, pairs, heads(), store=store, name="hooked")
         assert float(abs(hooked["value"] - plain["value"]).max()) > 1e-3
         assert hooked.attrs["spec"] is None
@@ -382,6 +470,33 @@ def test_a_hook_of_ones_own_makes_a_run_anonymous(pairs, tmp_path):
         interp.rerun(store.run("hooked"))
     assert interp.patch(model, pairs, heads(), store=store).identical(plain)
     assert len(store.runs()) == 2
+
+
+def test_a_hook_on_the_model_of_a_source_makes_a_run_anonymous(model, pairs, tmp_path):
+    other, store = interp.load("zoo/induction-2l", name="other"), Store(tmp_path)
+    ask = partial(interp.patch, model, pairs, ["L1.z"], source=interp.Activation(model=other), store=store)
+    plain = ask()
+    part = other.module.model.layers[0]
+    part.forward = lambda *given, **words: 2 * type(part).forward(part, *given, **words)
+    with pytest.warns(UserWarning, match="a hook or a forward on the model"):
+        changed = ask()
+    assert float(abs(changed["value"] - plain["value"]).max()) > 1e-3
+    del part.forward
+    assert ask().identical(plain)
+    assert len(store.runs()) == 2
+
+
+def test_weights_that_are_written_in_place_ask_for_another_run(pairs, tmp_path):
+    """By ``.data``, which leaves no trace in a tensor's version."""
+    model = interp.load("zoo/induction-2l")
+    plain = interp.patch(model, pairs, heads(), store=tmp_path)
+    weight = model.module.model.layers[1].self_attn.o_proj.weight
+    weight.data[:, 1::2] *= -1
+    other = interp.patch(model, pairs, heads(), store=tmp_path)
+    assert float(abs(other["value"] - plain["value"]).max()) > 1e-3
+    weight.data[:, 1::2] *= -1
+    assert interp.patch(model, pairs, heads(), store=tmp_path).identical(plain)
+    assert len(Store(tmp_path).runs()) == 2
 
 
 def test_hooks_of_torch_are_part_of_the_model(pairs, tmp_path):

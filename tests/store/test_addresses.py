@@ -115,6 +115,34 @@ def test_a_service_that_is_away_is_no_damage(address, monkeypatch):
             Store(address).runs()
 
 
+def test_a_bucket_is_not_made(monkeypatch):
+    """As in object stores: files need no folder there, and making one makes the bucket that it is in."""
+    memory, buckets = fsspec.filesystem("memory"), {"mine"}
+    real = memory.pipe_file
+
+    def bucket(path):
+        return path.strip("/").partition("/")[0]
+
+    def pipe_file(path, *given, **words):
+        if bucket(path) not in buckets:
+            raise FileNotFoundError("The specified bucket does not exist")
+        real(path, *given, **words)
+
+    monkeypatch.setattr(type(memory), "protocol", ("memory", "s3"))
+    monkeypatch.setattr(memory, "makedirs", lambda path, exist_ok=False: buckets.add(bucket(path)))
+    monkeypatch.setattr(memory, "pipe_file", pipe_file)
+    run = Store("memory://mine/runs").save(whole())
+    assert Store("memory://mine/runs").load(run.id).identical(run.load())
+    assert half.write(Store("memory://mine/other"))[1].status == "complete"
+    why = "^the store 'memory://mien/runs' cannot be written: .*bucket does not exist; is there a bucket 'mien'. No store makes"
+    with pytest.raises(StoreError, match=why):
+        Store("memory://mien/runs").save(whole())
+    with pytest.raises(StoreError, match=why):
+        half.write(Store("memory://mien/runs"))
+    assert buckets == {"mine"}
+    memory.rm("/mine", recursive=True)
+
+
 @pytest.mark.parametrize("address", ["memory://", "memory:///"])
 def test_an_address_names_a_place(address):
     with pytest.raises(StoreError, match=rf"the address '{address}' names no place for a store; give a bucket and a folder"):

@@ -18,7 +18,7 @@ from zarr.storage import ZipStore
 from interp import effects
 from interp.errors import StoreError, UnknownNameError
 from interp.store import Store, files, listing, run_id
-from interp.store.marker import WHOLE
+from interp.store.marker import HALF, WHOLE
 
 ATTRS = {
     "patching": "denoising",
@@ -302,8 +302,22 @@ def test_delete(store):
     run = store.save(result(), name="mine")
     store.delete("mine")
     assert not run.path.exists()
-    with pytest.raises(StoreError, match=r"no run 'mine' among the 0 of this store, which is .*runs"):
+    with pytest.raises(StoreError, match=r"no run 'mine' among the 0 of .*runs; is it another store"):
         store.load("mine")
+
+
+def test_a_full_disk_is_said_to_be_full_and_what_is_there_stays(store, monkeypatch):
+    run = store.save(result(), name="mine")
+
+    def refuse(*given):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.open", refuse)
+        with pytest.raises(StoreError, match=r"No space left on device; make room and call again, what was finished is kept$"):
+            store.save(result(2))
+    assert [one.id for one in store if one.status == "complete"] == [run.id]
+    assert store.load("mine").identical(result())
 
 
 @pytest.mark.parametrize("name", ["../other", "a/b", "..", "a\\b", ".hidden", "", " x", "a\nb", "x" * 101])
@@ -325,12 +339,12 @@ def test_a_reference_that_fits_none_or_several(store):
     ):
         store.load("same")
     with pytest.raises(
-        StoreError, match=r"no run 'xyz' among the 2 of this store; store.runs\(\) lists them, and so does interp ls"
+        StoreError, match=r"no run 'xyz' among the 2 of .*runs; store.runs\(\) lists them, and so does interp ls"
     ):
         store.load("xyz")
     with pytest.raises(StoreError, match=r"run is Run\(.*\) of type Run; expected its id, the beginning of one, or its name"):
         unchecked(type(store).run)(store, first)
-    with pytest.raises(StoreError, match="no run 'sane' among the 2 of this store; did you mean 'same'"):
+    with pytest.raises(StoreError, match=r"no run 'sane' among the 2 of .*runs; did you mean 'same'"):
         store.load("sane")
 
 
@@ -511,6 +525,18 @@ def test_another_version_is_named(store):
     with pytest.raises(StoreError, match=f"run {run.id} was written in store format 7; this version reads format 2"):
         store.load(run.id)
     assert "store format 7" in store.runs()["reason"][0]
+
+
+@pytest.mark.parametrize("which", [WHOLE, HALF])
+@pytest.mark.parametrize("marker", [{"format": 7}, {"format": 7, "digest": "x", "sealed": []}])
+def test_a_run_of_another_version_is_not_written_over(store, which, marker):
+    run = store.save(result())
+    (run.path / WHOLE).rename(run.path / which)
+    (run.path / which).write_text(json.dumps(marker))
+    with pytest.raises(StoreError, match=f"^run {run.id} was written in store format 7; this version reads format 2: use the"):
+        store.save(result())
+    assert json.loads((run.path / which).read_text()) == marker
+    assert sorted(one.name for one in run.path.iterdir()) == sorted([which, run.marker["data"]])
 
 
 def test_foreign_things_in_the_folder_are_not_runs(store):
