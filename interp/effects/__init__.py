@@ -38,7 +38,7 @@ from interp.effects import curves
 from interp.effects.cells import at, cell_name, choose_metric, furthest
 from interp.effects.clusters import FEWEST_CLUSTERS, Clusters, clusters_of
 from interp.effects.origin import STAMP, derived, stamped
-from interp.effects.quantities import damage, effect, noise_floor, recovery, value_of
+from interp.effects.quantities import damage, effect, noise_floor, quantity_of, recovery, value_of
 from interp.effects.schema import (
     DENOISING,
     PATCHING,
@@ -62,6 +62,6 @@ from interp.effects.summaries import summary
 __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "STAMP", "Clusters", "EffectsError", "assemble", "at", "attrs_of",
     "base", "cell_name", "choose_metric", "clusters_of", "curves", "damage", "derived", "digests", "effect", "examples_of",
-    "families", "furthest", "is_effects", "mark_in_sample", "noise_floor", "paired", "recovery", "sign_flip",
+    "families", "furthest", "is_effects", "mark_in_sample", "noise_floor", "paired", "quantity_of", "recovery", "sign_flip",
     "sign_flip_together", "stability", "stamped", "summary", "swept_axes", "top", "validate", "value_of",
 ]  # fmt: skip

@@ -134,7 +134,7 @@ def _side(result: xr.Dataset | xr.DataArray, quantity: str, metric: str | None, 
         name = labels.quantity_name(quantity, str(one[names.METRIC].item()))
         floor = float(fx.noise_floor(one)) if quantity == "effect" else 0.0
         return _Side(own, n, name, floor, labels.provenance(one, table).split(" · "))
-    name = str(result.attrs.get("quantity") or result.name or "value")
+    name = labels.name_of(result)
     attrs = fx.attrs_of(result)
     said = [str(attrs[key]) for key in ("model", "task") if attrs.get(key)]
     if names.EXAMPLE not in result.dims:

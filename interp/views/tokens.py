@@ -227,7 +227,7 @@ def _reasons(part: xr.Dataset, table: xr.Dataset, quantity: str) -> NDArray[np.o
 
 
 def _of_array(array: xr.DataArray, example: int | Iterable[int] | None, level: float) -> _Read:
-    axis, bar = _axis(array), labels.escape(array.attrs.get("quantity") or array.name or "value")
+    axis, bar = _axis(array), labels.escape(labels.name_of(array))
     array = array if names.EXAMPLE in array.dims else array.expand_dims(names.EXAMPLE)
     array = array.transpose(names.EXAMPLE, axis)
     picked, which = _picked(example, array.sizes[names.EXAMPLE])
