@@ -118,7 +118,7 @@ def named_as(array, **options):
 
 
 def test_a_quantity_is_named_where_it_is_that_of_one_run(make):
-    first, second = make(), make(layers=4, examples=6)
+    first = make()
     whole = fx.recovery(first)
     for same in (whole, whole.sel(metric="logit_diff"), whole.isel(layer=[1, 2]), whole.T):
         assert named_as(same, x="position", y="layer") == "recovery, layer by position"
