@@ -50,6 +50,7 @@ from interp.effects.schema import (
     is_effects,
     paired,
     swept_axes,
+    unread,
     validate,
 )
 from interp.effects.selection import digests, examples_of, mark_in_sample
@@ -63,5 +64,5 @@ __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "STAMP", "Clusters", "EffectsError", "assemble", "at", "attrs_of",
     "base", "cell_name", "choose_metric", "clusters_of", "curves", "damage", "derived", "digests", "effect", "examples_of",
     "families", "furthest", "is_effects", "mark_in_sample", "noise_floor", "paired", "quantity_of", "recovery", "sign_flip",
-    "sign_flip_together", "stability", "stamped", "summary", "swept_axes", "top", "validate", "value_of",
+    "sign_flip_together", "stability", "stamped", "summary", "swept_axes", "top", "unread", "validate", "value_of",
 ]  # fmt: skip

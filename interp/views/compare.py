@@ -24,6 +24,7 @@ from interp import stats
 from interp.effects import curves
 from interp.errors import InputError, ShapeMismatchError
 from interp.views import bands, labels
+from interp.views import prompts as of
 from interp.views.colours import COLOURS, GREY, ink
 from interp.views.layout import PAGE
 from interp.views.lines import Frame
@@ -83,6 +84,8 @@ def compare(
         InputError: effects of another direction, or of another metric.
         UnknownNameError: an unknown metric or quantity.
     """
+    for result, argument in ((estimated, "estimated"), (exact, "exact")):
+        of.check(result, argument, xr.Dataset, xr.DataArray)
     if isinstance(estimated, xr.Dataset) and isinstance(exact, xr.Dataset):
         _require_alike(estimated, exact, called)
     if metric is None and isinstance(exact, xr.Dataset):

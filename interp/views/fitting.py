@@ -17,7 +17,7 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
-from interp.views import kinds
+from interp.views import bands, kinds
 from interp.views.drawing import draw, draw_several
 from interp.views.kinds import ATTENTION, COMPARE, CURVE, DLA, IIA, LENS, MAP, PLAIN, SAYS, TOKENS
 from interp.views.lines import MOST
@@ -37,6 +37,8 @@ def fitting(results: xr.Dataset | xr.DataTree | Mapping[str, xr.Dataset]) -> dic
     """
     if isinstance(results, xr.Dataset):
         return _of_effects(results) if fx.is_effects(results) else _of_arrays(results)
+    if not isinstance(results, xr.DataTree):
+        bands.named(results)
     return _of_several(fx.families(results) if isinstance(results, xr.DataTree) else results)
 
 

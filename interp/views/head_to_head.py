@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from interp import effects as fx
 from interp.errors import ShapeMismatchError
 from interp.views import labels
+from interp.views import prompts as of
 from interp.views.colours import DIVERGING, SEQUENTIAL
 from interp.views.layout import PAGE, dress
 
@@ -50,6 +51,7 @@ def head_to_head(
     Raises:
         ShapeMismatchError: another number of axes, or no pair.
     """
+    of.check(scores, "scores", xr.DataArray)
     if scores.ndim != 2 or not scores.size:
         sizes = ", ".join(f"{axis} ({n})" for axis, n in scores.sizes.items()) or "none"
         raise ShapeMismatchError(f"a map of heads by heads has two axes, senders and receivers; this array has {sizes}")
