@@ -15,7 +15,6 @@ from dash import dcc
 from interp import effects as fx
 from interp.app import cells, clicks, comparing, downloads, drawing, listing, pages, parts
 from interp.app.choices import FAMILIES, ONE_LINE, TABLE, Choice, Offer, across, resolve
-from interp.app.clicks import Clicked
 from interp.app.data import Library, Opened
 from interp.app.strip import CLEAR
 from interp.errors import StoreError, UserError
@@ -32,7 +31,6 @@ _LEAST, _AROUND = 312, 92
 
 PANELS = ("a", "b", "difference", "both")
 """Of two runs; one alone has the first."""
-_ONLY_B = "Only run B has this cell; open it alone to see the examples behind it."
 
 
 class Panel(NamedTuple):
@@ -149,7 +147,7 @@ def clicked(
     point: Mapping[str, Any],
     figure: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """What a point of a panel's figure means, as JSON; None where it means nothing. Places are those of the first run."""
+    """What a point of a panel's figure means, as JSON; None where it means nothing."""
     seen = shown(library, ids, wanted)
     if not seen.sets:
         return None
@@ -157,11 +155,8 @@ def clicked(
         found = clicks.together(seen.results(), seen.choice, point, figure)
     else:
         i = int(of == "b")
-        found = clicks.clicked(seen.sets[i], seen.each()[i], point, figure)
-        if i and found.cell is not None:
-            place = across(seen.sets[1], seen.sets[0], found.cell)
-            found = Clicked(place) if len(place) == len(found.cell) else Clicked(why=_ONLY_B)
-    return found._asdict() if any(found) else None
+        found = clicks.clicked(seen.sets[i], seen.each()[i], point, figure)._replace(of=i)
+    return found._asdict() if found else None
 
 
 def detail(
@@ -173,12 +168,13 @@ def detail(
     if why:
         return parts.note(why)
     if node and seen.sets and seen.choice.kind in (CIRCUIT, PATHS):
-        return _node(seen, node)
+        return _node(seen, node, _of(seen, point))
     sided = _with_cell(seen, point)
     if not sided:
         return pages.empty_detail()
     pairs = len(sided) == 2 and comparing.same_examples(sided[0].ds, sided[1].ds)
-    return pages.detail(sided, seen.choice, template, width=within(STRIP, window), pairs=pairs)
+    lacking = [side for side in seen.sides if side not in {one.side for one in sided}]
+    return pages.detail(sided, seen.choice, template, width=within(STRIP, window), pairs=pairs, lacking=lacking)
 
 
 def prompt(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], point: Any, example: int) -> Any:
@@ -227,22 +223,27 @@ def opened(library: Library, ids: Sequence[str]) -> list[Opened]:
 
 
 def _with_cell(seen: Seen, point: Any) -> list[pages.Sided]:
-    """The results that have the cell, which is a place of the first."""
+    """The results that have the cell, which is a place of one of them."""
     cell: Any = point.get("cell") if isinstance(point, Mapping) else None
-    if not seen.sets or not cells.valid(seen.sets[0], cell):
+    of = _of(seen, point)
+    if not seen.sets or not cells.valid(seen.sets[of], cell):
         return []
-    found = [pages.Sided(seen.sides[0], seen.sets[0], cell)]
-    for side, ds in zip(seen.sides[1:], seen.sets[1:], strict=True):
-        place = across(seen.sets[0], ds, cell)
-        found += [pages.Sided(side, ds, place)] if len(place) == len(cell) and cells.valid(ds, place) else []
-    return found
+    places = [cell if i == of else across(seen.sets[of], ds, cell) for i, ds in enumerate(seen.sets)]
+    each = zip(seen.sides, seen.sets, places, strict=True)
+    return [pages.Sided(*one) for one in each if len(one[2]) == len(cell) and cells.valid(one[1], one[2])]
 
 
-def _node(seen: Seen, node: str) -> Any:
-    """The edges of a node, each of which leads to its examples."""
-    ds, choice = seen.sets[0], seen.each()[0]
+def _of(seen: Seen, point: Any) -> int:
+    """Of which result a point is: it comes from a browser."""
+    of = point.get("of") if isinstance(point, Mapping) else 0
+    return of if isinstance(of, int) and 0 <= of < len(seen.sets) else 0
+
+
+def _node(seen: Seen, node: str, of: int) -> Any:
+    """The edges of a node of one of the results, each of which leads to its examples."""
+    ds, choice = seen.sets[of], seen.each()[of]
     table, places = cells.edges(ds, choice, clicks.edges_of(ds, choice, node))
-    return pages.node(node, table, [{"type": "strong", "place": _written(place)} for place in places])
+    return pages.node(node, table, [{"type": "strong", "place": _written(place), "of": of} for place in places])
 
 
 def _together(seen: Seen, template: str, width: int) -> Panel:
@@ -303,7 +304,7 @@ def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -
     table, places = cells.strongest(sets[0], choice)
     if table.empty:
         return parts.note("No cell is computed yet.")
-    found = [{"type": "strong", "place": _written(place)} if place else None for place in places]
+    found = [{"type": "strong", "place": _written(place), "of": 0} if place else None for place in places]
     ends = zip(table["effect"], table["low"], table["high"], strict=True)
     told = table.assign(effect=[labels.interval(*numbers) for numbers in ends])
     return parts.table(told[[c for c in _STRONGEST if c in told]].rename(columns=_STRONGEST), found)

@@ -207,7 +207,7 @@ def _register_cells(app: Dash, library: Library) -> None:
         output=Output("cell", "data"),
         inputs={
             "points": Input({"type": "map", "of": ALL, "as": ALL}, "clickData"),
-            "rows": Input({"type": "strong", "place": ALL}, "n_clicks"),
+            "rows": Input({"type": "strong", "place": ALL, "of": ALL}, "n_clicks"),
         },
         state={
             "figures": State({"type": "map", "of": ALL, "as": ALL}, "figure"),
@@ -225,7 +225,7 @@ def _register_cells(app: Dash, library: Library) -> None:
         if not isinstance(pressed, dict) or not ctx.triggered[0]["value"]:
             raise PreventUpdate
         if pressed["type"] == "strong":
-            return {"cell": answers.place_of(pressed["place"])}
+            return {"cell": answers.place_of(pressed["place"]), "of": pressed["of"]}
         number = next(i for i, panel in enumerate(panels) if panel["of"] == pressed["of"])
         found = answers.clicked(library, ids, _wanted(choice, at), pressed["of"], points[number]["points"][0], figures[number])
         return found if found is not None else no_update

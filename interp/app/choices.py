@@ -15,6 +15,7 @@ from interp import axes as names
 from interp import effects as fx
 from interp.effects.quantities import QUANTITIES
 from interp.views import kinds
+from interp.views.circuits import METHOD, SIZE
 from interp.views.heatmap import default_quantity
 from interp.views.kinds import ATTENTION, COMPARE, CURVE, DLA, IIA, LENS, MAP, SAYS, TOKENS
 
@@ -121,13 +122,23 @@ def labels(ds: xr.Dataset, axis: str) -> list[str]:
 
 
 def across(first: xr.Dataset, other: xr.Dataset, place: Mapping[str, int]) -> dict[str, int]:
-    """The place of another result that is called the same along each axis; without those where it has none of that name."""
+    """The place of another result that is called the same along each axis; without those where it has none of that name.
+
+    Cells of a list are known by the edge or the intervention that each is, and circuits by method and size where that is all.
+    """
     found = {}
     for axis, i in place.items():
-        known = labels(other, axis) if axis in other.dims else []
-        if axis in first.dims and (name := labels(first, axis)[i]) in known:
+        known = _called(other, axis) if axis in other.dims else []
+        if axis in first.dims and (name := _called(first, axis)[i]) in known:
             found[axis] = known.index(name)
     return found
+
+
+def _called(ds: xr.Dataset, axis: str) -> list[str]:
+    if (told := kinds.told(ds, axis)) != axis:
+        return [str(value) for value in ds[told].values.tolist()]
+    said = [ds[word].values.tolist() for word in (METHOD, SIZE) if word in ds.coords and ds[word].dims == (axis,)]
+    return [" ".join(map(str, words)) for words in zip(*said, strict=True)] if said else labels(ds, axis)
 
 
 def _families(runs: Sequence[Families]) -> list[tuple[str, str]]:

@@ -206,26 +206,45 @@ def empty_detail() -> html.Div:
     return parts.note("Click a point of the figure, or one of the strongest cells, to see the examples behind it.")
 
 
-def detail(sided: Sequence[Sided], choice: Choice, template: str, *, width: int = 520, pairs: bool = False) -> html.Div:
-    """The examples behind a cell, of one result or of several; ``pairs``: two that are of the same examples."""
+def detail(
+    sided: Sequence[Sided],
+    choice: Choice,
+    template: str,
+    *,
+    width: int = 520,
+    pairs: bool = False,
+    lacking: Sequence[str] = (),
+) -> html.Div:
+    """The examples behind a cell, or its seeds, of one result or of several.
+
+    Args:
+        sided: the results that have the cell.
+        choice: what is drawn.
+        template: of plotly.
+        width: of the strip of examples.
+        pairs: whether two results are of the same examples.
+        lacking: what the results are called that have no such cell.
+    """
     first, tables = sided[0], [cells.examples(one.ds, choice, one.cell or {}) for one in sided]
     column = cells.drawn_column(tables[0], choice)
     lines = [" ".join(filter(None, (one.side, cells.said(one.ds, choice, one.cell or {})))) for one in sided]
     merged = _merged([one.side for one in sided], tables, column, pairs)
+    row = str(merged.columns[0])
     content: list[Any] = []
     if column is not None and len(merged) > 1:
         both = zip(sided, tables, strict=True)
-        drawn = [(one.side, table.set_index("example")[column]) for one, table in both if column in table]
+        drawn = [(one.side, table.set_index(row)[column]) for one, table in both if column in table]
         name = {"effect": f"effect on {choice.metric}", "changed": str(choice.metric)}.get(column, column)
         graph = {"id": {"type": "strip", "of": "cell"}, "figure": strip(drawn, name, template, width=width)}
         content.append(dcc.Graph(**graph, config=parts.GRAPH))
     if len(merged) == 1:
-        content.append(parts.facts({str(c): v for c, v in merged.iloc[0].items() if c != "example"}))
+        content.append(parts.facts({str(c): v for c, v in merged.iloc[0].items() if c != row}))
     elif len(merged):
-        ids = [{"type": "example", "index": i} for i in range(len(merged))]
+        ids = [{"type": "example", "index": i} for i in range(len(merged))] if row == "example" else None
         content.append(html.Div(parts.table(merged, ids), id="examples"))
-    notes = [_APART] if len(sided) == 2 and not pairs and "example" in first.ds.dims else []
-    notes += [_NONE] if merged.empty or not any("example" in v.dims for v in first.ds.data_vars.values()) else []
+    notes = [f"{side} has no such cell." for side in lacking]
+    notes += [_APART] if len(sided) == 2 and not pairs and "example" in first.ds.dims else []
+    notes += [_NONE] if merged.empty or not any(row in v.dims for v in first.ds.data_vars.values()) else []
     cell = first.cell or {}
     called = cells.name(first.ds, cell)
     return html.Div(
@@ -265,9 +284,10 @@ def prompt(sided: Sequence[Sided], recipes: Sequence[Any], example: int) -> html
 
 def _merged(sides: Sequence[str], tables: Sequence[pd.DataFrame], column: str | None, pairs: bool) -> pd.DataFrame:
     """The only table; of several, the column that is drawn side by side, and subtracted where rows are pairs."""
-    if len(tables) == 1 or column is None or any(column not in table for table in tables):
+    alike = len({table.columns[0] for table in tables}) == 1 and all(column in table for table in tables)
+    if len(tables) == 1 or column is None or not alike:
         return tables[0]
-    merged = pd.DataFrame({"example": max(tables, key=len)["example"]})
+    merged = max(tables, key=len).iloc[:, :1].reset_index(drop=True)
     for side, table in zip(sides, tables, strict=True):
         merged[f"{column} {side}"] = table[column].reindex(range(len(merged)))
     if pairs:

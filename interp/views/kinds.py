@@ -234,10 +234,16 @@ def shared_variables(every: Sequence[xr.Dataset], view: str) -> list[str]:
     return [name for name in same if all(_meet(every, axis) for axis in axes_of(every[0][name]))]
 
 
+def told(ds: xr.Dataset, axis: str) -> str:
+    """The coordinate that says what is at each place of an axis: of cells the edge or the intervention that each is."""
+    return next((t for t in ("edge", "intervention") if t in ds.coords and ds[t].dims == (axis,)), axis)
+
+
 def _meet(every: Sequence[xr.Dataset], axis: str) -> bool:
     """Whether some places along an axis are the same in all; cells of a list are known by what they are."""
-    told = next((t for t in ("edge", "intervention") if all(t in ds.coords and ds[t].dims == (axis,) for ds in every)), axis)
-    known = [set(ds[told].values.tolist()) if told in ds.coords else set(range(ds.sizes[axis])) for ds in every]
+    said = {told(ds, axis) for ds in every}
+    by = said.pop() if len(said) == 1 else axis
+    known = [set(ds[by].values.tolist()) if by in ds.coords else set(range(ds.sizes[axis])) for ds in every]
     return bool(set.intersection(*known))
 
 

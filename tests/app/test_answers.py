@@ -132,7 +132,7 @@ def test_what_cannot_be_drawn_says_why(tmp_path, make):
 
 def test_a_click_on_a_map_is_a_cell(library, ids):
     found = answers.clicked(library, [ids["stream"]], {}, "a", {"x": 3, "y": 1}, {})
-    assert found == {"cell": {"position": 3, "layer": 1}, "node": "", "why": ""}
+    assert found == {"cell": {"position": 3, "layer": 1}, "of": 0, "node": "", "why": ""}
     assert answers.clicked(library, [ids["stream"]], {}, "a", {"x": 99, "y": 1}, {}) is None
     assert answers.clicked(library, [ids["stream"]], {}, "a", {"x": "3", "y": None}, {}) is None
 
