@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from interp import effects
-from interp.app import answers, cells, choices, clicks, comparing, prompts
+from interp.app import answers, cells, choices, clicks, comparing, drawing, prompts
 from interp.app.choices import resolve
 from interp.errors import InputError, StoreError
 
@@ -306,6 +306,29 @@ def test_ratios_are_subtracted_as_ratios_of_means(make):
     found = comparing.difference(a, b, choice)
     np.testing.assert_allclose(found[:, 3], [1 / 6, 1 / 3, 1 / 2], rtol=1e-5)
     assert found.attrs["difference"] == "of the recovery over all examples"
+
+
+def of_checkpoints(make, scale, folder):
+    """Results of two checkpoints, stacked as :func:`interp.over` stacks them."""
+    models = {"0": f"{folder}/step-0", "400": f"{folder}/step-400"}
+    each = [make(s * scale).expand_dims(checkpoint=[step]) for s, step in ((0.5, 0), (1.0, 400))]
+    both = xr.concat([one.drop_vars(("clean", "corrupt")) for one in each], "checkpoint", data_vars="minimal")
+    ends = {side: xr.concat([one[side] for one in each], "checkpoint") for side in ("clean", "corrupt")}
+    order = ("metric", "checkpoint", ...)
+    both = both.assign({"value": both["value"].transpose(*order)} | {k: v.transpose(*order) for k, v in ends.items()})
+    return both.assign_attrs(model=f"{folder}, 2 models", models=models)
+
+
+def test_a_difference_of_several_models_names_those_that_are_drawn(make):
+    a, b = of_checkpoints(make, 1.0, "one"), of_checkpoints(make, 0.5, "other")
+    choice = resolve([{"": a}, {"": b}], {"view": "map", "x": "position", "y": "layer", "at": {"checkpoint": 0}}).choice
+    found = comparing.difference(a, b, choice)
+    assert found.attrs["model"] == "one/step-0 − other/step-0"
+    title = drawing.of_difference(found, choice, "plotly_white", 640).layout.title.text
+    assert "one/step-0 − other/step-0" in title
+    assert "checkpoint=0" in title
+    whole = resolve([{"": a}, {"": b}], {"view": "map", "x": "checkpoint", "y": "layer"}).choice
+    assert comparing.difference(a, b, whole).attrs["model"] == "one, 2 models − other, 2 models"
 
 
 def test_the_same_examples_are_the_same_prompts_or_the_same_digest(make):
