@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from interp import effects
-from interp.app import answers, cells, choices, clicks, comparing, drawing, prompts
+from interp.app import answers, behind, cells, choices, clicks, comparing, drawing, prompts
 from interp.app.choices import resolve
 from interp.errors import InputError, StoreError
 
@@ -131,10 +131,10 @@ def test_what_cannot_be_drawn_says_why(tmp_path, make):
 
 
 def test_a_click_on_a_map_is_a_cell(library, ids):
-    found = answers.clicked(library, [ids["stream"]], {}, "a", {"x": 3, "y": 1}, {})
+    found = behind.clicked(library, [ids["stream"]], {}, "a", {"x": 3, "y": 1}, {})
     assert found == {"cell": {"position": 3, "layer": 1}, "of": 0, "node": "", "why": ""}
-    assert answers.clicked(library, [ids["stream"]], {}, "a", {"x": 99, "y": 1}, {}) is None
-    assert answers.clicked(library, [ids["stream"]], {}, "a", {"x": "3", "y": None}, {}) is None
+    assert behind.clicked(library, [ids["stream"]], {}, "a", {"x": 99, "y": 1}, {}) is None
+    assert behind.clicked(library, [ids["stream"]], {}, "a", {"x": "3", "y": None}, {}) is None
 
 
 def test_a_click_on_a_curve_is_a_cell_of_its_line(library, ids):
@@ -143,7 +143,7 @@ def test_a_click_on_a_curve_is_a_cell_of_its_line(library, ids):
     drawn = figure.to_plotly_json()
     lines = [i for i, trace in enumerate(figure.data) if trace.mode == "lines+markers"]
     point = {"curveNumber": lines[3], "pointNumber": 2}
-    found = answers.clicked(library, [ids["stream"]], wanted, "a", point, drawn)
+    found = behind.clicked(library, [ids["stream"]], wanted, "a", point, drawn)
     assert found["cell"] == {"layer": 2, "position": 3}
     assert figure.data[lines[3]].y[2] == pytest.approx(1)
 
@@ -179,11 +179,11 @@ def test_every_row_of_the_strongest_is_the_cell_that_it_names(make):
 
 
 def test_the_strongest_are_shown_with_their_intervals(library, ids):
-    shown = texts(answers.strongest(library, [ids["stream"]], {}))
+    shown = texts(behind.strongest(library, [ids["stream"]], {}))
     assert shown[:5] == ["cell", "effect", "held out", "p", "recovery"]
     assert shown[5] == "L2@3"
     assert re.fullmatch(r"6\.00 ± \d\.\d\d", shown[6])  # the mean of 2 · clean
-    assert answers.strongest(library, [ids["stream"], ids["half"]], {}) is None
+    assert behind.strongest(library, [ids["stream"], ids["half"]], {}) is None
 
 
 def test_a_list_of_cells_is_told_by_what_each_says_of_itself(make):
@@ -193,7 +193,7 @@ def test_a_list_of_cells_is_told_by_what_each_says_of_itself(make):
     table, places = cells.strongest(edges, choice, 3)
     assert table["cell"].tolist() == ["b → c", "a → c", "a → b"]
     assert places == [{"cell": 2}, {"cell": 1}, {"cell": 0}]
-    assert answers.cells.name(edges, {"cell": 2}) == "b → c"
+    assert cells.name(edges, {"cell": 2}) == "b → c"
 
 
 def test_a_click_on_a_pair_of_a_sender_and_a_receiver_is_its_edge():
@@ -240,15 +240,15 @@ def test_without_tokens_the_words_that_differ_are_marked(make):
 
 def test_details_of_a_cell(library, ids):
     cell = {"cell": {"layer": 2, "position": 3}}
-    shown = texts(answers.detail(library, [ids["stream"]], {}, cell, "plotly_white"))
+    shown = texts(behind.detail(library, [ids["stream"]], {}, cell, "plotly_white"))
     assert "L2@3" in shown
     assert any("1.00 ± 0.00" in text for text in shown)
-    words = texts(answers.prompt(library, [ids["stream"]], {}, cell, 4))
+    words = texts(behind.prompt(library, [ids["stream"]], {}, cell, 4))
     assert "Example 4" in words
     assert " Gus" in words
     of_cells = [{"layer": 2}, {"layer": 77, "position": 3}, {"layer": "2", "position": 3}, 5, None]
     for nonsense in (None, 5, {"layer": 2, "position": 3}, *({"cell": one} for one in of_cells)):
-        assert "Click a point" in " ".join(texts(answers.detail(library, [ids["stream"]], {}, nonsense, "plotly_white")))
+        assert "Click a point" in " ".join(texts(behind.detail(library, [ids["stream"]], {}, nonsense, "plotly_white")))
 
 
 def test_of_a_long_prompt_what_is_far_from_all_marks_is_folded():
@@ -366,9 +366,9 @@ def test_runs_with_other_axes_are_shown_side_by_side_all_the_same(library, ids):
 
 def test_a_cell_of_two_runs_has_both_columns_and_their_difference_where_rows_are_pairs(library, ids):
     cell = {"cell": {"layer": 2, "position": 3}}
-    pairs = texts(answers.detail(library, [ids["stream"], ids["half"]], {}, cell, "plotly_white"))
+    pairs = texts(behind.detail(library, [ids["stream"], ids["half"]], {}, cell, "plotly_white"))
     assert {"effect A", "effect B", "A − B"} <= set(pairs)
-    apart = texts(answers.detail(library, [ids["stream"], ids["others"]], {}, cell, "plotly_white"))
+    apart = texts(behind.detail(library, [ids["stream"], ids["others"]], {}, cell, "plotly_white"))
     assert "A − B" not in apart
     assert any("not of the same examples" in text for text in apart)
 
