@@ -1,4 +1,4 @@
-"""What the app answers: pages, panels, details and files for ids of runs and choices, which come from a browser.
+"""What the app answers: pages, panels and files for ids of runs and choices, which come from a browser.
 
 >>> draw(Library(store), ["8d0f18e6fd71"], {"metric": "prob"})["a"].figure               # doctest: +SKIP
 """
@@ -12,27 +12,20 @@ import plotly.graph_objects as go
 import xarray as xr
 from dash import dcc
 
-from interp import effects as fx
-from interp.app import cells, clicks, comparing, downloads, drawing, listing, pages, parts
+from interp.app import comparing, downloads, drawing, listing, pages, parts
 from interp.app.choices import FAMILIES, ONE_LINE, TABLE, Choice, Offer, across, resolve
-from interp.app.clicks import Clicked
 from interp.app.data import Library, Opened
 from interp.app.strip import CLEAR
 from interp.errors import StoreError, UserError
 from interp.store import Run
 from interp.store.run import DAMAGED
-from interp.views import labels
-from interp.views.kinds import CIRCUIT, PATHS
 
-ONE, TWO, STRIP = 760, 620, 520
-"""Width of a figure alone, of one beside another, and of the examples of a cell, where there is room for it."""
+ONE, TWO = 760, 620
+"""Width of a figure alone, and of one beside another, where there is room for it."""
 _LEAST, _AROUND = 312, 92
 """Width of a figure that is never less, and of what is beside it in a window."""
-
-
 PANELS = ("a", "b", "difference", "both")
 """Of two runs; one alone has the first."""
-_ONLY_B = "Only run B has this cell; open it alone to see the examples behind it."
 
 
 class Panel(NamedTuple):
@@ -141,56 +134,6 @@ def shown(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Se
     return Seen(list(sides), called, [own[choice.family] for own in families] if there else [], choice)
 
 
-def clicked(
-    library: Library,
-    ids: Sequence[str],
-    wanted: Mapping[str, Any],
-    of: str,
-    point: Mapping[str, Any],
-    figure: Mapping[str, Any],
-) -> dict[str, Any] | None:
-    """What a point of a panel's figure means, as JSON; None where it means nothing. Places are those of the first run."""
-    seen = shown(library, ids, wanted)
-    if not seen.sets:
-        return None
-    if seen.choice.together:
-        found = clicks.together(seen.results(), seen.choice, point, figure)
-    else:
-        i = int(of == "b")
-        found = clicks.clicked(seen.sets[i], seen.each()[i], point, figure)
-        if i and found.cell is not None:
-            place = across(seen.sets[1], seen.sets[0], found.cell)
-            found = Clicked(place) if len(place) == len(found.cell) else Clicked(why=_ONLY_B)
-    return found._asdict() if any(found) else None
-
-
-def detail(
-    library: Library, ids: Sequence[str], wanted: Mapping[str, Any], point: Any, template: str, window: Any = None
-) -> Any:
-    """The examples of a cell, of each run that has it; the edges of a node; what to do where nothing was clicked."""
-    seen = shown(library, ids, wanted)
-    why, node = (str(point.get(key) or "") for key in ("why", "node")) if isinstance(point, Mapping) else ("", "")
-    if why:
-        return parts.note(why)
-    if node and seen.sets and seen.choice.kind in (CIRCUIT, PATHS):
-        return _node(seen, node)
-    sided = _with_cell(seen, point)
-    if not sided:
-        return pages.empty_detail()
-    pairs = len(sided) == 2 and comparing.same_examples(sided[0].ds, sided[1].ds)
-    return pages.detail(sided, seen.choice, template, width=within(STRIP, window), pairs=pairs)
-
-
-def prompt(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], point: Any, example: int) -> Any:
-    """The prompts of one example, marked for a cell."""
-    seen = shown(library, ids, wanted)
-    run = dict(zip(pages.SIDES, ids, strict=False))
-    each = zip(seen.sides, seen.sets, strict=False)
-    found = _with_cell(seen, point) or [pages.Sided(side, ds, None) for side, ds in each]
-    recipes = [library.recipe(run.get(one.side, ids[0])) for one in found]
-    return pages.prompt(found, recipes, int(seen.choice.example) if seen.choice.example.isdigit() else example)
-
-
 def save(library: Library, ids: Sequence[str], wanted: Mapping[str, Any], of: str, ending: str) -> tuple[bytes, str]:
     """A file to download and its name.
 
@@ -224,25 +167,6 @@ def _numbers(seen: Seen, ids: Sequence[str], of: str, ending: str) -> bytes:
 
 def opened(library: Library, ids: Sequence[str]) -> list[Opened]:
     return [library.open(run_id) for run_id in ids]
-
-
-def _with_cell(seen: Seen, point: Any) -> list[pages.Sided]:
-    """The results that have the cell, which is a place of the first."""
-    cell: Any = point.get("cell") if isinstance(point, Mapping) else None
-    if not seen.sets or not cells.valid(seen.sets[0], cell):
-        return []
-    found = [pages.Sided(seen.sides[0], seen.sets[0], cell)]
-    for side, ds in zip(seen.sides[1:], seen.sets[1:], strict=True):
-        place = across(seen.sets[0], ds, cell)
-        found += [pages.Sided(side, ds, place)] if len(place) == len(cell) and cells.valid(ds, place) else []
-    return found
-
-
-def _node(seen: Seen, node: str) -> Any:
-    """The edges of a node, each of which leads to its examples."""
-    ds, choice = seen.sets[0], seen.each()[0]
-    table, places = cells.edges(ds, choice, clicks.edges_of(ds, choice, node))
-    return pages.node(node, table, [{"type": "strong", "place": _written(place)} for place in places])
 
 
 def _together(seen: Seen, template: str, width: int) -> Panel:
@@ -282,38 +206,3 @@ def on_screen(of: str, panel: Panel, kind: str) -> list[Any]:
         figure.update_traces(arrangement="fixed", selector={"type": "sankey"})  # nodes that can be dragged hear no click
         graph = [dcc.Graph(id={"type": "map", "of": of, "as": kind}, figure=figure, config=parts.GRAPH)]
     return [*graph, *([panel.said] if panel.said is not None else [])]
-
-
-_STRONGEST = {
-    "cell": "cell",
-    "effect": "effect",
-    "effect_adjusted": "held out",
-    "p_adjusted": "p",
-    "recovery": "recovery",
-    "damage": "damage",
-}
-"""What the table of the strongest cells shows: the effect, what it is worth without luck, whether it differs from 0."""
-
-
-def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Any:
-    """The table of the strongest cells; None of a result that is no sweep."""
-    _, _, sets, choice = shown(library, ids, wanted)
-    if len(sets) != 1 or not fx.is_effects(sets[0]) or not fx.swept_axes(sets[0]):
-        return None
-    table, places = cells.strongest(sets[0], choice)
-    if table.empty:
-        return parts.note("No cell is computed yet.")
-    found = [{"type": "strong", "place": _written(place)} if place else None for place in places]
-    ends = zip(table["effect"], table["low"], table["high"], strict=True)
-    told = table.assign(effect=[labels.interval(*numbers) for numbers in ends])
-    return parts.table(told[[c for c in _STRONGEST if c in told]].rename(columns=_STRONGEST), found)
-
-
-def _written(place: Mapping[str, int]) -> str:
-    """``layer=3/head=1``."""
-    return "/".join(f"{axis}={i}" for axis, i in place.items())
-
-
-def place_of(written: str) -> dict[str, int]:
-    """The place that a row of the table is of: ``layer=3/head=1``."""
-    return {axis: int(i) for axis, _, i in (word.partition("=") for word in written.split("/"))}

@@ -1,4 +1,7 @@
-"""What happens when something is chosen or clicked: the wires between the page and :mod:`interp.app.answers`."""
+"""What happens when something is chosen or clicked: the wires between the page and what answers it.
+
+That is :mod:`interp.app.answers` of pages and figures, :mod:`interp.app.behind` of what stands behind them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, no_update
 from dash.dcc.express import send_bytes
 from dash.exceptions import PreventUpdate
 
-from interp.app import answers, drawing, listing, pages, parts
+from interp.app import answers, behind, drawing, listing, pages, parts
 from interp.app.choices import CONTROLS, TABLE
 from interp.app.data import Library
 from interp.errors import StoreError, UserError
@@ -162,7 +165,7 @@ def _register_maps(app: Dash, library: Library) -> None:
     def _strongest(choice: Any, stamp: Any, ids: list[str]) -> tuple[Any, bool, bool]:
         if choice is None:
             raise PreventUpdate
-        found = answers.strongest(library, ids, choice)
+        found = behind.strongest(library, ids, choice)
         return found, found is None, found is None and choice["view"] == TABLE
 
     @app.callback(
@@ -207,7 +210,7 @@ def _register_cells(app: Dash, library: Library) -> None:
         output=Output("cell", "data"),
         inputs={
             "points": Input({"type": "map", "of": ALL, "as": ALL}, "clickData"),
-            "rows": Input({"type": "strong", "place": ALL}, "n_clicks"),
+            "rows": Input({"type": "strong", "place": ALL, "of": ALL}, "n_clicks"),
         },
         state={
             "figures": State({"type": "map", "of": ALL, "as": ALL}, "figure"),
@@ -225,9 +228,9 @@ def _register_cells(app: Dash, library: Library) -> None:
         if not isinstance(pressed, dict) or not ctx.triggered[0]["value"]:
             raise PreventUpdate
         if pressed["type"] == "strong":
-            return {"cell": answers.place_of(pressed["place"])}
+            return {"cell": behind.place_of(pressed["place"]), "of": pressed["of"]}
         number = next(i for i, panel in enumerate(panels) if panel["of"] == pressed["of"])
-        found = answers.clicked(library, ids, _wanted(choice, at), pressed["of"], points[number]["points"][0], figures[number])
+        found = behind.clicked(library, ids, _wanted(choice, at), pressed["of"], points[number]["points"][0], figures[number])
         return found if found is not None else no_update
 
     @app.callback(
@@ -241,7 +244,7 @@ def _register_cells(app: Dash, library: Library) -> None:
         state={"ids": State("ids", "data"), "room": State("room", "data")},
     )
     def _detail(cell: Any, choice: Any, theme: Any, stamp: Any, ids: list[str], room: Any) -> Any:
-        return answers.detail(library, ids, choice or {}, cell, _template(theme), room)
+        return behind.detail(library, ids, choice or {}, cell, _template(theme), room)
 
     @app.callback(
         output=Output("example-number", "data"),
@@ -268,7 +271,7 @@ def _register_cells(app: Dash, library: Library) -> None:
         state={"ids": State("ids", "data")},
     )
     def _prompt(cell: Any, choice: Any, example: Any, ids: list[str]) -> Any:
-        return answers.prompt(library, ids, choice or {}, cell, example if isinstance(example, int) else 0)
+        return behind.prompt(library, ids, choice or {}, cell, example if isinstance(example, int) else 0)
 
 
 def _wanted(choice: Mapping[str, Any], at: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,12 +17,11 @@ from interp import axes as names
 from interp import effects as fx
 from interp.app.choices import Choice
 from interp.app.data import numbers
-from interp.views import drawing, labels
+from interp.views import drawing, kinds, labels
 from interp.views.kinds import FAITHFULNESS, PARETO
 
 _NORMALISED = ("recovery", "damage")
 _OF_CIRCUITS = (FAITHFULNESS, PARETO)
-_TOLD = ("edge", "intervention")
 _RANKS = "rank"
 _ENDS = ("term", "sender", "receiver")
 """Axes whose places say what they are."""
@@ -38,9 +37,8 @@ def valid(ds: xr.Dataset, cell: object) -> bool:
 
 def name(ds: xr.Dataset, cell: Mapping[str, int]) -> str:
     """``L3H1``; of an edge, what it joins, and of a pattern, the two positions."""
-    for told in _TOLD:
-        if told in ds.coords and ds[told].dims == (names.CELL,) and names.CELL in cell:
-            return str(ds[told].values[cell[names.CELL]])
+    if names.CELL in cell and (told := kinds.told(ds, names.CELL)) != names.CELL:
+        return str(ds[told].values[cell[names.CELL]])
     coords = {axis: ds[axis].values.tolist()[i] if axis in ds.coords else i for axis, i in cell.items()}
     words = [str(coords.pop(axis)) for axis in _ENDS if axis in coords]
     source = coords.pop(names.SOURCE_POSITION, None)
@@ -57,8 +55,8 @@ def by_name(ds: xr.Dataset, axes: Sequence[str], called: str) -> dict[str, int] 
         axes: that its cells have.
         called: ``L3H1``, or the edge or intervention that it is.
     """
-    told = next((t for t in _TOLD if t in ds.coords and ds[t].dims == (names.CELL,)), None)
-    if told is not None and list(axes) == [names.CELL]:
+    told = kinds.told(ds, names.CELL)
+    if told != names.CELL and list(axes) == [names.CELL]:
         same = np.flatnonzero(ds[told].values == called)
         return {names.CELL: int(same[0])} if len(same) else None
     known = [ds[axis].values.tolist() if axis in ds.coords else list(range(ds.sizes[axis])) for axis in axes]
@@ -110,21 +108,29 @@ def drawn_column(table: pd.DataFrame, choice: Choice) -> str | None:
         return wanted
     if len(table) < 2:
         return None
-    numbers = [str(column) for column in table if column != "example" and table[column].dtype.kind in "fiub"]
+    numbers = [str(column) for column in table.columns[1:] if table[column].dtype.kind in "fiub"]
     return choice.quantity if choice.quantity in numbers else next(iter(numbers), None)
 
 
 def _variables(ds: xr.Dataset, cell: Mapping[str, int]) -> pd.DataFrame:
-    """Every variable that has the axes of the cell, there; lists such as the likeliest tokens as text."""
+    """Every variable that has the axes of the cell, there; lists such as the likeliest tokens as text.
+
+    A row an example, or a seed where there are seeds and no examples; of examples with seeds the mean over these.
+    """
+    there = {str(name): values.isel(cell) for name, values in ds.data_vars.items() if set(cell) <= set(values.dims)}
+    rows = names.EXAMPLE if not any(names.SEED in v.dims for v in there.values()) else names.SEED
+    rows = names.EXAMPLE if any(names.EXAMPLE in v.dims for v in there.values()) else rows
     found: dict[str, Any] = {}
-    for variable, values in ds.data_vars.items():
-        there = values.isel({axis: i for axis, i in cell.items() if axis in values.dims})
-        if not set(cell) <= set(values.dims) or not set(there.dims) <= {names.EXAMPLE, _RANKS}:
+    for variable, values in there.items():
+        if rows == names.EXAMPLE and names.SEED in values.dims:
+            variable, values = f"{variable}, mean of {values.sizes[names.SEED]} seeds", values.mean(names.SEED)
+        if not set(values.dims) <= {rows, _RANKS}:
             continue
-        each = there.transpose(names.EXAMPLE, ...).values if names.EXAMPLE in there.dims else there.values[None]
-        found[str(variable)] = each if each.ndim == 1 else [", ".join(map(_short, row)) for row in each]
+        each = values.transpose(rows, ...).values if rows in values.dims else values.values[None]
+        found[variable] = each if each.ndim == 1 else [", ".join(map(_short, row)) for row in each]
     length = max((len(column) for column in found.values()), default=0)
-    return pd.DataFrame({"example": range(length)} | {k: v for k, v in found.items() if len(v) == length})
+    at = ds[rows].values.tolist() if rows == names.SEED and rows in ds.coords and length == ds.sizes[rows] else range(length)
+    return pd.DataFrame({rows: at} | {k: v for k, v in found.items() if len(v) == length})
 
 
 def _short(value: object) -> str:
@@ -161,8 +167,8 @@ def _place(ds: xr.Dataset, row: Mapping[Any, Any]) -> dict[str, int] | None:
             same = np.ones(ds.sizes[axis], bool)
             for coordinate in own:
                 same &= ds[coordinate].values == row[coordinate]
-            told = next((t for t in _TOLD if t in ds.coords), None)
-            if told is not None:
+            told = kinds.told(ds, axis)
+            if told != axis:
                 same &= np.array([str(row["cell"]).startswith(str(word)) for word in ds[told].values])
             elif not own:
                 same &= np.array([fx.cell_name({axis: value}) == row["cell"] for value in ds[axis].values.tolist()])

@@ -14,7 +14,8 @@ import xarray as xr
 from interp import axes as names
 from interp import effects as fx
 from interp.effects.quantities import QUANTITIES
-from interp.views import kinds
+from interp.views import kinds, together
+from interp.views.circuits import METHOD, SIZE
 from interp.views.heatmap import default_quantity
 from interp.views.kinds import ATTENTION, COMPARE, CURVE, DLA, IIA, LENS, MAP, SAYS, TOKENS
 
@@ -101,7 +102,7 @@ def resolve(runs: Sequence[Families], wanted: Mapping[str, Any]) -> Offer:
     pick("view", _views(sets, alone=family != FAMILIES, sides=len(runs) > 1))
     choice = Choice(view=chosen["view"] or TABLE)
     view = choice.kind
-    metrics = kinds.metrics(sets) if view not in (LENS, ATTENTION, DLA, IIA, TABLE) else []
+    metrics = together.metrics(sets) if view not in (LENS, ATTENTION, DLA, IIA, TABLE) else []
     pick("metric", ((m, m) for m in metrics), "prob" if view == kinds.TRACING else None)
     pick("quantity", ((q, q) for q in _quantities(sets, choice)), _usual(ds, view, chosen["metric"]))
     variable = None if fx.is_effects(ds) else chosen["quantity"]
@@ -121,25 +122,35 @@ def labels(ds: xr.Dataset, axis: str) -> list[str]:
 
 
 def across(first: xr.Dataset, other: xr.Dataset, place: Mapping[str, int]) -> dict[str, int]:
-    """The place of another result that is called the same along each axis; without those where it has none of that name."""
+    """The place of another result that is called the same along each axis; without those where it has none of that name.
+
+    Cells of a list are known by the edge or the intervention that each is, and circuits by method and size where that is all.
+    """
     found = {}
     for axis, i in place.items():
-        known = labels(other, axis) if axis in other.dims else []
-        if axis in first.dims and (name := labels(first, axis)[i]) in known:
+        known = _called(other, axis) if axis in other.dims else []
+        if axis in first.dims and (name := _called(first, axis)[i]) in known:
             found[axis] = known.index(name)
     return found
+
+
+def _called(ds: xr.Dataset, axis: str) -> list[str]:
+    if (told := kinds.told(ds, axis)) != axis:
+        return [str(value) for value in ds[told].values.tolist()]
+    said = [ds[word].values.tolist() for word in (METHOD, SIZE) if word in ds.coords and ds[word].dims == (axis,)]
+    return [" ".join(map(str, words)) for words in zip(*said, strict=True)] if said else labels(ds, axis)
 
 
 def _families(runs: Sequence[Families]) -> list[tuple[str, str]]:
     """Families that all runs have, and of one run all of them, where a view draws them together."""
     common = [(name, name or "the result") for name in runs[0] if all(name in other for other in runs[1:])]
-    return [*common, *([(FAMILIES, "all together")] if len(runs) == 1 and kinds.of_several(runs[0]) else [])]
+    return [*common, *([(FAMILIES, "all together")] if len(runs) == 1 and together.of_several(runs[0]) else [])]
 
 
 def _views(sets: Sequence[xr.Dataset], *, alone: bool, sides: bool) -> list[tuple[str, str]]:
     """Views of each result by itself, those of all in one figure, and the table."""
-    together = [v for v in kinds.of_several({str(i): ds for i, ds in enumerate(sets)}) if sides or not alone]
-    several = [(f"{v}{TOGETHER}", f"A and B: {SAYS[v]}" if sides else SAYS[v]) for v in together]
+    fit = [v for v in together.of_several({str(i): ds for i, ds in enumerate(sets)}) if sides or not alone]
+    several = [(f"{v}{TOGETHER}", f"A and B: {SAYS[v]}" if sides else SAYS[v]) for v in fit]
     if not alone:
         return several
     first, *others = (kinds.of_one(ds) for ds in sets)
@@ -155,7 +166,7 @@ def _quantities(sets: Sequence[xr.Dataset], choice: Choice) -> list[str]:
     if any(map(fx.is_effects, sets)):
         return []
     if choice.together:
-        return kinds.shared_variables(sets, view) if view in (COMPARE, CURVE) else []
+        return together.shared_variables(sets, view) if view in (COMPARE, CURVE) else []
     found = [kinds.variables(ds, view) for ds in sets]
     return [name for name in found[0] if all(name in other for other in found[1:])]
 
@@ -185,7 +196,7 @@ def _axes(
         x = pick("x", ((a, a) for a in swept), usual)
         y = pick("y", ((a, a) for a in swept if a != x), other if other != x else usual)
         return x, y, [a for a in swept if a not in (x, y)]
-    x = pick("x", ((a, a) for a in (kinds.shared_axes(sets, variable) if choice.together else swept)), usual)
+    x = pick("x", ((a, a) for a in (together.shared_axes(sets, variable) if choice.together else swept)), usual)
     lines = [a for a in kinds.lines(ds, swept, str(x)) if all(a in kinds.swept(one, view, variable) for one in sets)]
     each = [(a, f"a line for each {a}") for a in lines]
     y = pick("y", [*each, (ONE_LINE, ONE_LINE)] if each else [], ONE_LINE if choice.together else other)

@@ -1,15 +1,16 @@
 """What a click on a figure means: a cell of the result, a node of its graph, or a word on why nothing is behind it.
 
 >>> clicked(effects, choice, {"x": 3, "y": 1}, {})                                       # doctest: +SKIP
-Clicked(cell={'position': 3, 'layer': 1}, node='', why='')
+Clicked(cell={'position': 3, 'layer': 1}, of=0, node='', why='')
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ from interp.app import cells
 from interp.app.choices import Choice, across
 from interp.app.drawing import number
 from interp.views import drawing, edges, kinds
+from interp.views.circuits import METHOD, SIZE
+from interp.views.iia import arrays as accuracies
 from interp.views.kinds import (
     ATTENTION,
     CIRCUIT,
@@ -41,18 +44,23 @@ Point = Mapping[str, Any]
 _BOLD = re.compile(r"<b>(.*?)</b>")
 _OF_SEEDS = "This point is a mean over seeds; a map has a slider for them, which chooses one and its examples."
 _OF_THRESHOLD = "A point of this curve is a threshold over all edges, so there are no values per example behind it."
-_OF_SEVERAL = "This point belongs to one of the runs; open that run alone to see the examples behind it."
+_OF_ENDS = "This line is the same all along, so there is no place on it with values of its own."
 
 
 class Clicked(NamedTuple):
-    """What was clicked; of all three one at most."""
+    """What was clicked: a cell, a node, or why it is neither."""
 
     cell: dict[str, int] | None = None
     """A place along every axis that is not an example."""
+    of: int = 0
+    """Of several results the one whose place it is."""
     node: str = ""
     """Of a graph, whose edges are its cells."""
     why: str = ""
     """Why there is nothing to show."""
+
+    def __bool__(self) -> bool:
+        return self.cell is not None or bool(self.node or self.why)
 
 
 def clicked(ds: xr.Dataset, choice: Choice, point: Point, figure: Mapping[str, Any]) -> Clicked:
@@ -67,8 +75,6 @@ def clicked(ds: xr.Dataset, choice: Choice, point: Point, figure: Mapping[str, A
     view = choice.view
     if view == MAP and choice.x and choice.y:
         return _within(ds, {choice.x: point.get("x"), choice.y: point.get("y")} | choice.at)
-    if view == CURVE and choice.x:
-        return _of_line(ds, choice, _line(point, figure), point.get("pointNumber"))
     if view == LENS:
         return _within(ds, {names.POSITION: point.get("x"), names.LAYER: point.get("y")})
     if view == ATTENTION:
@@ -82,33 +88,23 @@ def clicked(ds: xr.Dataset, choice: Choice, point: Point, figure: Mapping[str, A
         return _of_pair(ds, choice, *(html.unescape(str(point.get(end))) for end in "yx"))
     if view in (CIRCUIT, PATHS):
         return _of_graph(ds, choice, _bold(point))
-    if view in (FAITHFULNESS, PARETO):
-        return _of_circuit(ds, choice, _line(point, figure), point.get("pointNumber"))
-    if view == IIA:
-        return _within(ds, {kinds.along(ds["iia"]): point.get("pointNumber")})
+    if view in _OF_LINES:
+        return _of_line({"": ds}, [choice], _line(point, figure), point.get("pointNumber"))
     return Clicked(why=_OF_THRESHOLD if view == kinds.ROC else "")
 
 
 def together(results: Mapping[str, xr.Dataset], choice: Choice, point: Point, figure: Mapping[str, Any]) -> Clicked:
-    """What a point of the figure of several results means, as a place in the first one."""
+    """What a point of the figure of several results means."""
     every = list(results.values())
     first, view = every[0], choice.kind
     if view == kinds.TRACING:
         return _within(first, {names.LAYER: point.get("x"), names.POSITION: point.get("y")})
     if view == COMPARE:
         return Clicked(cells.by_name(first, kinds.axes_of(_array(first, choice)), _bold(point)))
-    if view == CURVE and choice.x:
-        line = _line(point, figure)
-        for ds in every:
-            many = ds.sizes[choice.y] if choice.y else 1
-            if line is not None and line < many:
-                own = replace(choice, at=across(first, ds, choice.at))
-                there = _of_line(ds, own, line, point.get("pointNumber"))
-                place = across(ds, first, there.cell or {})
-                return Clicked(place) if there.cell and len(place) == len(there.cell) else there._replace(cell=None)
-            line = None if line is None else line - many
-        return Clicked()
-    return Clicked(why=_OF_THRESHOLD if view == kinds.ROC else _OF_SEVERAL)
+    if view in _OF_LINES:
+        each = [replace(choice, at=across(first, ds, choice.at)) for ds in every]
+        return _of_line(results, each, _line(point, figure), point.get("pointNumber"))
+    return Clicked(why=_OF_THRESHOLD if view == kinds.ROC else "")
 
 
 def edges_of(ds: xr.Dataset, choice: Choice, node: str) -> list[int]:
@@ -148,18 +144,75 @@ def _line(point: Point, figure: Mapping[str, Any]) -> int | None:
 
 
 def _array(ds: xr.Dataset, choice: Choice) -> xr.DataArray:
-    return ds["value" if fx.is_effects(ds) else str(choice.quantity)]
+    return ds["value" if fx.is_effects(ds) else choice.quantity or kinds.variables(ds, choice.kind)[0]]
 
 
-def _of_line(ds: xr.Dataset, choice: Choice, line: int | None, i: Any) -> Clicked:
-    if line is None:
+def _of_line(results: Mapping[str, xr.Dataset], each: Sequence[Choice], line: int | None, i: Any) -> Clicked:
+    """Point ``i`` of a line: those of the first result come first."""
+    if line is None or not isinstance(i, int):
         return Clicked()
+    for of, (ds, choice) in enumerate(zip(results.values(), each, strict=True)):
+        lines = _OF_LINES[choice.kind](ds, choice)
+        if line < len(lines):
+            return lines[line][i]._replace(of=of) if 0 <= i < len(lines[line]) else Clicked()
+        line -= len(lines)
+    return Clicked()
+
+
+Lines = list[list[Clicked]]
+"""What each point of each line means."""
+
+
+def _along(ds: xr.Dataset, choice: Choice) -> Lines:
+    """A curve: one line, or one for every place along an axis."""
+    array, x = _array(ds, choice), str(choice.x)
+    lines = [{choice.y: line} for line in range(ds.sizes[choice.y])] if choice.y else [{}]
+    return [[_of_seed(array, {x: i} | line | choice.at) for i in range(array.sizes[x])] for line in lines]
+
+
+def _of_sizes(ds: xr.Dataset, choice: Choice) -> Lines:
+    """Circuits by size: the lines of one method after the other, one for every place of the axes that are left."""
     array = _array(ds, choice)
-    if names.SEED in array.dims and choice.x != names.SEED:
-        if array.sizes[names.SEED] > 1:
-            return Clicked(why=_OF_SEEDS)
-        return _within(ds, {str(choice.x): i, names.SEED: 0} | ({choice.y: line} if choice.y else {}) | choice.at)
-    return _within(ds, {str(choice.x): i} | ({choice.y: line} if choice.y else {}) | choice.at)
+    axis = names.CELL if names.CELL in array.dims else SIZE
+    methods = ds[METHOD].values if METHOD in ds.coords and ds[METHOD].dims == (axis,) else np.zeros(ds.sizes[axis])
+    found: Lines = []
+    for method in dict.fromkeys(methods.tolist()):
+        own = np.flatnonzero(methods == method)
+        order = own[np.argsort(ds[SIZE].values[own], kind="stable")].tolist()
+        found += [[_of_seed(array, {axis: cell} | place) for cell in order] for place in _left(array, axis, names.METRIC)]
+    return found
+
+
+def _of_accuracies(ds: xr.Dataset, choice: Choice) -> Lines:
+    """An accuracy and its controls, each with a line for every place of the axes that are left; seeds are behind a point."""
+    x = kinds.along(ds["iia"])
+    found: Lines = []
+    for variable, drawn in accuracies(ds, "iia", x).items():
+        has = x in ds[variable or "iia"].dims
+        for place in _left(drawn, x):
+            found.append([Clicked({x: i} | place) if has else Clicked(why=_OF_ENDS) for i in range(drawn.sizes[x])])
+    return found
+
+
+def _left(array: xr.DataArray, *drawn: str) -> list[dict[str, int]]:
+    """Every place of the axes that have a line each."""
+    rest = [str(d) for d in array.dims if d not in (*drawn, names.SEED, names.EXAMPLE)]
+    return [dict(zip(rest, place, strict=True)) for place in product(*(range(array.sizes[axis]) for axis in rest))]
+
+
+def _of_seed(array: xr.DataArray, place: dict[str, int]) -> Clicked:
+    """The place of the only seed; over several seeds the mean is drawn."""
+    if names.SEED not in array.dims or names.SEED in place:
+        return Clicked(place)
+    return Clicked(why=_OF_SEEDS) if array.sizes[names.SEED] > 1 else Clicked(place | {names.SEED: 0})
+
+
+_OF_LINES: Mapping[str, Callable[[xr.Dataset, Choice], Lines]] = {
+    CURVE: _along,
+    FAITHFULNESS: _of_sizes,
+    PARETO: _of_sizes,
+    IIA: _of_accuracies,
+}
 
 
 def _of_pattern(ds: xr.Dataset, choice: Choice, point: Point) -> Clicked:
@@ -221,18 +274,3 @@ def _of_graph(ds: xr.Dataset, choice: Choice, name: str) -> Clicked:
     if name in called:
         return Clicked({names.CELL: int(_cells(ds, found)[called.index(name)])} | choice.at)
     return Clicked(node=name) if " → " not in name else Clicked()
-
-
-def _of_circuit(ds: xr.Dataset, choice: Choice, line: int | None, i: Any) -> Clicked:
-    """Circuits are drawn by size, one line a method."""
-    array = _array(ds, choice)
-    axis = names.CELL if names.CELL in array.dims else "size"
-    if [d for d in array.dims if d not in (axis, names.EXAMPLE, names.METRIC)]:
-        return Clicked(why=_OF_SEEDS if names.SEED in array.dims else _OF_SEVERAL)
-    methods = ds["method"].values if "method" in ds.coords and ds["method"].dims == (axis,) else np.zeros(ds.sizes[axis])
-    every = list(dict.fromkeys(methods.tolist()))
-    if line is None or line >= len(every) or not isinstance(i, int):
-        return Clicked()
-    own = np.flatnonzero(methods == every[line])
-    order = own[np.argsort(ds["size"].values[own], kind="stable")]
-    return Clicked({axis: int(order[i])}) if 0 <= i < len(order) else Clicked()

@@ -65,11 +65,13 @@ def difference(a: xr.Dataset, b: xr.Dataset, choice: Choice) -> xr.DataArray:
     right = right.transpose(*left.dims)
     data = left.values.astype(float) - right.values.astype(float)
     dims = left.dims
-    found = xr.DataArray(data, {d: left[d] for d in dims if d in left.coords}, dims, "A − B")
+    kept = [c for c in left.coords if c in dims or (c in names.SWEPT and not left[c].ndim)]  # axes, and where others stand
+    found = xr.DataArray(data, {c: left[c] for c in kept}, dims, "A − B")
     said = f"of each of {a.sizes[names.EXAMPLE]} examples" if paired else "of the means: the examples are not the same"
     if not paired and same_examples(a, b):
         said = f"of the {choice.quantity} over all examples"
-    models = dict.fromkeys(str(ds.attrs["model"]) for ds in (a, b) if ds.attrs.get("model"))
+    selected = (ds.isel({axis: i for axis, i in choice.at.items() if axis in ds.dims}) for ds in (a, b))
+    models = dict.fromkeys(str(attrs["model"]) for attrs in map(fx.attrs_of, selected) if attrs.get("model"))
     found.attrs = {"quantity": "difference", "difference": said, "model": " − ".join(models)}
     if paired and _TEMPLATE in a.coords:  # what intervals are clustered by
         found = found.assign_coords({_TEMPLATE: (names.EXAMPLE, a[_TEMPLATE].values)})

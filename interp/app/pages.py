@@ -1,4 +1,4 @@
-"""The pages: the frame around all of them, one run or two side by side, and the details of a cell.
+"""The pages: the frame around all of them, and one run or two side by side.
 
 Ids of what callbacks fill: ``controls`` and ``sliders``, the panels ``a``, ``b`` and ``difference``, ``strongest``, ``detail``
 and ``prompts``.
@@ -6,8 +6,8 @@ and ``prompts``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import xarray as xr
@@ -15,13 +15,11 @@ from dash import dcc, html
 
 from interp import effects as fx
 from interp import report
-from interp.app import cells, parts, prompts
-from interp.app.choices import CONTROLS, Choice
-from interp.app.data import Opened, numbers
-from interp.app.strip import strip
+from interp.app import details, parts
+from interp.app.choices import CONTROLS
+from interp.app.data import Opened
 from interp.store.marker import DATA
 from interp.store.run import DAMAGED, UNFINISHED
-from interp.views.prompts import cut
 
 _LABELS = {
     "family": "family",
@@ -35,17 +33,6 @@ _LABELS = {
 _CALLS = ("patch", "attribute", "patch_edges", "ablate")
 _LEFT_OUT = ("spec", "versions")
 SIDES = ("A", "B")
-_APART = "The two runs are not of the same examples: a row of the table is no pair."
-_NONE = "This result keeps no values per example here."
-
-
-class Sided(NamedTuple):
-    """A result beside others."""
-
-    side: str
-    """What it is called; "" of one alone."""
-    ds: xr.Dataset
-    cell: Mapping[str, int] | None
 
 
 def frame(name: str) -> html.Div:
@@ -101,7 +88,7 @@ def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures:
     )
     strongest = [html.H2("Strongest cells"), html.Div(id="strongest")]
     beside = html.Section(strongest, className="card", id="strongest-card", hidden=True)
-    behind = [html.Div(id="detail", children=empty_detail()), html.Div(id="prompts")]
+    behind = [html.Div(id="detail", children=details.empty()), html.Div(id="prompts")]
     return html.Div(
         [
             dcc.Store(id="ids", data=ids),
@@ -199,80 +186,6 @@ def variables(ds: xr.Dataset) -> html.Div:
         axes = " × ".join(f"{dim} {size}" for dim, size in array.sizes.items())
         rows.append((str(name), axes, str(array.dtype), *ends, int(array.isnull().sum()) if numbers else 0))
     return parts.table(pd.DataFrame(rows, columns=["variable", "axes", "type", "least", "largest", "mean", "missing"]))
-
-
-def empty_detail() -> html.Div:
-    """What stands where the details of a cell will be."""
-    return parts.note("Click a point of the figure, or one of the strongest cells, to see the examples behind it.")
-
-
-def detail(sided: Sequence[Sided], choice: Choice, template: str, *, width: int = 520, pairs: bool = False) -> html.Div:
-    """The examples behind a cell, of one result or of several; ``pairs``: two that are of the same examples."""
-    first, tables = sided[0], [cells.examples(one.ds, choice, one.cell or {}) for one in sided]
-    column = cells.drawn_column(tables[0], choice)
-    lines = [" ".join(filter(None, (one.side, cells.said(one.ds, choice, one.cell or {})))) for one in sided]
-    merged = _merged([one.side for one in sided], tables, column, pairs)
-    content: list[Any] = []
-    if column is not None and len(merged) > 1:
-        both = zip(sided, tables, strict=True)
-        drawn = [(one.side, table.set_index("example")[column]) for one, table in both if column in table]
-        name = {"effect": f"effect on {choice.metric}", "changed": str(choice.metric)}.get(column, column)
-        graph = {"id": {"type": "strip", "of": "cell"}, "figure": strip(drawn, name, template, width=width)}
-        content.append(dcc.Graph(**graph, config=parts.GRAPH))
-    if len(merged) == 1:
-        content.append(parts.facts({str(c): v for c, v in merged.iloc[0].items() if c != "example"}))
-    elif len(merged):
-        ids = [{"type": "example", "index": i} for i in range(len(merged))]
-        content.append(html.Div(parts.table(merged, ids), id="examples"))
-    notes = [_APART] if len(sided) == 2 and not pairs and "example" in first.ds.dims else []
-    notes += [_NONE] if merged.empty or not any("example" in v.dims for v in first.ds.data_vars.values()) else []
-    cell = first.cell or {}
-    called = cells.name(first.ds, cell)
-    return html.Div(
-        [
-            html.H2([html.B(cut(called, 100), title=called), html.Span(prompts.where(first.ds, cell), className="soft")]),
-            *(html.Div(line, className="said") for line in lines if line),
-            *map(parts.note, notes),
-            html.Div(content, className="two" if len(content) == 2 else ""),
-        ]
-    )
-
-
-def node(name: str, table: pd.DataFrame, ids: Sequence[Mapping[str, Any]]) -> html.Div:
-    """The edges of a node of a circuit, which has no number of its own."""
-    said = "A node has no values per example of its own; its edges have. A click on one shows them."
-    return html.Div([html.H2(html.B(name)), parts.note(said), parts.table(table, ids)], className="nodes")
-
-
-def prompt(sided: Sequence[Sided], recipes: Sequence[Any], example: int) -> html.Div:
-    """The prompts of one example of each result, with its recipe; those of another only where they are others."""
-    found: list[Any] = []
-    seen: list[list[prompts.Shown]] = []
-    for one, recipe in zip(sided, recipes, strict=True):
-        if example >= one.ds.sizes.get("example", 1):
-            continue
-        both = prompts.prompts(one.ds, example, one.cell, recipe)
-        if both and both not in seen:
-            seen.append(both)
-            head = f"{one.side} example" if one.side else "Example"
-            found += [html.H3(f"{head} {numbers(one.ds)[example]}"), *(parts.tokens(prompt) for prompt in both)]
-    each = [token for both in seen for one in both for token in one.tokens]
-    words = {"differs": any(t.differs for t in each), "marked": any(t.marked for t in each)}
-    says = {"differs": "differs between the two", "marked": "where the cell is"}
-    legend = [html.Span(says[kind], className=f"token {kind}") for kind, is_so in words.items() if is_so]
-    return html.Div([*found, html.Div(legend, className="legend")])
-
-
-def _merged(sides: Sequence[str], tables: Sequence[pd.DataFrame], column: str | None, pairs: bool) -> pd.DataFrame:
-    """The only table; of several, the column that is drawn side by side, and subtracted where rows are pairs."""
-    if len(tables) == 1 or column is None or any(column not in table for table in tables):
-        return tables[0]
-    merged = pd.DataFrame({"example": max(tables, key=len)["example"]})
-    for side, table in zip(sides, tables, strict=True):
-        merged[f"{column} {side}"] = table[column].reindex(range(len(merged)))
-    if pairs:
-        merged[" − ".join(sides)] = merged[f"{column} {sides[0]}"] - merged[f"{column} {sides[1]}"]
-    return merged
 
 
 def _downloads(of: str, figures: Sequence[str], why: str) -> list[Any]:

@@ -29,7 +29,7 @@ def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, wi
     """A figure of one number an example.
 
     Args:
-        rows: the name of each run, "" for the only one, and its numbers by example; NaN is left out.
+        rows: the name of each run, "" for the only one, and its numbers by example, or by seed; NaN is left out.
         name: of the number.
         template: a plotly template.
         width: in pixels.
@@ -45,7 +45,7 @@ def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, wi
             figure.add_histogram(x=numbers[there], marker={"color": colour}, opacity=0.7, nbinsx=40, **title)
         else:
             spread = i + 0.55 * (np.modf(there * 0.618034)[0] - 0.5)  # the same at every drawing
-            named, value = f"{side} example".strip(), labels.escape(name)
+            named, value = f"{side} {column.index.name}".strip(), labels.escape(name)
             hover = [f"{named} {column.index[e]}<br>{value} {numbers[e]:.4g}" for e in there]
             marks = {"mode": "markers", "marker": {"color": colour, "size": 8, "opacity": 0.75}}
             figure.add_scatter(x=numbers[there], y=spread, customdata=there, text=hover, hoverinfo="text", **marks, **title)

@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from interp import axes as names
+from interp.effects.origin import STAMP
 from interp.effects.schema import EffectsError, base, paired
 from interp.errors import UnknownNameError
 
@@ -93,7 +94,27 @@ def noise_floor(ds: xr.Dataset, *, rounding: bool = False) -> xr.DataArray:
     return np.maximum(floor, 4 * np.finfo(ds["clean"].dtype).eps * size)
 
 
+def quantity_of(array: xr.DataArray) -> str:
+    """Which quantity an array is: ``recovery``, or ``from recovery`` where it was reckoned from one or more; "" of any other.
+
+    Arithmetic hands attributes on as far as both sides agree (xarray 2025.11 and later), or none of them. So an array is the
+    quantity of a run while it has the run's digest and, for each axis that it was made with, the axis or the place on it: a
+    difference of two runs lacks the first, of two heads the second. One array times a number cannot be told from itself.
+    """
+    called = str(array.attrs.get("quantity") or array.name)
+    if called not in QUANTITIES or ("quantity" not in array.attrs and called not in ("recovery", "damage")):
+        return ""
+    places = {*array.dims, *array.coords}
+    whole = STAMP in array.attrs and places >= set(array.attrs.get(_AXES, ()))
+    return called if whole else f"from {called}"
+
+
+_AXES = "quantity_axes"
+"""Attribute: the axes of a quantity when it was made, and the places where it was selected, but for examples."""
+
+
 def _named(array: xr.DataArray, ds: xr.Dataset, quantity: str) -> xr.DataArray:
     named = array.rename(quantity)
-    named.attrs = dict(ds.attrs) | {"quantity": quantity}
+    axes = [axis for axis in names.ALL if axis != names.EXAMPLE and (axis in array.dims or axis in array.coords)]
+    named.attrs = dict(ds.attrs) | {"quantity": quantity, _AXES: axes}
     return named

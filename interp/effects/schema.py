@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeGuard
@@ -125,7 +126,7 @@ def validate(ds: Any) -> xr.Dataset:
             f"this result holds several families ({', '.join(families)}); choose one: result[{families[0]!r}].to_dataset()"
         )
     if not isinstance(ds, xr.Dataset):
-        raise EffectsError(f"a result of interp.patch is an xarray Dataset; got {type(ds).__name__}")
+        raise EffectsError(f"a result of interp.patch is an xarray Dataset; got {type(ds).__name__}{unread(ds)}")
     lacking = [v for v in _VARIABLES if v not in ds.data_vars]
     if lacking:
         raise EffectsError(
@@ -198,6 +199,20 @@ def _require_examples(ds: xr.Dataset) -> None:
             "this result has no axis 'example', from which intervals and ratios of means are taken: choose examples by "
             f"isel({names.EXAMPLE}=[0]), which keeps it, and take means last: interp.recovery(result), interp.summary(result)"
         )
+
+
+def unread(given: Any) -> str:
+    """How an error about something that is no result goes on where it names a run: the run is to be loaded; "" of any other.
+
+    >>> unread("a1b2c3d4e5f6"), unread("runs/a1b2c3d4e5f6")
+    ("; load the run first: Store(…).load('a1b2c3d4e5f6')", "; load the run first: Store('runs').load('a1b2c3d4e5f6')")
+    """
+    several = list(given.values()) if isinstance(given, Mapping) else given
+    one = several[0] if isinstance(several, list | tuple) and several else several
+    if isinstance(one, str | os.PathLike) and str(one):
+        folder, run = os.path.split(os.fspath(one).rstrip("/"))
+        return f"; load the run first: Store({repr(folder) if folder else '…'}).load({run!r})"
+    return "; load the run first: run.load()" if hasattr(one, "load") and not hasattr(one, "dims") else ""
 
 
 def _check_rule(ds: xr.Dataset) -> None:

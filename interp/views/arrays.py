@@ -150,7 +150,7 @@ def _laid_out(array: xr.DataArray, x: str, y: str, level: float) -> _Map:
 
 
 def _drawn(drawn: _Map, x: str, y: str, colours: dict[str, object], title: str | None, width: int, template: str) -> go.Figure:
-    array, name = drawn.array, labels.escape(_name(drawn.array))
+    array, name = drawn.array, labels.escape(labels.name_of(drawn.array))
     columns, rows = ticks_of(array, x), ticks_of(array, y)
     figure = go.Figure(
         go.Heatmap(
@@ -166,10 +166,6 @@ def _drawn(drawn: _Map, x: str, y: str, colours: dict[str, object], title: str |
     )
     head = title or f"{name}, {labels.escape(y)} by {labels.escape(x)}"
     return dress(figure, head, _under(drawn, x, y), columns, rows, width=width, template=template)
-
-
-def _name(array: xr.DataArray) -> str:
-    return str(array.attrs.get("quantity") or array.name or "value")
 
 
 def ticks_of(array: xr.DataArray | xr.Dataset, axis: str) -> labels.Ticks:

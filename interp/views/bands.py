@@ -52,7 +52,10 @@ def named(results: Any) -> dict[str, Result]:
     if isinstance(results, Mapping) and results and all(isinstance(v, xr.Dataset | xr.DataArray) for v in results.values()):
         return {str(name): one for name, one in results.items()}
     kind = type(results).__name__
-    raise InputError(f"results is a {kind}; expected an xarray result, or several by name: {{'EAP': first, 'random': second}}")
+    raise InputError(
+        f"results is a {kind}; expected an xarray result, or several by name: {{'EAP': first, 'random': second}}"
+        f"{fx.unread(results)}"
+    )
 
 
 def of_effects(ds: xr.Dataset, x: str, quantity: str, *, level: float = 0.95, seed: int = 0) -> Lines:

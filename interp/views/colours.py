@@ -84,9 +84,15 @@ def of_text(numbers: NDArray[np.floating], colours: Mapping[str, Any]) -> list[s
     low, high = float(colours["zmin"]), float(colours["zmax"])
     places = np.clip((np.asarray(numbers, float) - low) / (high - low), 0, 1)
     sampled = sample_colorscale(get_colorscale(colours["colorscale"]), places, colortype="tuple") if len(places) else []
-    light = np.array([np.dot(_LUMINANCE, np.power(colour, 2.2)) for colour in sampled])
+    light = luminance(np.reshape(sampled, (-1, 3)))
     return np.where((light + 0.05) ** 2 > 0.05 * 1.05, "#000000", "#ffffff").tolist()
 
 
-_LUMINANCE = (0.2126, 0.7152, 0.0722)
-"""Of linear red, green and blue; a contrast is a ratio of luminances, each with 0.05 added (WCAG 2.2)."""
+def luminance(colours: NDArray[np.floating]) -> NDArray[np.float64]:
+    """From 0 of black to 1 of white, of colours ``[…, red green blue]`` from 0 to 1 (sRGB).
+
+    A contrast is a ratio of luminances, each with 0.05 added (WCAG 2.2); on any colour black or white has 4.5 or more.
+    """
+    colours = np.asarray(colours, float)
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    return np.asarray(linear @ [0.2126, 0.7152, 0.0722])

@@ -11,7 +11,6 @@ base by rule in both, which agree without having been measured.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
@@ -20,33 +19,19 @@ from numpy.typing import NDArray
 
 from interp import axes as names
 from interp import effects as fx
-from interp import stats
 from interp.effects import curves
-from interp.errors import InputError, ShapeMismatchError
-from interp.views import bands, labels
+from interp.errors import ShapeMismatchError
+from interp.views import labels
+from interp.views import prompts as of
 from interp.views.colours import COLOURS, GREY, ink
 from interp.views.layout import PAGE
 from interp.views.lines import Frame
+from interp.views.matching import Side, cells_of, matched, require_alike, side_of
 from interp.views.placing import beside
 from interp.views.prompts import cut
 
 _ALL, _BIN = 4000, 3
 """Points that are drawn whatever they cover, and pixels of a place in which one is enough."""
-
-_BY_NAME = ("edge", "intervention")
-"""Coordinates along ``cell`` that say what a cell is, whatever its number."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One of the two results: a mean and an interval for every cell."""
-
-    table: xr.Dataset
-    n: str
-    quantity: str
-    floor: float
-    said: list[str]
-    """Its provenance, in parts."""
 
 
 def compare(
@@ -83,12 +68,14 @@ def compare(
         InputError: effects of another direction, or of another metric.
         UnknownNameError: an unknown metric or quantity.
     """
+    for result, argument in ((estimated, "estimated"), (exact, "exact")):
+        of.check(result, argument, xr.Dataset, xr.DataArray)
     if isinstance(estimated, xr.Dataset) and isinstance(exact, xr.Dataset):
-        _require_alike(estimated, exact, called)
+        require_alike(estimated, exact, called)
     if metric is None and isinstance(exact, xr.Dataset):
         metric = str(fx.choose_metric(exact)[names.METRIC].item())
-    sides = [_side(result, quantity, metric, level) for result in (estimated, exact)]
-    first, second, known = _matched([side.table for side in sides], called)
+    sides = [side_of(result, quantity, metric, level) for result in (estimated, exact)]
+    first, second, known = matched([side.table for side in sides], called)
     rule = (first["by_rule"] & second["by_rule"]).values.ravel()
     y, x = (table["mean"].values.ravel() for table in (first, second))
     at = np.flatnonzero(np.isfinite(x) & np.isfinite(y) & ~rule)
@@ -117,71 +104,6 @@ def compare(
     return figure
 
 
-def _require_alike(estimated: xr.Dataset, exact: xr.Dataset, called: tuple[str, str]) -> None:
-    for result in (estimated, exact):
-        fx.validate(result)
-    directions = [result.attrs["patching"] for result in (estimated, exact)]
-    if len(set(directions)) > 1:
-        raise InputError(f"{called[0]} is of {directions[0]}, {called[1]} of {directions[1]}; compare the same direction")
-
-
-def _side(result: xr.Dataset | xr.DataArray, quantity: str, metric: str | None, level: float) -> _Side:
-    if isinstance(result, xr.Dataset):
-        one = fx.choose_metric(result, metric)
-        table = fx.summary(one, quantity, level=level, method="t").isel({names.METRIC: 0})
-        n = f"n={one.sizes[names.EXAMPLE]}{labels.clusters(table)}"
-        own = table[["mean", "low", "high"]].assign(by_rule=one["by_rule"].all(names.EXAMPLE))
-        name = labels.quantity_name(quantity, str(one[names.METRIC].item()))
-        floor = float(fx.noise_floor(one)) if quantity == "effect" else 0.0
-        return _Side(own, n, name, floor, labels.provenance(one, table).split(" · "))
-    name = str(result.attrs.get("quantity") or result.name or "value")
-    attrs = fx.attrs_of(result)
-    said = [str(attrs[key]) for key in ("model", "task") if attrs.get(key)]
-    if names.EXAMPLE not in result.dims:
-        columns, n = {"mean": result.astype(float)}, ""
-        columns |= {end: xr.full_like(columns["mean"], np.nan) for end in ("low", "high")}
-    else:
-        rest = [d for d in result.dims if d != names.EXAMPLE]
-        groups = bands.templates(result)
-        numbers = result.transpose(*rest, names.EXAMPLE).values.astype(float)
-        found = stats.t_interval(numbers, clusters=groups, level=level)
-        like = result.isel({names.EXAMPLE: 0}, drop=True).transpose(*rest)
-        columns = {end: like.copy(data=column) for end, column in zip(("mean", "low", "high"), found[:3], strict=True)}
-        n = f"n={result.sizes[names.EXAMPLE]}" + (f", {found.n} templates" if groups is not None else "")
-    rule = xr.zeros_like(columns["mean"], dtype=bool)
-    return _Side(xr.Dataset({**columns, "by_rule": rule}), n, name, 0.0, said)
-
-
-def _matched(tables: Sequence[xr.Dataset], called: tuple[str, str]) -> tuple[xr.Dataset, xr.Dataset, tuple[int, int]]:
-    """Both tables of the cells that are in both, in one order, and how many cells each had."""
-    first, second = tables
-    sizes = (first["mean"].size, second["mean"].size)
-    for key in _BY_NAME:
-        if all(key in table.coords and table[key].dims == (names.CELL,) for table in tables):
-            renamed = [table.swap_dims({names.CELL: key}) for table in (first, second)]
-            if all(table.indexes[key].is_unique for table in renamed):
-                first, second = renamed
-                break
-    if set(first["mean"].dims) != set(second["mean"].dims):
-        listed = [", ".join(f"{d} ({table.sizes[d]})" for d in table["mean"].dims) for table in (first, second)]
-        raise ShapeMismatchError(
-            f"{called[0]} has the axes {listed[0] or 'none'}, {called[1]} {listed[1] or 'none'}; expected the same"
-        )
-    plain = [str(d) for d in first["mean"].dims if d not in first.indexes or d not in second.indexes]
-    for axis in plain:
-        if first.sizes[axis] != second.sizes[axis]:
-            raise ShapeMismatchError(
-                f"{called[0]} has {first.sizes[axis]} along {axis!r}, {called[1]} {second.sizes[axis]}, and no coordinate says "
-                "which are the same"
-            )
-    dims = [d for d in second["mean"].dims if second.sizes[d]]
-    both = [table[["mean", "low", "high", "by_rule"]].reset_coords(drop=True).transpose(*dims) for table in (first, second)]
-    one, other = xr.align(*both, join="inner", copy=False)
-    if not one["mean"].size:
-        raise ShapeMismatchError(f"{called[0]} and {called[1]} have no cell in common; their coordinates differ")
-    return one, other, sizes
-
-
 def _ends(numbers: NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(numbers.min()), float(numbers.max())
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
@@ -208,18 +130,6 @@ def _thinned(
     return order[np.concatenate([first, more])], np.concatenate([hidden, np.zeros(len(more), int)])
 
 
-def _names(table: xr.Dataset, at: NDArray[np.intp]) -> list[str]:
-    """``L9H6``, or the edge or intervention that a cell is."""
-    dims = [str(d) for d in table["mean"].dims]
-    places = np.unravel_index(at, tuple(table.sizes[d] for d in dims)) if dims else ()
-    values = [
-        (table[d].values if d in table.coords else np.arange(table.sizes[d]))[i] for d, i in zip(dims, places, strict=True)
-    ]
-    if len(dims) == 1 and dims[0] in _BY_NAME:
-        return [str(value) for value in values[0]]
-    return [fx.cell_name(dict(zip(dims, row, strict=True))) for row in zip(*values, strict=True)]
-
-
 def _unshared(every: list[str]) -> list[str]:
     """``L0H1.z`` of ``L0H1.z ← Activation(source)``, where all of several interventions put the same in place."""
     sites, arrows, values = zip(*(name.partition(" ← ") for name in every), strict=True)
@@ -229,7 +139,7 @@ def _unshared(every: list[str]) -> list[str]:
 def _hover(
     first: xr.Dataset,
     second: xr.Dataset,
-    sides: Sequence[_Side],
+    sides: Sequence[Side],
     called: tuple[str, str],
     drawn: NDArray[np.intp],
     beneath: NDArray[np.intp],
@@ -248,12 +158,12 @@ def _hover(
     return [
         f"<b>{labels.escape(name)}</b><br>{one}<br>{other}<br>difference {d:+.3g}"
         + (f"<br>and {more:,} more here" if more else "")
-        for name, one, other, d, more in zip(_names(first, drawn), *lines, difference, beneath.tolist(), strict=True)
+        for name, one, other, d, more in zip(cells_of(first, drawn), *lines, difference, beneath.tolist(), strict=True)
     ]
 
 
 def _under(
-    sides: Sequence[_Side], found: curves.Agreement, cells: int, drawn: int, rule: int, both: int, known: tuple[int, int]
+    sides: Sequence[Side], found: curves.Agreement, cells: int, drawn: int, rule: int, both: int, known: tuple[int, int]
 ) -> str:
     shared = [word for word in sides[1].said if word in sides[0].said]
     numbers = f"Pearson {_share(found.pearson)}, Spearman {_share(found.spearman)}"
@@ -310,7 +220,7 @@ def _mark(
     )
     scale = frame.inner / (ends[1] - ends[0])
     where, others = ((np.stack([x[i], y[i]], -1) - ends[0]) * scale for i in (order, drawn))
-    words = [cut(name, 28) for name in _unshared(_names(table, order))]
+    words = [cut(name, 28) for name in _unshared(cells_of(table, order))]
     widths = [frame.glyph * len(word) + 2 for word in words]
     for word, i, place in zip(
         words, order, beside(where, widths, 1.3 * frame.size, others, (frame.inner, frame.height)), strict=True

@@ -159,7 +159,8 @@ def _of_arrays(
     for variable in variables:
         own = {name: _variables(one, x)[variable] for name, one in every.items() if variable in _variables(one, x)}
         drawn = {name: bands.of_array(array, x, level=level) for name, array in own.items()}
-        panels.append(_together(labels.escape(variable or "value"), drawn))
+        called = " and ".join(dict.fromkeys(fx.quantity_of(array) or variable or "value" for array in own.values()))
+        panels.append(_together(labels.escape(called), drawn))
         found |= {f"{variable} {name}": one for name, one in drawn.items()}
     head = f"{', '.join(panel.name for panel in panels)} over {labels.escape(x)}"
     return panels, head, bands.provenance(list(every.values()), []), bands.words([one.band for one in found.values()])

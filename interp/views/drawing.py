@@ -15,7 +15,7 @@ import xarray as xr
 from interp import axes as names
 from interp import effects as fx
 from interp.errors import InputError
-from interp.views import kinds
+from interp.views import kinds, known_circuit, together
 from interp.views.attention import attention
 from interp.views.circuit import circuit
 from interp.views.compare import compare
@@ -103,7 +103,7 @@ def draw(
 
 
 def draw_several(
-    results: kinds.Results,
+    results: known_circuit.Results,
     view: str,
     *,
     metric: str | None = None,
@@ -142,7 +142,7 @@ def draw_several(
         return curve(every, quantity, x=x, **dress)
     if view in (kinds.FAITHFULNESS, kinds.PARETO):
         return _WHOLE[view](every, **dress)
-    raise InputError(f"{view!r} draws no results together; what fits: {', '.join(kinds.of_several(results)) or 'nothing'}")
+    raise InputError(f"{view!r} draws no results together; what fits: {', '.join(together.of_several(results)) or 'nothing'}")
 
 
 def select(ds: xr.Dataset, metric: str | None, at: Mapping[str, int]) -> xr.Dataset:
@@ -169,8 +169,10 @@ def chosen(
     return array(ds, quantity if quantity in fit else fit[0], metric, at), None
 
 
-def _roc(results: kinds.Results, metric: str | None, dress: Mapping[str, Any]) -> go.Figure:
-    found = kinds.truth_of(results)
+def _roc(results: known_circuit.Results, metric: str | None, dress: Mapping[str, Any]) -> go.Figure:
+    found = known_circuit.truth_of(results)
     if found is None:
-        raise InputError(f"no result says which edges are in the known circuit: a bool coordinate {kinds.TRUTH!r} along them")
+        raise InputError(
+            f"no result says which edges are in the known circuit: a bool coordinate {known_circuit.TRUTH!r} along them"
+        )
     return roc(found.scores, found.truth, metric=metric, **dress)

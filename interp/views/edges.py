@@ -203,7 +203,7 @@ def read(
         quantity = quantity or default_quantity(one)
         mean = fx.value_of(one, quantity)
     else:
-        quantity = str(one.attrs.get("quantity") or one.name or "score")
+        quantity = labels.name_of(one, "score")
         mean = one.mean(names.EXAMPLE, skipna=False) if names.EXAMPLE in one.dims else one
     nodes, sender, receiver = _ends(one)
     edges = Edges(one, quantity, sender, receiver, nodes, mean.values.astype(float), level, seed)

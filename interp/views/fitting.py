@@ -17,7 +17,7 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
-from interp.views import kinds
+from interp.views import bands, kinds, together
 from interp.views.drawing import draw, draw_several
 from interp.views.kinds import ATTENTION, COMPARE, CURVE, DLA, IIA, LENS, MAP, PLAIN, SAYS, TOKENS
 from interp.views.lines import MOST
@@ -37,12 +37,14 @@ def fitting(results: xr.Dataset | xr.DataTree | Mapping[str, xr.Dataset]) -> dic
     """
     if isinstance(results, xr.Dataset):
         return _of_effects(results) if fx.is_effects(results) else _of_arrays(results)
+    if not isinstance(results, xr.DataTree):
+        bands.named(results)
     return _of_several(fx.families(results) if isinstance(results, xr.DataTree) else results)
 
 
 def _of_effects(ds: xr.Dataset) -> dict[str, Draw]:
     found: dict[str, Draw] = {}
-    for metric in kinds.metrics([ds]):
+    for metric in together.metrics([ds]):
         for view in kinds.of_one(ds):
             if view not in PLAIN:
                 found[f"{metric}: {SAYS[view]}"] = partial(draw, ds, view, metric=metric)
@@ -94,12 +96,12 @@ def _plain(ds: xr.Dataset, view: str, called: str, **options: Any) -> dict[str, 
 def _of_several(results: Mapping[str, xr.Dataset]) -> dict[str, Draw]:
     every = list(results.values())
     found: dict[str, Draw] = {}
-    for view in kinds.of_several(results):
+    for view in together.of_several(results):
         each: list[dict[str, Any]] = [{}]
         if all(map(fx.is_effects, every)):
-            each = [{"metric": metric} for metric in kinds.metrics(every)]
+            each = [{"metric": metric} for metric in together.metrics(every)]
         elif view in (COMPARE, CURVE):
-            each = [{"quantity": variable} for variable in kinds.shared_variables(every, view)]
+            each = [{"quantity": variable} for variable in together.shared_variables(every, view)]
         for options in each:
             called = "".join(f"{word}: " for word in options.values())
             found |= (
@@ -113,7 +115,7 @@ def _of_several(results: Mapping[str, xr.Dataset]) -> dict[str, Draw]:
 def _lines(results: Mapping[str, xr.Dataset], called: str, options: Mapping[str, Any]) -> dict[str, Draw]:
     """A line for every place of each result; nothing where these are more than can be told apart."""
     variable = options.get("quantity")
-    x = kinds.shared_axes(list(results.values()), variable)[0]
+    x = together.shared_axes(list(results.values()), variable)[0]
     many, at = 0, {}
     for name, ds in results.items():
         rest = [axis for axis in kinds.swept(ds, CURVE, variable) if axis != x]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from interp import effects as fx
 from interp.errors import ShapeMismatchError
 from interp.views import labels
+from interp.views import prompts as of
 from interp.views.colours import DIVERGING, SEQUENTIAL
 from interp.views.layout import PAGE, dress
 
@@ -50,12 +51,13 @@ def head_to_head(
     Raises:
         ShapeMismatchError: another number of axes, or no pair.
     """
+    of.check(scores, "scores", xr.DataArray)
     if scores.ndim != 2 or not scores.size:
         sizes = ", ".join(f"{axis} ({n})" for axis, n in scores.sizes.items()) or "none"
         raise ShapeMismatchError(f"a map of heads by heads has two axes, senders and receivers; this array has {sizes}")
     rows, columns = (_ticks(scores, str(axis)) for axis in scores.dims)
     values = scores.values.astype(np.float32)
-    missing, name = np.isnan(values), labels.escape(_name(scores))
+    missing, name = np.isnan(values), labels.escape(labels.name_of(scores))
     grid = {"x": columns.full, "y": rows.full, "xgap": 0, "ygap": 0, "hoverongaps": False}
     figure = go.Figure(
         go.Heatmap(
@@ -107,13 +109,9 @@ def _colours(values: NDArray[np.float32], limit: float | None, floor: float | No
     return {"colorscale": SEQUENTIAL, "zmin": floor or 0.0, "zmax": end}
 
 
-def _name(scores: xr.DataArray) -> str:
-    return str(scores.attrs.get("quantity") or scores.name or "value")
-
-
 def _headline(scores: xr.DataArray) -> str:
     sender, receiver = (str(axis) for axis in scores.dims)
-    return labels.escape(f"{_name(scores)}, {sender} by {receiver}")
+    return labels.escape(f"{labels.name_of(scores)}, {sender} by {receiver}")
 
 
 def _provenance(scores: xr.DataArray) -> str:

@@ -93,7 +93,7 @@ def iia(
     found: list[_Drawn] = []
     said: list[str] = []
     for name, result in every.items():
-        for control, array in _arrays(result, variable, x, name).items():
+        for control, array in arrays(result, variable, x, name).items():
             own = bands.of_array(array, x, level=level, share=names.EXAMPLE in array.dims and _is_binary(array))
             called = CONTROLS.get(control, control.replace("_", " "))
             for line in own.lines:
@@ -127,7 +127,7 @@ def iia(
     return figure
 
 
-def _arrays(result: xr.Dataset | xr.DataArray, variable: str, x: str, name: str) -> dict[str, xr.DataArray]:
+def arrays(result: xr.Dataset | xr.DataArray, variable: str, x: str, name: str = "") -> dict[str, xr.DataArray]:
     """The accuracy, called "", and what is a control; those without the axis are the same all along."""
     whose = f"of {name}" if name else "of this result"
     if isinstance(result, xr.DataArray):

@@ -1,15 +1,14 @@
-"""Which views fit a result, or several together, and along which axes: what reports and the browser app both ask.
+"""Which views fit a result, and along which axes: what reports and the browser app both ask.
 
 >>> of_one(effects)                                                                    # doctest: +SKIP
 ['map', 'curve', 'tokens']
->>> of_several({"estimated": first, "exact": second})                                  # doctest: +SKIP
-['compare', 'curve']
+
+Several results together: :mod:`interp.views.together`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -18,7 +17,9 @@ from interp import axes as names
 from interp import effects as fx
 from interp.views.circuits import SIZE
 from interp.views.edges import ENDS
+from interp.views.known_circuit import truth_of
 from interp.views.lens import VALUES
+from interp.views.matching import BY_NAME
 
 MAP, CURVE, TOKENS = "map", "curve", "tokens"
 EDGES, CIRCUIT, PATHS = "edges", "circuit", "paths"
@@ -49,18 +50,8 @@ PLAIN = (MAP, CURVE, TOKENS)
 """Drawn of any variable with the axes for it; the others are made for one kind of result."""
 LINES = 12
 """Lines that a curve has unless more are asked for."""
-TRUTH = "truth"
-"""The coordinate, bool along edges, that says which of them are in the known circuit."""
 
 _SENDER, _RECEIVER = "sender", "receiver"
-Results = Mapping[str, xr.Dataset]
-
-
-class Truth(NamedTuple):
-    """A known circuit, and what is judged by it."""
-
-    scores: dict[str, Any]
-    truth: xr.DataArray
 
 
 def of_one(ds: xr.Dataset) -> list[str]:
@@ -91,28 +82,6 @@ def _of_sweep(ds: xr.Dataset) -> list[tuple[str, bool]]:
         (MAP, len(long) == 1 and len(along) == 2),  # a row
         (TOKENS, names.POSITION in along and "clean_token" in ds.coords),
     ]
-
-
-def of_several(results: Results) -> list[str]:
-    """The views that draw several results together, best first: runs side by side, or the families of one."""
-    every = list(results.values())
-    if len(every) < 2:
-        return []
-    effects = [fx.is_effects(ds) for ds in every]
-    alike, each = len(set(effects)) == 1, [of_one(ds) for ds in every]
-    found = [
-        (TRACING, all(effects) and _is_traced(every)),
-        (COMPARE, len(every) == 2 and alike and bool(shared_variables(every, COMPARE))),
-        (ROC, truth_of(results) is not None),
-        *((view, all(view in own for own in each)) for view in (FAITHFULNESS, PARETO, IIA)),
-        (CURVE, alike and bool(shared_axes(every))),
-    ]
-    return [view for view, fits in found if fits and (not all(effects) or metrics(every))]
-
-
-def metrics(every: Sequence[xr.Dataset]) -> list[str]:
-    """The metrics that all of them have."""
-    return _common([[str(m) for m in ds[names.METRIC].values.ravel()] if names.METRIC in ds.coords else [] for ds in every])
 
 
 def variables(ds: xr.Dataset, view: str) -> list[str]:
@@ -210,69 +179,9 @@ def opening_example(ds: xr.Dataset) -> int | None:
     return None if bool((words == words.isel({names.EXAMPLE: 0})).all(names.EXAMPLE).mean() > 0.5) else 0
 
 
-def shared_axes(every: Sequence[xr.Dataset], variable: str | None = None) -> list[str]:
-    """The axes along which results with the same axes can be drawn as lines in one figure."""
-    if variable is None and not all(map(fx.is_effects, every)):
-        found = [axis for name in shared_variables(every, CURVE) for axis in shared_axes(every, name)]
-        return list(dict.fromkeys(found))
-    each = [axes_of(ds["value" if fx.is_effects(ds) else str(variable)]) for ds in every]
-    if len({frozenset(own) for own in each}) > 1 or any(not _meet(every, a) for a in each[0] if a != names.SEED):
-        return []
-    return [a for a in each[0] if a not in (names.CELL, names.SEED) and all(ds.sizes[a] > 1 for ds in every)]
-
-
-def shared_variables(every: Sequence[xr.Dataset], view: str) -> list[str]:
-    """The variables of results of which a view of several draws one at a time."""
-    both = _common([variables(ds, view) for ds in every])
-    if view == CURVE:
-        return [name for name in both if all(map(fx.is_effects, every)) or shared_axes(every, name)]
-    if view != COMPARE:
-        return both
-    if len({ds.attrs["patching"] for ds in every if fx.is_effects(ds)}) > 1:
-        return []
-    same = [name for name in both if len({frozenset(axes_of(ds[name])) for ds in every}) == 1]
-    return [name for name in same if all(_meet(every, axis) for axis in axes_of(every[0][name]))]
-
-
-def _meet(every: Sequence[xr.Dataset], axis: str) -> bool:
-    """Whether some places along an axis are the same in all; cells of a list are known by what they are."""
-    told = next((t for t in ("edge", "intervention") if all(t in ds.coords and ds[t].dims == (axis,) for ds in every)), axis)
-    known = [set(ds[told].values.tolist()) if told in ds.coords else set(range(ds.sizes[axis])) for ds in every]
-    return bool(set.intersection(*known))
-
-
-def truth_of(results: Results) -> Truth | None:
-    """Scores by name and the known circuit, where one result brings it: as a coordinate, or as all that it is."""
-    for name, ds in results.items():
-        whole = [v for v in ds.data_vars.values() if v.dtype == bool] if len(ds.data_vars) == 1 else []
-        truth = whole[0] if whole else ds.coords.get(TRUTH)
-        if truth is None or truth.dtype != bool or not truth.ndim:
-            continue
-        scores = {other: _scores(one, truth) for other, one in results.items() if not (whole and other == name)}
-        if scores and all(one is not None for one in scores.values()):
-            return Truth(scores, truth)
-    return None
-
-
-def _scores(ds: xr.Dataset, truth: xr.DataArray) -> xr.Dataset | xr.DataArray | None:
-    """What ranks the edges of a known circuit."""
-    for name in ("value",) if fx.is_effects(ds) else ds.data_vars:
-        v = ds[name]
-        if v.dtype.kind in "fiub" and all(a in v.dims or (a in v.coords and v[a].ndim == 1) for a in truth.dims):
-            return ds if fx.is_effects(ds) else v.assign_attrs({**ds.attrs, **v.attrs})
-    return None
-
-
-def _is_traced(every: Sequence[xr.Dataset]) -> bool:
-    """Whether they are families of one sweep over layers and positions."""
-    if any(list(fx.swept_axes(ds)) != [names.LAYER, names.POSITION] for ds in every):
-        return False
-    first, same = every[0], (names.LAYER, names.POSITION, names.METRIC, "clean", "corrupt")
-    return all(first[what].equals(ds[what]) for ds in every for what in same)
-
-
-def _common(lists: Sequence[Sequence[str]]) -> list[str]:
-    return [name for name in lists[0] if all(name in other for other in lists[1:])]
+def told(ds: xr.Dataset, axis: str) -> str:
+    """The coordinate that says what is at each place of an axis: of cells the edge or the intervention that each is."""
+    return next((t for t in BY_NAME if t in ds.coords and ds[t].dims == (axis,)), axis)
 
 
 def _joins(v: xr.DataArray) -> bool:

@@ -171,6 +171,11 @@ def bar_name(ds: xr.Dataset, quantity: str, metric: str) -> str:
     return quantity_name(quantity, metric) + (f" ({escape(unit)})" if unit else "")
 
 
+def name_of(array: xr.DataArray, otherwise: str = "value") -> str:
+    """What an array of numbers is called: ``copying score``, ``recovery``, ``from recovery`` of what was reckoned from it."""
+    return fx.quantity_of(array) or str(array.attrs.get("quantity") or array.name or otherwise)
+
+
 def headline(ds: xr.Dataset, quantity: str, metric: str) -> str:
     """``resid_pre: recovery of logit_diff (0 = corrupted, 1 = clean)``; ``z@END: …`` where one position is changed."""
     ends = {"recovery": " (0 = corrupted, 1 = clean)", "damage": " (0 = clean, 1 = corrupted)"}.get(quantity, "")

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ import xarray as xr
 from interp import axes as names
 from interp.errors import UnknownNameError
 from interp.views import prompts as of
-from interp.views.colours import DIVERGING, SEQUENTIAL
+from interp.views.colours import DIVERGING, SEQUENTIAL, ink, of_text
 from interp.views.labels import Ticks, escape, short
 from interp.views.layout import PAGE, dress
 
@@ -86,9 +86,10 @@ def lens(
     depth = [str(d) for d in (table["depth"] if "depth" in table.coords else table[names.LAYER]).values.tolist()]
     rows = Ticks("layer", [escape(d) for d in depth], [""] * len(depth))
     width = width or _needed(len(columns.full))
+    coloured = _coloured(numbers, quantity)
     figure = go.Figure(
         go.Heatmap(
-            **_coloured(numbers, quantity),
+            **coloured,
             x=np.arange(numbers.shape[1]),
             y=np.arange(numbers.shape[0]),
             customdata=_hover(table, depth, columns),
@@ -101,7 +102,7 @@ def lens(
     head = title or f"{tuned} of {escape(site)}: {VALUES[quantity].says}" if site else title or tuned
     answer = f"answer {table['answer'].item()!r}" if "answer" in table.coords else ""
     dress(figure, head, of.under(results, of.said(table), answer), columns, rows, width=width, template=template)
-    return _written(figure, table["token"].values[..., 0])
+    return _written(figure, table["token"].values[..., 0], coloured, ink(template))
 
 
 def _needed(tokens: int) -> int:
@@ -154,14 +155,20 @@ def _hover(table: xr.Dataset, depth: Sequence[str], columns: Ticks) -> np.ndarra
     return found
 
 
-def _written(figure: go.Figure, tokens: np.ndarray[Any, Any]) -> go.Figure:
-    """The token in each cell, cut to its room; none where three characters have none."""
+def _written(figure: go.Figure, tokens: np.ndarray[Any, Any], coloured: Mapping[str, Any], ink: str) -> go.Figure:
+    """The token in each cell, cut to its room, in black or white; none where three characters have none."""
     layout = figure.layout
     wide = (layout.width - layout.margin.l - layout.margin.r) / max(1, tokens.shape[1])
     tall = (layout.height - layout.margin.t - layout.margin.b) / max(1, tokens.shape[0])
     size = min(_TEXT, int(tall / 1.25))
     most = _characters(wide, size)
     if size >= 7 and most >= _FEWEST:
-        text = [[escape(of.cut(short(str(token)), most)) for token in row] for row in tokens]
+        known = np.isfinite(coloured["z"])
+        colours = np.full(known.shape, ink, object)
+        colours[known] = of_text(coloured["z"][known], coloured)
+        text = np.empty(known.shape, object)
+        for place in np.ndindex(*known.shape):
+            word = escape(of.cut(short(str(tokens[place])), most))
+            text[place] = f"<span style='color:{colours[place]}'>{word}</span>"
         figure.data[0].update(text=text, texttemplate="%{text}", textfont={"size": size})
     return figure

@@ -19,10 +19,18 @@ from interp.views.labels import Ticks, escape, in_sample, roles_of, short, stand
 
 
 def require(ds: xr.Dataset, what: str, *variables: str) -> None:
-    """Raise ``UnknownNameError`` unless a result has what a view draws."""
+    """Raise unless a result is a dataset that has what a view draws."""
+    check(ds, "results", xr.Dataset)
     for variable in variables:
         if variable not in ds:
             raise UnknownNameError("variable", variable, map(str, ds.data_vars), f"of this result, which {what} draws")
+
+
+def check(given: object, argument: str, *kinds: type) -> None:
+    """Raise ``InputError`` unless what is given is a result of one of these kinds; of a run it says how it is loaded."""
+    if not isinstance(given, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{argument} is a {type(given).__name__}; expected an xarray {expected}{fx.unread(given)}")
 
 
 def chosen(

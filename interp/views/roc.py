@@ -28,6 +28,7 @@ from interp.effects import curves
 from interp.errors import InputError, ShapeMismatchError
 from interp.stats import Interval
 from interp.views import bands, labels
+from interp.views import prompts as of
 from interp.views.colours import GREY
 from interp.views.layout import PAGE
 from interp.views.lines import MOST, Frame, Style
@@ -82,6 +83,7 @@ def roc(
         InputError: truth that is not bool, or scores without its axes.
         ShapeMismatchError: other edges than truth's, truth that is all True or all False, or more lines than can be told apart.
     """
+    of.check(truth, "truth", xr.DataArray)
     if truth.dtype != bool:
         raise InputError(f"truth is an array of {truth.dtype}; expected bool: which {unit} are in the known circuit")
     every = bands.named(scores)

@@ -104,7 +104,7 @@ def _families(results: xr.DataTree, metric: str | None) -> dict[str, xr.Dataset]
         raise fx.EffectsError(
             f"results is {what}; causal tracing shows several of one sweep, as interp.patch(model, pairs, {{'resid_post': "
             "interp.grid('resid_post', layer=..., position=...), 'mlp_out': …, 'attn_out': …}) gives; one is drawn by "
-            "interp.views.heatmap"
+            f"interp.views.heatmap{fx.unread(results)}"
         )
     found = {name: fx.choose_metric(fx.validate(leaf), metric or _probability(leaf)) for name, leaf in leaves.items()}
     (one, first), *others = found.items()

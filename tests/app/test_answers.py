@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from interp import effects
-from interp.app import answers, cells, choices, clicks, comparing, prompts
+from interp.app import answers, behind, cells, choices, clicks, comparing, drawing, prompts
 from interp.app.choices import resolve
 from interp.errors import InputError, StoreError
 
@@ -131,10 +131,10 @@ def test_what_cannot_be_drawn_says_why(tmp_path, make):
 
 
 def test_a_click_on_a_map_is_a_cell(library, ids):
-    found = answers.clicked(library, [ids["stream"]], {}, "a", {"x": 3, "y": 1}, {})
-    assert found == {"cell": {"position": 3, "layer": 1}, "node": "", "why": ""}
-    assert answers.clicked(library, [ids["stream"]], {}, "a", {"x": 99, "y": 1}, {}) is None
-    assert answers.clicked(library, [ids["stream"]], {}, "a", {"x": "3", "y": None}, {}) is None
+    found = behind.clicked(library, [ids["stream"]], {}, "a", {"x": 3, "y": 1}, {})
+    assert found == {"cell": {"position": 3, "layer": 1}, "of": 0, "node": "", "why": ""}
+    assert behind.clicked(library, [ids["stream"]], {}, "a", {"x": 99, "y": 1}, {}) is None
+    assert behind.clicked(library, [ids["stream"]], {}, "a", {"x": "3", "y": None}, {}) is None
 
 
 def test_a_click_on_a_curve_is_a_cell_of_its_line(library, ids):
@@ -143,7 +143,7 @@ def test_a_click_on_a_curve_is_a_cell_of_its_line(library, ids):
     drawn = figure.to_plotly_json()
     lines = [i for i, trace in enumerate(figure.data) if trace.mode == "lines+markers"]
     point = {"curveNumber": lines[3], "pointNumber": 2}
-    found = answers.clicked(library, [ids["stream"]], wanted, "a", point, drawn)
+    found = behind.clicked(library, [ids["stream"]], wanted, "a", point, drawn)
     assert found["cell"] == {"layer": 2, "position": 3}
     assert figure.data[lines[3]].y[2] == pytest.approx(1)
 
@@ -179,11 +179,11 @@ def test_every_row_of_the_strongest_is_the_cell_that_it_names(make):
 
 
 def test_the_strongest_are_shown_with_their_intervals(library, ids):
-    shown = texts(answers.strongest(library, [ids["stream"]], {}))
+    shown = texts(behind.strongest(library, [ids["stream"]], {}))
     assert shown[:5] == ["cell", "effect", "held out", "p", "recovery"]
     assert shown[5] == "L2@3"
     assert re.fullmatch(r"6\.00 ± \d\.\d\d", shown[6])  # the mean of 2 · clean
-    assert answers.strongest(library, [ids["stream"], ids["half"]], {}) is None
+    assert behind.strongest(library, [ids["stream"], ids["half"]], {}) is None
 
 
 def test_a_list_of_cells_is_told_by_what_each_says_of_itself(make):
@@ -193,7 +193,7 @@ def test_a_list_of_cells_is_told_by_what_each_says_of_itself(make):
     table, places = cells.strongest(edges, choice, 3)
     assert table["cell"].tolist() == ["b → c", "a → c", "a → b"]
     assert places == [{"cell": 2}, {"cell": 1}, {"cell": 0}]
-    assert answers.cells.name(edges, {"cell": 2}) == "b → c"
+    assert cells.name(edges, {"cell": 2}) == "b → c"
 
 
 def test_a_click_on_a_pair_of_a_sender_and_a_receiver_is_its_edge():
@@ -240,15 +240,15 @@ def test_without_tokens_the_words_that_differ_are_marked(make):
 
 def test_details_of_a_cell(library, ids):
     cell = {"cell": {"layer": 2, "position": 3}}
-    shown = texts(answers.detail(library, [ids["stream"]], {}, cell, "plotly_white"))
+    shown = texts(behind.detail(library, [ids["stream"]], {}, cell, "plotly_white"))
     assert "L2@3" in shown
     assert any("1.00 ± 0.00" in text for text in shown)
-    words = texts(answers.prompt(library, [ids["stream"]], {}, cell, 4))
+    words = texts(behind.prompt(library, [ids["stream"]], {}, cell, 4))
     assert "Example 4" in words
     assert " Gus" in words
     of_cells = [{"layer": 2}, {"layer": 77, "position": 3}, {"layer": "2", "position": 3}, 5, None]
     for nonsense in (None, 5, {"layer": 2, "position": 3}, *({"cell": one} for one in of_cells)):
-        assert "Click a point" in " ".join(texts(answers.detail(library, [ids["stream"]], {}, nonsense, "plotly_white")))
+        assert "Click a point" in " ".join(texts(behind.detail(library, [ids["stream"]], {}, nonsense, "plotly_white")))
 
 
 def test_of_a_long_prompt_what_is_far_from_all_marks_is_folded():
@@ -308,6 +308,29 @@ def test_ratios_are_subtracted_as_ratios_of_means(make):
     assert found.attrs["difference"] == "of the recovery over all examples"
 
 
+def of_checkpoints(make, scale, folder):
+    """Results of two checkpoints, stacked as :func:`interp.over` stacks them."""
+    models = {"0": f"{folder}/step-0", "400": f"{folder}/step-400"}
+    each = [make(s * scale).expand_dims(checkpoint=[step]) for s, step in ((0.5, 0), (1.0, 400))]
+    both = xr.concat([one.drop_vars(("clean", "corrupt")) for one in each], "checkpoint", data_vars="minimal")
+    ends = {side: xr.concat([one[side] for one in each], "checkpoint") for side in ("clean", "corrupt")}
+    order = ("metric", "checkpoint", ...)
+    both = both.assign({"value": both["value"].transpose(*order)} | {k: v.transpose(*order) for k, v in ends.items()})
+    return both.assign_attrs(model=f"{folder}, 2 models", models=models)
+
+
+def test_a_difference_of_several_models_names_those_that_are_drawn(make):
+    a, b = of_checkpoints(make, 1.0, "one"), of_checkpoints(make, 0.5, "other")
+    choice = resolve([{"": a}, {"": b}], {"view": "map", "x": "position", "y": "layer", "at": {"checkpoint": 0}}).choice
+    found = comparing.difference(a, b, choice)
+    assert found.attrs["model"] == "one/step-0 − other/step-0"
+    title = drawing.of_difference(found, choice, "plotly_white", 640).layout.title.text
+    assert "one/step-0 − other/step-0" in title
+    assert "checkpoint=0" in title
+    whole = resolve([{"": a}, {"": b}], {"view": "map", "x": "checkpoint", "y": "layer"}).choice
+    assert comparing.difference(a, b, whole).attrs["model"] == "one, 2 models − other, 2 models"
+
+
 def test_the_same_examples_are_the_same_prompts_or_the_same_digest(make):
     assert comparing.same_examples(make(), make(0.5))
     assert not comparing.same_examples(make(), make(seed=7))
@@ -343,9 +366,9 @@ def test_runs_with_other_axes_are_shown_side_by_side_all_the_same(library, ids):
 
 def test_a_cell_of_two_runs_has_both_columns_and_their_difference_where_rows_are_pairs(library, ids):
     cell = {"cell": {"layer": 2, "position": 3}}
-    pairs = texts(answers.detail(library, [ids["stream"], ids["half"]], {}, cell, "plotly_white"))
+    pairs = texts(behind.detail(library, [ids["stream"], ids["half"]], {}, cell, "plotly_white"))
     assert {"effect A", "effect B", "A − B"} <= set(pairs)
-    apart = texts(answers.detail(library, [ids["stream"], ids["others"]], {}, cell, "plotly_white"))
+    apart = texts(behind.detail(library, [ids["stream"], ids["others"]], {}, cell, "plotly_white"))
     assert "A − B" not in apart
     assert any("not of the same examples" in text for text in apart)
 

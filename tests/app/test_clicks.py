@@ -1,11 +1,12 @@
 """What a click on each drawing means: the points are those of the figure itself, the cells those of the result."""
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 import xarray as xr
 
 from interp import effects
-from interp.app import answers, clicks
+from interp.app import answers, behind, clicks
 from interp.app.choices import resolve
 from interp.app.data import Library
 from interp.app.drawing import draw
@@ -47,6 +48,18 @@ def trace_of(figure, name):
     raise AssertionError(name)
 
 
+def figure_of(library, runs, wanted=None, of="a"):
+    return answers.draw(library, runs, wanted or {})[of].figure.to_plotly_json()
+
+
+def point_on(figure, line, i):
+    """The i-th point of a line, by its name."""
+    for number, trace in enumerate(figure["data"]):
+        if trace.get("text") is not None and line == (trace.get("legendgroup") or trace["name"]):
+            return {"curveNumber": number, "pointNumber": i, "text": trace["text"][i]}
+    raise AssertionError(line)
+
+
 @pytest.mark.parametrize("edge", range(4))
 def test_an_edge_of_a_circuit(make, edge):
     ds = make.graph()
@@ -59,12 +72,12 @@ def test_a_node_of_a_circuit_has_its_edges_the_largest_first(make, keep):
     library, ids = keep(graph=make.graph())
     run, wanted = [ids["graph"]], {"view": "circuit"}
     figure = answers.draw(library, run, wanted)["a"].figure
-    point = answers.clicked(library, run, wanted, "a", trace_of(figure, "L0H0"), {})
+    point = behind.clicked(library, run, wanted, "a", trace_of(figure, "L0H0"), {})
     assert (point["node"], point["cell"]) == ("L0H0", None)
-    shown = answers.detail(library, run, wanted, point, "plotly_white")
+    shown = behind.detail(library, run, wanted, point, "plotly_white")
     assert [word for word in texts(shown) if "→" in word] == ["L0H0 → logits", "L0H0 → L1H1.k", "embed → L0H0.q"]
     assert "0.3" in texts(shown)  # of the damage of 10
-    assert answers.place_of("cell=2") == {"cell": 2}
+    assert behind.place_of("cell=2") == {"cell": 2}
 
 
 def test_paths(make):
@@ -129,7 +142,7 @@ def test_a_mean_over_seeds_has_no_examples_of_its_own_and_says_so(keep):
     found = means(ds, {"curveNumber": 1, "pointNumber": 2}, view="curve")
     assert "mean over seeds" in found.why
     library, ids = keep(run=ds.assign_attrs(spec="seeds"))
-    assert "mean over seeds" in " ".join(texts(answers.detail(library, [ids["run"]], {}, found._asdict(), "plotly_white")))
+    assert "mean over seeds" in " ".join(texts(behind.detail(library, [ids["run"]], {}, found._asdict(), "plotly_white")))
 
 
 def test_a_circuit_of_some_size_and_a_threshold(make):
@@ -146,10 +159,12 @@ def test_a_circuit_of_some_size_and_a_threshold(make):
 def test_an_accuracy_without_examples_says_so(keep):
     ds = xr.Dataset({"iia": ("layer", [0.1, 0.9])}, {"layer": [3, 4]})
     library, ids = keep(iia=ds)
-    point = answers.clicked(library, [ids["iia"]], {}, "a", {"pointNumber": 1}, {})
+    point = behind.clicked(
+        library, [ids["iia"]], {}, "a", {"curveNumber": 0, "pointNumber": 1}, figure_of(library, [ids["iia"]])
+    )
     assert point["cell"] == {"layer": 1}
     assert "This result keeps no values per example here." in texts(
-        answers.detail(library, [ids["iia"]], {}, point, "plotly_white")
+        behind.detail(library, [ids["iia"]], {}, point, "plotly_white")
     )
 
 
@@ -161,9 +176,9 @@ def test_families_together_are_a_tracing_and_a_click_shows_the_examples_of_each(
     assert [view for view, _ in offer.options["view"]] == ["tracing+", "compare+", "curve+"]
     assert offer.choice.metric == "prob"
     assert answers.draw(library, run, wanted)["a"].figure.layout.title.text.startswith("causal tracing: prob")
-    point = answers.clicked(library, run, wanted, "a", {"x": 2, "y": 3}, {})
+    point = behind.clicked(library, run, wanted, "a", {"x": 2, "y": 3}, {})
     assert point["cell"] == {"layer": 2, "position": 3}
-    shown = texts(answers.detail(library, run, wanted, point, "plotly_white"))
+    shown = texts(behind.detail(library, run, wanted, point, "plotly_white"))
     assert {"effect resid_post", "effect mlp_out", "resid_post − mlp_out"} <= set(shown)
     for ending in ("csv", "html"):
         assert answers.save(library, run, wanted, "a", ending)[1].startswith(f"{ids['tree']}-tracing")
@@ -181,9 +196,9 @@ def test_two_runs_in_one_figure(make, keep):
     assert [name for name, panel in panels.items() if panel.figure is not None] == ["both"]
     figure = panels["both"].figure
     assert "A all against B part" in figure.layout.title.text
-    point = answers.clicked(library, runs, wanted, "both", trace_of(figure, "L2@3"), figure.to_plotly_json())
+    point = behind.clicked(library, runs, wanted, "both", trace_of(figure, "L2@3"), figure.to_plotly_json())
     assert point["cell"] == {"layer": 2, "position": 3}
-    shown = " ".join(texts(answers.detail(library, runs, wanted, point, "plotly_white")))
+    shown = " ".join(texts(behind.detail(library, runs, wanted, point, "plotly_white")))
     assert "L2@3 at position 3 A effect on logit_diff 6.00" in shown
     assert "B effect on logit_diff 3.00" in shown  # half as much, at the place of B with the same name
     assert answers.save(library, runs, wanted, "both", "html")[1].startswith("-".join(runs))
@@ -201,13 +216,93 @@ def test_lines_of_two_runs_stand_at_the_same_place_by_its_name(make, keep):
     np.testing.assert_allclose(lines["B part"].y, [1 / 6, 1 / 3, 1 / 2], atol=1e-6)
     number = next(i for i, trace in enumerate(figure.data) if trace.name == "B part" and trace.text is not None)
     point = {"curveNumber": number, "pointNumber": 1}
-    found = answers.clicked(library, runs, wanted, "both", point, figure.to_plotly_json())
-    assert found["cell"] == {"layer": 1, "position": 3}
+    found = behind.clicked(library, runs, wanted, "both", point, figure.to_plotly_json())
+    assert (found["of"], found["cell"]) == (1, {"layer": 1, "position": 1})  # position 3 is the second of B
+    assert "L1@3" in texts(behind.detail(library, runs, wanted, found, "plotly_white"))
     said = answers.draw(library, runs, wanted | {"at": {"position": 0}})["both"].said
     assert "unknown position '0' of B part" in " ".join(texts(said))
 
 
 def test_a_cell_that_only_the_second_run_has_says_so(make, keep):
     library, ids = keep(part=make().isel(layer=slice(0, 2)).assign_attrs(spec="part"), all=make(0.5))
-    found = answers.clicked(library, [ids["part"], ids["all"]], {}, "b", {"x": 3, "y": 2}, {})
-    assert found["why"].startswith("Only run B has this cell")
+    runs = [ids["part"], ids["all"]]
+    found = behind.clicked(library, runs, {}, "b", {"x": 3, "y": 2}, {})
+    shown = " ".join(texts(behind.detail(library, runs, {}, found, "plotly_white")))
+    assert "L2@3 at position 3 B recovery of logit_diff 0.50" in shown
+    assert "A has no such cell." in shown
+
+
+def accuracies(**attrs):
+    """Accuracy and a control by layer and seed, a ceiling by layer, and chance, which is the same all along."""
+    accuracy = np.array([[0.5, 0.6, 0.7], [0.8, 0.9, 1.0]])
+    variables = {"iia": (("layer", "seed"), accuracy), "random_subspace": (("layer", "seed"), accuracy / 2)}
+    variables |= {"full_vector": ("layer", [0.9, 1.0]), "chance": 0.5}
+    return xr.Dataset(variables, {"layer": [3, 4], "seed": [7, 8, 9]}, attrs)
+
+
+def test_an_accuracy_has_its_seeds_behind_it(keep):
+    library, ids = keep(iia=accuracies())
+    run = [ids["iia"]]
+    figure = figure_of(library, run)
+    for control in ("iia", "random subspace", "full vector"):
+        point = behind.clicked(library, run, {}, "a", point_on(figure, control, 1), figure)
+        assert point["cell"] == {"layer": 1}, control
+        shown = texts(behind.detail(library, run, {}, point, "plotly_white"))
+        assert {"seed", "iia", "random_subspace", "7", "8", "9", "0.8", "0.9", "0.45"} <= set(shown)
+        assert "L4" in shown
+        assert "This result keeps no values per example here." not in shown
+    assert "the same all along" in behind.clicked(library, run, {}, "a", point_on(figure, "chance", 1), figure)["why"]
+
+
+def test_accuracies_of_two_runs(keep):
+    library, ids = keep(first=accuracies(), second=accuracies(model="other").isel(layer=[1]).drop_vars("full_vector"))
+    runs, wanted = [ids["first"], ids["second"]], {"view": "iia+"}
+    figure = figure_of(library, runs, wanted, "both")
+    point = behind.clicked(library, runs, wanted, "both", point_on(figure, "A first random subspace", 0), figure)
+    assert (point["of"], point["cell"]) == (0, {"layer": 0})
+    shown = texts(behind.detail(library, runs, wanted, point, "plotly_white"))
+    assert {"L3", "B has no such cell.", "0.25"} <= set(shown)
+    point = behind.clicked(library, runs, wanted, "both", point_on(figure, "B second", 0), figure)
+    assert (point["of"], point["cell"]) == (1, {"layer": 0})
+    shown = texts(behind.detail(library, runs, wanted, point, "plotly_white"))
+    assert {"L4", "iia A", "iia B", "1"} <= set(shown)
+
+
+@pytest.mark.parametrize("view", ["faithfulness", "pareto"])
+def test_circuits_of_two_runs(make, keep, view):
+    first = make.graph(size=("cell", [8, 1, 4, 2]))
+    methods = ["EAP", "EAP-IG", "EAP", "EAP-IG"]
+    second = make.graph(size=("cell", [5, 5, 3, 2]), method=("cell", methods)).drop_vars("edge").assign_attrs(spec="by method")
+    library, ids = keep(first=first, second=second)
+    runs, wanted = [ids["first"], ids["second"]], {"view": f"{view}+"}
+    figure = figure_of(library, runs, wanted, "both")
+    for line, of, cells in (("A first", 0, [1, 3, 2, 0]), ("B second EAP", 1, [2, 0]), ("B second EAP-IG", 1, [3, 1])):
+        for i, cell in enumerate(cells):
+            found = behind.clicked(library, runs, wanted, "both", point_on(figure, line, i), figure)
+            assert (found["of"], found["cell"]) == (of, {"cell": cell}), line
+    shown = " ".join(texts(behind.detail(library, runs, wanted, found, "plotly_white")))
+    assert "B recovery of logit_diff 0.80" in shown  # it takes 2 of 10 away
+    assert "A has no such cell." in shown
+
+
+def test_edges_of_two_runs_are_matched_by_what_they_join(make, keep):
+    other = make.graph().isel(cell=[3, 0, 2]).assign_coords(cell=range(3)).assign_attrs(spec="three")
+    library, ids = keep(all=make.graph(), three=other)
+    runs, wanted = [ids["all"], ids["three"]], {"view": "circuit"}
+    figure = figure_of(library, runs, wanted, "b")
+    point = behind.clicked(library, runs, wanted, "b", trace_of(go.Figure(figure), "L1H1 → logits"), figure)
+    assert (point["of"], point["cell"]) == (1, {"cell": 0})
+    shown = " ".join(texts(behind.detail(library, runs, wanted, point, "plotly_white")))
+    assert "A damage of logit_diff 0.40" in shown
+    assert "B damage of logit_diff 0.40" in shown
+    point = behind.clicked(library, runs, wanted, "b", trace_of(go.Figure(figure), "L0H0"), figure)
+    assert (point["of"], point["node"]) == (1, "L0H0")
+    edges = [word for word in texts(behind.detail(library, runs, wanted, point, "plotly_white")) if "→" in word]
+    assert edges == ["L0H0 → logits", "embed → L0H0.q"]  # B lacks the third
+
+
+@pytest.mark.parametrize("of", [-1, 2, "0", None, 1.5])
+def test_a_browser_that_says_nonsense_of_whose_point_it_is(make, keep, of):
+    library, ids = keep(run=make())
+    shown = behind.detail(library, [ids["run"]], {}, {"cell": {"layer": 1, "position": 3}, "of": of}, "plotly_white")
+    assert "L1@3" in texts(shown)

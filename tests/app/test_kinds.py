@@ -3,7 +3,7 @@
 import pytest
 
 import interp
-from interp.app import answers, prompts
+from interp.app import answers, behind, prompts
 from interp.app.data import Library
 from interp.store import Store
 
@@ -59,12 +59,12 @@ def test_each_kind_has_its_choices(kept):
 def test_a_click_on_a_lens_tells_its_tokens_and_marks_the_prompt(kept):
     library, ids = kept
     run = [ids["lens"]]
-    cell = answers.clicked(library, run, {}, "a", {"x": 5, "y": 2}, {})
+    cell = behind.clicked(library, run, {}, "a", {"x": 5, "y": 2}, {})
     assert cell["cell"] == {"position": 5, "layer": 2}
-    shown = str(answers.detail(library, run, {}, cell, "plotly_white"))
+    shown = str(behind.detail(library, run, {}, cell, "plotly_white"))
     likeliest = library.open(ids["lens"]).result["token"].values[0, 2, 5, 0]
     assert repr(likeliest) in shown.replace("\\'", "'")
-    assert str(answers.prompt(library, run, {}, cell, 0)).count("token marked") == 2  # one token, and the legend
+    assert str(behind.prompt(library, run, {}, cell, 0)).count("token marked") == 2  # one token, and the legend
 
 
 def test_a_role_is_marked_where_the_recipe_says_that_it_is(tmp_path):
@@ -82,7 +82,7 @@ def test_a_role_is_marked_where_the_recipe_says_that_it_is(tmp_path):
             for side, prompt in zip(shown, (pair.clean, pair.corrupted), strict=True):
                 start, end = prompt.roles[role]
                 assert [t.text.strip(' ,:."') for t in side.tokens if t.marked] == [prompt.text[start:end]]
-    page = answers.prompt(library, [run.id], {}, {"cell": {"layer": 0, "position": 0}}, 1)
+    page = behind.prompt(library, [run.id], {}, {"cell": {"layer": 0, "position": 0}}, 1)
     assert str(page).count("marked") == 3  # one word in each prompt, and the legend
     assert library.recipe(store.save(effects.assign_attrs(spec="another")).id) is None
 

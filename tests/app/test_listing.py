@@ -111,7 +111,7 @@ def test_half_a_run_is_read_as_far_as_it_is(tmp_path, make):
 
 
 def test_of_half_a_run_the_examples_that_are_furthest_are_shown(tmp_path, make):
-    from interp.app import answers
+    from interp.app import answers, behind, cells
 
     store, whole = Store(tmp_path), make()
     library = Library(store)
@@ -127,9 +127,9 @@ def test_of_half_a_run_the_examples_that_are_furthest_are_shown(tmp_path, make):
         shown = opened.families()[""]
         assert opened.examples() == (2, 6)
         assert shown["example"].values.tolist() == [2, 3]
-        table = answers.cells.examples(shown, answers.choose(library, [writing.id], {}).choice, {"layer": 0, "position": 3})
+        table = cells.examples(shown, answers.choose(library, [writing.id], {}).choice, {"layer": 0, "position": 3})
         assert table["example"].tolist() == [2, 3]
-        assert "Example 3" in str(answers.prompt(library, [writing.id], {}, {"layer": 0, "position": 3}, 1))
+        assert "Example 3" in str(behind.prompt(library, [writing.id], {}, {"layer": 0, "position": 3}, 1))
         assert "the 2 of 6 examples that are furthest" in str(answers.pages.banner([opened]))
 
 

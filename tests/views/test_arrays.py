@@ -8,6 +8,7 @@ from scipy import stats
 from interp import effects as fx
 from interp import views
 from interp.errors import InputError, UnknownNameError
+from interp.views import labels
 
 
 def scores(layers=4, heads=3, **attrs):
@@ -110,3 +111,37 @@ def test_mistakes_say_what_to_name():
 def test_every_neuron_of_a_model_is_a_small_figure():
     many = xr.DataArray(np.random.default_rng(0).normal(size=(30, 1536)), dims=("layer", "unit"))
     assert len(views.heatmap(many).to_json()) < 3_000_000
+
+
+def named_as(array, **options):
+    return labels.plain(views.heatmap(array, **options).layout.title.text.split("<br>")[0])
+
+
+def test_a_quantity_is_named_where_it_is_that_of_one_run(make):
+    first = make()
+    whole = fx.recovery(first)
+    for same in (whole, whole.sel(metric="logit_diff"), whole.isel(layer=[1, 2]), whole.T):
+        assert named_as(same, x="position", y="layer") == "recovery, layer by position"
+    selected = fx.recovery(first.isel(metric=0))
+    assert named_as(selected) == "recovery, layer by position"
+    assert named_as(fx.effect(first)) == "effect, layer by position"
+
+
+def test_what_was_reckoned_from_quantities_does_not_claim_to_be_one(make):
+    first, second = make(), make(examples=6)
+    drawn = views.heatmap(fx.recovery(first) - fx.recovery(second))
+    assert drawn.layout.title.text.startswith("from recovery, layer by position")
+    assert drawn.data[0].colorbar.title.text == "from recovery"
+    assert named_as(fx.effect(first).mean("example") - fx.effect(second).mean("example")) == "from effect, layer by position"
+    assert named_as(fx.recovery(first) - fx.recovery(second), title="A − B") == "A − B"
+    with xr.set_options(keep_attrs=False):  # as older versions of xarray do
+        assert named_as(fx.recovery(first) - fx.recovery(second)) == "from recovery, layer by position"
+    two = xr.concat([first, first.assign(value=2 * first["value"])], "seed").assign_coords(seed=[0, 1])
+    whole = fx.recovery(two)
+    assert named_as(whole.sel(seed=1)) == "recovery, layer by position"
+    assert named_as(whole.sel(seed=1) - whole.sel(seed=0)) == "from recovery, layer by position"
+    assert named_as(whole.mean("seed")) == "from recovery, layer by position"
+    mine = xr.DataArray(np.eye(3), dims=("layer", "head"), name="effect").assign_coords(layer=range(3), head=range(3))
+    assert named_as(mine) == "effect, layer by head"
+    line = views.curve(fx.recovery(first).mean("position") - fx.recovery(second).mean("position"), x="layer")
+    assert line.layout.title.text.startswith("from recovery over layer")

@@ -15,6 +15,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -373,6 +374,21 @@ def test_inches_are_no_width(name):
     draw, one = inspect.unwrap(getattr(views, CASES[name].view)), CASES[name]
     with pytest.raises(InputError, match=r"width=3; expected pixels, 150 or more: views\.COLUMN \(312, 3\.25 in of print\)"):
         draw(*arguments(one.make(3, 5)), **one.options(3, 5), width=3)
+
+
+@every
+@pytest.mark.parametrize("given", ["runs/a1b2c3d4e5f6", Path("runs/a1b2c3d4e5f6"), {"mine": "runs/a1b2c3d4e5f6"}], ids=type)
+def test_a_run_that_was_not_loaded_is_told_to_be(name, given):
+    draw, one = inspect.unwrap(getattr(views, CASES[name].view)), CASES[name]
+    _, *more = arguments(one.make(3, 5))
+    with pytest.raises((InputError, fx.EffectsError), match=r"; load the run first: Store\('runs'\)\.load\('a1b2c3d4e5f6'\)$"):
+        draw(given, *more, **one.options(3, 5))
+
+
+def test_what_names_no_run_is_not_told_to_load_one():
+    for given in (3, None, [], np.zeros(3), ""):
+        with pytest.raises(fx.EffectsError, match=rf"is an xarray Dataset; got {type(given).__name__}$"):
+            inspect.unwrap(views.heatmap)(given)
 
 
 @every

@@ -1,6 +1,7 @@
 """Tables of a lens, tested on what the figure contains; the numbers are made by a formula."""
 
 import html
+import re
 
 import numpy as np
 import plotly.io as pio
@@ -73,14 +74,49 @@ def test_cells_say_the_token_and_the_hover_the_list():
     ds = made_up()
     drawn = views.lens(ds).data[0]
     assert drawn.texttemplate == "%{text}"
-    assert drawn.text[0][1] == "Mary"
-    assert drawn.text[0][4] in ("&lt;b&gt;J…", "&lt;b&gt;John…", "&lt;b&gt;Jo…")
+    assert worded(drawn.text[0][1])[0] == "Mary"
+    assert worded(drawn.text[0][4])[0] in ("&lt;b&gt;J…", "&lt;b&gt;John…", "&lt;b&gt;Jo…")
     lines = drawn.customdata[2][4].split("<br>")
     assert lines[0] == "<b>L1@4</b> token ' &lt;b&gt;John&lt;/b&gt;'"
     assert lines[1] == f"0.500  {html.escape(repr(ds.token[0, 2, 4, 0].item()), quote=False)}"
     assert lines[2].startswith("0.050  ")
     assert lines[3] == "entropy 2.50, KL(final ‖ lens) 2.00 nats, final top token at rank 100"
     assert lines[4] == "answer ' &lt;Paris&gt;': 0.0714, rank 300"
+
+
+def worded(text):
+    """The word in a cell, and its colour."""
+    colour, word = re.fullmatch(r"<span style='color:(#[0-9a-f]{6})'>(.*)</span>", text).groups()
+    return word, colour
+
+
+def luminance(red, green, blue):
+    """WCAG 2.2, of sRGB from 0 to 255."""
+    linear = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def channels(colour):
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)] if colour[0] == "#" else [*map(int, re.findall(r"\d+", colour))]
+
+
+@pytest.mark.parametrize("template", ["plotly_white", "plotly_dark"])
+@pytest.mark.parametrize("value", ["prob", "logit", "kl", "final_rank", "answer_rank"])
+def test_words_have_contrast_on_their_cells(value, template):
+    ds = made_up(layers=40)
+    ds["logit"] = ds["logit"] - ds["logit"].mean()
+    drawn = views.lens(ds, value, template=template).data[0]
+    ends, stops = zip(*drawn.colorscale, strict=True)
+    share = np.clip((np.asarray(drawn.z) - drawn.zmin) / (drawn.zmax - drawn.zmin), 0, 1)
+    cells = np.stack([np.interp(share, ends, column) for column in zip(*map(channels, stops), strict=True)], -1)
+    contrasts, used = [], set()
+    for place in np.ndindex(*share.shape):
+        word = worded(drawn.text[place])[1]
+        used.add(word)
+        one, other = luminance(*cells[place]) + 0.05, luminance(*channels(word)) + 0.05
+        contrasts.append(max(one, other) / min(one, other))
+    assert min(contrasts) >= 4.5
+    assert used == {"#000000", "#ffffff"}
 
 
 def test_a_shorter_prompt_has_fewer_columns():
@@ -120,7 +156,7 @@ def test_text_fits_at_any_size(layers, size, width):
     assert wide > 0
     assert tall > 0
     if drawn.text is not None:
-        longest = max(sum(2 if ord(c) > 0x2E80 else 1 for c in html.unescape(t)) for row in drawn.text for t in row)
+        longest = max(sum(2 if ord(c) > 0x2E80 else 1 for c in html.unescape(worded(t)[0])) for row in drawn.text for t in row)
         assert longest * 0.62 * drawn.textfont.size <= wide
         assert drawn.textfont.size <= tall
     assert (drawn.text is not None) == ((layers, size, width) in WORDED)
