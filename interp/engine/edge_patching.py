@@ -202,9 +202,7 @@ class _Asked:
             axes={axes.CELL: list(range(len(self.wanted)))},
             metrics=[m.name for m in self.reader.metrics],
             coords=provenance.example_coordinates(self.runs.encoded) | _coordinates(self.runs.model, self.wanted),
-            attrs=provenance.attributes(self.runs.model, self.runs.encoded, self.patching, self.reader.metrics)
-            | self._asked
-            | facts,
+            attrs=provenance.attributes(self.runs.subject, self.patching, self.reader.metrics) | self._asked | facts,
         )
 
     @cached_property  # of every edge, and asked for before and after the base is run
@@ -225,7 +223,7 @@ class _Asked:
             "strategy": "wavefront",
             "rows": len(wanted) * len(encoded),
             **gauge.attribute(model, [*written, *([self.changes] if self.changes else [])]),
-            "spec": provenance.spec(model, encoded, self.patching, self.reader.metrics, spec),
+            "spec": provenance.spec(self.runs.subject, self.patching, self.reader.metrics, spec),
         }
 
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from functools import cache
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, cached_property
 from importlib import metadata
 from typing import Any
 
@@ -19,7 +19,6 @@ from interp.engine.precision import computed
 from interp.interventions.digest import digest
 from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model, Places
-from interp.models.hooks import hooked
 from interp.own_code import in_writing, own_code
 from interp.prompts import Answer
 
@@ -32,6 +31,23 @@ def versions() -> dict[str, str]:
     """Versions of the packages that made the numbers, and of Python."""
     packages = {name: metadata.version(name) for name in ("interp-workbench", "torch", "transformers", "numpy", "xarray")}
     return packages | {"python": platform.python_version()}
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model and prompts of one sweep: what they are known by is told once, for the weights are read for it."""
+
+    model: Model
+    encoded: Encoded
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        return identity(self.model, self.encoded)
+
+    @cached_property
+    def unwritten(self) -> str:
+        """Why the identity does not say what is computed; empty where it does."""
+        return self.model.unwritten
 
 
 def identity(model: Model, encoded: Encoded) -> dict[str, Any]:
@@ -62,17 +78,15 @@ def _tokens(encoded: Encoded) -> str:
     return total.hexdigest()[:16]
 
 
-def spec(
-    model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric], family: dict[str, Any]
-) -> dict[str, Any] | None:
+def spec(subject: Subject, patching: str, metrics: Sequence[Metric], family: dict[str, Any]) -> dict[str, Any] | None:
     """The canonical description whose digest identifies a run; None if something in it cannot be written down.
 
     Such as a hook of somebody's own: it may do anything to what the model says, and the weights do not know of it.
     """
     described = [_metric(metric) for metric in metrics]
-    if None in described or _anonymous(family) or hooked(model.module):
+    if None in described or _anonymous(family) or subject.unwritten:
         return None
-    return identity(model, encoded) | {"patching": patching, "metrics": described} | family
+    return subject.identity | {"patching": patching, "metrics": described} | family
 
 
 def _metric(metric: Any) -> str | None:
@@ -104,11 +118,12 @@ def _anonymous(spec: Any) -> bool:
     return isinstance(spec, list) and any(_anonymous(v) for v in spec)
 
 
-def attributes(model: Model, encoded: Encoded, patching: str, metrics: Sequence[Metric]) -> dict[str, Any]:
+def attributes(subject: Subject, patching: str, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Provenance that does not depend on what was swept."""
+    model, encoded = subject.model, subject.encoded
     made_by = dict(encoded.pairs.made_by)
     return (
-        identity(model, encoded)
+        subject.identity
         | of_answers(encoded)
         | {
             "task": encoded.pairs.task,
