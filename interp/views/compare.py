@@ -26,7 +26,7 @@ from interp.views import prompts as of
 from interp.views.colours import COLOURS, GREY, ink
 from interp.views.layout import PAGE
 from interp.views.lines import Frame
-from interp.views.matching import Side, cells_of, matched, require_alike, side_of
+from interp.views.matching import Side, cells_of, matched, names_of, require_alike, side_of
 from interp.views.placing import beside
 from interp.views.prompts import cut
 
@@ -40,7 +40,7 @@ def compare(
     quantity: str = "effect",
     *,
     metric: str | None = None,
-    called: tuple[str, str] = ("estimated", "exact"),
+    called: tuple[str, str] | None = None,
     marked: int = 5,
     title: str | None = None,
     width: int = PAGE,
@@ -56,7 +56,8 @@ def compare(
         exact: the same cells; those that are in one result only are left out. Edges and interventions are matched by name.
         quantity: of effects: effect, value, recovery or damage.
         metric: of effects, by default the first of ``exact``.
-        called: what the two are called.
+        called: what the two are called; by default estimated and exact, or first and second where both are sweeps of
+            :func:`interp.patch`.
         marked: how many of the cells of largest difference are ringed and named.
         title: in place of the one made from provenance.
         width: in pixels; ``views.PAGE`` and ``views.COLUMN`` are the widths of print.
@@ -65,11 +66,12 @@ def compare(
 
     Raises:
         ShapeMismatchError: results with other axes, or without a cell in common.
-        InputError: effects of another direction, or of another metric.
+        InputError: effects of another direction, or of another metric; an estimate where the exact numbers belong.
         UnknownNameError: an unknown metric or quantity.
     """
     for result, argument in ((estimated, "estimated"), (exact, "exact")):
         of.check(result, argument, xr.Dataset, xr.DataArray)
+    called = called or names_of(estimated, exact)
     if isinstance(estimated, xr.Dataset) and isinstance(exact, xr.Dataset):
         require_alike(estimated, exact, called)
     if metric is None and isinstance(exact, xr.Dataset):

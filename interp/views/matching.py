@@ -34,6 +34,22 @@ class Side:
     """Its provenance, in parts."""
 
 
+def names_of(estimated: xr.Dataset | xr.DataArray, exact: xr.Dataset | xr.DataArray) -> tuple[str, str]:
+    """What two results are called where nobody says.
+
+    Raises:
+        InputError: the second is an estimate and the first is none.
+    """
+    how = [
+        result.attrs.get("estimate") if isinstance(result, xr.Dataset | xr.DataArray) else None for result in (estimated, exact)
+    ]
+    if how[1] and not how[0]:
+        raise InputError(
+            f"exact is an estimate ({how[1]}) and estimated is none; exchange the two, or say what they are: called=(…, …)"
+        )
+    return ("first", "second") if not any(how) and all(map(fx.is_effects, (estimated, exact))) else ("estimated", "exact")
+
+
 def require_alike(estimated: xr.Dataset, exact: xr.Dataset, called: tuple[str, str]) -> None:
     """Raise unless both are effects of the same direction."""
     for result in (estimated, exact):

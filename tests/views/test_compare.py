@@ -20,7 +20,7 @@ def pair(make):
     estimated = exact.copy(deep=True)
     noise = rng.normal(size=exact["value"].shape[1:3])[None, :, :, None] * ~exact["by_rule"].values[None]
     estimated["value"] = (exact["value"].dims, (exact["value"].values + noise).astype("float32"))
-    return fx.validate(estimated), exact
+    return fx.validate(estimated.assign_attrs(estimate="first order")), exact
 
 
 def cells(figure):
@@ -138,12 +138,27 @@ def test_arrays_with_examples_have_intervals():
     assert cells(figure).text[0].startswith("<b>L0</b><br>estimated 1.50 ± 2.05 (n=4)<br>exact 1.5<br>")  # t₃ · sd / 2
 
 
+def test_an_estimate_is_never_called_exact(pair):
+    estimated, exact = pair
+    with pytest.raises(InputError, match=r"exact is an estimate \(first order\) and estimated is none; exchange the two"):
+        views.compare(exact, estimated)
+    with pytest.raises(InputError, match="exchange"):
+        views.compare(fx.effect(exact), fx.effect(estimated))
+    figure = views.compare(exact, estimated, called=("patching", "AtP"))
+    assert figure.layout.xaxis.title.text == "AtP effect on logit_diff"
+    two = views.compare(exact, exact)  # two sweeps, two seeds say: neither is an estimate
+    assert (two.layout.xaxis.title.text, two.layout.yaxis.title.text) == (
+        "second effect on logit_diff",
+        "first effect on logit_diff",
+    )
+
+
 def test_other_cells_are_refused(pair, make):
     with pytest.raises(
         ShapeMismatchError, match=r"estimated has the axes layer \(5\), head \(6\), exact layer \(4\), position"
     ):
         views.compare(pair[0], make())
-    with pytest.raises(InputError, match="estimated is of noising, exact of denoising; compare the same direction"):
+    with pytest.raises(InputError, match="first is of noising, second of denoising; compare the same direction"):
         views.compare(make(patching="noising"), make())
     with pytest.raises(ShapeMismatchError, match="no cell in common; their coordinates differ"):
         views.compare(pair[0], pair[1].assign_coords(layer=range(10, 15)))
