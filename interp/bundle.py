@@ -63,6 +63,11 @@ def write(run: Run, path: str | os.PathLike[str]) -> Path:
     return put(path, whole.getvalue())
 
 
+def named(run: Run) -> str:
+    """What a bundle of a run is called where nobody says: ``ioi-heads.zip``."""
+    return f"{_slug(run.name or '') or run.id}.zip"
+
+
 def contents(run: Run) -> dict[str, bytes]:
     """The files of a bundle by their paths in it."""
     kept = {f"store/{name}": data for name, data in run.content().items()}

@@ -240,14 +240,27 @@ def test_export(store, interp):
     assert xr.load_dataset("half.nc")["value"].notnull().any()
     status, said = interp("export", "heads")
     assert status == 2
-    assert said.err == "interp: export needs a file to write: interp export heads heads.csv, or --bundle heads.zip\n"
+    assert said.err == "interp: export needs a file to write: interp export heads heads.csv, heads.zip or --bundle\n"
+    assert "unknown export ending '.pdf'" in interp("export", "heads", "heads.pdf")[1].err
 
 
-def test_export_of_a_bundle(store, interp, monkeypatch):
+def test_export_of_a_bundle(store, interp, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "missing_exporter", lambda: "no browser")
-    assert interp("export", "heads", "--bundle", "heads.zip")[1].out == "wrote heads.zip\n"
-    with zipfile.ZipFile("heads.zip") as packed:
-        assert "heads/README.txt" in packed.namelist()
+    id_ = store.run("heads").id
+    for words, name in (
+        ("heads --bundle", "heads.zip"),
+        (f"{id_} --bundle", "heads.zip"),
+        ("heads --bundle own.zip", "own.zip"),
+        ("heads other.ZIP", "other.ZIP"),
+    ):
+        assert interp("export", *words.split())[1].out == f"wrote {name}\n"
+        with zipfile.ZipFile(name) as packed:
+            assert f"{name[:-4]}/README.txt" in packed.namelist()
+        (tmp_path / name).unlink()
+    several = interp("export", "heads", "heads.csv", "--bundle")[1].out
+    assert several == "wrote heads.csv\nwrote heads.csv.json\nwrote heads.zip\n"
+    store.label("heads", name="ö é")
+    assert interp("export", id_, "--bundle")[1].out == "wrote ö-é.zip\n"
 
 
 def test_report(store, interp, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -18,10 +19,11 @@ class Export:
 
     run_id: RunFirst
     """Id of the run, a unique beginning of it, or its name."""
-    out: tyro.conf.Positional[Path | None] = None
-    """File for its numbers, which ends in .nc, .csv or .parquet."""
-    bundle: Path | None = None
-    """File for data, figures, prompts, provenance and a script that makes the run again; it ends in .zip."""
+    out: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE…")] = ()
+    """Files to write: its numbers as .nc, .csv or .parquet; as .zip, a bundle of all of it."""
+    bundle: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Data, figures, prompts, provenance and a script that makes the run again, in one .zip, called after the run unless FILE
+    says it."""
     store: str = "runs"
     """Folder or address of the store."""
     partial: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -30,11 +32,14 @@ class Export:
     def run(self) -> None:
         from interp import bundle
 
-        if self.out is None and self.bundle is None:
-            raise UserError(f"export needs a file to write: interp export {self.run_id} heads.csv, or --bundle heads.zip")
         store = opened(self.store)
-        written = store.export(self.run_id, self.out, partial=self.partial) if self.out is not None else []
-        written += [bundle.write(store.run(self.run_id), self.bundle)] if self.bundle is not None else []
+        run, zips = store.run(self.run_id), [path for path in self.out if path.suffix.lower() == ".zip"]
+        if self.bundle and not zips:
+            zips = [Path(bundle.named(run))]
+        elif not self.out:
+            raise UserError(f"export needs a file to write: interp export {self.run_id} heads.csv, heads.zip or --bundle")
+        written = [one for path in self.out if path not in zips for one in store.export(run.id, path, partial=self.partial)]
+        written += [bundle.write(run, path) for path in zips]
         print("\n".join(f"wrote {path}" for path in written))
 
 
