@@ -21,7 +21,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
@@ -67,7 +67,12 @@ def installed(thing: Any) -> bool:
     A function is known by the module that it was written in: ``functools.wraps`` gives it the name of another's.
     """
     of = thing.__globals__.get("__name__") if isinstance(thing, FunctionType) else getattr(thing, "__module__", None)
-    top = str(of or "builtins").partition(".")[0]
+    return _is_package(str(of or "builtins").partition(".")[0])
+
+
+@lru_cache
+def _is_package(top: str) -> bool:
+    """Whether a module without dots is an installed package's."""
     if top == "__main__":  # a script, or a notebook, whatever runs it
         return False
     if top in (__name__.partition(".")[0], *sys.stdlib_module_names):

@@ -222,5 +222,5 @@ def _check_digest(described: Mapping[str, Any], model: Model) -> None:
         raise StoreError(
             f"model {described['name']!r} had the digest {described['digest']}, but this one has {model.digest}: its weights, "
             "its configuration or what was set on its modules are others, or are known in another way (a live model's by all "
-            "that it holds, a loaded one's by its files)"
+            "that it holds, a loaded one's by its files); pass it as it was then: model=…"
         )

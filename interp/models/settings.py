@@ -1,10 +1,9 @@
 """What a module computes with beside its weights: its configuration, and the attributes, tables and code of its parts.
 
-    >>> settings = Settings(module)
-    >>> _ = module(**inputs)
-    >>> settings.settle()                      # what a forward pass writes is no setting
-    >>> module.model.layers[0].self_attn.scaling = 0.1
-    >>> "model.layers.0.self_attn.scaling" in settings.changed()
+    >>> settings = Settings(module)                                                          # doctest: +SKIP
+    >>> module(**inputs); settings.settle()    # what a forward pass writes is no setting      # doctest: +SKIP
+    >>> module.model.layers[0].self_attn.scaling = 0.1                                       # doctest: +SKIP
+    >>> "model.layers.0.self_attn.scaling" in settings.changed()                             # doctest: +SKIP
     True
 
 Numbers, texts and functions that somebody set on a part count, buffers that no file holds, which class a part is, and the code
@@ -31,6 +30,7 @@ from interp.own_code import code_of, in_writing, installed
 _ASIDE = {
     *vars(nn.Module()),
     *("forward", "_old_forward", "_hf_hook", "hf_device_map", "_is_hf_initialized", "name_or_path", "warnings_issued"),
+    "_internal_dict",  # the configuration, in diffusers
 }
 """Attributes that say nothing of what is computed; a forward is looked at by :func:`interp.models.hooks.hooked`."""
 _PLACING = ("transformers_version", "architectures", "dtype", "torch_dtype", "use_cache")

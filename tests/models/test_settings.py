@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +150,17 @@ def test_configurations_of_one_file_of_weights(key: str, value: Any, seed: int, 
     assert other.digest != plain.digest
     setattr(plain.module.config, key, value)
     assert plain.digest == other.digest
+
+
+def test_another_process_finds_the_same() -> None:
+    """Whatever order sets have there."""
+    code = """
+from interp.doctor import architectures
+print([architectures.loaded(one).digest for one in ("llama", "unet", "resnet")])
+"""
+    call = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    one, other = (call(env={**os.environ, "PYTHONHASHSEED": seed}).stdout.splitlines()[-1] for seed in ("1", "2"))
+    assert one == other
 
 
 def test_how_a_model_is_run_is_no_setting(seed: int) -> None:
