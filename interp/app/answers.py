@@ -23,7 +23,9 @@ from interp.store.run import DAMAGED
 ONE, TWO = 760, 620
 """Width of a figure alone, and of one beside another, where there is room for it."""
 _LEAST, _AROUND = 312, 92
-"""Width of a figure that is never less, and of what is beside it in a window."""
+"""Width of a figure that is never less, and of what is around it in a window."""
+_COLUMNS, _BESIDE_TABLE, _WIDEST = 1200, 600, 1472
+"""A window that is wider has columns; the table beside a figure and what is around both; the widest page."""
 PANELS = ("a", "b", "difference", "both")
 """Of two runs; one alone has the first."""
 
@@ -98,13 +100,14 @@ def draw(
         template: of plotly.
         window: its width in pixels, where that is known.
     """
-    one, two = within(ONE, window), within(TWO, window)
+    one, two = within(ONE, window, _BESIDE_TABLE), within(TWO, window)
+    if isinstance(window, int) and window > _COLUMNS:
+        two = min(two, (min(window, _WIDEST) - _AROUND) // 2 - 40)
     names = PANELS if len(ids) == 2 else PANELS[:1]
     nothing = Panel(None)
     seen = shown(library, ids, wanted)
     if not seen.sets:
-        why = next((o.problem for o in opened(library, ids) if o.problem), "the two results have no family of the same name")
-        return dict.fromkeys(names, nothing) | {"a": Panel(None, parts.note(f"Nothing to draw: {why}."))}
+        return dict.fromkeys(names, nothing) | _undrawn(opened(library, ids))
     if seen.choice.together:
         return dict.fromkeys(names, nothing) | {names[-1]: _together(seen, template, one)}
     panels = [
@@ -116,9 +119,22 @@ def draw(
     return dict(zip(names, panels, strict=True))
 
 
-def within(width: int, window: Any) -> int:
-    """A width, or what a narrower window has room for."""
-    return max(_LEAST, min(width, window - _AROUND)) if isinstance(window, int) else width
+def _undrawn(runs: Sequence[Opened]) -> dict[str, Panel]:
+    """Why nothing is drawn, in the panel of the run that it is about."""
+    said = {of: f"Nothing to draw: {one.problem}." for of, one in zip(PANELS, runs, strict=False) if one.problem}
+    if not said:
+        said = {"a": "Nothing to draw: the two results have no family of the same name."}
+    elif len(said) < len(runs):
+        (other,) = {*PANELS[:2]} - {*said}
+        said[other] = "Nothing is compared, as the other run cannot be read. Open this one alone to see it."
+    return {of: Panel(None, parts.note(words)) for of, words in said.items()}
+
+
+def within(width: int, window: Any, beside: int = _AROUND) -> int:
+    """A width, or what a narrower window has room for; ``beside``: what stands in its row, where the window has columns."""
+    if not isinstance(window, int):
+        return width
+    return max(_LEAST, min(width, window - (beside if window > _COLUMNS else _AROUND)))
 
 
 def shown(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Seen:

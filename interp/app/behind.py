@@ -14,7 +14,7 @@ from interp.app.answers import Seen, shown, within
 from interp.app.choices import across
 from interp.app.data import Library
 from interp.views import labels
-from interp.views.kinds import CIRCUIT, PATHS
+from interp.views.kinds import CIRCUIT, FAITHFULNESS, PARETO, PATHS
 
 STRIP = 520
 """Width of the examples of a cell, where there is room for it."""
@@ -104,16 +104,18 @@ _STRONGEST = {
 
 
 def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Any:
-    """The table of the strongest cells; None of a result that is no sweep."""
+    """The table of the strongest cells; None of a result that is no sweep, and of circuits: the smallest change most."""
     _, _, sets, choice = shown(library, ids, wanted)
-    if len(sets) != 1 or not fx.is_effects(sets[0]) or not fx.swept_axes(sets[0]):
+    if len(sets) != 1 or not fx.is_effects(sets[0]) or not fx.swept_axes(sets[0]) or choice.kind in (FAITHFULNESS, PARETO):
         return None
     table, places = cells.strongest(sets[0], choice)
     if table.empty:
         return parts.note("No cell is computed yet.")
     found = [{"type": "strong", "place": _written(place), "of": 0} if place else None for place in places]
     ends = zip(table["effect"], table["low"], table["high"], strict=True)
-    told = table.assign(effect=[labels.interval(*numbers) for numbers in ends])
+    digits = {c: 2 if c == "p_adjusted" else 3 for c in list(_STRONGEST)[2:] if c in table}
+    rounded = {c: [float(f"{number:.{most}g}") for number in table[c]] for c, most in digits.items()}
+    told = table.assign(**rounded, effect=[labels.interval(*numbers) for numbers in ends])
     return parts.table(told[[c for c in _STRONGEST if c in told]].rename(columns=_STRONGEST), found)
 
 

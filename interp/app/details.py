@@ -30,7 +30,7 @@ class Sided(NamedTuple):
 
 def empty() -> html.Div:
     """What stands where the details of a cell will be."""
-    return parts.note("Click a point of the figure, or one of the strongest cells, to see the examples behind it.")
+    return parts.note("Click a point of the figure to see the examples behind it.")
 
 
 def detail(

@@ -81,10 +81,19 @@ def page(runs: pd.DataFrame) -> html.Div:
         html.Div(
             dcc.Input(id="text", type="text", placeholder="Search name, id, model, site, tag …", debounce=0.25),
             className="field wide",
+            **parts.group("search"),
         ),
         *(_menu(column, values) for column, values in offered(runs).items()),
-        html.Div(dcc.DatePickerRange(id="days", display_format="YYYY-MM-DD", clearable=True), className="field days"),
-        html.Div(dcc.Dropdown(id="sort", options=sorts, value="newest", clearable=False, searchable=False), className="field"),
+        html.Div(
+            dcc.DatePickerRange(id="days", display_format="YYYY-MM-DD", clearable=True),
+            className="field days",
+            **parts.group("made between"),
+        ),
+        html.Div(
+            dcc.Dropdown(id="sort", options=sorts, value="newest", clearable=False, searchable=False),
+            className="field",
+            **parts.group("order"),
+        ),
     ]
     return html.Div(
         [
@@ -115,7 +124,7 @@ def rows(runs: pd.DataFrame, number: int, picked: Sequence[str], total: int) -> 
     last = (len(runs) - 1) // PAGE
     number = min(max(0, number), last)
     shown = runs.iloc[number * PAGE : (number + 1) * PAGE]
-    columns = ["", "run", "model", "task", "method and site", "made", "size", "status", "tags"]
+    columns = ["", "run", "status", "model", "task", "method and site", "made", "size", "tags"]
     head = html.Thead(html.Tr([html.Th(c) for c in columns]))
     body = html.Tbody([_row(row, picked) for row in shown.to_dict("records")])
     many = f"{len(runs)} of {total} runs" if len(runs) != total else f"{total} run{'s' * (total != 1)}"
@@ -142,25 +151,28 @@ def _said(value: Any) -> str:
 
 def _menu(column: str, values: Sequence[str]) -> html.Div:
     choose = dcc.Dropdown(id=f"by-{column}", options=list(values), multi=True, placeholder=column, searchable=len(values) > 8)
-    return html.Div(choose, className="field")
+    return html.Div(choose, className="field", **parts.group(column))
 
 
 def _row(row: dict[str, Any], picked: Sequence[str]) -> html.Tr:
     identity = row["id"]
-    option = [{"label": "", "value": identity}]
+    told = html.Span(f"tick {row['name'] or identity}", className="unseen")
+    option = [{"label": told, "value": identity}]
     tick = dcc.Checklist(id={"type": "pick", "run": identity}, options=option, value=[identity] * (identity in picked))
     made = "" if pd.isna(row["made_at"]) else row["made_at"].strftime("%Y-%m-%d %H:%M")
     name: list[Any] = [dcc.Link(row["name"] or identity, href=f"/run/{identity}")]
     name += [html.Span(identity, className="id")] if row["name"] else []
-    what = [" ".join(filter(None, (row["method"], row["site"]))), html.Span(row["patching"], className="soft")]
+    what: list[Any] = [" ".join(filter(None, (row["method"], row["site"]))), " ", html.Span(row["patching"], className="soft")]
     tags = [parts.chip(tag) for tag in row["tags"]]
     return html.Tr(
         [
             html.Td(tick),
             html.Td(name, className="name", title=row["name"] or identity),
-            html.Td(row["model"], className="model", title=row["model"]),
-            *map(html.Td, (row["task"], what, made, size(row["size"]))),
             html.Td(parts.status(row["status"], row["reason"])),
+            html.Td(row["model"], className="model", title=row["model"]),
+            html.Td(row["task"]),
+            html.Td(what, className="what"),
+            *map(html.Td, (made, size(row["size"]))),
             html.Td(tags, className="tags"),
         ]
     )

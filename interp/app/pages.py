@@ -19,7 +19,7 @@ from interp.app import details, parts
 from interp.app.choices import CONTROLS
 from interp.app.data import Opened
 from interp.store.marker import DATA
-from interp.store.run import DAMAGED, UNFINISHED
+from interp.store.run import COMPLETE, DAMAGED, UNFINISHED
 
 _LABELS = {
     "family": "family",
@@ -46,7 +46,7 @@ def frame(name: str) -> html.Div:
             html.Header(
                 [
                     dcc.Link([html.B("interp"), html.Span(name, className="soft")], href="/", className="home"),
-                    html.Button("◐", id="toggle", n_clicks=0, title="light or dark"),
+                    html.Button("◐", id="toggle", n_clicks=0, title="light or dark", **parts.called("light or dark")),
                 ]
             ),
             html.Main(id="page"),
@@ -86,7 +86,10 @@ def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures:
     compare = dcc.Dropdown(
         id="other", options=[{"value": i, "label": label} for i, label in others], placeholder="compare with …", searchable=True
     )
-    strongest = [html.H2("Strongest cells"), html.Div(id="strongest")]
+    strongest = [
+        html.H2(["Strongest cells", html.Span("a row shows its examples", className="soft")]),
+        html.Div(id="strongest"),
+    ]
     beside = html.Section(strongest, className="card", id="strongest-card", hidden=True)
     behind = [html.Div(id="detail", children=details.empty()), html.Div(id="prompts")]
     return html.Div(
@@ -101,7 +104,7 @@ def explorer(runs: Sequence[Opened], others: Sequence[tuple[str, str]], figures:
             html.Div(
                 [
                     html.Div(id="banner", className="banner", children=banner(runs)),
-                    html.Div(compare, className="field compare", hidden=len(runs) == 2),
+                    html.Div(compare, className="field compare", hidden=len(runs) == 2, **parts.group("compare with")),
                 ],
                 className="head",
             ),
@@ -128,7 +131,7 @@ def banner(runs: Sequence[Opened]) -> list[Any]:
         words += [str(summary["made_at"])[:16].replace("T", " ")] if summary.get("made_at") else []
         line = [
             html.H1([*([html.Span(side, className="side")] if side else []), run.name or run.id]),
-            parts.status(run.status, run.reason),
+            parts.status(DAMAGED if opened.problem and run.status == COMPLETE else run.status, run.reason or opened.problem),
         ]
         under = html.Div([html.Span(" · ".join([run.id, *words]), className="soft"), *(parts.chip(t) for t in run.tags)])
         bar = [parts.progress(opened.done, opened.total, _so_far(opened))] if opened.total else []
@@ -174,7 +177,8 @@ def slider(axis: str, labels: Sequence[str], value: int) -> html.Div:
     run = dcc.Slider(
         0, last, step=1, value=value, marks=marks, id={"type": "at", "axis": axis}, included=False, allow_direct_input=False
     )
-    return html.Div([html.Label(axis), run], className="field slider long" if len(labels) > 40 else "field slider")
+    kind = "field slider long" if len(labels) > 40 else "field slider"
+    return html.Div([html.Label(axis), run], className=kind, **parts.group(axis))
 
 
 def variables(ds: xr.Dataset) -> html.Div:

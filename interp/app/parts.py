@@ -85,10 +85,22 @@ def _folded(tokens: Sequence[Token]) -> list[Any]:
     return found
 
 
+def called(label: str) -> dict[str, Any]:
+    """What a screen reader calls an element whose text does not say it."""
+    return {"aria-label": label}
+
+
+def group(label: str) -> dict[str, Any]:
+    """What a screen reader calls the control inside: Dash names a menu by its value alone."""
+    return {"role": "group", **called(label)}
+
+
 def menu(control: str, label: str) -> html.Div:
     """A menu of the page's controls, empty as yet."""
     choose = dcc.Dropdown(id=control, options=[], clearable=False, searchable=False)
-    return html.Div([html.Label(label, htmlFor=control), choose], id=f"{control}-field", className="field", hidden=True)
+    return html.Div(
+        [html.Label(label, htmlFor=control), choose], id=f"{control}-field", className="field", hidden=True, **group(label)
+    )
 
 
 def _token(token: Token) -> html.Span:

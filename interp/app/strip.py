@@ -21,6 +21,8 @@ CLEAR = {
 """Of a figure in a page, whose colour shows through."""
 _MANY = 300
 _ROW, _SPARE = 110, 86
+_LINE = 15
+"""Pixels between means that are written over a histogram."""
 _BRIGHT = tuple(COLOURS[i] for i in (5, 4, 2, 3, 1, 6, 0))
 """On a dark page, the bright ones first."""
 
@@ -36,6 +38,7 @@ def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, wi
     """
     figure = go.Figure()
     many = max(len(numbers) for _, numbers in rows) > _MANY
+    spare = _LINE * (len(rows) - 1) if many else 0
     for i, (side, column) in enumerate(rows):
         numbers = column.to_numpy(float)
         there = np.flatnonzero(np.isfinite(numbers))
@@ -53,8 +56,9 @@ def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, wi
             mean = float(numbers[there].mean())
             place = {"y0": i - 0.4, "y1": i + 0.4} if not many else {"y0": 0, "y1": 1, "yref": "paper"}
             figure.add_shape(type="line", x0=mean, x1=mean, line={"color": colour, "width": 2, "dash": "dash"}, **place)
-            above = {"y": i + 0.42} if not many else {"y": 1, "yref": "paper"}
-            figure.add_annotation(x=mean, text=f"mean {mean:.3g}", showarrow=False, yanchor="bottom", **above)
+            above = {"y": i + 0.42} if not many else {"y": 1, "yref": "paper", "yshift": _LINE * i}
+            told = f"{labels.escape(side)} mean {mean:.3g}".strip() if many else f"mean {mean:.3g}"
+            figure.add_annotation(x=mean, text=told, showarrow=False, yanchor="bottom", **above)
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
     sides = [side for side, _ in rows]
     figure.update_yaxes(showgrid=False, zeroline=False, showticklabels=many or len(rows) > 1)
@@ -64,9 +68,9 @@ def strip(rows: Sequence[tuple[str, pd.Series]], name: str, template: str, *, wi
     figure.update_layout(
         template=template,
         width=width,
-        height=_SPARE + _ROW * (2 if many else len(rows)),
+        height=_SPARE + (2 * _ROW + spare if many else _ROW * len(rows)),
         **CLEAR,
-        margin={"l": max(36, 14 + int(6.6 * max(map(len, sides)))), "r": 16, "t": 24, "b": 46, "autoexpand": False},
+        margin={"l": max(36, 14 + int(6.6 * max(map(len, sides)))), "r": 16, "t": 24 + spare, "b": 46, "autoexpand": False},
         font={"family": FONT, "size": 12},
         barmode="overlay",
         hovermode="closest",

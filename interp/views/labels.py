@@ -31,6 +31,9 @@ _GIVEN = 60
 DIFFER = "·"
 """Stands where the examples' tokens are not all the same."""
 
+_HOVER_LINE = 90
+"""Characters of a line of a hover about the tokens of both prompts; longer ones are two."""
+
 _FEW = 3
 """Different tokens that a hover lists."""
 
@@ -113,7 +116,10 @@ def told(tokens: Iterable[object]) -> str:
 
 def _token_line(clean: Iterable[object], corrupted: Iterable[object], role: str) -> str:
     a, b = told(clean), told(corrupted)
-    return escape((f"{role}, " if role else "") + (f"token {a}" if a == b else f"token {a}, corrupted {b}"))
+    clean_side, other = escape((f"{role}, " if role else "") + f"token {a}"), escape(f"corrupted {b}")
+    if a == b:
+        return clean_side
+    return f"{clean_side}{'<br>' if len(clean_side) + len(other) > _HOVER_LINE else ', '}{other}"
 
 
 def short(token: str, most: int = LONGEST) -> str:

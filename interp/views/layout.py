@@ -116,7 +116,7 @@ def dress(
     size, glyph, above = heading.size, heading.glyph, heading.height + 4
     columns, rows = _fitted(columns), _fitted(rows)
     left = int(10 + 2.2 * size + glyph * rows.longest)
-    right = int(24 + 5.2 * size)
+    right = int(24 + 6.2 * size)  # the bar, numbers such as −0.001, and its title
     inner = max(80, width - left - right)
     wide = (inner - _BESIDE * (across - 1)) / across
     lying = glyph * columns.longest + 0.8 * size  # room that a label needs, and a gap

@@ -108,3 +108,12 @@ def test_what_a_number_means_stays_together():
         lines = labels.wrap(text, width)
         assert " ".join(lines) == text
         assert not any(line.endswith("=") or line.startswith("=") for line in lines)
+
+
+def test_the_tokens_of_both_prompts_are_two_lines_where_one_is_too_long():
+    few, many = [" Mary", " John"], [f" a-long-name-{i}" for i in range(9)]
+    assert labels._token_line(few, few, "") == "token differs: ' Mary', ' John'"
+    assert labels._token_line([" Mary"], [" John"], "IO") == "IO, token ' Mary', corrupted ' John'"
+    clean, other = labels._token_line(many, many[::-1], "").split("<br>")
+    assert clean.startswith("token differs: ' a-long-name-0'")
+    assert other.startswith("corrupted differs: ' a-long-name-8'")
