@@ -254,7 +254,7 @@ class _Training:
             "pairs_digest": p.encoded.pairs.digest,
             "examples": effects.digests(texts["clean_prompt"], texts["corrupted_prompt"]),
         }
-        attrs = provenance.attributes(p.runs.subject, p.options.patching, p.metrics) | {
+        attrs = provenance.attributes(p.subject, p.options.patching, p.metrics) | {
             "method": "fit",
             "metric": p.metrics[0].name,
             "interventions": [repr(run.intervention) for run in runs],

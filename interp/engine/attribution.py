@@ -217,7 +217,7 @@ def _passes(prepared: Prepared) -> _Found:
 
         with tqdm(total=len(encoded), unit="example", **bar) as progress:
             parts = in_batches(len(encoded), limit, run, progress.update)
-        facts = provenance.attributes(runs.subject, options.patching, prepared.metrics)
+        facts = provenance.attributes(prepared.subject, options.patching, prepared.metrics)
         facts |= {"passes": len(parts), "out_of_memory": len(halved)}
     base, moved = (torch.cat([part[which] for part in parts], dim=-1) for which in (0, 1))
     alone.setdefault(runs.side["base"], base)

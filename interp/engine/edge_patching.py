@@ -166,6 +166,10 @@ class _Asked:
     def reader(self) -> Reader:
         return self.runs.reader
 
+    @cached_property
+    def subject(self) -> provenance.Subject:
+        return provenance.Subject(self.runs.model, self.runs.encoded)
+
     def bare(self) -> xr.Dataset:
         """The result without any number."""
         nothing = np.full((len(self.reader.metrics), len(self.runs.encoded)), np.nan, str(self.reader.dtype).split(".")[-1])
@@ -202,7 +206,7 @@ class _Asked:
             axes={axes.CELL: list(range(len(self.wanted)))},
             metrics=[m.name for m in self.reader.metrics],
             coords=provenance.example_coordinates(self.runs.encoded) | _coordinates(self.runs.model, self.wanted),
-            attrs=provenance.attributes(self.runs.subject, self.patching, self.reader.metrics) | self._asked | facts,
+            attrs=provenance.attributes(self.subject, self.patching, self.reader.metrics) | self._asked | facts,
         )
 
     @cached_property  # of every edge, and asked for before and after the base is run
@@ -223,7 +227,7 @@ class _Asked:
             "strategy": "wavefront",
             "rows": len(wanted) * len(encoded),
             **gauge.attribute(model, [*written, *([self.changes] if self.changes else [])]),
-            "spec": provenance.spec(self.runs.subject, self.patching, self.reader.metrics, spec),
+            "spec": provenance.spec(self.subject, self.patching, self.reader.metrics, spec),
         }
 
 

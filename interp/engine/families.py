@@ -173,7 +173,7 @@ def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Datas
         attrs=measured.facts
         | family.attrs
         | gauge.attribute(prepared.model, [*family.interventions, *([options.given] if options.given else [])])
-        | {"spec": provenance.spec(prepared.runs.subject, options.patching, prepared.metrics, spec)},
+        | {"spec": provenance.spec(prepared.subject, options.patching, prepared.metrics, spec)},
     )
 
 

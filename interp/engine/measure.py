@@ -164,7 +164,7 @@ class Measuring:
             self.corrupt.cpu().numpy(),
             self.base.cpu().numpy() if prepared.given is not None else None,
             prepared.by_rule[own].cpu().numpy(),
-            provenance.attributes(prepared.runs.subject, prepared.options.patching, prepared.metrics)
+            provenance.attributes(prepared.subject, prepared.options.patching, prepared.metrics)
             | facts
             | recorded(self.work.cells[own]),
         )

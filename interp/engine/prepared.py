@@ -24,6 +24,7 @@ from interp.engine.joins import NEVER, begun, join, moved, refused, resumes
 from interp.engine.lines import Lines
 from interp.engine.precision import Precision
 from interp.engine.prompts import Columns
+from interp.engine.provenance import Subject
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.interventions import Activation, Change, Intervention, Replace, Scale
@@ -79,6 +80,11 @@ class Prepared:
     by_rule: Bool[Tensor, "cell example"]
     eager: str
     """Why attention is the model's eager one, which forms whole scores and patterns; empty if it is not."""
+
+    @cached_property
+    def subject(self) -> Subject:
+        """What the numbers are of."""
+        return Subject(self.model, self.encoded)
 
     @property
     def attention(self) -> str:

@@ -19,7 +19,6 @@ from torch import Tensor
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.prompts import Changing, Columns, Kept, Ran, Wanted, forward
-from interp.engine.provenance import Subject
 from interp.engine.readout import Reader
 from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
 from interp.interventions import Activation
@@ -42,7 +41,6 @@ class Runs:
 
     def __init__(self, model: Model, encoded: Encoded, base: str, batch: int, reader: Reader) -> None:
         self.model, self.encoded, self.batch, self.reader = model, encoded, batch, reader
-        self.subject = Subject(model, encoded)
         self.side = {
             "base": base,
             "source": "clean" if base == "corrupted" else "corrupted",

@@ -49,7 +49,7 @@ def swept(
 def bare(p: Prepared, families: Mapping[str, Family], attrs: Mapping[str, Any], *, tree: bool) -> Result:
     """The result of a sweep without any number: what a store knows it by."""
     metrics, examples = len(p.metrics), len(p.encoded)
-    facts = provenance.attributes(p.runs.subject, p.options.patching, p.metrics)
+    facts = provenance.attributes(p.subject, p.options.patching, p.metrics)
     facts |= {"noise_floor": dict.fromkeys(metric.name for metric in p.metrics)}
     nothing = np.full((metrics, examples), np.nan, str(p.reader.dtype).removeprefix("torch."))
     found = []
