@@ -21,8 +21,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
-from functools import cached_property, lru_cache, partial
-from pathlib import Path
+from functools import cached_property, partial
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -67,18 +66,13 @@ def installed(thing: Any) -> bool:
     A function is known by the module that it was written in: ``functools.wraps`` gives it the name of another's.
     """
     of = thing.__globals__.get("__name__") if isinstance(thing, FunctionType) else getattr(thing, "__module__", None)
-    return _is_package(str(of or "builtins").partition(".")[0])
-
-
-@lru_cache
-def _is_package(top: str) -> bool:
-    """Whether a module without dots is an installed package's."""
+    top = str(of or "builtins").partition(".")[0]
     if top == "__main__":  # a script, or a notebook, whatever runs it
         return False
     if top in (__name__.partition(".")[0], *sys.stdlib_module_names):
         return True
     file = getattr(sys.modules.get(top), "__file__", None)
-    return file is not None and not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+    return file is not None and not {"site-packages", "dist-packages"}.isdisjoint(file.replace("\\", "/").split("/"))
 
 
 def _class(kind: type, seen: list[Any]) -> Iterator[Any]:

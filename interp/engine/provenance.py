@@ -51,7 +51,7 @@ class Subject:
 
 
 def identity(model: Model, encoded: Encoded) -> dict[str, Any]:
-    """What the numbers are of. Chats are known by their tokens too: a template may change, or write today's date."""
+    """What the numbers are of. Prompts are known by their tokens too, which another tokenizer or template changes."""
     return {
         "model": model.name,
         "model_digest": model.digest,
@@ -60,17 +60,13 @@ def identity(model: Model, encoded: Encoded) -> dict[str, Any]:
         "bos": encoded.bos,
         "dtype": str(model.dtype).removeprefix("torch."),
         **({"bos_asked": encoded.asked} if encoded.asked != "model" else {}),  # special tokens may be others than BOS
-        **({"chat_tokens": _tokens(encoded)} if _chats(encoded) else {}),
+        "tokens": _tokens(encoded),
     }
 
 
-def _chats(encoded: Encoded) -> bool:
-    return any(prompt.messages for pair in encoded.pairs for prompt in (pair.clean, pair.corrupted))
-
-
 def _tokens(encoded: Encoded) -> str:
-    """sha256 of the real token ids of all prompts, 16 hexadecimal digits."""
-    total = hashlib.sha256()
+    """sha256 of the real token ids of all prompts and of their answers, 16 hexadecimal digits."""
+    total = hashlib.sha256(json.dumps([encoded.answered.right, encoded.answered.wrong]).encode())
     for side in (encoded.clean, encoded.corrupted):
         if side.ids is not None:
             for row, real in zip(side.ids.cpu(), side.mask.cpu(), strict=True):

@@ -174,20 +174,20 @@ def _attributes(family: str, attrs: Mapping[str, Any], facts: Iterable[Mapping[s
     }
 
 
-def cut(sizes: Mapping[str, int], first: str, seconds: float) -> dict[str, int]:
+def cut(sizes: Mapping[str, int], first: str | None, seconds: float) -> dict[str, int]:
     """How long a unit is along examples and along the first axis of a family, so that it takes about :data:`UNIT_SECONDS`.
 
     Examples are taken apart first, as far as passes stay full.
 
     Args:
         sizes: of both axes.
-        first: the axis along which cells are cut.
+        first: the axis along which cells are cut; None of a single cell.
         seconds: what the family takes, estimated.
     """
     count = min(_MOST, max(1, round(seconds / UNIT_SECONDS)))
     parts = min(count, max(1, sizes[axes.EXAMPLE] // _FEWEST))
-    slabs = min(sizes[first], -(-count // parts))
-    return {axes.EXAMPLE: -(-sizes[axes.EXAMPLE] // parts), first: -(-sizes[first] // slabs)}
+    found = {axes.EXAMPLE: -(-sizes[axes.EXAMPLE] // parts)}
+    return found if first is None else found | {first: -(-sizes[first] // min(sizes[first], -(-count // parts)))}
 
 
 def _say_if_anonymous(asked: Result, stacklevel: int = 5) -> None:

@@ -84,8 +84,8 @@ class _Units:
         found = {}
         for (name, family), cells in zip(self.families.items(), p.families, strict=True):
             share = int((~p.by_rule[cells.start : cells.stop]).sum()) / total
-            first, values = next(iter(family.axes.items()))
-            found[self.path(name)] = cut({"example": len(p.encoded), first: len(values)}, first, seconds * share)
+            sizes = {axis: len(values) for axis, values in family.axes.items()}
+            found[self.path(name)] = cut({"example": len(p.encoded)} | sizes, next(iter(sizes), None), seconds * share)
         return found
 
     @contextmanager

@@ -177,6 +177,15 @@ def test_a_result_that_is_kept_later_is_found(model, pairs, tmp_path, ask):
     assert Store(tmp_path).like(result) == run
 
 
+def test_one_cell_without_any_axis(model, pairs, tmp_path):
+    plain = interp.patch(model, pairs, "L0H1.z")
+    kept = interp.patch(model, pairs, "L0H1.z", store=tmp_path)
+    assert kept["value"].dims == ("metric", "example")
+    assert kept["value"].equals(plain["value"])
+    assert kept.attrs["work_units"] > 1
+    assert interp.patch(model, pairs, "L0H1.z", store=tmp_path).identical(kept)
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_estimates_are_made_once(model, pairs, tmp_path, monkeypatch, several):
     made, real = [], attribution._passes
