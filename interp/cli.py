@@ -2,8 +2,8 @@
 
 Every command is a dataclass; the text under a field is its help. Those that work on a store alone are in
 :mod:`interp.commands`. What stands alone on the line is a run (``interp show RUN``), by its id, the beginning of one, or its
-name; the store is ``--store`` of every command, by default the folder ``runs`` (``interp ls --store ADDRESS``). ``interp view``
-takes it alone too.
+name; the store is ``--store`` of every command, by default the folder ``runs``. Commands about no runs, ``interp ls``, ``tidy``
+and ``view``, take it alone too (``interp ls ADDRESS``).
 """
 
 from __future__ import annotations

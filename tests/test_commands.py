@@ -87,6 +87,7 @@ def test_ls_shows_every_run_and_how_far_half_a_run_is(store, interp):
     assert half.endswith("unfinished 4/9")
     assert (
         interp("ls", "--store", "runs")[1].out
+        == interp("ls", "runs")[1].out
         == interp("ls", "--store", store.files.root.absolute().as_uri())[1].out
         == said.out
     )
@@ -229,7 +230,7 @@ def test_tidy_removes_what_nothing_reads(store, interp):
     left.mkdir()
     assert interp("tidy")[1].out == f"removed {store.run('heads').id}/0badc0de\n"
     assert not left.exists()
-    assert interp("tidy", "--store", "runs")[1].out == "nothing to remove\n"
+    assert interp("tidy", "--store", "runs")[1].out == interp("tidy", "runs")[1].out == "nothing to remove\n"
 
 
 def test_export(store, interp):

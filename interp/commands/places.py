@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from interp.store import Store
 
 StoreFirst: TypeAlias = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STORE")]
-"""The store of ``interp view``, in place of ``--store``."""
+"""The store of a command that is about no runs of it (``interp ls STORE``), in place of ``--store``."""
 RunFirst: TypeAlias = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 RunsFirst: TypeAlias = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN…")]
 """Runs of a command; their store is an option of every command."""
