@@ -56,7 +56,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
   font: 16px/1.55 system-ui, "DejaVu Sans", "Segoe UI", Helvetica, Arial, sans-serif; }
-main { max-width: 56rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
+main { max-width: 67rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 0 0 .75rem; }
 p { max-width: 44rem; margin: .5rem 0; white-space: pre-line; }

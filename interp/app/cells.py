@@ -18,6 +18,7 @@ from interp import effects as fx
 from interp.app.choices import Choice
 from interp.app.data import numbers
 from interp.views import drawing, kinds, labels
+from interp.views.circuits import SIZE
 from interp.views.kinds import FAITHFULNESS, PARETO
 
 _NORMALISED = ("recovery", "damage")
@@ -36,9 +37,10 @@ def valid(ds: xr.Dataset, cell: object) -> bool:
 
 
 def name(ds: xr.Dataset, cell: Mapping[str, int]) -> str:
-    """``L3H1``; of an edge, what it joins, and of a pattern, the two positions."""
+    """``L3H1``; of an edge, what it joins, of a circuit, its size first, and of a pattern, the two positions."""
     if names.CELL in cell and (told := kinds.told(ds, names.CELL)) != names.CELL:
-        return str(ds[told].values[cell[names.CELL]])
+        i, sized = cell[names.CELL], SIZE in ds.coords and ds[SIZE].dims == (names.CELL,)
+        return (f"size {ds[SIZE].values[i]}: " if sized else "") + str(ds[told].values[i])
     coords = {axis: ds[axis].values.tolist()[i] if axis in ds.coords else i for axis, i in cell.items()}
     words = [str(coords.pop(axis)) for axis in _ENDS if axis in coords]
     source = coords.pop(names.SOURCE_POSITION, None)

@@ -142,10 +142,11 @@ def interval(mean: float, low: float, high: float) -> str:
     if not math.isfinite(mean):
         return "undefined"
     half, off = (high - low) / 2, abs((low + high) / 2 - mean)
-    if not math.isfinite(half):
-        return f"{_fixed(mean, 2)} ± ?"
-    size = half if half >= 5e-5 else abs(mean)  # a half width that four decimals would not show decides nothing
+    known = math.isfinite(half)
+    size = half if known and half >= 5e-5 else abs(mean)  # a half width that four decimals would not show decides nothing
     decimals = 2 if size == 0 or size >= 0.005 else min(4, 1 - math.floor(math.log10(size)))
+    if not known:
+        return f"{_fixed(mean, decimals)} ± ?"
     if off > _LOPSIDED * half and off >= 0.5 * 10**-decimals:
         return f"{_fixed(mean, decimals)} [{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
     return f"{_fixed(mean, decimals)} ± {_fixed(half, decimals)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -18,7 +19,7 @@ from interp.errors import InputError, PositionError, UnknownNameError
 from interp.views.labels import Ticks, escape, in_sample, roles_of, short, standing, told
 
 
-def require(ds: xr.Dataset, what: str, *variables: str) -> None:
+def require(ds: Any, what: str, *variables: str) -> None:
     """Raise unless a result is a dataset that has what a view draws."""
     check(ds, "results", xr.Dataset)
     for variable in variables:

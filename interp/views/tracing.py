@@ -11,6 +11,7 @@ is around the cells whose effect survives the max-T sign-flip test over the cell
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -96,7 +97,7 @@ def tracing(
     return _named(figure, [_name(family) for family in families.values()])
 
 
-def _families(results: xr.DataTree, metric: str | None) -> dict[str, xr.Dataset]:
+def _families(results: Any, metric: str | None) -> dict[str, xr.Dataset]:
     """The families by name, with one metric, on the same axes."""
     leaves = {leaf.path.strip("/"): leaf.to_dataset() for leaf in results.leaves} if isinstance(results, xr.DataTree) else {}
     if len(leaves) < 2:

@@ -10,7 +10,10 @@ import xarray as xr
 from interp import effects
 from interp.app import answers, behind, cells, choices, clicks, comparing, drawing, prompts
 from interp.app.choices import resolve
+from interp.app.data import Library
+from interp.app.strip import strip
 from interp.errors import InputError, StoreError
+from interp.store import Store
 
 
 def options(offer, control):
@@ -115,9 +118,6 @@ def test_the_tokens_of_a_prompt_are_coloured_by_a_layer(library, ids):
 
 
 def test_what_cannot_be_drawn_says_why(tmp_path, make):
-    from interp.app.data import Library
-    from interp.store import Store
-
     store = Store(tmp_path)
     run = store.save(make())
     data = next((tmp_path / run.id).rglob("data.zarr.zip"))
@@ -183,7 +183,58 @@ def test_the_strongest_are_shown_with_their_intervals(library, ids):
     assert shown[:5] == ["cell", "effect", "held out", "p", "recovery"]
     assert shown[5] == "L2@3"
     assert re.fullmatch(r"6\.00 ± \d\.\d\d", shown[6])  # the mean of 2 · clean
+    assert shown[7:10] == ["6", "0.031", "1"]  # three digits, and two of p: 2 of the 64 flips of six examples are as far off
     assert behind.strongest(library, [ids["stream"], ids["half"]], {}) is None
+
+
+def test_circuits_have_no_strongest_cells(tmp_path, make):
+    store = Store(tmp_path)
+    run = store.save(make.graph(size=("cell", [1, 2, 3, 4])))
+    assert behind.strongest(Library(store), [run.id], {"view": "circuit"}) is not None
+    for view in ("faithfulness", "pareto"):
+        assert behind.strongest(Library(store), [run.id], {"view": view}) is None
+
+
+def test_a_run_that_cannot_be_read_is_told_in_its_own_panel(tmp_path, make):
+    store = Store(tmp_path)
+    whole, hurt = store.save(make()), store.save(make(0.5))
+    (data,) = (tmp_path / hurt.id).glob("*/data.zarr.zip")
+    data.write_bytes(data.read_bytes()[:-7] + b"damaged")
+    library = Library(store)
+    for ids, bad, good in (([whole.id, hurt.id], "b", "a"), ([hurt.id, whole.id], "a", "b")):
+        panels = answers.draw(library, ids, {})
+        assert "is damaged" in " ".join(texts(panels[bad].said))
+        assert "Open this one alone" in " ".join(texts(panels[good].said))
+        assert panels["difference"].said is None
+    banner = answers.pages.banner([library.open(hurt.id)])
+    chip = banner[0].children[0].children[1]
+    assert (chip.children, "is damaged" in chip.title) == ("damaged", True)
+    other = store.save(make.heads())
+    said = answers.draw(library, [hurt.id, hurt.id], {})
+    assert all("is damaged" in " ".join(texts(said[of].said)) for of in "ab")
+    assert answers.draw(library, [other.id, whole.id], {})["a"].said is None
+
+
+@pytest.mark.parametrize("window", [320, 800, 1201, 1280, 1440, 1920, 2560])
+def test_figures_have_room_in_their_panels(library, ids, window):
+    """As the style sheet lays them out: a page of 1472 at most, its margins, a gap, and the margins of each panel."""
+    page = min(window, 1472) - 48
+    columns = window > 1200
+    alone = answers.draw(library, [ids["stream"]], {}, window=window)["a"].figure.layout.width
+    assert alone <= max(312, (page - 16 - 480 if columns else page) - 38.8)
+    both = answers.draw(library, [ids["stream"], ids["half"]], {}, window=window)
+    for of in "ab":
+        assert both[of].figure.layout.width <= max(312, ((page - 16) / 2 if columns else page) - 38.8)
+    assert answers.draw(library, [ids["stream"]], {}, window="wide")["a"].figure.layout.width == answers.ONE
+
+
+def test_means_over_a_histogram_do_not_cover_each_other():
+    rows = [(side, pd.Series(np.linspace(0, 1, 400), name="effect")) for side in ("A", "B")]
+    figure = strip(rows, "effect", "plotly_white")
+    told = [(note.text, note.yshift) for note in figure.layout.annotations]
+    assert [text for text, _ in told] == ["A mean 0.5", "B mean 0.5"]
+    assert told[1][1] - told[0][1] >= figure.layout.font.size
+    assert figure.layout.margin.t >= told[1][1] + figure.layout.font.size
 
 
 def test_a_list_of_cells_is_told_by_what_each_says_of_itself(make):
@@ -419,8 +470,6 @@ def test_a_variable_of_a_result_that_is_no_sweep_is_drawn_with_its_mean(make):
     ds = data.assign_coords(layer=[0, 1, 2], head=[0, 1, 2, 3]).to_dataset()
     offer = resolve([{"": ds}], {})
     assert (offer.choice.view, offer.choice.quantity) == ("map", "score")
-    from interp.app import drawing
-
     figure = drawing.draw(ds, offer.choice)
     np.testing.assert_allclose(figure.data[0].z, data.mean("example"))
     table = cells.examples(ds, offer.choice, {"layer": 1, "head": 2})

@@ -246,10 +246,45 @@ def test_a_slider_moves_along_an_axis_that_is_not_drawn(page, ids):
 
 
 def test_the_strongest_cells_lead_to_their_examples(page, ids):
+    from selenium.webdriver.common.keys import Keys
+
     page.open(f"run/{ids['stream']}")
     page.see("#strongest", "L2@3")
     page.click("#strongest tbody tr:nth-child(2)")
     page.see("#detail", "L1@3")
+    for key, number, cell in ((Keys.ENTER, 3, "L0@3"), (Keys.SPACE, 1, "L2@3")):
+        page.all(f"#strongest tbody tr:nth-child({number})")[0].send_keys(key)
+        page.see("#detail", cell)
+
+
+NAMELESS = """
+const said = (e) => (e.getAttribute("aria-label") || "") + [...(e.labels || [])].map((l) => l.innerText).join("") + e.innerText;
+const grouped = (e) => e.closest("[role=group]")?.getAttribute("aria-label");
+const all = document.querySelectorAll("header button, main button, main input, main [role=slider]");
+return [...all].filter((e) => e.offsetParent && !/[a-z]/i.test(said(e)) && !grouped(e)).map((e) => e.outerHTML.slice(0, 200));
+"""
+FOCUS = (
+    "const e = document.activeElement, s = getComputedStyle(e); return [e.tagName, s.outlineStyle, parseFloat(s.outlineWidth)]"
+)
+
+
+@pytest.mark.parametrize("of", ["the list", "families"])
+def test_controls_are_named_and_one_sees_where_the_keyboard_is(page, ids, of):
+    from selenium.webdriver.common.keys import Keys
+
+    page.open("" if of == "the list" else f"run/{ids[of]}")
+    page.see("main", "Ann" if of == "families" else "stream")
+    assert page.driver.execute_script(NAMELESS) == []
+    body = page.all("body")[0]
+    seen = set()
+    for _ in range(14):
+        body = page.driver.switch_to.active_element
+        body.send_keys(Keys.TAB)
+        tag, style, width = page.driver.execute_script(FOCUS)
+        seen.add(tag)
+        assert style != "none", tag
+        assert width >= 1, tag
+    assert {"A", "BUTTON"} <= seen
 
 
 def test_two_runs_are_ticked_compared_and_subtracted(page, make):

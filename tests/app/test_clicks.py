@@ -153,6 +153,7 @@ def test_a_circuit_of_some_size_and_a_threshold(make):
         assert [means(ds, {"curveNumber": number, "pointNumber": i}, view=view).cell["cell"] for i in range(4)] == [1, 3, 2, 0]
         said = clicks.cells.said(ds, resolve([{"": ds}], {"view": view}).choice, {"cell": 1})
         assert said.startswith("recovery of logit_diff 0.80")
+    assert clicks.cells.name(ds, {"cell": 1}) == "size 1: L0H0 → L1H1.k"
     assert "threshold over all edges" in means(ds, {"curveNumber": 1, "pointNumber": 1}, view="roc").why
 
 

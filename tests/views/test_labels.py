@@ -32,6 +32,7 @@ from interp.views import labels
         ((0.5, -math.inf, math.inf), "0.50 ± ?"),
         ((-1e-7, -2e-7, 0.0), "0.0000 ± 0.0000"),
         ((0.5, math.nan, math.nan), "0.50 ± ?"),
+        ((0.00017, math.nan, math.nan), "0.0002 ± ?"),
         ((math.nan, math.nan, math.nan), "undefined"),
     ],
 )
