@@ -102,6 +102,7 @@ def prompt(sided: Sequence[Sided], recipes: Sequence[Any], example: int) -> html
             seen.append(both)
             head = f"{one.side} example" if one.side else "Example"
             found += [html.H3(f"{head} {numbers(one.ds)[example]}"), *(parts.tokens(prompt) for prompt in both)]
+            found += [html.Div(line, className="soft")] if (line := prompts.answers(one.ds, example)) else []
     each = [token for both in seen for one in both for token in one.tokens]
     words = {"differs": any(t.differs for t in each), "marked": any(t.marked for t in each)}
     says = {"differs": "differs between the two", "marked": "where the cell is"}

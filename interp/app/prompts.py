@@ -68,6 +68,13 @@ def prompts(ds: xr.Dataset, example: int, cell: Mapping[str, int] | None = None,
     return [Shown(f"{source}: values come from here", both[source]), Shown(f"{base}: changed here", both[base])]
 
 
+def answers(ds: xr.Dataset, example: int) -> str:
+    """What an example is answered with: ``answer ' Mary' · wrong ' John'``; "" where the result does not say."""
+    one = ds.isel({names.EXAMPLE: example}) if names.EXAMPLE in ds.dims else ds
+    told = {name: str(one[name].item()) for name in ("answer", "wrong") if name in one.coords and not one[name].ndim}
+    return " · ".join(f"{name} {text!r}" for name, text in told.items() if text)
+
+
 def where(ds: xr.Dataset, cell: Mapping[str, int]) -> str:
     """At which tokens a cell changes the run, in words."""
     if names.POSITION in cell and names.POSITION in ds.coords:

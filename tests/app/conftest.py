@@ -41,6 +41,8 @@ def sweep(scale=1.0, *, seed=0, metrics=("logit_diff", "prob"), **attrs):
             "template": [f"t{i % 2}" for i in range(EXAMPLES)],
             "clean_prompt": ["Ann met Bob to"] * EXAMPLES,
             "corrupted_prompt": [f"Ann met {name}{seed or ''} to" for name in names],
+            "answer": [" Bob"] * EXAMPLES,
+            "wrong": [f" {name}" for name in names],
             "clean_token": tokens,
             "corrupted_token": other,
         },

@@ -281,6 +281,12 @@ def test_tokens_that_differ_and_the_one_that_is_changed_are_marked(make):
     assert prompts.prompts(make(patching="noising"), 0)[1].title == "clean: changed here"
 
 
+def test_answers_are_told_as_far_as_the_result_says_them(make):
+    assert prompts.answers(make(), 1) == "answer ' Bob' · wrong ' Di'"
+    assert prompts.answers(make().drop_vars("wrong"), 1) == "answer ' Bob'"
+    assert prompts.answers(make.heads(), 1) == ""
+
+
 def test_without_tokens_the_words_that_differ_are_marked(make):
     source, base = prompts.prompts(make.heads(), 0, {"layer": 0, "head": 0, "position": 1})
     assert [t.text.strip() for t in source.tokens if t.differs] == ["Bob"]
@@ -297,6 +303,7 @@ def test_details_of_a_cell(library, ids):
     words = texts(behind.prompt(library, [ids["stream"]], {}, cell, 4))
     assert "Example 4" in words
     assert " Gus" in words
+    assert "answer ' Bob' · wrong ' Gus'" in words
     of_cells = [{"layer": 2}, {"layer": 77, "position": 3}, {"layer": "2", "position": 3}, 5, None]
     for nonsense in (None, 5, {"layer": 2, "position": 3}, *({"cell": one} for one in of_cells)):
         assert "Click a point" in " ".join(texts(behind.detail(library, [ids["stream"]], {}, nonsense, "plotly_white")))
