@@ -132,6 +132,7 @@ class _Begun:
     def _part(self, family: str, index: Index) -> tuple[np.ndarray[Any, Any], Tensor, Tensor]:
         """The cells of a part, −1 where the site is absent; those that exist; which of these run on which of its examples."""
         axes, numbers = self.numbers[family]
-        cells, by_rule = numbers[tuple(index.get(axis, slice(None)) for axis in axes)], self.sweep.prepared.by_rule
+        cells = np.asarray(numbers[tuple(index.get(axis, slice(None)) for axis in axes)])  # of a single cell, a number
+        by_rule = self.sweep.prepared.by_rule
         wanted = torch.from_numpy(cells[cells >= 0]).to(by_rule.device)
         return cells, wanted, ~by_rule[wanted, index["example"]]
