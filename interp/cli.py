@@ -16,7 +16,7 @@ from typing import Annotated
 import tyro
 
 from interp.commands.listing import Ls
-from interp.commands.places import RunFirst, StoreFirst, opened
+from interp.commands.places import OfStore, RunFirst, opened
 from interp.commands.runs import Check, Rm, Show, Tidy
 from interp.commands.sharing import Export, Report
 from interp.errors import UserError
@@ -93,13 +93,9 @@ class Rerun:
 
 
 @dataclass(frozen=True)
-class View:
+class View(OfStore):
     """Look through a store in the browser: its runs, their maps, the examples behind a cell, two runs side by side."""
 
-    place: StoreFirst = ""
-    """Folder or address of the store, if it is not said by --store."""
-    store: str = "runs"
-    """Folder or address of the store."""
     port: int = 8050
     """Port on 127.0.0.1; 0 takes a free one. Nothing answers at any other address."""
     browser: bool = True
@@ -113,12 +109,11 @@ class View:
 
         if importlib.util.find_spec("dash") is None:
             raise UserError("interp view needs dash, which is not installed: pip install 'interp-workbench[app]'")
-        place = self.place or self.store
-        opened(place)
+        opened(self.address)
         from interp.app.server import serve
 
-        with serve(place, port=self.port) as server, suppress(KeyboardInterrupt):
-            print(f"{place} is shown at {server.url} (Ctrl+C ends it)", flush=True)
+        with serve(self.address, port=self.port) as server, suppress(KeyboardInterrupt):
+            print(f"{self.address} is shown at {server.url} (Ctrl+C ends it)", flush=True)
             if self.browser:
                 webbrowser.open(server.url)
             threading.Event().wait()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from interp.commands.places import StoreFirst, opened
+from interp.commands.places import OfStore, opened
 from interp.errors import UnknownNameError
 
 if TYPE_CHECKING:
@@ -26,13 +26,9 @@ _MOST = 8
 
 
 @dataclass(frozen=True)
-class Ls:
+class Ls(OfStore):
     """List the runs of a store, newest first. Words may have * for anything: --model '*SmolLM2*'."""
 
-    place: StoreFirst = ""
-    """Folder or address of the store, if it is not said by --store."""
-    store: str = "runs"
-    """Folder or address of the store."""
     name: str = ""
     """Of the run."""
     model: str = ""
@@ -61,7 +57,7 @@ class Ls:
 
         if self.status and self.status not in STATUS:
             raise UnknownNameError("status", self.status, STATUS, "of a run")
-        store = opened(self.place or self.store)
+        store = opened(self.address)
         words = {key: getattr(self, key) or None for key in (*_WORDS, "since", "until")}
         found = store.runs(**words, tags=self.tag)
         every = (_row(store, row, self.check) for row in found.to_dict("records"))  # checking may change a status
@@ -74,11 +70,11 @@ class Ls:
     def _nothing(self, store: Store) -> str:
         every = store.runs()
         if every.empty:
-            return f"{self.place or self.store} holds no runs"
+            return f"{self.address} holds no runs"
         there = {key: sorted(set(filter(None, every[key]))) for key in _WORDS if getattr(self, key)}
         there |= {"tag": sorted({tag for tags in every["tags"] for tag in tags})} if self.tag else {}
         said = [f"their {key}s are {', '.join(values[:_MOST])}" for key, values in there.items() if values]
-        return "; ".join([f"none of the {len(every)} runs of {self.place or self.store} is such a one", *said])
+        return "; ".join([f"none of the {len(every)} runs of {self.address} is such a one", *said])
 
 
 def shown(rows: Sequence[Mapping[str, Any]], most: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -12,11 +13,24 @@ from interp.errors import StoreError
 if TYPE_CHECKING:
     from interp.store import Store
 
-StoreFirst: TypeAlias = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STORE")]
-"""The store of a command that is about no runs of it (``interp ls STORE``), in place of ``--store``."""
 RunFirst: TypeAlias = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 RunsFirst: TypeAlias = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN…")]
 """Runs of a command; their store is an option of every command."""
+
+
+@dataclass(frozen=True)
+class OfStore:
+    """A command that is about no runs: what stands alone on its line is the store (``interp ls STORE``)."""
+
+    place: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="STORE")] = ""
+    """Folder or address of the store, if it is not said by --store."""
+    store: str = "runs"
+    """Folder or address of the store."""
+
+    @property
+    def address(self) -> str:
+        """Of the store that is meant."""
+        return self.place or self.store
 
 
 def opened(place: str) -> Store:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from interp.commands.places import RunFirst, RunsFirst, StoreFirst, opened
+from interp.commands.places import OfStore, RunFirst, RunsFirst, opened
 from interp.errors import UserError
 
 
@@ -106,14 +106,9 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Tidy:
+class Tidy(OfStore):
     """Remove what killed writers left behind and what was set aside as damaged. Call it while nobody writes to the store."""
 
-    place: StoreFirst = ""
-    """Folder or address of the store, if it is not said by --store."""
-    store: str = "runs"
-    """Folder or address of the store."""
-
     def run(self) -> None:
-        removed = opened(self.place or self.store).tidy()
+        removed = opened(self.address).tidy()
         print("\n".join(f"removed {path}" for path in removed) or "nothing to remove")
