@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from interp.models.digest import absorb
 from interp.own_code import in_writing, own_code
 
 
@@ -23,8 +23,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     """The first 16 hexadecimal digits of the sha256 of tensors with their names, shapes and dtypes, on any device."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
-        total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        absorb(total, name, tensor)
     return total.hexdigest()[:16]
 
 
