@@ -76,7 +76,8 @@ class Settings:
 
 def unwritten(module: nn.Module) -> str:
     """What a module computes with and has no written form; empty where there is no such thing."""
-    return next((f"{name} of the model has no written form" for name, value in _held(module) if _quick(value) is None), "")
+    rest = ((name, value) for name, value in _held(module) if not isinstance(value, Tensor))  # a tensor always has one
+    return next((f"{name} of the model has no written form" for name, value in rest if _quick(value) is None), "")
 
 
 def _held(module: nn.Module) -> Iterator[tuple[str, Any]]:
