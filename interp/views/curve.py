@@ -107,12 +107,12 @@ def _words(every: Mapping[str, Any], x: str) -> tuple[dict[Any, str], str]:
 def _only(result: xr.Dataset | xr.DataArray) -> str:
     """The axis that a curve runs along where none is named."""
     swept = [str(d) for d in result.dims if d not in (names.METRIC, names.EXAMPLE, names.SEED)]
-    usual = [axis for axis in (names.CHECKPOINT, names.LAYER) if axis in swept]
-    if len(swept) != 1 and not usual:
+    usual = swept if len(swept) == 1 else [axis for axis in (names.CHECKPOINT, names.LAYER) if axis in swept]
+    if not usual:
         words = " or ".join(f"x={axis!r}" for axis in swept)
         why = f"say which of its axes runs from left to right: {words}" if swept else "this result has no axis to draw along"
         raise InputError(why)
-    return swept[0] if len(swept) == 1 else usual[0]
+    return usual[0]
 
 
 def _of_effects(
