@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from pages import texts
 
 from interp import effects
 from interp.app import answers, behind, cells, choices, clicks, comparing, drawing, prompts
@@ -18,15 +19,6 @@ from interp.store import Store
 
 def options(offer, control):
     return [value for value, _ in offer.options[control]]
-
-
-def texts(component):
-    """All text of a page, in order."""
-    if component is None or isinstance(component, str | int | float):
-        return [str(component)] if component not in (None, "") else []
-    if isinstance(component, list | tuple):
-        return [text for one in component for text in texts(one)]
-    return texts(getattr(component, "children", None))
 
 
 # choices

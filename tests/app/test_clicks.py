@@ -4,6 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 import xarray as xr
+from pages import texts
 
 from interp import effects
 from interp.app import answers, behind, clicks
@@ -23,14 +24,6 @@ def keep(tmp_path):
         return Library(store), ids
 
     return kept
-
-
-def texts(component):
-    if component is None or isinstance(component, str | int | float):
-        return [str(component)] if component not in (None, "") else []
-    if isinstance(component, list | tuple):
-        return [text for one in component for text in texts(one)]
-    return texts(getattr(component, "children", None))
 
 
 def means(ds, point, **wanted):
