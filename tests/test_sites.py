@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -218,7 +219,7 @@ def test_a_grid_lays_its_cells_out_with_the_last_axis_fastest() -> None:
     expected = [(layer, head, position) for layer in range(3) for head in (1, 0) for position in range(4)]
     assert [tuple(c.coords.values()) for c in cells] == expected
     assert list(cells[0].coords) == ["layer", "head", "position"]
-    assert cells[5].site == Site("z", layer=0, head=0)
+    assert cells[5].sites == (Site("z", layer=0, head=0),)
     assert cells[5].positions == Positions(indices=(1,))
 
 
@@ -236,14 +237,37 @@ def test_the_order_of_axes_does_not_depend_on_the_order_of_arguments(
 def test_fixed_axes_are_not_swept() -> None:
     made = grid("z", layer=1, head=..., position="S2")
     assert made.axes == ("head",)
-    assert [c.site for c in made.cells(SIZES)] == [Site("z", layer=1, head=0), Site("z", layer=1, head=1)]
+    assert [c.sites for c in made.cells(SIZES)] == [(Site("z", layer=1, head=0),), (Site("z", layer=1, head=1),)]
     assert {c.positions for c in made.cells(SIZES)} == {Positions(role="S2")}
     assert repr(made) == "grid(L1.z, head=all, position=S2)"
 
 
 def test_a_grid_without_axes_is_one_cell() -> None:
     cells = list(grid("L1H1.z").cells(SIZES))
-    assert [(c.site, c.positions, dict(c.coords)) for c in cells] == [(Site("z", layer=1, head=1), ALL, {})]
+    assert [(c.sites, c.positions, dict(c.coords)) for c in cells] == [((Site("z", layer=1, head=1),), ALL, {})]
+
+
+@given(st.integers(1, 12), st.integers(1, 15))
+def test_windows_are_those_of_the_formula(layers: int, window: int) -> None:
+    """Expected: layers [max(0, l − ⌊w/2⌋), min(L, l + ⌈w/2⌉)) (Meng et al. 2022; Zhang & Nanda 2023)."""
+    cells = list(grid("mlp_out", position=0, window=window).cells({"layer": layers}))
+    for layer, cell in enumerate(cells):
+        expected = [n for n in range(layers) if layer - window // 2 <= n < layer + math.ceil(window / 2)]
+        assert [site.layer for site in cell.sites] == expected
+        assert cell.coords["layer"] == layer
+
+
+def test_a_window_says_so_and_needs_layers_to_slide_along() -> None:
+    made = grid("mlp_out", layer=[1, 2], window=3)
+    assert repr(made) == "grid(mlp_out, layer=[1, 2], window=3)"
+    assert made.spec()["window"] == 3
+    assert "window" not in grid("mlp_out").spec()
+    with pytest.raises(HeadOutOfRangeError, match=r"window=0: give a number of adjacent layers, 1 at least"):
+        grid("mlp_out", window=0)
+    with pytest.raises(HeadOutOfRangeError, match=r"window='all': give a number of adjacent layers"):
+        grid("mlp_out", window="all")  # type: ignore[arg-type]
+    with pytest.raises(HeadOutOfRangeError, match=r"window=3 of L1.mlp_out: a window slides along layers, and this grid does"):
+        grid("L1.mlp_out", window=3)
 
 
 def test_several_positions_together_are_one_cell_and_a_list_is_an_axis() -> None:
@@ -256,7 +280,7 @@ def test_several_positions_together_are_one_cell_and_a_list_is_an_axis() -> None
 
 def test_units() -> None:
     made = grid("mlp_post", layer=[2], unit=...)
-    assert [c.site.unit for c in made.cells(SIZES)] == list(range(5))
+    assert [c.sites[0].unit for c in made.cells(SIZES)] == list(range(5))
 
 
 def test_the_spec_is_json_and_tells_grids_apart() -> None:

@@ -21,15 +21,23 @@ from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
 from interp.errors import PositionError, UnknownNameError, UnknownSiteError
-from interp.interventions import Activation, Change, Identity, Intervention, Replace, Source
+from interp.interventions import Activation, Arranged, Change, Identity, Intervention, Replace, Source
 from interp.interventions.source import UNEQUAL
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
 from interp.sites import Grid, Positions, Site, grid
+from interp.sites.grids import Cell as GridCell
 
 STRATEGIES = ("auto", "wavefront", "batched", "serial")
 Where = (
-    Grid | str | Site | Intervention | Change | Sequence[Intervention | Change | str | Site] | Mapping[str, Grid | str | Site]
+    Grid
+    | Arranged
+    | str
+    | Site
+    | Intervention
+    | Change
+    | Sequence[Intervention | Change | str | Site]
+    | Mapping[str, Grid | Arranged | str | Site]
 )
 """Where a sweep acts; a site alone is the grid of it, and of a component without a layer every layer is a cell; of a list of
 sites, such as ``["L9H6.z@END", "L10H0.z@END"]``, every one is a cell."""
@@ -70,20 +78,22 @@ def named(model: Model, encoded: Encoded, where: Any, change: dict[str, Any]) ->
     """
     sites = _are_sites(where)
     where = gridded(model, where, {word: value for word, value in change.items() if value is not None})
-    if isinstance(where, Grid | Mapping):
-        grids = {"": where} if isinstance(where, Grid) else dict(where)
-        if not grids:
+    laid = {"": where} if isinstance(where, Grid | Arranged) else dict(where) if isinstance(where, Mapping) else None
+    own = not sites and (laid is None or any(isinstance(one, Arranged) for one in laid.values()))
+    if own and any(change[word] is not None for word in ("source", "edit", "featurizer")):
+        raise ValueError("interventions say their own source, edit and featurizer; leave these arguments out, or give a grid")
+    if laid is not None:
+        if not laid:
             raise ValueError("where is an empty mapping; name at least one grid")
-        for name, one in grids.items():
-            if not isinstance(one, Grid):
+        for name, one in laid.items():
+            if not isinstance(one, Grid | Arranged):
                 raise ValueError(f"where[{name!r}] is a {type(one).__name__}; a mapping holds grids; interventions are a list")
         change |= {"featurizer": change["featurizer"] or Identity()}
-        families = {name: _of_grid(model, encoded, grid, change) for name, grid in grids.items()}
+        families = {
+            name: _arranged(model, encoded, one) if isinstance(one, Arranged) else _of_grid(model, encoded, one, change)
+            for name, one in laid.items()
+        }
     else:
-        if not sites and any(change[word] is not None for word in ("source", "edit", "featurizer")):
-            raise ValueError(
-                "interventions say their own source, edit and featurizer; leave these arguments out, or give a grid"
-            )
         families = {"": _of_list(listed(where))}
     if not contrasted(encoded):
         families = {name: replace(family, attrs=family.attrs | {"paired": False}) for name, family in families.items()}
@@ -117,11 +127,12 @@ def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any])
     sizes = model.sizes_at(grid.site) | ({axes.POSITION: shortest} if shortest is not None else {})
     values = grid.values(sizes)
     cells = list(grid.cells(sizes))
-    exists = np.array([model.has(cell.site) for cell in cells], dtype=bool)
+    there = [tuple(site for site in cell.sites if model.has(site)) for cell in cells]
+    exists = np.array([len(sites) > 0 for sites in there], dtype=bool)
     interventions = [
-        Intervention((Change(cell.site, cell.positions, attended=grid.attended, **change),))
-        for cell, there in zip(cells, exists, strict=True)
-        if there
+        Intervention(tuple(Change(site, cell.positions, attended=grid.attended, **change) for site in sites))
+        for cell, sites in zip(cells, there, strict=True)
+        if sites
     ]
     if not interventions:
         raise UnknownSiteError("site", repr(grid.site), [], why=f"{model.name} has it in none of the layers that are asked for")
@@ -132,13 +143,36 @@ def _of_grid(model: Model, encoded: Encoded, grid: Grid, change: dict[str, Any])
         interventions,
         axes=values,
         exists=exists,
-        coords=provenance.token_coordinates(clean, corrupted, values.get(axes.POSITION)),
+        coords=provenance.token_coordinates(clean, corrupted, values.get(axes.POSITION)) | _windows(grid, cells, there),
         attrs={"site": repr(grid.site), "positions": "swept" if axes.POSITION in grid.axes else repr(grid.positions)}
-        | ({} if isinstance(first.edit, Replace) else {"edit": repr(first.edit)}),
+        | ({} if isinstance(first.edit, Replace) else {"edit": repr(first.edit)})
+        | ({} if grid.window == 1 else {"window": grid.window}),
         spec={
             "grid": grid.spec(),
             "change": {k: v for k, v in of_change.items() if k not in ("site", "positions", "attended")},
         },
+    )
+
+
+def _windows(grid: Grid, cells: Sequence[GridCell], there: Sequence[Sequence[Site]]) -> dict[str, Any]:
+    """How many layers the cells of each layer change, where that is more than one."""
+    if grid.window == 1:
+        return {}
+    widths = {cell.coords[axes.LAYER]: len(sites) for cell, sites in zip(cells, there, strict=True)}
+    return {"window_layers": (axes.LAYER, list(widths.values()))}
+
+
+def _arranged(model: Model, encoded: Encoded, laid: Arranged) -> Family:
+    there = [one for one in laid.interventions if one is not None]
+    sites = [change.site for one in there for change in one.changes]
+    clean, corrupted = (model.places(side, model.site(sites[0])) for side in (encoded.clean, encoded.corrupted))
+    return Family(
+        there,
+        axes=laid.axes,
+        exists=np.array([one is not None for one in laid.interventions], dtype=bool),
+        coords=provenance.token_coordinates(clean, corrupted, laid.axes.get(axes.POSITION)) | dict(laid.coords),
+        attrs={"site": laid.site, "positions": "swept" if axes.POSITION in laid.axes else "listed"},
+        spec=laid.spec(),
     )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp import axes
 from interp.engine import surroundings
 from interp.engine.precision import computed
-from interp.interventions.digest import digest
+from interp.interventions.digest import anonymous, digest
 from interp.metrics import FromLogits, Metric
 from interp.models import Encoded, Model, Places
 from interp.own_code import in_writing, own_code
@@ -80,7 +80,7 @@ def spec(subject: Subject, patching: str, metrics: Sequence[Metric], family: dic
     Such as a hook of somebody's own: it may do anything to what the model says, and the weights do not know of it.
     """
     described = [_metric(metric) for metric in metrics]
-    if None in described or _anonymous(family) or subject.unwritten:
+    if None in described or anonymous(family) or subject.unwritten:
         return None
     return subject.identity | {"patching": patching, "metrics": described} | family
 
@@ -105,13 +105,6 @@ def _metric(metric: Any) -> str | None:
 def _field(value: Any) -> str | None:
     """A tensor by its digest: its text leaves most of it out."""
     return digest({"": value}) if isinstance(value, Tensor) else in_writing(value)
-
-
-def _anonymous(spec: Any) -> bool:
-    """Whether a spec holds a function, which has no canonical description."""
-    if isinstance(spec, dict):
-        return ("function" in spec and spec["function"] is None) or any(_anonymous(v) for v in spec.values())
-    return isinstance(spec, list) and any(_anonymous(v) for v in spec)
 
 
 def attributes(subject: Subject, patching: str, metrics: Sequence[Metric]) -> dict[str, Any]:

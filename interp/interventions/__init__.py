@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interp.interventions.arranged import Arranged
 from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Add, Apply, Cut, Edit, Interpolate, Replace, Scale, knock_out
 from interp.interventions.featurizer import Featurizer, Identity, Subspace
@@ -18,9 +19,9 @@ from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoef
 from interp.interventions.trained import learnable, once, parts
 
 __all__ = [
-    "Activation", "Add", "AddPreservingNorm", "Apply", "BoundlessMask", "Change", "Constant", "ConstantVector", "Context",
-    "Cut", "Edit", "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention",
-    "Joint", "Mask", "Noise", "ProjectOut", "Replace", "Rotation", "Scale", "Select", "SetCoefficient", "Source",
-    "Subspace", "apply", "attention_knockout", "doses", "freely", "from_safetensors", "knock_out", "learnable", "mean",
-    "noise", "once", "parts", "resample", "strength_of", "to_safetensors", "zero",
+    "Activation", "Add", "AddPreservingNorm", "Apply", "Arranged", "BoundlessMask", "Change", "Constant", "ConstantVector",
+    "Context", "Cut", "Edit", "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate",
+    "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace", "Rotation", "Scale", "Select", "SetCoefficient",
+    "Source", "Subspace", "apply", "attention_knockout", "doses", "freely", "from_safetensors", "knock_out", "learnable",
+    "mean", "noise", "once", "parts", "resample", "strength_of", "to_safetensors", "zero",
 ]  # fmt: skip

@@ -50,4 +50,11 @@ def _held(part: Any) -> dict[str, str]:
     return plain | ({"sha256": digest(tensors)} if tensors else {})
 
 
+def anonymous(spec: Any) -> bool:
+    """Whether a spec holds a function, which has no canonical description."""
+    if isinstance(spec, dict):
+        return ("function" in spec and spec["function"] is None) or any(anonymous(v) for v in spec.values())
+    return isinstance(spec, list) and any(anonymous(v) for v in spec)
+
+
 _OF_MODULES = vars(nn.Module())

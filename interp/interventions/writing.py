@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from interp.errors import StoreError
+from interp.interventions.arranged import Arranged
 from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Add, Cut, Interpolate, Replace, Scale
 from interp.interventions.featurizer import Identity, Subspace
@@ -43,7 +44,7 @@ from interp.sites import Grid, Positions, Site
 KINDS: tuple[type, ...] = (
     *(Site, Positions, Grid, Prompt, Pair, Pairs),
     *(Reads, *map(type, STANDARD.values())),
-    *(Intervention, Change, Activation, Constant, Noise),
+    *(Intervention, Change, Arranged, Activation, Constant, Noise),
     *(Replace, Add, Scale, Interpolate, Cut, AddPreservingNorm, ProjectOut, SetCoefficient),
     *(Identity, Subspace, Rotation, Joint, Gate, Select, Mask, BoundlessMask, HardConcrete, ConstantVector),
 )

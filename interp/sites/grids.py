@@ -1,4 +1,4 @@
-"""Rectangular families of sites: one cell for every combination of the swept axes."""
+"""Rectangular families of sites: one cell for every combination of the swept axes, alone or in windows of layers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from numbers import Integral
+from operator import index
 from types import EllipsisType
 from typing import Any, SupportsIndex
 
@@ -17,9 +18,10 @@ from interp.sites.site import Site
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One place of a grid: a site, the positions at it, and its coordinates along the swept axes."""
+    """One place of a grid: its sites, the positions at them, and its coordinates along the swept axes."""
 
-    site: Site
+    sites: tuple[Site, ...]
+    """One; of a window of layers that of every layer in it."""
     positions: Positions
     coords: Mapping[str, int | str]
 
@@ -34,6 +36,8 @@ class Grid:
     """Swept axes in the order of ``axes.SWEPT``, each with its values; None stands for every value that exists."""
     attended: Positions = ALL
     """Of scores and patterns, the attended positions that every cell changes."""
+    window: int = 1
+    """How many adjacent layers every cell changes together; less at both ends."""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -75,7 +79,14 @@ class Grid:
             coords = dict(zip(values, combination, strict=True))
             site = self.site.at(**{a: v for a, v in coords.items() if a != axes.POSITION})
             positions = Positions.parse(coords[axes.POSITION]) if axes.POSITION in coords else self.positions
-            yield Cell(site, positions, coords)
+            yield Cell(self.sites(site, sizes), positions, coords)
+
+    def sites(self, centre: Site, sizes: Mapping[str, int]) -> tuple[Site, ...]:
+        """The sites of a window around one: layers [l − ⌊w/2⌋, l + ⌈w/2⌉), as far as there are some."""
+        if self.window == 1 or centre.layer is None:
+            return (centre,)
+        first, behind = centre.layer - self.window // 2, centre.layer + (self.window + 1) // 2
+        return tuple(centre.at(layer=layer) for layer in range(max(0, first), min(sizes[axes.LAYER], behind)))
 
     def spec(self) -> dict[str, object]:
         """JSON that says which grid this is."""
@@ -84,12 +95,14 @@ class Grid:
             "positions": repr(self.positions),
             "axes": {axis: "all" if given is None else list(given) for axis, given in self.swept},
             **({} if self.attended.is_all else {"attended": repr(self.attended)}),
+            **({} if self.window == 1 else {"window": self.window}),
         }
 
     def __repr__(self) -> str:
         swept = [f"{axis}={'all' if given is None else list(given)}" for axis, given in self.swept]
         at = [] if self.positions.is_all or axes.POSITION in self.axes else [f"position={self.positions!r}"]
         at += [] if self.attended.is_all else [f"attended={self.attended!r}"]
+        at += [] if self.window == 1 else [f"window={self.window}"]
         return f"grid({', '.join([repr(self.site), *swept, *at])})"
 
 
@@ -104,8 +117,9 @@ def grid(
     half: SupportsIndex | Numbers | EllipsisType | None = None,
     position: PositionsLike | Iterable[SupportsIndex | str] = None,
     attended: PositionsLike | Iterable[str] = None,
+    window: SupportsIndex = 1,
 ) -> Grid:
-    """A grid of single-site interventions, one cell for every combination of the swept axes.
+    """A grid of interventions at one site each, one cell for every combination of the swept axes.
 
     >>> grid("resid_pre", position=...)
     grid(resid_pre, layer=all, position=all)
@@ -122,6 +136,8 @@ def grid(
             as ``Positions``) fixes them; None means all positions together. Of a list with roles in it the result's coordinate
             is text: ``effects.sel(position="-1")``, or ``interp.effects.at(effects, position=-1)``.
         attended: of scores and patterns, the attended positions at which every cell is changed; None means whole rows.
+        window: how many adjacent layers each cell changes together: w around layer l are [l − ⌊w/2⌋, l + ⌈w/2⌉), fewer at both
+            ends. Results say by the coordinate ``window_layers`` how many they were.
 
     Raises:
         UnknownSiteError: no such component.
@@ -164,7 +180,21 @@ def grid(
     span = Positions.parse(where)
     if not span.is_all and not base.square:
         raise PositionError(f"attended={span!r} of {base!r}: only scores and patterns have rows of attended positions")
-    return Grid(base, positions, ordered, span)
+    return Grid(base, positions, ordered, span, _window(base, ordered, window))
+
+
+def _window(site: Site, swept: Iterable[tuple[str, object]], window: Any) -> int:
+    try:
+        width = index(window)
+    except TypeError:
+        width = 0
+    if width < 1:
+        raise HeadOutOfRangeError(f"window={window!r}: give a number of adjacent layers, 1 at least")
+    if width > 1 and axes.LAYER not in dict(swept):
+        raise HeadOutOfRangeError(
+            f"window={width} of {site!r}: a window slides along layers, and this grid does not sweep them"
+        )
+    return width
 
 
 def _refuse_empty_or_repeated(axis: str, values: Sequence[int | str], error: type[Exception] = HeadOutOfRangeError) -> None:

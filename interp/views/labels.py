@@ -210,6 +210,7 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     words = [f"{how}{source}{edit}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
     words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
     words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []
+    words += [f"windows of {attrs['window']} layers"] if attrs.get("window") else []
     half = [f"{late} examples incomplete (effects.furthest leaves them out)"] if (late := fx.behind(ds)) else []
     told = [f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *half, *in_sample(attrs), *fixed, *_unequal(attrs)]
     return escape(" · ".join([*words, *told]))
