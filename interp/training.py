@@ -32,9 +32,9 @@ from interp.engine import gauge, provenance, strategies
 from interp.engine.asked import encoded_pairs, listed
 from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.batches import halvings, in_batches
-from interp.engine.cells import fill
 from interp.engine.edits import Rows
 from interp.engine.families import check_words
+from interp.engine.filling import fill
 from interp.engine.joins import NEVER
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start

@@ -162,6 +162,34 @@ def side_in_words(side: str | None, n: int) -> str:
     return "" if side is None else f"{side} prompts of {n} pairs" if n > 1 else f"{side} prompt of 1 pair"
 
 
+def alone(model: Model, encoded: Encoded) -> Encoded:
+    """The clean prompts of pairs, each paired with itself."""
+    pairs = encoded.pairs
+    if all(pair.clean is pair.corrupted for pair in pairs):
+        return encoded
+    each = tuple(replace(pair, corrupted=pair.clean) for pair in pairs)
+    return model.encode(replace(pairs, items=each), bos=encoded.asked)
+
+
+def together(given: Any, argument: str) -> Intervention | None:
+    """One or several interventions or changes as one, in their order; None of none."""
+    if given is None or (isinstance(given, Sequence) and not given):
+        return None
+    many = listed(given, argument)
+    return Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
+
+
+def refuse_circle(corruption: Intervention) -> None:
+    """Raise if what makes the corrupted run takes its values from there."""
+    for change in corruption.changes:
+        source = change.source
+        if isinstance(source, Activation) and change.edit.reads_source and source.prompt in ("source", "corrupted"):
+            raise InputError(
+                f"corruption: {change!r} takes its values from the {source.prompt} run, which the corruption itself makes; "
+                "take them from the clean one, Activation('clean'), from other prompts, a mean or noise"
+            )
+
+
 def refuse_other_side(change: Change, paired: bool) -> None:
     """Raise if a change takes its values from the other prompt of a pair, and there is none."""
     source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
@@ -171,3 +199,6 @@ def refuse_other_side(change: Change, paired: bool) -> None:
             f"{change!r} takes its values from the {of} prompt, but these are no pairs: pass interp.Pair(clean, corrupted), "
             "or say whose values they are, as in Activation('another text'), Activation('base') or Constant(0.0)"
         )
+    if source is not None and source.given is not None:
+        for inner in (one for intervention in listed(source.given, "given") for one in intervention.changes):
+            refuse_other_side(inner, paired)

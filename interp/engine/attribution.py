@@ -28,13 +28,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.engine import provenance, recipe
-from interp.engine.asked import contrasted
+from interp.engine.asked import contrasted, together
 from interp.engine.background import Given, Hold, given_changes, held, in_force
 from interp.engine.batches import halvings, in_batches
 from interp.engine.bundles import bundled, difference
-from interp.engine.cells import Cell, fill
+from interp.engine.cells import Cell
 from interp.engine.edits import Edits
 from interp.engine.families import Where, asked, check_words, labelled, sourced
+from interp.engine.filling import fill
 from interp.engine.layout import canonical
 from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
 from interp.engine.precision import Precision
@@ -65,6 +66,7 @@ def attribute(
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     unequal: Unequal = "last",
+    corruption: Given = None,
     given: Given = None,
     hold: Hold = (),
     rows: int | None = None,
@@ -84,6 +86,7 @@ def attribute(
     Args:
         model, pairs, where, metric, patching, source, edit, featurizer, keep_error, unequal: as for :func:`interp.patch`. The
             metric has a gradient: it does not count or compare.
+        corruption: as for :func:`interp.patch`.
         given: interventions in force on the base; slopes are taken there.
         hold: as for :func:`interp.patch`; slopes do not lead through what is held.
         rows: most examples in one forward and backward pass; by default what a memory budget allows.
@@ -109,7 +112,8 @@ def attribute(
     check_words(patching, precision=precision)
     into = Into.of(store, name, tags)
     options = Options(
-        patching, "batched", given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision
+        *(patching, "batched", given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision),
+        corruption=together(corruption, "corruption"),
     )
     change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
@@ -166,7 +170,7 @@ def _estimated(prepared: Prepared) -> list[Measured]:
                 value[:, own].cpu().numpy(),
                 found.clean.cpu().numpy(),
                 found.corrupt.cpu().numpy(),
-                found.base.cpu().numpy() if prepared.given is not None else None,
+                found.base.cpu().numpy() if prepared.options.given is not None else None,
                 prepared.by_rule[own].cpu().numpy(),
                 facts,
             )
@@ -180,7 +184,7 @@ def _facts(prepared: Prepared, own: slice) -> dict[str, Any]:
     return {
         "source": sources(interventions, options.patching),
         "edit": repr(interventions[0].changes[0].edit),
-        **in_force(prepared.model, options.given, options.hold),
+        **in_force(prepared.model, options.given, options.hold, options.corruption),
         "method": "attribute",
         "strategy": "attribution",
         "estimate": ESTIMATE,

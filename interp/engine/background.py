@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from interp.engine.asked import listed, require_model
-from interp.engine.cells import Cell, fill
+from interp.engine.asked import require_model, together
+from interp.engine.cells import Cell
 from interp.engine.edits import Edits
+from interp.engine.filling import fill
 from interp.engine.runs import Runs
 from interp.errors import OrderError, UnknownSiteError
 from interp.interventions import Activation, Change, Intervention
@@ -36,23 +37,25 @@ def given_changes(model: Model, given: Any) -> Intervention | None:
     if model.background is not None:
         standing = [model.background]
         model.standing.use()
-    many = [*standing, *([] if given is None or (isinstance(given, Sequence) and not given) else listed(given, "given"))]
-    if not many:
-        return None
-    return Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
+    own = together(given, "given")
+    return together([*standing, *([] if own is None else [own])], "given")
 
 
-def give(runs: Runs, given: Cell | None) -> list[Cell]:
+def give(runs: Runs, given: Cell | None, known: Sequence[Cell] = ()) -> list[Cell]:
     """Put what is given in force on the base run; returns it with what it writes, in a list that is empty without it.
+
+    Args:
+        known: changes among them that are filled already.
 
     Raises:
         PositionError, ShapeMismatchError, UnequalLengthsError: a source does not fit its target.
     """
     if given is None:
         return []
-    known = fill([given], runs)
-    runs.given = lambda examples: Edits.of(known[0], examples)
-    return known
+    filled = fill([given], runs, known)
+    runs.standing = filled[0]
+    runs.given = lambda examples: Edits.of(filled[0], examples)
+    return filled
 
 
 def refuse_background(model: Model, what: str) -> None:
@@ -91,9 +94,12 @@ def _sites(model: Model, word: str | Site) -> list[Site]:
     return list(model.each(site))
 
 
-def in_force(model: Model, given: Intervention | None, hold: Intervention | None) -> dict[str, Any]:
-    """What results say of both."""
+def in_force(
+    model: Model, given: Intervention | None, hold: Intervention | None, corruption: Intervention | None = None
+) -> dict[str, Any]:
+    """What results say of all of them."""
     found: dict[str, Any] = {"given": None if given is None else repr(given)}
+    found |= {} if corruption is None else {"corruption": corruption.in_words}
     return found if hold is None else found | {"hold": words(model, hold)}
 
 

@@ -119,6 +119,23 @@ def check(interventions: Sequence[Intervention], model: Model) -> None:
                 )
 
 
+def expanded(intervention: Intervention, model: Model) -> Intervention:
+    """The same intervention with one change for each call, and for each half of the batch, of a module that has several."""
+    changes: list[Change] = []
+    for change in intervention.changes:
+        site, sizes = change.site, model.sizes_at(change.site) if model.anatomy.repeated else {}
+        calls, halves = (
+            range(sizes[axis]) if getattr(site, axis) is None and sizes.get(axis, 1) > 1 else (getattr(site, axis),)
+            for axis in (axes.CALL, axes.HALF)
+        )
+        changes += [
+            change if (call, half) == (site.call, site.half) else replace(change, site=site.at(call=call, half=half))
+            for call in calls
+            for half in halves
+        ]
+    return replace(intervention, changes=tuple(changes))
+
+
 def place(
     interventions: Sequence[Intervention], runs: Runs, given: Intervention | None = None, hold: Intervention | None = None
 ) -> list[Cell]:
@@ -161,7 +178,9 @@ def place(
         return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span), **told)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
-    first = torch.stack([place.first for place in before]).amin(0) if before else None
+    firsts_before = [place.first for place in before]
+    firsts_before += [runs.corrupted_from] if runs.corrupted_from is not None else []
+    first = torch.stack(firsts_before).amin(0) if firsts_before else None
     frozen = [replace(resolved(change, None, True), held=True) for change in hold.changes] if hold else []
     before += _ordered(frozen, before, True, runs)
     cells = []
@@ -192,29 +211,6 @@ def _span(change: Change, attended: Places) -> Bool[Tensor, "example source_posi
     columns = attended.columns(change.attended, what=f"attended position of {change.site!r}")
     spare = torch.zeros(len(attended), attended.width + 1, dtype=torch.bool, device=columns.device)
     return spare.scatter(1, torch.where(columns >= 0, columns, attended.width), True)[:, :-1]
-
-
-def fill(cells: Sequence[Cell], runs: Runs, known: Sequence[Cell] = ()) -> list[Cell]:
-    """The same cells with what they write; every source run is made once.
-
-    Args:
-        known: filled already; their changes write the same wherever they are met again.
-
-    Raises:
-        PositionError, ShapeMismatchError, UnequalLengthsError: source and target do not fit.
-    """
-    values: dict[int, Values | None] = {id(place.change): place.values for cell in known for place in cell.places}
-    sources = Sources(runs)
-    for change in (place.change for cell in cells for place in cell.places if id(place.change) not in values):
-        sources.want(change)
-
-    def valued(place: Place) -> Place:
-        key = id(place.change)
-        if key not in values:
-            values[key] = sources.values(place.change, place.columns)
-        return replace(place, values=values[key])
-
-    return [replace(cell, places=tuple(valued(place) for place in cell.places)) for cell in cells]
 
 
 def _first(

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from interp.engine.additive import WRITERS
 from interp.engine.behind import FINAL, AtRead, behind
-from interp.engine.cells import Cell, fill
+from interp.engine.cells import Cell
 from interp.engine.edits import Edits
+from interp.engine.filling import fill
 from interp.engine.graph import LOGITS, SLOTS
 from interp.engine.joins import begin, inside
 from interp.engine.readout import Reader

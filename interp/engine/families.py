@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp import axes, effects
 from interp.engine import gauge, provenance
-from interp.engine.asked import asked_pairs, contrasted, listed, refuse_other_side
+from interp.engine.asked import alone, asked_pairs, contrasted, listed, refuse_circle, refuse_other_side
 from interp.engine.measure import Measured
 from interp.engine.precision import PRECISIONS
 from interp.engine.prepared import Options, Prepared, prepare
@@ -61,8 +61,13 @@ def asked(
 ) -> tuple[Prepared, dict[str, Family]]:
     """Everything that is asked for, checked and resolved."""
     encoded, paired = asked_pairs(model, pairs)
+    if options.corruption is not None:
+        refuse_circle(options.corruption)
+        encoded, paired = alone(model, encoded), True
     metrics = resolve_metrics(metric)
     families = named(model, encoded, where, change)
+    if options.corruption is not None:
+        families = {key: replace(one, attrs=one.attrs | {"paired": True}) for key, one in families.items()}
     every = [one for family in families.values() for one in family.interventions]
     for one in [*every, *([options.given] if options.given is not None else [])]:
         for own in one.changes:
@@ -191,7 +196,9 @@ def _of_list(interventions: list[Intervention]) -> Family:
 def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Dataset:
     """What was measured of a family, with its names."""
     exists, encoded, options = family.exists, prepared.encoded, prepared.options
+    beside = [one for one in (options.corruption, options.given) if one is not None]
     spec = family.spec | ({"given": options.given.spec()} if options.given is not None else {})
+    spec |= {"corruption": options.corruption.spec()} if options.corruption is not None else {}
     spec |= {"hold": [repr(change.site) for change in options.hold.changes]} if options.hold is not None else {}
     spec |= {"precision": options.precision} if options.precision != "full" else {}
     return effects.assemble(
@@ -206,7 +213,7 @@ def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Datas
         coords=provenance.example_coordinates(encoded) | family.coords,
         attrs=measured.facts
         | family.attrs
-        | gauge.attribute(prepared.model, [*family.interventions, *([options.given] if options.given else [])])
+        | gauge.attribute(prepared.model, [*family.interventions, *beside])
         | {"spec": provenance.spec(prepared.subject, options.patching, prepared.metrics, spec)},
     )
 

@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 from interp.engine import provenance, strategies
 from interp.engine.background import in_force
 from interp.engine.batches import halvings
-from interp.engine.cells import Cell, fill
+from interp.engine.cells import Cell
 from interp.engine.edits import Rows
+from interp.engine.filling import fill
 from interp.engine.joins import NEVER
 from interp.engine.plan import Plan
 from interp.engine.precision import float32
@@ -144,7 +145,7 @@ class Measuring:
         facts = {
             "source": sources(interventions, prepared.options.patching),
             "edit": repr(interventions[0].changes[0].edit),
-            **in_force(prepared.model, prepared.options.given, prepared.options.hold),
+            **in_force(prepared.model, prepared.options.given, prepared.options.hold, prepared.options.corruption),
             "strategy": plan.strategy(family[:-1]),
             "fallback": plan.fallback(family[:-1]),
             "rows": int((~prepared.by_rule[family.start : family.stop]).sum()),
@@ -162,7 +163,7 @@ class Measuring:
             value.cpu().numpy(),
             self.clean.cpu().numpy(),
             self.corrupt.cpu().numpy(),
-            self.base.cpu().numpy() if prepared.given is not None else None,
+            self.base.cpu().numpy() if prepared.options.given is not None else None,
             prepared.by_rule[own].cpu().numpy(),
             provenance.attributes(prepared.subject, prepared.options.patching, prepared.metrics)
             | facts

@@ -230,7 +230,7 @@ class _Planning:
 
     def _base(self, read: int | None) -> float:
         """Runs of the clean and the corrupted prompts, and of the base with what is given."""
-        runs = 2 if self.p.given is None else 3
+        runs = 2 if self.p.options.given is None else 3
         return runs * len(self.p.encoded) * self.costs.whole(self.columns, read)
 
     def _estimate(self, strategy: str, passes: int, rows: int, flops: float, taken: float) -> Estimate:
@@ -241,7 +241,7 @@ class _Planning:
         """Every kernel that a row or the base runs through, and what it runs as."""
         p = self.p
         ran = [p.interventions[cell] for cell in self.rows[:, 0].unique().tolist()]
-        ran += [p.options.given] if p.options.given is not None else []
+        ran += [one for one in (p.options.corruption, p.options.given) if one is not None]
         names = sorted({name for intervention in ran for change in intervention.changes for name in change.kernels})
         used = {name: kernels.implementation(name, p.model.device) for name in names}
         return (p.reader.implementations if wave else {}) | used

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp import axes
 from interp.engine.asked import BASE
 from interp.engine.background import Given, Hold, both, give, given_changes, held
 from interp.engine.budget import Budget
-from interp.engine.cells import Cell, check, place
+from interp.engine.cells import Cell, check, expanded, place
 from interp.engine.edits import Rows
+from interp.engine.filling import corrupt
 from interp.engine.forks import Forks, forked
 from interp.engine.joins import NEVER, begun, join, moved, refused, resumes
 from interp.engine.lines import Lines
@@ -49,6 +49,8 @@ class Options:
     skip_inert: bool = True
     progress: bool | None = None
     precision: Precision = "full"
+    corruption: Intervention | None = None
+    """What makes the corrupted run of the clean prompts, in place of other prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +71,10 @@ class Prepared:
     budget: Budget
     cells: Sequence[Cell]
     """Resolved, without the values that they write; behind those of the families, what several of them begin with."""
+    corruption: Cell | None
+    """What is in force on the corrupted run."""
     given: Cell | None
-    """What is in force on the base of every cell."""
+    """What is in force on the base of every cell; where the base is the corrupted run, the corruption first."""
     held: Cell | None
     """That and what is held at the base's values, which a cell without changes of its own would be."""
     begins: Sequence[int | str]
@@ -153,10 +157,13 @@ def prepare(
         ValueError: fewer than one row a pass, or a strategy that the model or the interventions do not allow.
         AnswerError, UnknownSiteError, HeadOutOfRangeError, PositionError, OrderError: what does not fit.
     """
+    corruption = None if options.corruption is None else expanded(options.corruption, model)
     given = None if options.given is None else expanded(options.given, model)
+    if options.patching == "denoising":
+        given = both(corruption, given)
     hold = None if options.hold is None else expanded(options.hold, model)
     beside = both(given, hold)
-    check([i for family in families for i in family] + ([beside] if beside else []), model)
+    check([*(i for family in families for i in family), *(one for one in (corruption, beside) if one is not None)], model)
     spans: list[range] = []
     interventions: list[Intervention] = []
     for family in families:
@@ -164,11 +171,13 @@ def prepare(
         own = [expanded(intervention, model) for intervention in family]
         interventions += [*own, _self_patch(own[len(own) // 2])]
     sites = frozenset(
-        site for i in (*interventions, *([beside] if beside else [])) for change in i.changes for site in change.sites
+        site for i in (*interventions, corruption, beside) if i is not None for change in i.changes for site in change.sites
     )
     reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
     budget = Budget(model, reader, encoded.clean.width, options.rows)
     runs = Runs(model, encoded, BASE[options.patching], budget.batch, reader)
+    corrupted = None if corruption is None else place([corruption], runs.seen_from("clean"))[0]
+    runs.corrupted_from = None if corrupted is None else corrupted.first
     streams = beside is not None and any(change.site.name == "resid_pre" for change in beside.changes)
     cells, begins = place(interventions, runs, given, hold), _begins(model, interventions, options, beside, _whole(encoded))
     # What is given or held between two blocks comes between a row's change before and its change after: no row forks there.
@@ -189,6 +198,7 @@ def prepare(
         runs=runs,
         budget=budget,
         cells=found.cells,
+        corruption=corrupted,
         given=known,
         held=held,
         begins=found.begins,
@@ -210,23 +220,6 @@ def beside(model: Model, given: Given, hold: Hold) -> tuple[Intervention | None,
     return one, other, together
 
 
-def expanded(intervention: Intervention, model: Model) -> Intervention:
-    """The same intervention with one change for each call, and for each half of the batch, of a module that has several."""
-    changes: list[Change] = []
-    for change in intervention.changes:
-        site, sizes = change.site, model.sizes_at(change.site) if model.anatomy.repeated else {}
-        calls, halves = (
-            range(sizes[axis]) if getattr(site, axis) is None and sizes.get(axis, 1) > 1 else (getattr(site, axis),)
-            for axis in (axes.CALL, axes.HALF)
-        )
-        changes += [
-            change if (call, half) == (site.call, site.half) else replace(change, site=site.at(call=call, half=half))
-            for call in calls
-            for half in halves
-        ]
-    return replace(intervention, changes=tuple(changes))
-
-
 def standing(runs: Runs, given: Intervention | None, hold: Intervention | None) -> tuple[Cell | None, Cell | None]:
     """What is given, and that with what is held, as cells; None where nothing is."""
     known = place([given], runs)[0] if given else None
@@ -242,7 +235,12 @@ def start(prepared: Prepared) -> list[Cell]:
     Raises:
         PositionError, ShapeMismatchError, UnequalLengthsError: a source does not fit its target.
     """
-    known = give(prepared.runs, prepared.given)
+    first = [] if prepared.corruption is None else [corrupt(prepared.runs, prepared.corruption)]
+    if first and prepared.options.given is None:
+        known = first if prepared.options.patching == "denoising" else []
+        prepared.runs.standing = known[0] if known else None
+    else:
+        known = give(prepared.runs, prepared.given, first)
     if bool((prepared.depths != NEVER).any()):
         prepared.runs.keep(prepared.kept, prepared.budget)
     return known

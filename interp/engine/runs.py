@@ -9,8 +9,9 @@ The base run can be kept with its keys and values, so that rows resume from it (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -28,6 +29,11 @@ from interp.sites import Site
 
 Given = Callable[[Tensor], Changing]
 """Examples of a pass to what is changed in it."""
+
+Key = tuple[Any, ...]
+"""Which run: of which model, which prompts, and with what in force."""
+
+_Cell = TypeVar("_Cell")
 
 
 class Runs:
@@ -47,18 +53,63 @@ class Runs:
             "clean": "clean",
             "corrupted": "corrupted",
         }
-        self._wanted: dict[tuple[Any, ...], dict[Site, list[Wanted]]] = {}
-        self.prompts: dict[tuple[Any, ...], tuple[Model, Tokens]] = {}
-        self.found: dict[tuple[Any, ...], dict[Site, Kept]] = {}
-        self._logits: dict[tuple[Any, ...], Tensor] = {}
+        self._wanted: dict[Key, dict[Site, list[Wanted]]] = {}
+        self.prompts: dict[Key, tuple[Model, Tokens]] = {}
+        self.found: dict[Key, dict[Site, Kept]] = {}
+        self._logits: dict[Key, Tensor] = {}
         self._read = {"clean"} if reader.needs_reference else set()
         """The prompts whose logits are read: clean, corrupted, base."""
         self._kept: list[KeysValues] | None = None
         self._keeping = False
         self._whole: Shard | None = None
         self._part: Shard | None = None
-        self.given: Given | None = None
+        self._others: dict[str, Runs] = {}
+        self._held: dict[int, Any] = {}
+        """What is in force on runs, held so that no other object gets its id."""
+        self._forced: dict[Key, Given] = {}
+        """What is changed in a run, by its key."""
+        self._base_given = False
+        self.standing: Any = None
+        """What is given on the base, resolved and filled; None where nothing is."""
+        self.corrupted_from: Int[Tensor, " example"] | None = None
+        """First columns at which a corruption changes the corrupted run; None where it is of other prompts."""
+
+    @property
+    def given(self) -> Given | None:
         """Changes in force on the base. Set once they are resolved."""
+        return self._forced.get((id(self.model), "given")) if self._base_given else None
+
+    @given.setter
+    def given(self, given: Given) -> None:
+        self._forced[id(self.model), "given"], self._base_given = given, True
+
+    def force(self, key: Key, cell: _Cell, made: Callable[[_Cell, Tensor], Changing]) -> None:
+        """Put a resolved intervention in force on a run.
+
+        Args:
+            made: makes its changes of some examples.
+        """
+        self._forced[key] = lambda examples: made(cell, examples)
+
+    def forced(self, key: Key) -> bool:
+        """Whether something is in force on a run, or will be by what was announced."""
+        return key in self._forced
+
+    def seen_from(self, side: str) -> Runs:
+        """The same runs with another base, on which nothing is given."""
+        other = copy(self)
+        other.side = self.side | {"base": side, "source": "clean" if side == "corrupted" else "corrupted"}
+        other._base_given, other.standing, other._keeping = False, None, False
+        return other
+
+    def under(self, source: Activation) -> Runs:
+        """Those of whose base the run of a source is, apart from what is in force on it."""
+        return self if source.prompt == "base" else self._seen(self.side[str(source.prompt)])
+
+    def _seen(self, side: str) -> Runs:
+        if side not in self._others:
+            self._others[side] = self.seen_from(side)
+        return self._others[side]
 
     @property
     def base(self) -> Tokens:
@@ -113,17 +164,21 @@ class Runs:
         """Announce that :meth:`logits` will be asked for, so that they come from the run that is made anyway."""
         self._read.update(sides)
 
-    def key(self, source: Activation) -> tuple[Any, ...]:
+    def key(self, source: Activation) -> Key:
         model: Model = source.model if source.model is not None else self.model  # type: ignore[assignment]
         prompt = source.prompt
         if isinstance(prompt, str) and prompt in self.side:
-            side = "given" if prompt == "base" and self.given is not None and model is self.model else self.side[prompt]
-            key: tuple[Any, ...] = (id(model), side)
+            side = "given" if prompt == "base" and self._base_given and model is self.model else self.side[prompt]
+            key: Key = (id(model), side)
             if side == "given":
                 self.prompts[key] = (model, self.base)
             elif key not in self.prompts:
                 pairs = self.encoded if model is self.model else model.encode(self.encoded.pairs, bos=self.encoded.asked)
                 self.prompts[key] = (model, getattr(pairs, self.side[prompt]))
+            if source.given is not None:
+                self._held[id(source.given)] = source.given
+                tokens, key = self.prompts[key], (*key, id(source.given))
+                self.prompts[key] = tokens
         else:
             key = (id(model), "prompts", repr(source.spec()["prompt"]))
             if key not in self.prompts:
@@ -138,7 +193,7 @@ class Runs:
             self._run(key, self._wanted.pop(key))
         return self.found[key][source.site_for(target).tensor]
 
-    def _run(self, key: tuple[Any, ...], wanted: Mapping[Site, list[Wanted]]) -> None:
+    def _run(self, key: Key, wanted: Mapping[Site, list[Wanted]]) -> None:
         """Run some prompts once, with their logits if somebody will read them."""
         tokens = self.prompts[key][1]
         reads = {site: _all_of(columns) for site, columns in wanted.items()}
@@ -149,10 +204,14 @@ class Runs:
         if ran.before is not None:
             self._kept = ran.before
 
-    def _batches(self, key: tuple[Any, ...], tokens: Tokens, reads: Mapping[Site, Columns], examples: Tensor) -> Ran:
+    def _batches(self, key: Key, tokens: Tokens, reads: Mapping[Site, Columns], examples: Tensor) -> Ran:
         """Some prompts, as many at a time as memory allows."""
         rows = all(columns is not None for site, columns in reads.items() if site.square)
-        with self.prompts[key][0].prepared(reads, beside=rows):
+        changed: Sequence[Site] = ()
+        if key in self._forced and key != self._base_key:  # what is given on the base, the sweep has prepared the model for
+            changed = self._forced[key](examples[:1].to(self.model.device)).sites()
+            rows = rows and not any(site.square for site in changed)
+        with self.prompts[key][0].prepared({*reads, *changed}, beside=rows):
             parts = in_batches(len(examples), self.batch, lambda part: self._batch(key, tokens, reads, examples[part]))
         if len(parts) == 1:
             return parts[0]
@@ -163,18 +222,18 @@ class Runs:
             None if before[0] is None else cat_keys_values([keys for keys in before if keys is not None]),
         )
 
-    def _batch(self, key: tuple[Any, ...], tokens: Tokens, reads: Mapping[Site, Columns], chunk: Tensor) -> Ran:
+    def _batch(self, key: Key, tokens: Tokens, reads: Mapping[Site, Columns], chunk: Tensor) -> Ran:
         """One forward pass of some prompts."""
-        model, base = self.prompts[key][0], key == self._base_key
+        model = self.prompts[key][0]
         read = any(key == self.key(Activation(side)) for side in self._read)
-        edits = self.given(chunk.to(model.device)) if base and self.given is not None else None
-        keeping = base and self._keeping
+        edits = self._forced[key](chunk.to(model.device)) if key in self._forced else None
+        keeping = key == self._base_key and self._keeping
         return forward(model, tokens.take(chunk), reads, self.reader if read else None, edits, keeping=keeping)
 
     # the runs themselves
 
     @property
-    def _base_key(self) -> tuple[Any, ...]:
+    def _base_key(self) -> Key:
         return self.key(Activation("base"))
 
     def logits(self, which: str) -> Float[Tensor, "example position vocab"]:

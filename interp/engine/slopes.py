@@ -24,8 +24,8 @@ from torch import Tensor
 from interp.engine.background import Given, Hold, give
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget, check_rows
-from interp.engine.cells import fill
 from interp.engine.edits import Edits
+from interp.engine.filling import fill
 from interp.engine.layout import LOGITS
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import beside, standing

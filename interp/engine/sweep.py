@@ -16,6 +16,7 @@ from typing import Any
 
 import xarray as xr
 
+from interp.engine.asked import together
 from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.families import Where, asked, check_words, sourced
 from interp.engine.plan import Plan
@@ -42,6 +43,7 @@ def patch(
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     unequal: Unequal = "last",
+    corruption: Given = None,
     given: Given = None,
     hold: Hold = (),
     strategy: Strategy = "auto",
@@ -72,6 +74,9 @@ def patch(
             source's span at the last token of the base's, ``"mean"`` the mean over the source's span at every token of the
             base's, ``"refuse"`` raises. Equal spans are matched token by token. Where it mattered, results have the attribute
             ``unequal``. A source that you give says it itself (:class:`interp.Activation`).
+        corruption: what makes the corrupted run, in place of other prompts: each pair's clean prompt with these interventions
+            in force, such as noise on the subject, ``Change("embed", "subject", Noise(0.1), Add())``. Plain prompts do then.
+            The clean run is without them; both directions of patching take it so.
         given: interventions in force on the base of every cell. The base that effects are counted from is then the changed one,
             and the source ``"base"`` means its activations.
         hold: parts of every row that are frozen at the base's values, so that an intervention moves what is left: sites,
@@ -102,7 +107,10 @@ def patch(
     said = others(locals())
     check_words(patching, strategy, precision)
     into = Into.of(store, name, tags)
-    options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision)
+    options = Options(
+        *(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision),
+        corruption=together(corruption, "corruption"),
+    )
     change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, metric, change, options)
     recipe = partial(recorded, "patch", model, prepared.encoded, **said)
@@ -121,6 +129,7 @@ def explain(
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     unequal: Unequal = "last",
+    corruption: Given = None,
     given: Given = None,
     hold: Hold = (),
     strategy: Strategy = "auto",
@@ -136,6 +145,9 @@ def explain(
         The same as :func:`patch`, as far as nothing has to be run to know it.
     """
     check_words(patching, strategy, precision)
-    options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, precision=precision)
+    options = Options(
+        *(patching, strategy, given_changes(model, given), held(model, hold), rows, skip_inert, None, precision),
+        corruption=together(corruption, "corruption"),
+    )
     change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     return Plan.of(asked(model, pairs, where, metric, change, options)[0])

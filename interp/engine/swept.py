@@ -55,7 +55,7 @@ def bare(p: Prepared, families: Mapping[str, Family], attrs: Mapping[str, Any], 
     found = []
     for cells, family in zip(p.families, families.values(), strict=True):
         value = np.repeat(nothing[:, None], len(cells) - 1, axis=1)
-        given = nothing if p.given is not None else None
+        given = nothing if p.options.given is not None else None
         found.append(labelled(p, Measured(value, nothing, nothing, given, np.zeros(value.shape[1:], bool), facts), family))
     return joined(found, families, attrs, tree=tree)
 

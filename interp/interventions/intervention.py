@@ -288,6 +288,11 @@ class Intervention:
         """This first, the other after it where they meet in one tensor; between tensors the network's own order holds."""
         return Intervention(self.changes + other.changes, ordered=True)
 
+    @property
+    def sites(self) -> list[Site]:
+        """What it changes, and what it reads of other runs."""
+        return list(dict.fromkeys(site for change in self.changes for site in change.sites))
+
     def spec(self) -> dict[str, Any]:
         return {"changes": [change.spec() for change in self.changes], "ordered": self.ordered}
 

@@ -13,7 +13,7 @@ word serves patching (all left out), Patchscopes (another layer and prompt) and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -48,6 +48,18 @@ class RunsPrompts(Protocol):
         ...
 
 
+@runtime_checkable
+class InForce(Protocol):
+    """An intervention or one change, of which sources know no more than this."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """What it changes, and what it reads of other runs."""
+        ...
+
+    def spec(self) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True, repr=False)
 class Activation:
     """An activation of some run, and how examples are pooled.
@@ -70,6 +82,10 @@ class Activation:
             ``("example", "span")`` pools the tokens that the positions name, in each prompt its own.
         by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
         seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
+        given: an intervention in force on that run, one of ``"source"``, ``"base"``, ``"clean"`` and ``"corrupted"``: what a
+            site holds once something else was changed, of which paths are made (Wang et al., arXiv 2211.00593). Its own
+            ``"base"`` is that run without it, so it may freeze parts there; of ``"base"``, with what is given on the base of
+            the sweep.
     """
 
     prompt: Runs | Text | Prompt | Iterable[Text | Prompt] = "source"
@@ -82,9 +98,19 @@ class Activation:
     by: str | None = None
     seed: int = 0
     unequal: Unequal = "last"
+    given: InForce | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", _tupled(self.prompt))
+        if self.given is not None and not isinstance(self.given, InForce):
+            raise InputError(
+                f"given of a source is of type {type(self.given).__name__}; expected an interp.Intervention or interp.Change"
+            )
+        if self.given is not None and (self.prompts or self.model is not None):
+            raise InputError(
+                "given of a source is in force on a run of the sweep's own model and pairs: prompt='base', 'source', 'clean' "
+                "or 'corrupted', and no model="
+            )
         if self.several and (self.pool != "mean" or self.by is not None):
             raise ValueError(
                 f"prompt is a list of {len(self.prompts)} prompts, of which a mean is taken: pool='mean' without by=, got "
@@ -132,7 +158,7 @@ class Activation:
     @property
     def is_counterpart(self) -> bool:
         """Whether this is the source run's own value at the target's own coordinates: the case of the no-effect rule."""
-        moved = (self.model, self.site, self.layer, self.positions)
+        moved = (self.model, self.site, self.layer, self.positions, self.given)
         return self.prompt == "source" and all(c is None for c in moved) and self.pool == "none"
 
     def spec(self) -> dict[str, Any]:
@@ -149,6 +175,7 @@ class Activation:
             "seed": self.seed if self.pool == "resample" else None,
             "unequal": self.unequal if self.pool != "mean" else None,
         }
+        found |= {} if self.given is None else {"given": self.given.spec()}
         return found | ({"function": None} if self.model is not None and self.model.unwritten else {})
 
     def __repr__(self) -> str:
@@ -160,7 +187,8 @@ class Activation:
         prompt = f"{len(self.prompts)} prompts" if self.several else f"prompt {self.prompt!r}" if self.prompts else self.prompt
         model = "" if self.model is None else f"of {self.model.name}"
         unequal = "" if self.unequal == "last" else f"unequal={self.unequal}"
-        return f"Activation({', '.join(part for part in (str(prompt), model, where, pooled, unequal) if part)})"
+        given = "" if self.given is None else f"given {self.given!r}"
+        return f"Activation({', '.join(part for part in (str(prompt), model, where, pooled, unequal, given) if part)})"
 
 
 def _tupled(prompt: Any) -> Any:

@@ -208,6 +208,7 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     how = attrs["patching"] if fx.paired(ds) else "no counterfactual"
     edit = f", {attrs['edit']}" if isinstance(attrs.get("edit"), str) and attrs["edit"] != "Replace()" else ""
     words = [f"{how}{source}{edit}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
+    words += [f"corrupted by {_short(attrs['corruption'])}"] if attrs.get("corruption") else []
     words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
     words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []
     words += [f"windows of {attrs['window']} layers"] if attrs.get("window") else []

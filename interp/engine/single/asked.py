@@ -18,9 +18,8 @@ from interp.engine import provenance
 from interp.engine.asked import as_pairs, prompts_alone, refuse_other_side, require_model, said
 from interp.engine.background import give, given_changes
 from interp.engine.budget import Budget
-from interp.engine.cells import Cell, check, place
+from interp.engine.cells import Cell, check, expanded, place
 from interp.engine.precision import computed, float32
-from interp.engine.prepared import expanded
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
 from interp.errors import UnknownNameError

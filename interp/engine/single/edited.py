@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from interp.engine.asked import listed
-from interp.engine.cells import Cell, check, fill, place
+from interp.engine.cells import Cell, check, expanded, place
 from interp.engine.edits import Edits
+from interp.engine.filling import fill
 from interp.engine.growing import Growing
-from interp.engine.prepared import expanded
 from interp.errors import InputError, SiteNotFiredError
 from interp.interventions import Activation, Change, Intervention
 from interp.interventions.source import RUNS

@@ -22,12 +22,13 @@ from interp.engine import gauge
 from interp.engine.asked import BASE, Asked, refuse_other_side, several
 from interp.engine.background import Given, Hold, both, held, in_force
 from interp.engine.batches import in_batches
-from interp.engine.cells import Cell, check, fill, place
+from interp.engine.cells import Cell, check, expanded, place
 from interp.engine.edits import Edits
 from interp.engine.families import check_words
+from interp.engine.filling import fill
 from interp.engine.layout import LOGITS, declared
 from interp.engine.precision import float32
-from interp.engine.prepared import Patching, expanded
+from interp.engine.prepared import Patching
 from interp.engine.prompts import forward
 from interp.engine.runs import Runs
 from interp.engine.single.asked import ask

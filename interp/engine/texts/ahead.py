@@ -15,8 +15,9 @@ import torch
 from interp import axes
 from interp.engine.asked import refuse_other_side
 from interp.engine.budget import Budget
-from interp.engine.cells import Cell, check, fill, place
+from interp.engine.cells import Cell, check, place
 from interp.engine.edits import Edits
+from interp.engine.filling import fill
 from interp.engine.growing import Growing
 from interp.engine.readout import Reader
 from interp.errors import GenerationError, PositionError, ShapeMismatchError

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from interp import axes
 from interp.engine.asked import BASE, encoded_pairs
-from interp.engine.cells import check, fill, place
+from interp.engine.cells import check, place
 from interp.engine.edits import Edits
+from interp.engine.filling import fill
 from interp.engine.layout import canonical
 from interp.engine.prepared import Patching
 from interp.engine.readout import Reader

@@ -32,8 +32,8 @@ from interp import axes
 from interp.engine import patch
 from interp.engine.asked import asked_prompts, listed
 from interp.engine.background import Given, Hold, given_changes, held
-from interp.engine.cells import fill
 from interp.engine.families import Family, Where, gridded, named
+from interp.engine.filling import fill
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, prepare, start
 from interp.engine.readout import Reader
