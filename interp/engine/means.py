@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from interp import axes
 from interp.interventions.source import SPAN
@@ -29,6 +30,34 @@ def aligned(
         over: with ``"position"`` real tokens are pooled too, so that there is one position.
     """
     return _pooled(tensor, tokens.columns(Positions()), groups, over)
+
+
+def by_token(
+    tensor: Float[Tensor, "prompt column ..."],
+    theirs: Int[Tensor, "prompt position"],
+    columns: Int[Tensor, "prompt position"],
+    ours: Int[Tensor, "example position"],
+) -> tuple[Float[Tensor, "example position ..."], Int[Tensor, "example position"]]:
+    """For every example and position the mean over the prompts with the same token there, and how many they are.
+
+    Args:
+        theirs: token ids of the prompts by position, −1 behind their end.
+        columns: where these positions are in the tensor.
+        ours: token ids of the examples, likewise.
+    """
+    width = max(theirs.shape[1], ours.shape[1])
+    theirs, ours = (pad(ids, (0, width - ids.shape[1]), value=-1) for ids in (theirs, ours))
+    wide = torch.promote_types(tensor.dtype, torch.float32)
+    rows = torch.arange(len(theirs), device=tensor.device)
+    found = torch.zeros(*ours.shape, *tensor.shape[2:], dtype=wide, device=tensor.device)
+    count = torch.zeros_like(ours)
+    for position in range(columns.shape[1]):
+        alike = (ours[:, position, None] == theirs[None, :, position]) & (theirs[None, :, position] >= 0)
+        count[:, position] = alike.sum(-1)
+        taken = tensor[rows, columns[:, position].clamp(min=0)].to(wide)
+        total = (alike.to(wide) @ taken.flatten(1)).view(len(ours), *taken.shape[1:])
+        found[:, position] = total / count[:, position].clamp(min=1).view(-1, *(1 for _ in taken.shape[1:])).to(wide)
+    return found, count
 
 
 def named(

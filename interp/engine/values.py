@@ -21,13 +21,13 @@ from interp import axes
 from interp.engine import means
 from interp.engine.layout import indexed_axis
 from interp.engine.prompts import Kept
-from interp.engine.runs import Runs
+from interp.engine.runs import Key, Runs
 from interp.engine.spans import Spans, matched
 from interp.errors import HeadOutOfRangeError, ShapeMismatchError, UnequalLengthsError, UserError
 from interp.interventions import Activation, Change, Constant, Noise
-from interp.interventions.source import SPAN
+from interp.interventions.source import SPAN, TOKEN
 from interp.models import Places, Tokens
-from interp.sites import Positions, Site
+from interp.sites import ALL, Positions, Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class Sources:
             self._means[known] = tensor, own, torch.cat([tensor, mean.to(tensor)], dim=1)
         return self._means[known][-1]
 
-    def _places(self, key: tuple[Any, ...], site: Site, *, attended: bool = False) -> Places:
+    def _places(self, key: Key, site: Site, *, attended: bool = False) -> Places:
         """Positions of the prompts of a run at a site."""
         model, tokens = self.runs.prompts[key]
         return model.places(tokens, site, attended=attended)
@@ -170,7 +170,7 @@ class Sources:
             self._refuse_other_lengths(change, key, places)
         return self._columns[known][1]
 
-    def _refuse_other_lengths(self, change: Change, key: tuple[Any, ...], places: Places) -> None:
+    def _refuse_other_lengths(self, change: Change, key: Key, places: Places) -> None:
         """Raw indices mean the same in prompts of equal length alone, also where another model cuts a text into its tokens."""
         base = self.runs.places("base", change.site).prompt
         if len(base) == len(places) and not torch.equal(base.lengths, places.prompt.lengths):
@@ -184,7 +184,7 @@ class Sources:
                 "or count from the end"
             )
 
-    def _refuse_other_layout(self, key: tuple[Any, ...], partner: Tensor, site: Site) -> None:
+    def _refuse_other_layout(self, key: Key, partner: Tensor, site: Site) -> None:
         """Patterns and scores are matched by the raw index of what is attended to, so prompts must lie alike."""
         base, theirs = self.runs.places("base", site, attended=True).prompt, self._places(key, site, attended=True)
         alike = theirs.width == base.width and all(
@@ -217,6 +217,8 @@ class Sources:
         tokens = tokens if everything else tokens.alone
         if site.square:
             self._refuse_mean_of_rows(source, key, target, site)
+        if source.by == TOKEN:
+            return self._mean_by_token(source, kept, columns, (key, site, target))
         if source.by is not None and source.prompts:
             raise ValueError(f"{source!r}: a mean by {source.by!r} is over the prompts of the pairs, not over other prompts")
         groups = self._groups(source.by)
@@ -241,6 +243,35 @@ class Sources:
                 "source has; pool positions too, with over=('example', 'position')"
             )
         return Values(tensor, group, own, None)
+
+    def _mean_by_token(
+        self, source: Activation, kept: Kept, columns: Int[Tensor, "example span"], at: tuple[Key, Site, Site]
+    ) -> Values:
+        """Means over the source's prompts that have an example's own token at the same position.
+
+        Args:
+            at: the source's run, the site that is read there, and the one that is changed.
+        """
+        key, site, target = at
+        theirs, base = self._places(key, site), self.runs.places("base", target)
+        both = self.runs.prompts[key][1], self.runs.base
+        if any(tokens.ids is None or places is not tokens for tokens, places in zip(both, (theirs, base), strict=True)):
+            raise ShapeMismatchError(
+                f"{source!r} of {site!r}: its positions are not those of tokens, which a mean by token needs"
+            )
+        pooled = (*key, site.tensor, TOKEN)
+        if pooled not in self._pooled:
+            (own, ids), (_, ours) = (_numbered(tokens) for tokens in both)
+            self._pooled[pooled] = means.by_token(kept.tensor, ids, kept.where(own), ours)
+        tensor, count = self._pooled[pooled]
+        own = torch.where(columns >= 0, columns - base.first[:, None], -1)
+        missing = (own >= 0) & (count.gather(1, own.clamp(min=0)) == 0)
+        if bool(missing.any()):
+            example, slot = missing.nonzero()[0].tolist()
+            raise ShapeMismatchError(
+                f"{source!r}: no prompt of the source has the token of example {example} at position {int(own[example, slot])}"
+            )
+        return Values(tensor, torch.arange(len(base), device=columns.device), own, None)
 
     def _mean_of_named(
         self,
@@ -271,7 +302,7 @@ class Sources:
         slots = torch.arange(columns.shape[1], device=columns.device) if tensor.shape[1] > 1 else torch.zeros_like(columns)
         return Values(tensor, group, torch.where(columns >= 0, slots, -1), None)
 
-    def _refuse_mean_of_rows(self, source: Activation, key: tuple[Any, ...], target: Site, site: Site) -> None:
+    def _refuse_mean_of_rows(self, source: Activation, key: Key, target: Site, site: Site) -> None:
         """Rows of attention of different length, or of different queries, have no mean."""
         if axes.POSITION in source.over or SPAN in source.over:
             raise ShapeMismatchError(f"{source!r} of {site.tensor!r}: rows of different positions attend to different tokens")
@@ -286,7 +317,7 @@ class Sources:
         if by is None:
             return [""] * len(self.runs.encoded)
         if by not in ("template", "entities"):
-            raise ValueError(f"by={by!r}; a conditional mean groups examples by 'template' or 'entities'")
+            raise ValueError(f"by={by!r}; a conditional mean groups examples by 'template', 'entities' or 'token'")
         return [str(getattr(pair, by)) for pair in self.runs.encoded.pairs]
 
     def _noise(self, source: Noise, site: Site, columns: Int[Tensor, "example span"]) -> Values:
@@ -311,8 +342,17 @@ class Sources:
         return Values(tensor, everyone, own, getattr(site, axis) if axis else None)
 
 
+def _numbered(tokens: Tokens) -> tuple[Int[Tensor, "example position"], Int[Tensor, "example position"]]:
+    """Columns of prompts by position, counted from the first real token, and the token ids there; −1 behind their end."""
+    assert tokens.ids is not None
+    columns = tokens.columns(ALL)
+    return columns, torch.where(columns >= 0, tokens.ids.gather(1, columns.clamp(min=0)), -1)
+
+
 def _names(source: Activation, change: Change) -> bool:
     """Whether a mean is over the tokens that positions name in each prompt, rather than position by position."""
+    if source.by == TOKEN:
+        return False
     return source.own_positions is not None or SPAN in source.over or (source.several and not change.positions.is_all)
 
 

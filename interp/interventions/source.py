@@ -30,6 +30,8 @@ Runs = Literal["source", "base", "clean", "corrupted"]
 RUNS = ("source", "base", "clean", "corrupted")
 Unequal = Literal["last", "mean", "refuse"]
 UNEQUAL = ("last", "mean", "refuse")
+TOKEN = "token"
+"""Groups of a mean: prompts with the same token at a position."""
 SPAN = "span"
 """In a mean, the tokens that the change's positions name, pooled."""
 
@@ -80,7 +82,9 @@ class Activation:
             each prompt's first.
         over: for a mean, ``("example",)`` keeps positions apart, ``("example", "position")`` pools real tokens too, and
             ``("example", "span")`` pools the tokens that the positions name, in each prompt its own.
-        by: for a mean, an example coordinate (``"template"``): the mean is taken within its groups.
+        by: for a mean, within which groups it is taken: ``"template"`` or ``"entities"`` of the pairs, or ``"token"``, those
+            prompts that have the same token at the same position, counted from each prompt's first: what a state is given
+            its token and place alone (context-aware mean ablation, arXiv 2509.09650).
         seed: for resampling, the draw; example i's partner depends on the seed and the number of examples alone.
         given: an intervention in force on that run, one of ``"source"``, ``"base"``, ``"clean"`` and ``"corrupted"``: what a
             site holds once something else was changed, of which paths are made (Wang et al., arXiv 2211.00593). Its own
@@ -111,10 +115,15 @@ class Activation:
                 "given of a source is in force on a run of the sweep's own model and pairs: prompt='base', 'source', 'clean' "
                 "or 'corrupted', and no model="
             )
-        if self.several and (self.pool != "mean" or self.by is not None):
+        if self.several and (self.pool != "mean" or self.by not in (None, TOKEN)):
             raise ValueError(
-                f"prompt is a list of {len(self.prompts)} prompts, of which a mean is taken: pool='mean' without by=, got "
-                f"pool={self.pool!r}, by={self.by!r}; one prompt is a text, its token ids or interp.Prompt"
+                f"prompt is a list of {len(self.prompts)} prompts, of which a mean is taken: pool='mean' without by= or by "
+                f"'token', got pool={self.pool!r}, by={self.by!r}; one prompt is a text, its token ids or interp.Prompt"
+            )
+        if self.by == TOKEN and (self.over != (axes.EXAMPLE,) or self.positions is not None):
+            raise ValueError(
+                "by='token' is a mean over the prompts that have the same token at the same position: over=('example',) and no "
+                f"positions, got over={self.over}, positions={self.positions!r}"
             )
         if self.pool not in ("none", "mean", "resample"):
             raise ValueError(f"pool={self.pool!r}; expected 'none', 'mean' or 'resample'")
