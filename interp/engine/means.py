@@ -34,8 +34,8 @@ def aligned(
 
 def by_token(
     tensor: Float[Tensor, "prompt column ..."],
-    theirs: Int[Tensor, "prompt position"],
-    columns: Int[Tensor, "prompt position"],
+    theirs: Int[Tensor, "prompt place"],
+    columns: Int[Tensor, "prompt place"],
     ours: Int[Tensor, "example position"],
 ) -> tuple[Float[Tensor, "example position ..."], Int[Tensor, "example position"]]:
     """For every example and position the mean over the prompts with the same token there, and how many they are.
