@@ -49,7 +49,9 @@ class Place:
     given: bool = False
     """Whether it leaves the base run as it is: because it is in force there already, or because it is held at its values."""
     held: bool = False
-    """Whether it writes the base's own values."""
+    """Whether it is held at the base's values."""
+    own: bool = False
+    """Whether it writes the base's own value, which changes nothing unless something else of its cell does."""
     attended: Bool[Tensor, "example source_position"] | None = None
     """Of attention scores and patterns, the attended tokens at which it is made, all of them real; the others stay."""
     prompts: Places | None = None
@@ -89,15 +91,21 @@ class Cell:
         Scores or patterns that are given let a token attend to later ones, and tokens that are changed as one depend on each
         other, so what is changed there matters from the first of them on.
         """
-        own = torch.stack([place.first for place in self.places if not place.given]).amin(0)
+        places = [place for place in self.places if not place.given]
+        own = torch.stack([place.first for place in places if not place.own or self.idle]).amin(0)
         given = [place for place in self.places if place.given and not place.held]
         ahead = [p.first for p in given if p.attended is not None or p.change.together]
         return torch.where(own == NOWHERE, own, torch.stack([own, *ahead]).amin(0)) if ahead else own
 
+    @cached_property
+    def idle(self) -> bool:
+        """Whether all that it writes is the base's own."""
+        return all(place.own for place in self.places if not place.given)
+
     @property
     def inert(self) -> Bool[Tensor, " example"]:
         """Examples in which no change of the cell can have an effect."""
-        return self.first == NOWHERE
+        return (self.first == NOWHERE) | self.idle
 
 
 def check(interventions: Sequence[Intervention], model: Model) -> None:
@@ -175,7 +183,8 @@ def place(
         if change.square and span not in spans:
             spans[span] = _span(change, runs.places("base", tensor, attended=True))
         told: dict[str, Any] = {"prompts": places, "ids": runs.ids(places), "unequal": found.unequal}
-        return Place(change, where, None, firsts[key], order=0, given=of_given, attended=spans.get(span), **told)
+        told |= {"given": of_given, "own": _is_own(change), "attended": spans.get(span)}
+        return Place(change, where, None, firsts[key], order=0, **told)
 
     before = _ordered((resolved(change, None, True) for change in given.changes), [], given.ordered, runs) if given else []
     firsts_before = [place.first for place in before]
@@ -246,6 +255,12 @@ def _is_counterpart(change: Change, runs: Runs) -> bool:
     replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error and change.joint == 1
     counterpart = isinstance(change.source, Activation) and change.source.is_counterpart
     return runs.model.causal and replaces and counterpart and change.site.path is None and _is_main(change.site)
+
+
+def _is_own(change: Change) -> bool:
+    """Whether a value is replaced by the base run's at the same place."""
+    replaces = type(change.edit) in (Replace, Interpolate) and change.keep_error and change.joint == 1
+    return replaces and isinstance(change.source, Activation) and change.source.is_own
 
 
 def _is_main(site: Site) -> bool:

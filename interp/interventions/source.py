@@ -167,8 +167,17 @@ class Activation:
     @property
     def is_counterpart(self) -> bool:
         """Whether this is the source run's own value at the target's own coordinates: the case of the no-effect rule."""
-        moved = (self.model, self.site, self.layer, self.positions, self.given)
-        return self.prompt == "source" and all(c is None for c in moved) and self.pool == "none"
+        return self.prompt == "source" and not self._moved
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is what the base has at the target's own coordinates."""
+        return self.prompt == "base" and not self._moved
+
+    @property
+    def _moved(self) -> bool:
+        elsewhere = (self.model, self.site, self.layer, self.positions, self.given)
+        return self.pool != "none" or any(coordinate is not None for coordinate in elsewhere)
 
     def spec(self) -> dict[str, Any]:
         found: dict[str, Any] = {
