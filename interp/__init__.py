@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from interp.verbs import promised
 
 if TYPE_CHECKING:
-    from interp import axes, effects, metrics, models, sites, stats, store, tasks, training, views
+    from interp import axes, effects, methods, metrics, models, sites, stats, store, tasks, training, views
     from interp.effects import damage, effect, recovery, summary, top
     from interp.engine import Run, attribute, check, edited, explain, generate, patch, patch_edges, run, score
     from interp.engine.over import over
@@ -57,6 +57,7 @@ _ROOMS = (
     "effects",
     "engine",
     "interventions",
+    "methods",
     "metrics",
     "models",
     "report",
@@ -95,9 +96,9 @@ __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
     "ablate", "attention", "attribute", "axes", "cache", "check", "damage", "dla", "doses", "edited", "effect", "effects",
-    "explain", "generate", "grid", "hook_name", "lens", "load", "metrics", "models", "optimal_constants", "over", "pairs",
-    "patch", "patch_edges", "recovery", "rerun", "reweighted", "run", "score", "sites", "stats", "store", "summary", "tasks",
-    "top", "training", "views", "weights",
+    "explain", "generate", "grid", "hook_name", "lens", "load", "methods", "metrics", "models", "optimal_constants", "over",
+    "pairs", "patch", "patch_edges", "recovery", "rerun", "reweighted", "run", "score", "sites", "stats", "store", "summary",
+    "tasks", "top", "training", "views", "weights",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import Annotated
 import tyro
 
 from interp.commands.listing import Ls
+from interp.commands.methods import Methods
 from interp.commands.places import OfStore, RunFirst, opened
 from interp.commands.runs import Check, Rm, Show, Tidy
 from interp.commands.sharing import Export, Report
@@ -122,6 +123,7 @@ class View(OfStore):
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Doctor, tyro.conf.subcommand("doctor")]
+    | Annotated[Methods, tyro.conf.subcommand("methods")]
     | Annotated[Ls, tyro.conf.subcommand("ls")]
     | Annotated[Show, tyro.conf.subcommand("show")]
     | Annotated[Report, tyro.conf.subcommand("report")]

@@ -48,3 +48,26 @@ def put(path: Path, data: bytes) -> Path:
             part.unlink(missing_ok=True)
         raise PathError(f"{str(path)!r} cannot be written: {error.strerror}") from error
     return path
+
+
+def between(text: str, begin: str, end: str) -> str:
+    """What stands between two marks of a text, without the space around it.
+
+    Raises:
+        ValueError: the text lacks one of the marks, or has it twice.
+    """
+    for mark in (begin, end):
+        if text.count(mark) != 1:
+            raise ValueError(f"the text lacks the mark {mark!r}, or has it twice")
+    return text[text.index(begin) + len(begin) : text.index(end)].strip()
+
+
+def put_between(path: Path, begin: str, end: str, text: str) -> None:
+    """Write a text between two marks of a file, in place of what is there.
+
+    Raises:
+        ValueError: the file lacks one of the marks, or has it twice.
+    """
+    page = path.read_text(encoding="utf-8")
+    between(page, begin, end)
+    path.write_text(f"{page.split(begin)[0]}{begin}\n\n{text}\n\n{end}{page.split(end)[1]}", encoding="utf-8")

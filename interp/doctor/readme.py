@@ -13,6 +13,7 @@ from interp.doctor.examine import Report
 from interp.doctor.laws import LAWS
 from interp.doctor.models import examine_all
 from interp.doctor.table import markdown
+from interp.outputs import between, put_between
 
 BEGIN = "<!-- interp doctor --all; written by python -m interp.doctor.readme -->"
 END = "<!-- end of interp doctor --all -->"
@@ -24,10 +25,7 @@ def written(readme: str) -> str:
     Raises:
         ValueError: it lacks one of the marks.
     """
-    for mark in (BEGIN, END):
-        if readme.count(mark) != 1:
-            raise ValueError(f"the README lacks the mark {mark!r}, or has it twice")
-    return readme[readme.index(BEGIN) + len(BEGIN) : readme.index(END)].strip()
+    return between(readme, BEGIN, END)
 
 
 def table(reports: Sequence[Report]) -> str:
@@ -37,10 +35,7 @@ def table(reports: Sequence[Report]) -> str:
 
 def main(readme: Path) -> None:
     """Write the table between the two marks of a README."""
-    text = readme.read_text(encoding="utf-8")
-    written(text)
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n\n{table(examine_all())}\n\n{END}{after}", encoding="utf-8")
+    put_between(readme, BEGIN, END, table(examine_all()))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ from interp.engine.swept import bare, swept
 from interp.errors import InputError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Change, Constant, ConstantVector, Intervention, Replace, Source, to_safetensors
 from interp.interventions.source import SPAN, UNEQUAL, Unequal
+from interp.methods.registry import Method
 from interp.metrics import Metric, MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.metrics.protocol import Readout, Reads
@@ -50,6 +51,28 @@ from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs, Prompt, Text
 from interp.sites import Grid
 from interp.training import fit
+
+METHODS = (
+    Method(
+        id="ablation",
+        name="zero, mean and resample ablation",
+        paper="Chan et al. 2022, Causal Scrubbing: a method for rigorously testing interpretability hypotheses, "
+        "https://www.alignmentforum.org/posts/JvZhhzycHu2Yd57RN",
+        mediator="streams, heads, MLPs, units, by position",
+        search="exhaustive",
+        cost="a forward pass over the reference, and for every cell what of one comes after it",
+        function="interp.ablate",
+    ),
+    Method(
+        id="optimal_ablation",
+        name="optimal ablation",
+        paper="Li & Janson 2024, Optimal Ablation for Interpretability, arXiv 2409.09951",
+        mediator="streams, heads, MLPs, units, by position",
+        search="exhaustive, with constants by gradient",
+        cost="for every cell and step a forward and a backward pass of what comes after it, cells together as rows",
+        function="interp.optimal_constants",
+    ),
+)
 
 Kind = Literal["zero", "mean", "resample", "optimal"]
 Reference = Literal["base", "counterfactual"]

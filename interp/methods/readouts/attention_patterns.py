@@ -31,7 +31,20 @@ from interp.engine.single.asked import Asked
 from interp.engine.single.cache import ask_checked, cached
 from interp.engine.single.chosen import Chosen
 from interp.errors import HeadOutOfRangeError, InputError
+from interp.methods.registry import Method
 from interp.models import Bos, Model
+
+METHOD = Method(
+    id="attention_patterns",
+    name="attention patterns and scores of heads",
+    paper="Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, "
+    "https://transformer-circuits.pub/2021/framework/index.html; "
+    "Olsson et al. 2022, In-context Learning and Induction Heads, arXiv 2209.11895",
+    mediator="attention patterns of heads, by query and key",
+    search="reading",
+    cost="one forward pass",
+    function="interp.attention",
+)
 
 PATTERN = "pattern"
 _BY_HEAD = (axes.EXAMPLE, axes.LAYER, axes.HEAD)

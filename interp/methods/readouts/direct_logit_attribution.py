@@ -34,10 +34,23 @@ from interp.engine.precision import float32
 from interp.engine.single.answered import Answered, answered
 from interp.engine.single.told import Told, Words
 from interp.errors import AnswerError, HeadOutOfRangeError, UnknownNameError, UnknownSiteError
+from interp.methods.registry import Method
 from interp.models import Model, Tokens
 from interp.models.decoding import FINAL, Decoder
 from interp.models.encoding import Bos
 from interp.sites import Positions, PositionsLike, Site
+
+METHOD = Method(
+    id="direct_logit_attribution",
+    name="direct logit attribution",
+    paper="Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, "
+    "https://transformer-circuits.pub/2021/framework/index.html; "
+    "Wang et al. 2022, Interpretability in the Wild, arXiv 2211.00593",
+    mediator="what heads, MLPs, units, source tokens and embeddings write to the stream, by position",
+    search="reading",
+    cost="one forward pass",
+    function="interp.dla",
+)
 
 By = Literal["layer", "component", "head", "neuron", "source"]
 BY = ("layer", "component", "head", "neuron", "source")

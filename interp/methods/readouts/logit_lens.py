@@ -32,9 +32,31 @@ from interp.engine.single.filled import filled
 from interp.engine.single.told import Told, Words
 from interp.engine.single.variables import variables
 from interp.errors import HeadOutOfRangeError, InputError, ShapeMismatchError, UnknownSiteError
+from interp.methods.registry import Method
 from interp.models import Bos, Model
 from interp.models.stack import Stack
 from interp.sites import MAIN, Site
+
+METHODS = (
+    Method(
+        id="logit_lens",
+        name="logit lens",
+        paper="nostalgebraist 2020, interpreting GPT: the logit lens, https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru",
+        mediator="the residual stream, by layer and position",
+        search="reading",
+        cost="one forward pass, and an unembedding for every layer",
+        function="interp.lens",
+    ),
+    Method(
+        id="tuned_lens",
+        name="tuned lens, of translators that are given",
+        paper="Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned Lens, arXiv 2303.08112",
+        mediator="the residual stream, by layer and position",
+        search="reading",
+        cost="one forward pass, and an unembedding for every layer",
+        function="interp.lens",
+    ),
+)
 
 RANK = "rank"
 EMBED = -1
