@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         doses,
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.localise.causal_tracing import trace
+    from interp.methods.localise.path_patching import path_patch
     from interp.methods.readouts.attention_patterns import attention
     from interp.methods.readouts.direct_logit_attribution import dla
     from interp.methods.readouts.logit_lens import lens
@@ -73,6 +75,8 @@ _NAMES = {
     "interp.engine.over": ("over",),
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
+    "interp.methods.localise.causal_tracing": ("trace",),
+    "interp.methods.localise.path_patching": ("path_patch",),
     "interp.methods.readouts.attention_patterns": ("attention",),
     "interp.methods.readouts.direct_logit_attribution": ("dla",),
     "interp.methods.readouts.logit_lens": ("lens",),
@@ -97,8 +101,8 @@ __all__ = [
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
     "ablate", "attention", "attribute", "axes", "cache", "check", "damage", "dla", "doses", "edited", "effect", "effects",
     "explain", "generate", "grid", "hook_name", "lens", "load", "methods", "metrics", "models", "optimal_constants", "over",
-    "pairs", "patch", "patch_edges", "recovery", "rerun", "reweighted", "run", "score", "sites", "stats", "store", "summary",
-    "tasks", "top", "training", "views", "weights",
+    "pairs", "patch", "patch_edges", "path_patch", "recovery", "rerun", "reweighted", "run", "score", "sites", "stats",
+    "store", "summary", "tasks", "top", "trace", "training", "views", "weights",
 ]  # fmt: skip
 
 

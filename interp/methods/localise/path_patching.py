@@ -39,10 +39,21 @@ from interp.engine.stored import Into, StoreLike
 from interp.engine.swept import swept
 from interp.errors import InputError, UnknownSiteError
 from interp.interventions import Activation, Arranged, Change, Intervention, Source
+from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.models import Model
 from interp.sites import MAIN, Site
 
+METHOD = Method(
+    id="path_patching",
+    name="path patching",
+    paper="Wang et al. 2022, Interpretability in the Wild: a Circuit for Indirect Object Identification in GPT-2 Small, "
+    "arXiv 2211.00593; Goldowsky-Dill et al. 2023, Localizing Model Behavior with Path Patching, arXiv 2304.05969",
+    mediator="paths from heads, MLPs and streams through chosen receivers",
+    search="exhaustive",
+    cost="a forward pass for every sender, and for every receiver set what of one comes after it",
+    function="interp.path_patch",
+)
 Receivers = str | Site | Change | Sequence[str | Site | Change]
 LOGITS = Site("logits")
 _BASE = Activation("base")
