@@ -135,7 +135,7 @@ def test_where_the_subject_is_read_by_one_mlp() -> None:
 
     model, pairs = one_reader()
     found = effects.families(
-        trace(model, pairs, "subject", "logit_diff", draws=2, severed=("mlp_out", "attn_out"), tokens="each")
+        trace(model, pairs, "subject", "logit_diff", noise=0.3, draws=2, severed=("mlp_out", "attn_out"), tokens="each")
     )
     subject = 1
 
