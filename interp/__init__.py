@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         doses,
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.localise.causal_mediation import concentration, mediate
     from interp.methods.localise.causal_tracing import trace
     from interp.methods.localise.path_patching import path_patch
     from interp.methods.readouts.attention_patterns import attention
@@ -75,6 +76,7 @@ _NAMES = {
     "interp.engine.over": ("over",),
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
+    "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
     "interp.methods.localise.causal_tracing": ("trace",),
     "interp.methods.localise.path_patching": ("path_patch",),
     "interp.methods.readouts.attention_patterns": ("attention",),
@@ -99,10 +101,10 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
-    "ablate", "attention", "attribute", "axes", "cache", "check", "damage", "dla", "doses", "edited", "effect", "effects",
-    "explain", "generate", "grid", "hook_name", "lens", "load", "methods", "metrics", "models", "optimal_constants", "over",
-    "pairs", "patch", "patch_edges", "path_patch", "recovery", "rerun", "reweighted", "run", "score", "sites", "stats",
-    "store", "summary", "tasks", "top", "trace", "training", "views", "weights",
+    "ablate", "attention", "attribute", "axes", "cache", "check", "concentration", "damage", "dla", "doses", "edited",
+    "effect", "effects", "explain", "generate", "grid", "hook_name", "lens", "load", "mediate", "methods", "metrics",
+    "models", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch", "recovery", "rerun", "reweighted",
+    "run", "score", "sites", "stats", "store", "summary", "tasks", "top", "trace", "training", "views", "weights",
 ]  # fmt: skip
 
 

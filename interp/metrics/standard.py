@@ -1,8 +1,8 @@
-"""The usual metrics: logit difference, probability, log-probability, KL, accuracy, probability difference, rank.
+"""The usual metrics: logit difference, probability, log-probability, odds, KL, accuracy, probability difference, rank.
 
     >>> import interp
     >>> interp.metrics.names()
-    ('accuracy', 'kl', 'logit_diff', 'logprob', 'prob', 'prob_diff', 'rank', 'top1')
+    ('accuracy', 'kl', 'logit_diff', 'logprob', 'odds', 'prob', 'prob_diff', 'rank', 'top1')
 
 Alternatives of equal standing are pooled: logit differences compare the best right with the best wrong answer, probabilities
 add up. An answer of several tokens is read behind its own tokens (teacher forcing): its probability is the product over all of
@@ -83,6 +83,21 @@ class ProbDiff:
 
     def __call__(self, readout: Readout) -> Values:
         return readout.logprob("answers").exp() - readout.logprob("wrong").exp()
+
+
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """Probability of the wrong answers over that of the right ones: causal mediation's response (Vig et al., arXiv 2004.12265).
+
+    A wrong answer of several tokens differs from the right one in its last, as of ``prob_diff``.
+    """
+
+    name: str = "odds"
+    reads: Reads = Reads(columns="answers", logsumexp=True, needs=("answers", "wrong"), steps="both")
+    unit: str = ""
+
+    def __call__(self, readout: Readout) -> Values:
+        return (readout.logprob("wrong") - readout.logprob("answers")).exp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,4 +202,5 @@ class FromLogits:
         return values.to(readout.logits.dtype)
 
 
-STANDARD = {metric.name: metric for metric in (LogitDiff(), LogProb(), Prob(), ProbDiff(), KL(), Accuracy(), Rank(), Top1())}
+_EVERY = (LogitDiff(), LogProb(), Prob(), ProbDiff(), Odds(), KL(), Accuracy(), Rank(), Top1())
+STANDARD = {metric.name: metric for metric in _EVERY}

@@ -61,6 +61,8 @@ HAND = torch.tensor([[[LN3, LN2, 0.0, -torch.inf]]], dtype=torch.float64)
         ("prob_diff", [0], [1], 1 / 6),
         ("prob_diff", [1, 2], [0], 0.0),
         ("prob_diff", [2], [0, 1], 1 / 6 - 5 / 6),
+        ("odds", [0], [1], 2 / 3),
+        ("odds", [1, 2], [0], 1.0),
         ("accuracy", [0], [1], 1.0),
         ("accuracy", [2, 1], [0], 0.0),
         ("accuracy", [0], [1, 2], 1.0),
@@ -132,6 +134,7 @@ def test_against_scipy(case: tuple[int, int, int, int, list[list[int]], list[lis
                 "prob": p[a].sum(),
                 "logprob": np.log(p[a].sum()),
                 "prob_diff": p[a].sum() - p[w].sum(),
+                "odds": p[w].sum() / p[a].sum(),
                 "kl": scipy.stats.entropy(reference[e], p),
                 "accuracy": float(x[a].max() > x[w].max()),
                 "rank": float((x > x[a].max()).sum()),
@@ -175,7 +178,7 @@ def test_restricted_columns_give_what_the_whole_vocabulary_gives(
     logprobs, expected = logits.log_softmax(-1), clean.log_softmax(-1)
     numbers = {"logsumexp": logits.logsumexp(-1), "kl": (expected.exp() * (expected - logprobs)).sum(-1)}
     few_metrics = [metric for metric in resolve(metrics.names()) if metric.reads.columns == "answers"]
-    assert [m.name for m in few_metrics] == ["accuracy", "kl", "logit_diff", "logprob", "prob", "prob_diff"]
+    assert [m.name for m in few_metrics] == ["accuracy", "kl", "logit_diff", "logprob", "odds", "prob", "prob_diff"]
     for metric in few_metrics:
         declared = {name: number for name, number in numbers.items() if getattr(metric.reads, name)}
         restricted = Readout(few, padded(right), padded(wrong), columns, **declared)
@@ -306,7 +309,7 @@ def test_metrics_are_values() -> None:
     assert LogitDiff() == LogitDiff()
     assert LogitDiff() != replace(LogitDiff(), name="other")
     assert hash(LogitDiff()) == hash(LogitDiff())
-    assert metrics.names() == ("accuracy", "kl", "logit_diff", "logprob", "prob", "prob_diff", "rank", "top1")
+    assert metrics.names() == ("accuracy", "kl", "logit_diff", "logprob", "odds", "prob", "prob_diff", "rank", "top1")
 
 
 # answers of several tokens
@@ -338,6 +341,7 @@ def test_answers_of_several_tokens_by_formula() -> None:
                 "logprob": own,
                 "prob": np.exp(own),
                 "prob_diff": np.exp(own) - np.exp(theirs),
+                "odds": np.exp(theirs - own),
                 "logit_diff": gap,
                 "accuracy": float(gap > 0),
                 "rank": float((first > first[right[0]]).sum()),
