@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp import axes
+from interp.engine import provenance
 from interp.engine.background import Given
 from interp.engine.runs import Runs
 from interp.engine.single.asked import Asked, ask
@@ -60,6 +62,12 @@ class AtOne(Asked):
     def logits(self) -> Float[Tensor, "example vocab"]:
         """What the model says at the position."""
         return self.runs.logits("base")[:, 0]
+
+    def coords(self) -> dict[str, Any]:
+        """Coordinates of the examples: what each prompt says, and its template where there are some."""
+        known = provenance.example_coordinates(self.encoded)
+        found = {axes.EXAMPLE: np.arange(len(self.encoded)), "prompt": (axes.EXAMPLE, known["clean_prompt"])}
+        return found | ({"template": (axes.EXAMPLE, known["template"])} if any(known["template"]) else {})
 
     def numbers(self, tensor: Tensor) -> np.ndarray[Any, Any]:
         """What was computed in float64 as results have it: float64 where the model is, else float32."""

@@ -27,7 +27,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import axes
-from interp.engine import provenance
 from interp.engine.additive import Additive, Term, Value
 from interp.engine.background import Given
 from interp.engine.precision import float32
@@ -179,13 +178,12 @@ def _divided(parts: Additive, by: str, layers: Sequence[int]) -> _Divided:
 def _labelled(
     asked: Answered, divided: _Divided, own: Float[Tensor, " example"], scale: Float[Tensor, " example"], by: str
 ) -> xr.Dataset:
-    n = len(asked.encoded)
     whole = torch.stack([value for _, value in divided.whole], dim=-1)
     total = whole.sum(-1) + sum((part.sum(-1) for _, part in divided.split), torch.zeros_like(own))
     axis = {"neuron": axes.UNIT, "source": axes.SOURCE_POSITION}.get(by)
     terms, others = [term for term, _ in divided.whole], []
     data: dict[str, Any] = {}
-    coords: dict[str, Any] = {axes.EXAMPLE: np.arange(n)}
+    coords = asked.coords()
     if axis is None:
         data["contribution"] = ((axes.EXAMPLE, "term"), asked.numbers(whole))
     else:
@@ -206,7 +204,7 @@ def _labelled(
         data["by_head"], heads = _by_head(terms, *data["contribution"])
         coords |= heads
     coords |= _described("term", "term_", terms) | (_described("other_term", "other_", others) if others else {})
-    coords |= _prompts(asked)
+    coords |= _answers(asked)
     attrs = asked.attrs() | {
         "method": "direct logit attribution",
         "by": by,
@@ -261,13 +259,11 @@ def _source_tokens(tokens: Tokens) -> dict[str, Any]:
     return told | ({"source_token": ((axes.EXAMPLE, axes.SOURCE_POSITION), words)} if words else {})
 
 
-def _prompts(asked: Answered) -> dict[str, Any]:
+def _answers(asked: Answered) -> dict[str, Any]:
     words = asked.model.tokenizer
 
     def said(ids: Int[Tensor, " example"]) -> list[str]:
         return [str(i) if words is None else words.decode([i]) for i in ids.tolist()]
 
-    known = provenance.example_coordinates(asked.encoded)
-    found = {"prompt": (axes.EXAMPLE, known["clean_prompt"]), "answer": (axes.EXAMPLE, said(asked.right))}
-    found |= {"template": (axes.EXAMPLE, known["template"])} if any(known["template"]) else {}
+    found = {"answer": (axes.EXAMPLE, said(asked.right))}
     return found if asked.wrong is None else found | {"wrong": (axes.EXAMPLE, said(asked.wrong))}
