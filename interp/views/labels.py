@@ -204,7 +204,7 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     """
     attrs = fx.attrs_of(ds)
     source = f", source {attrs['source']}" if attrs.get("source") not in (None, "none") else ""
-    fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
+    fixed = selected(ds)
     how = attrs["patching"] if fx.paired(ds) else "no counterfactual"
     edit = f", {attrs['edit']}" if isinstance(attrs.get("edit"), str) and attrs["edit"] != "Replace()" else ""
     words = [f"{how}{source}{edit}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
@@ -215,6 +215,14 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     half = [f"{late} examples incomplete (effects.furthest leaves them out)"] if (late := fx.behind(ds)) else []
     told = [f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *half, *in_sample(attrs), *fixed, *_unequal(attrs)]
     return escape(" · ".join([*words, *told]))
+
+
+_SELECTED = (*names.SWEPT, names.FEATURE, "term", "intervention", "site", "group", "token")
+
+
+def selected(results: xr.Dataset | xr.DataArray) -> list[str]:
+    """Where a result stands along axes of which one place was selected: ``layer=3``, ``site=mlp_out``."""
+    return [f"{axis}={results[axis].item()}" for axis in _SELECTED if axis in results.coords and not results[axis].ndim]
 
 
 def _unequal(attrs: Mapping[Hashable, Any]) -> list[str]:

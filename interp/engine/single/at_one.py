@@ -8,12 +8,13 @@ torch.Size([1, 9, 64])
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -68,6 +69,15 @@ class AtOne(Asked):
         known = provenance.example_coordinates(self.encoded)
         found = {axes.EXAMPLE: np.arange(len(self.encoded)), "prompt": (axes.EXAMPLE, known["clean_prompt"])}
         return found | ({"template": (axes.EXAMPLE, known["template"])} if any(known["template"]) else {})
+
+    def signed(self, found: xr.Dataset, quantities: Mapping[str, str]) -> xr.Dataset:
+        """The result with variables that say by themselves what they are and where they are from.
+
+        Args:
+            quantities: what some of them are called, by variable.
+        """
+        origin = {key: found.attrs[key] for key in ("model", "task", "given")}
+        return found.assign({name: found[name].assign_attrs({"quantity": q} | origin) for name, q in quantities.items()})
 
     def numbers(self, tensor: Tensor) -> np.ndarray[Any, Any]:
         """What was computed in float64 as results have it: float64 where the model is, else float32."""

@@ -1,8 +1,8 @@
 """What the parts of a run add to logits at one position, at the scale that the run's own last norm has there.
 
 >>> run = Decoded.of(at_one(model, prompts), by="component")                             # doctest: +SKIP
->>> directions, bias = run.decoder.towards(ids)                                          # doctest: +SKIP
->>> sites, logits = by_site(run.parts(directions))                                       # doctest: +SKIP
+>>> towards = run.towards(ids)                                                           # doctest: +SKIP
+>>> sites, logits = by_site(towards.parts)                                               # doctest: +SKIP
 >>> sites, logits.shape                             # example, layer, site, word         # doctest: +SKIP
 (['attn_out', 'mlp_out'], torch.Size([16, 30, 2, 3]))
 """
@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import axes
@@ -26,6 +27,16 @@ from interp.sites import Site
 
 REST = "rest"
 """What a block does to the stream beside what its parts are known to add."""
+
+
+class Towards(NamedTuple):
+    """What makes some logits: Σ parts + constant = logit."""
+
+    parts: Additive
+    constant: Float[Tensor, "example ..."]
+    """What is added once: the last norm's bias through the unembedding, and the unembedding's own."""
+    logit: Float[Tensor, "example ..."]
+    """The model's own, before a soft cap."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +64,27 @@ class Decoded:
         scale = run.read(FINAL).double() if model.has(FINAL) else decoder.scale(final).double()
         return cls(run, decoder, final, scale)
 
-    def parts(self, directions: Float[Tensor, "example *word d_model"]) -> Additive:
-        """The parts of the stream along directions of a :class:`Decoder`.
+    def parts(
+        self, directions: Float[Tensor, "example *word d_model"], scale: Float[Tensor, " example"] | None = None
+    ) -> Additive:
+        """The parts of the stream along directions of a :class:`Decoder`, at the run's own scale unless told otherwise."""
+        held = (self.scale if scale is None else scale).reshape(-1, *(1 for _ in directions.shape[1:]))
+        return Additive(self.run.model, self.run.read, directions / held)
 
-        >>> run.parts(run.decoder.towards(ids)[0])                                           # doctest: +SKIP
+    def towards(
+        self, ids: Int[Tensor, "example ..."], *, centred: bool = False, scale: Float[Tensor, " example"] | None = None
+    ) -> Towards:
+        """The parts of the stream along the logits of some tokens.
+
+        Args:
+            centred: less their mean over the vocabulary, which a softmax does not see.
+            scale: σ at which parts are decoded, where it is not the run's own; they do not sum to its logits then.
         """
-        scale = self.scale.reshape(-1, *(1 for _ in directions.shape[1:]))
-        return Additive(self.run.model, self.run.read, directions / scale)
+        ids = ids.to(self.final.device)
+        directions, constant = self.decoder.directions(ids, None) if centred else self.decoder.towards(ids)
+        logits = self.logits
+        logit = logits.gather(-1, ids.to(logits.device)) - (logits.mean(-1, keepdim=True) if centred else 0.0)
+        return Towards(self.parts(directions, scale), constant, logit)
 
     @property
     def logits(self) -> Float[Tensor, "example vocab"]:

@@ -11,7 +11,7 @@ tensor([[ 7042, 31038,  7042]])
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,7 +112,7 @@ def _named(model: Model, tokens: Any, n: int) -> dict[str, list[Word | None]]:
     if isinstance(tokens, Mapping):
         return {str(name): _all(words, f"tokens[{name!r}]", n) for name, words in tokens.items()}
     plain = listed(tokens)
-    several = list(plain) if isinstance(plain, list | tuple) else [plain]
+    several = [plain] if isinstance(plain, str) or not isinstance(plain, Iterable) else list(plain)
     found: dict[str, list[Word | None]] = {}
     for one in several:
         words = _all([one] * n, "tokens", n)

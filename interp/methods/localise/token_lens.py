@@ -1,6 +1,6 @@
 """Token Lens: what attention brings to one position from each group of tokens, decoded to logits.
 
-    >>> prompt = Prompt("Three cities in France are Paris,", {"subject": " France", "earlier": " Paris"})
+    >>> prompt = interp.Prompt("Three cities in France are Paris,", {"subject": "France", "earlier": "Paris"})
     >>> found = token_lens(model, prompt, tokens=[" Paris", " Lyon"])                        # doctest: +SKIP
     >>> found.by_group.sel(group="earlier", token=" Paris")                                # doctest: +SKIP
     >>> views.curve(found.by_group.sel(token=" Lyon"), x="layer")                          # doctest: +SKIP
@@ -101,14 +101,10 @@ def token_lens(
     names, members = _members(run, groups)
     with torch.no_grad(), float32(), model.prepared(run.changed):
         decoded = Decoded.of(run, decoder, "source", chosen)
-        ids = targets.columns.to(run.columns.device)
-        directions, constant = decoder.directions(ids, None) if centred else decoder.towards(ids)
-        parts = decoded.parts(directions)
+        parts, constant, final = decoded.towards(targets.columns, centred=centred)
         found = _by_group(parts, members, chosen, by)
         embed = sum((value for _, value in parts.entering()), torch.zeros_like(constant))
         sites, logit = by_site(parts)
-        final = decoded.logits - (decoded.logits.mean(-1, keepdim=True) if centred else 0.0)
-        final = final.gather(-1, ids.to(final.device))
         if not rest:
             names, found["by_group"] = names[:-1], found["by_group"][..., :-1, :]
         total = embed + logit.nansum((1, 2)) + constant
@@ -132,7 +128,7 @@ def token_lens(
         "softcap": decoder.softcap,
         "deviation": deviation,
     }
-    return xr.Dataset(data, coords, attrs)
+    return run.signed(xr.Dataset(data, coords, attrs), dict.fromkeys(("by_group", "logit"), "contribution to the logit"))
 
 
 def _members(run: AtOne, groups: Any) -> tuple[list[int | str], Float[Tensor, "example group column"]]:

@@ -217,10 +217,7 @@ def _labelled(
         "deviation": float((total - own).abs().max()),
     }
     found = xr.Dataset(data, coords, attrs)
-    if "by_head" in found:
-        said = {"quantity": "contribution to the logit difference"} | {key: attrs[key] for key in ("model", "task", "given")}
-        found["by_head"] = found["by_head"].assign_attrs(said)
-    return found
+    return asked.signed(found, {"by_head": "contribution to the logit difference"}) if "by_head" in found else found
 
 
 def _by_head(
