@@ -47,12 +47,38 @@ from interp.engine.stored import Into, Result, StoreLike
 from interp.engine.swept import swept
 from interp.errors import HeadOutOfRangeError, PositionError, UnknownNameError
 from interp.interventions import Arranged, Intervention, attention_knockout
+from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.models import Model
 from interp.models.decoding import Decoder
 from interp.models.encoding import Bos
 from interp.sites import MAIN, Positions, PositionsLike, Site, grid
 from interp.sites.positions import Numbers, grouped
+
+_PAPERS = (
+    "Geva et al. 2023, Dissecting Recall of Factual Associations in Auto-Regressive Language Models, arXiv 2304.14767; "
+    "Yan & Jia 2025, Promote, Suppress, Iterate: How Language Models Answer One-to-Many Factual Queries, arXiv 2502.20475"
+)
+METHODS = (
+    Method(
+        id="attention_knockout",
+        name="attention knockout",
+        paper=_PAPERS,
+        mediator="edges of attention from a query to tokens, by layer, window of layers, and head",
+        search="exhaustive",
+        cost="one forward pass, and for every cell what of one comes after it",
+        function="interp.methods.localise.attention_knockout.knockout",
+    ),
+    Method(
+        id="attention_knockout_readout",
+        name="attention knockout, decoded from attention and MLP outputs",
+        paper=_PAPERS,
+        mediator="edges of attention; what is read are the outputs of attention and MLPs, by layer",
+        search="exhaustive",
+        cost="one forward pass, and one for every knockout",
+        function="interp.methods.localise.attention_knockout.knockout_readout",
+    ),
+)
 
 Some = SupportsIndex | Numbers | EllipsisType | None
 """``...`` for each, several for each of those, one, or None for all together."""

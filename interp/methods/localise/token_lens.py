@@ -34,11 +34,23 @@ from interp.engine.single.at_one import AtOne, at_one
 from interp.engine.single.decoded import Decoded, by_site, some_layers
 from interp.engine.single.targets import TOKEN, Targets
 from interp.errors import PositionError, UnknownNameError, UnknownSiteError
+from interp.methods.registry import Method
 from interp.models import Model
 from interp.models.decoding import Decoder
 from interp.models.encoding import Bos
 from interp.sites import PositionsLike
 from interp.sites.positions import grouped
+
+METHOD = Method(
+    id="token_lens",
+    name="Token Lens",
+    paper="Yan & Jia 2025, Promote, Suppress, Iterate: How Language Models Answer One-to-Many Factual Queries, "
+    "arXiv 2502.20475",
+    mediator="what attention brings to one position from groups of tokens, by layer and head",
+    search="reading",
+    cost="one forward pass",
+    function="interp.methods.localise.token_lens.token_lens",
+)
 
 By = Literal["layer", "head"]
 BY = ("layer", "head")
