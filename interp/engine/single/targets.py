@@ -66,8 +66,12 @@ class Targets:
                 "tokens=None, but these prompts have no answers; give tokens=, texts as they follow the prompts, such as "
                 "[' Paris', ' Rome'], token ids, or a mapping of names to such"
             )
-        columns = [_spelled(model, pairs, name, words, bos) for name, words in named.items()]
-        return cls(model, tuple(named), torch.tensor(columns).T.contiguous())
+        ids = []
+        for words in named.values():
+            spelled = _spelled(model, pairs, words, bos)
+            _warn_of_several(model, words, spelled)
+            ids.append([one[0] if one else -1 for one in spelled])
+        return cls(model, tuple(named), torch.tensor(ids).T.contiguous())
 
     @property
     def columns(self) -> Int[Tensor, "example token"]:
@@ -129,17 +133,19 @@ def _all(words: Any, argument: str, n: int) -> list[Word | None]:
     return [*(each(words, argument, n) or ())]
 
 
-def _spelled(model: Model, pairs: Pairs, name: str, words: Sequence[Word | None], bos: Bos | None) -> list[int]:
-    """The first token of each word in its place."""
+def _spelled(model: Model, pairs: Pairs, words: Sequence[Word | None], bos: Bos | None) -> list[Sequence[int]]:
+    """The tokens of each word in its place; of none, none."""
     items = (replace(pair, answers=() if word is None else (word,), wrong=()) for pair, word in zip(pairs, words, strict=True))
     right = model.encode(replace(pairs, items=tuple(items)), bos=bos).answered.right
-    long = [i for i, spelled in enumerate(right) if spelled and len(spelled[0]) > 1]
+    return [spelled[0] if spelled else () for spelled in right]
+
+
+def _warn_of_several(model: Model, words: Sequence[Word | None], spelled: Sequence[Sequence[int]]) -> None:
+    long = [i for i, ids in enumerate(spelled) if len(ids) > 1]
     if long:
-        more = f", and so in {len(long) - 1} more prompts" if len(long) > 1 else ""
+        ids, more = spelled[long[0]], f", and so in {len(long) - 1} more prompts" if len(long) > 1 else ""
         warnings.warn(
-            f"tokens: {words[long[0]]!r} is {len(right[long[0]][0])} tokens, {shown(right[long[0]][0], model.tokenizer)}; the "
-            f"first of them is read{more}",
+            f"tokens: {words[long[0]]!r} is {len(ids)} tokens, {shown(ids, model.tokenizer)}; the first of them is read{more}",
             AnswerWarning,
             stacklevel=4,
         )
-    return [spelled[0][0] if spelled else -1 for spelled in right]
