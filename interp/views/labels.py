@@ -64,19 +64,26 @@ class Ticks(NamedTuple):
         return max((len(html.unescape(label)) for label in self.full), default=0)
 
 
+_TOKENS = {
+    names.POSITION: ("clean_token", "corrupted_token", "position and token of the clean prompt"),
+    names.SOURCE_POSITION: ("source_token", "source_token", "position and token that is attended to"),
+}
+"""The tokens at raw positions along an axis, of both prompts of a pair, and the axis' title with them."""
+
+
 def ticks(ds: xr.Dataset, axis: str) -> Ticks:
     """Labels of ``axis``: raw positions are ``3 John``, their number first, so that equal tokens stay apart."""
     values = [str(v) for v in ds[axis].values.tolist()]
-    if axis != names.POSITION or "clean_token" not in ds.coords:
+    first, second, title = _TOKENS.get(axis, ("", "", ""))
+    if first not in ds.coords:
         return Ticks(axis, [escape(v) for v in values], [""] * len(values))
     clean, corrupted = (
-        ds[f"{side}_token" if f"{side}_token" in ds.coords else "clean_token"].transpose(names.POSITION, names.EXAMPLE).values
-        for side in ("clean", "corrupted")
+        ds[word if word in ds.coords else first].transpose(axis, names.EXAMPLE).values for word in (first, second)
     )
-    roles = roles_of(ds)
+    roles = roles_of(ds, axis)
     full = [escape(f"{v} {standing(row, role)}") for v, row, role in zip(values, clean, roles, strict=True)]
     hover = [_token_line(a, b, role) for a, b, role in zip(clean, corrupted, roles, strict=True)]
-    return Ticks("position and token of the clean prompt", full, hover)
+    return Ticks(title, full, hover)
 
 
 def roles_of(ds: xr.Dataset | xr.DataArray, axis: str = names.POSITION) -> list[str]:

@@ -22,6 +22,7 @@ Lorena Yan and Robin Jia, "Promote, Suppress, Iterate: How Language Models Answe
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from operator import index
@@ -34,7 +35,7 @@ import xarray as xr
 from torch import Tensor
 
 from interp import axes
-from interp.engine.asked import as_pairs, listed
+from interp.engine.asked import BASE, as_pairs, listed
 from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.families import asked, check_words
 from interp.engine.precision import Precision, float32
@@ -49,7 +50,7 @@ from interp.errors import HeadOutOfRangeError, PositionError, UnknownNameError
 from interp.interventions import Arranged, Intervention, attention_knockout
 from interp.methods.registry import Method
 from interp.metrics import MetricLike
-from interp.models import Model
+from interp.models import Model, Places
 from interp.models.decoding import Decoder
 from interp.models.encoding import Bos
 from interp.sites import MAIN, Positions, PositionsLike, Site, grid
@@ -201,6 +202,10 @@ def knockout(
         metric = "logit_diff" if as_pairs(pairs, "pairs")[1] else "kl"
     change = {"source": None, "edit": None, "featurizer": None, "keep_error": True}
     prepared, families = asked(model, pairs, laid, metric, change, options)
+    site = next(iter(model.each(_site(renormalise, cross, stream))))
+    places = model.places(getattr(prepared.encoded, BASE[patching]), site, attended=True)
+    read = _words(places, laid.axes[axes.SOURCE_POSITION])
+    families = {key: replace(family, coords=family.coords | read) for key, family in families.items()}
     attrs: dict[str, Any] = {"method": "attention knockout", "mode": "mask" if renormalise else "zero"}
     attrs |= {} if window is None else {"window": index(window)}
     recipe = partial(recorded, "knockout", model, prepared.encoded, **said)
@@ -310,6 +315,16 @@ def _tokens(given: Any, argument: str) -> dict[int | str, list[Positions]]:
     if empty := [name for name, some in found.items() if not some]:
         raise PositionError(f"{argument}[{empty[0]!r}] names no tokens: there is nothing to cut")
     return found
+
+
+def _words(places: Places, attended: Sequence[int | str]) -> dict[str, Any]:
+    """The tokens at raw positions that are attended to, and the role that all prompts have there."""
+    raw = [position for position in attended if isinstance(position, int)]
+    if len(raw) < len(attended) or not places.strings:
+        return {}
+    roles = places.roles_at(raw)
+    found = {"source_token": ((axes.SOURCE_POSITION, axes.EXAMPLE), [[row[p] for row in places.strings] for p in raw])}
+    return found | ({"source_role": (axes.SOURCE_POSITION, roles)} if any(roles) else {})
 
 
 def _cut(query: Sequence[Positions], tokens: Sequence[Positions], layers: Any, heads: Any, **options: Any) -> Intervention:

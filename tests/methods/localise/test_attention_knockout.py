@@ -182,6 +182,18 @@ def test_it_is_explained_and_drawn(seed: int) -> None:
     assert "site=mlp_out" in drawn.layout.title.text
 
 
+def test_raw_positions_that_are_attended_to_are_drawn_with_their_tokens() -> None:
+    model = load("zoo/language-4l")
+    tokens = model.encode(interp.tasks.ioi(1, tokenizer=model.tokenizer)).clean
+    words, n = tokens.strings[0], int(tokens.lengths[0])
+    found = knockout(model, interp.tasks.ioi(1, tokenizer=model.tokenizer), -1, range(n), layers=...)
+    assert found.source_token.values[:, 0].tolist() == list(words)
+    assert found.source_role.values.tolist() == tokens.roles_at(range(n))
+    drawn = heatmap(found, x="source_position").layout.xaxis
+    assert drawn.title.text == "position and token that is attended to"
+    assert drawn.ticktext[3].split() == ["3", words[3].strip()]
+
+
 # what is no longer said
 
 
@@ -256,6 +268,6 @@ def test_some_layers_and_heads_and_logits_less_their_mean(seed: int) -> None:
     with pytest.raises(HeadOutOfRangeError, match="layer 7"):
         knockout_readout(model, prompts, "end", "subject", TOKENS, layers=7)
     with pytest.raises(UnknownNameError, match="unknown norm 'frozen'"):
-        knockout_readout(model, prompts, "end", "subject", TOKENS, norm="frozen")
+        sweeps.unchecked(knockout_readout)(model, prompts, "end", "subject", TOKENS, norm="frozen")
     with pytest.raises(InputError, match="what it does after its last block is unknown"):
         knockout_readout(architectures.loaded("t5"), [interp.Prompt([5, 6, 7], target=[0])], -1, 0, TOKENS)
