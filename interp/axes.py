@@ -32,13 +32,13 @@ MODEL = "model"
 MODELS = (MODEL, SEED, CHECKPOINT)
 
 #: Axes along which a sweep may run, in the order in which they are laid out.
-SWEPT = (*MODELS, CALL, HALF, LAYER, HEAD, EXPERT, POSITION, UNIT, CELL)
+SWEPT = (*MODELS, CALL, HALF, LAYER, HEAD, EXPERT, POSITION, SOURCE_POSITION, UNIT, CELL)
 
 #: Axes of a site of which one number or all of them can be meant.
 INDEXED = (HEAD, EXPERT, UNIT)
 
 #: Every axis of a result.
-ALL = (METRIC, *SWEPT, FEATURE, SOURCE_POSITION, VOCAB, EXAMPLE)
+ALL = (METRIC, *SWEPT, FEATURE, VOCAB, EXAMPLE)
 
 #: Axes of an activation that no sweep indexes: the width of the stream and of a head.
 WIDTHS = ("d_model", "d_head")

@@ -29,6 +29,7 @@ from interp.engine import attribute, patch, patch_edges
 from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
+from interp.methods.localise.attention_knockout import knockout
 from interp.methods.localise.path_patching import path_patch
 from interp.models import Model
 
@@ -39,6 +40,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "patch_edges": patch_edges,
     "ablate": ablate,
     "path_patch": path_patch,
+    "knockout": knockout,
 }
 _FACTS = ("device", "device_name", "dtype", "float32_precision", "strategy", "attention", "engine_semantics", "git_revision")
 """What is compared of two results' attrs, beside versions and spec."""

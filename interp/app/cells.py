@@ -43,10 +43,8 @@ def name(ds: xr.Dataset, cell: Mapping[str, int]) -> str:
         return (f"size {ds[SIZE].values[i]}: " if sized else "") + str(ds[told].values[i])
     coords = {axis: ds[axis].values.tolist()[i] if axis in ds.coords else i for axis, i in cell.items()}
     words = [str(coords.pop(axis)) for axis in _ENDS if axis in coords]
-    source = coords.pop(names.SOURCE_POSITION, None)
     words = [" → ".join(words)] if words else []
-    words += [fx.cell_name(coords)] if coords else []
-    return " ".join(words) + ("" if source is None else f" ← {source}")
+    return " ".join(words + ([fx.cell_name(coords)] if coords else []))
 
 
 def by_name(ds: xr.Dataset, axes: Sequence[str], called: str) -> dict[str, int] | None:

@@ -71,6 +71,8 @@ def cell_name(coords: Mapping[Any, Any]) -> str:
 
     >>> cell_name({"layer": 9, "head": 6}), cell_name({"layer": 3, "position": "S2"})
     ('L9H6', 'L3@S2')
+    >>> cell_name({"layer": 3, "position": "END", "source_position": "S2"})     # what attends, and what it attends to
+    'L3@END ← S2'
     """
     written = {
         names.LAYER: "L{}",
@@ -79,7 +81,8 @@ def cell_name(coords: Mapping[Any, Any]) -> str:
         names.UNIT: "[{}]",
         names.POSITION: "@{}",
         names.CALL: "#{}",
+        names.SOURCE_POSITION: " ← {}",
     }
-    short = "".join(form.format(coords[axis]) for axis, form in written.items() if axis in coords)
+    short = "".join(form.format(coords[axis]) for axis, form in written.items() if axis in coords).strip()
     rest = [f"{axis}={value}" for axis, value in coords.items() if axis not in written]
     return " ".join([short, *rest] if short else rest) or "all"

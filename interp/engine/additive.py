@@ -1,4 +1,4 @@
-"""What every additive part of the last stream has along a direction: layers, attention and MLPs, heads, units, source tokens.
+"""What every additive part of the last stream has along directions: layers, attention and MLPs, heads, units, source tokens.
 
     >>> parts = Additive(model, read, direction)                                             # doctest: +SKIP
     >>> [(term.name, value.shape) for term, value in parts.heads(3)][:2]                     # doctest: +SKIP
@@ -50,14 +50,14 @@ class Value(NamedTuple):
     """A term and what it contributes."""
 
     term: Term
-    value: Float[Tensor, " example"]
+    value: Float[Tensor, "example ..."]
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
     """A part of the stream, divided."""
 
-    parts: Float[Tensor, "example ..."]
+    parts: Float[Tensor, "example *word part"]
     rest: list[Value]
     """What is not divided: biases."""
 
@@ -67,14 +67,14 @@ Read = Callable[[Site], Tensor]
 
 
 class Additive:
-    """The parts of one position's last stream, each along a direction.
+    """The parts of one position's last stream, each along a direction or several.
 
     Args:
         read: gives the tensors of :meth:`sites`.
-        direction: by which the stream is multiplied, already divided by a held scale; float64.
+        direction: by which the stream is multiplied, already divided by a held scale; float64. One, or one a word.
     """
 
-    def __init__(self, model: Model, read: Read, direction: Float[Tensor, "example d_model"]) -> None:
+    def __init__(self, model: Model, read: Read, direction: Float[Tensor, "example *word d_model"]) -> None:
         self.model, self._read, self.direction = model, read, direction
         self.layers = range(len(model.anatomy.main.blocks))
         self.tolerance = rounding(model.dtype) / 10
@@ -129,42 +129,53 @@ class Additive:
     # finer parts
 
     def heads(self, layer: int) -> Split | None:
-        """What every head adds, ``[example, head]``; None where the heads are not known, or do not add up to attention."""
+        """What every head adds, ``[example, *word, head]``; None where they are not known, or do not add up to attention."""
         z, linear = Site("z", layer=layer), self._w_o(layer)
         if linear is None or not self.model.has(z) or not self.model.has(Site("attn_out", layer=layer)):
             return None
         tensor = self._read(z)
-        parts = einsum(tensor.double(), self._through(layer, tensor.shape[-2]), "e head d, e head d -> e head")
+        parts = einsum(tensor.double(), self._through(layer, tensor.shape[-2]), "e head d, e ... head d -> e ... head")
         return self._checked(layer, "attn", linear, parts)
 
-    def sources(self, layer: int) -> Split | None:
-        """The same by the token attended to, ``[example, head, source_position]``."""
+    def sources(self, layer: int, groups: Float[Tensor, "example group source_position"] | None = None) -> Split | None:
+        """The same by the token attended to, ``[example, *word, head, source_position]``.
+
+        Args:
+            groups: 1 where a token is in a group, which together are all tokens; their sums are then what is given,
+                ``[example, *word, head, group]``.
+        """
         split, sites = self.heads(layer), [Site(name, layer=layer) for name in _SOURCES]
         if split is None or not all(map(self.model.has, sites)):
             return None
         values, pattern = (self._read(site).double() for site in sites)
-        heads = pattern.shape[1]
+        heads, columns = pattern.shape[1], values.shape[1]
         shared = repeat(values, "e source kv d -> e source (kv group) d", group=heads // values.shape[-2])
-        each = einsum(shared, self._through(layer, heads), "e source head d, e head d -> e head source")
-        found = pattern[..., : each.shape[-1]] * each
+        pattern, through = pattern[..., :columns], self._through(layer, heads)
+        if groups is None:
+            each = einsum(shared, through, "e source head d, e ... head d -> e ... head source")
+            found = einsum(pattern, each, "e head source, e ... head source -> e ... head source")
+        else:
+            weights = einsum(pattern, groups.double(), "e head source, e part source -> e head part source")
+            read = einsum(weights, shared, "e head part source, e source head d -> e head part d")
+            found = einsum(read, through, "e head part d, e ... head d -> e ... head part")
         return Split(found, split.rest) if self._same(found.sum(-1), split.parts) else None
 
     def units(self, layer: int) -> Split | None:
-        """What every unit of an MLP adds, ``[example, unit]``; None where they are not known, or do not add up to the MLP."""
+        """What every unit of an MLP adds, ``[example, *word, unit]``; None where they do not add up to it, or are not known."""
         post, path = Site("mlp_post", layer=layer), self.model.anatomy.w_out.get(layer)
         linear = None if path is None else self.model.module.get_submodule(path)
         if linear is None or not is_map(linear) or not all(map(self.model.has, (post, Site("mlp_out", layer=layer)))):
             return None
         units = self._read(post).double()
         weight = matrix(linear, units.shape[-1], next(linear.parameters())).double()
-        parts = units * einsum(self._back(layer, "mlp")[0], weight, "e d, unit d -> e unit")
+        parts = einsum(units, self._back(layer, "mlp")[0] @ weight.mT, "e unit, e ... unit -> e ... unit")
         return self._checked(layer, "mlp", linear, parts)
 
-    def _checked(self, layer: int, part: str, linear: nn.Module, parts: Float[Tensor, "example part"]) -> Split | None:
+    def _checked(self, layer: int, part: str, linear: nn.Module, parts: Float[Tensor, "example *word part"]) -> Split | None:
         """Parts with the biases beside them, if together they are what the whole adds."""
         direction, shift = self._back(layer, part)
         bias = bias_of(linear)
-        added = shift + (einsum(direction, bias.double(), "e d, d -> e") if isinstance(bias, Tensor) else 0.0)
+        added = shift + (direction @ bias.double() if isinstance(bias, Tensor) else 0.0)
         if not self._same(parts.sum(-1) + added, self._along(Site(f"{part}_out", layer=layer))):
             return None
         term = Term(f"L{layer}.{part}_bias", "bias", layer)
@@ -177,27 +188,28 @@ class Additive:
         linear = None if path is None else self.model.module.get_submodule(path)
         return linear if linear is not None and is_map(linear) else None
 
-    def _through(self, layer: int, heads: int) -> Float[Tensor, "example head d_head"]:
+    def _through(self, layer: int, heads: int) -> Float[Tensor, "example *word head d_head"]:
         """The direction, pulled back to each head's z."""
         linear = self._w_o(layer)
         assert linear is not None
         width = self.model.anatomy.size(Site("z", layer=layer), "d_head") * heads
         weight = rearrange(matrix(linear, width, next(linear.parameters())), "(head d_head) d -> head d_head d", head=heads)
-        return einsum(self._back(layer, "attn")[0], weight.double(), "e d, head d_head d -> e head d_head")
+        return einsum(self._back(layer, "attn")[0], weight.double(), "e ... d, head d_head d -> e ... head d_head")
 
-    def _back(self, layer: int, part: str) -> tuple[Float[Tensor, "example d_model"], Float[Tensor, " example"]]:
+    def _back(self, layer: int, part: str) -> tuple[Float[Tensor, "example *word d_model"], Float[Tensor, "example ..."]]:
         """The direction, pulled back through a norm that follows a part, and what the norm's bias adds."""
         site = Site("ln1_post_scale" if part == "attn" else "ln2_post_scale", layer=layer)
-        none = self.direction.new_zeros(len(self.direction))
+        none = self.direction.new_zeros(self.direction.shape[:-1])
         if not self.model.has(site):
             return self.direction, none
         form, norm = form_of(self.model, site)
         bias = bias_of(norm)
-        shift = einsum(self.direction, bias.double(), "e d, d -> e") if isinstance(bias, Tensor) else none
-        return form.back(norm, self.direction) / self._read(site).double()[:, None], shift
+        shift = self.direction @ bias.double() if isinstance(bias, Tensor) else none
+        scale = self._read(site).double().reshape(-1, *(1 for _ in self.direction.shape[1:]))
+        return form.back(norm, self.direction) / scale, shift
 
-    def _along(self, site: Site) -> Float[Tensor, " example"]:
-        return einsum(self._read(site).double(), self.direction, "e d, e d -> e")
+    def _along(self, site: Site) -> Float[Tensor, "example ..."]:
+        return einsum(self._read(site).double(), self.direction, "e d, e ... d -> e ...")
 
     def _same(self, one: Tensor, other: Tensor) -> bool:
         """Equal up to rounding, relative to 1 + the largest number."""

@@ -105,7 +105,7 @@ def asked_pairs(model: Model, pairs: Any) -> tuple[Encoded, bool]:
 
 def contrasted(encoded: Encoded) -> bool:
     """Whether any prompt has a counterfactual; those that came alone are paired with themselves."""
-    return any(pair.clean is not pair.corrupted for pair in encoded.pairs)
+    return any(one.clean is not one.corrupted and one.clean.spec() != one.corrupted.spec() for one in encoded.pairs)
 
 
 def asked_prompts(model: Model, prompts: Any, bos: Bos | None = None) -> tuple[Encoded, bool]:

@@ -78,8 +78,8 @@ class Decoder:
         return final.new_ones(final.shape[:-1]) if self.norm is None else self.norm.scale(final)
 
     def directions(
-        self, right: Int[Tensor, " example"], wrong: Int[Tensor, " example"] | None
-    ) -> tuple[Float[Tensor, "example d_model"], Float[Tensor, " example"]]:
+        self, right: Int[Tensor, "*axes"], wrong: Int[Tensor, "*axes"] | None
+    ) -> tuple[Float[Tensor, "*axes d_model"], Float[Tensor, "*axes"]]:
         """Directions of the stream, times σ, that decode to one logit less another, and what is added once; float64.
 
         Args:
@@ -87,17 +87,15 @@ class Decoder:
         """
         weight, bias = self._columns(right)
         if wrong is None:
-            everything = self._weight.mean(-1).double()
             own = bias_of(self.head)
-            other, less = everything[None], own.double().mean() if isinstance(own, Tensor) else 0.0
+            other, less = self._weight.mean(-1).double(), own.double().mean() if isinstance(own, Tensor) else 0.0
         else:
             other, less = self._columns(wrong)
-        weight, bias = (weight - other) * self.factor, (bias - less) * self.factor
-        if self.norm is None or self.module is None:
-            return weight, bias
-        shift = bias_of(self.module)
-        added = einsum(weight, shift.double(), "example d, d -> example") if isinstance(shift, Tensor) else 0.0
-        return self.norm.back(self.module, weight), bias + added
+        return self._back(weight - other, bias - less)
+
+    def towards(self, ids: Int[Tensor, "*axes"]) -> tuple[Float[Tensor, "*axes d_model"], Float[Tensor, "*axes"]]:
+        """The same of single logits, compared with nothing."""
+        return self._back(*self._columns(ids))
 
     def decode(
         self,
@@ -114,14 +112,8 @@ class Decoder:
             columns: token ids.
             bias: add what is counted once: the norm's bias through the unembedding, and the unembedding's own.
         """
-        weight, own = self._columns(columns)
-        weight, own = weight * self.factor, own * self.factor
-        shift = 0.0 if self.module is None else bias_of(self.module)
-        if isinstance(shift, Tensor):
-            own = own + weight @ shift.double()
-        if self.norm is not None and self.module is not None:
-            weight = self.norm.back(self.module, weight)
-        found = einsum(vectors.double(), weight, "example ... d, column d -> example ... column")
+        directions, own = self.towards(columns)
+        found = einsum(vectors.double(), directions, "example ... d, column d -> example ... column")
         return found / scale.double().reshape(-1, *(1 for _ in found.shape[1:])) + (own if bias else 0.0)
 
     def logits(self, normed: Float[Tensor, "example d_model"]) -> Float[Tensor, "example vocab"]:
@@ -135,10 +127,20 @@ class Decoder:
         width = getattr(head, "in_features", None) or head.weight.shape[-1]
         return matrix(head, width, next(self.head.parameters()))
 
-    def _columns(self, ids: Int[Tensor, " column"]) -> tuple[Float[Tensor, "column d_model"], Float[Tensor, " column"]]:
+    def _columns(self, ids: Int[Tensor, "*axes"]) -> tuple[Float[Tensor, "*axes d_model"], Float[Tensor, "*axes"]]:
         weight, own = self._weight, bias_of(self.head)
-        chosen = weight[:, ids.to(weight.device)].mT.double()
-        return chosen, own[ids.to(own.device)].double() if isinstance(own, Tensor) else chosen.new_zeros(len(ids))
+        chosen = weight.mT[ids.to(weight.device)].double()
+        return chosen, own[ids.to(own.device)].double() if isinstance(own, Tensor) else chosen.new_zeros(ids.shape)
+
+    def _back(
+        self, weight: Float[Tensor, "*axes d_model"], bias: Float[Tensor, "*axes"]
+    ) -> tuple[Float[Tensor, "*axes d_model"], Float[Tensor, "*axes"]]:
+        """Directions of what the unembedding takes as those of the stream, and what is added, the norm's bias with it."""
+        weight, bias = weight * self.factor, bias * self.factor
+        if self.norm is None or self.module is None:
+            return weight, bias
+        shift = bias_of(self.module)
+        return self.norm.back(self.module, weight), bias + (weight @ shift.double() if isinstance(shift, Tensor) else 0.0)
 
 
 def form_of(model: Model, site: Site) -> tuple[Norm, nn.Module]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from operator import index
@@ -106,3 +106,49 @@ def raw_index(one: Any, positions: Any) -> int:
 def whole_numbers(given: Any) -> tuple[int, ...]:
     """Several whole numbers; one that stands in a 0-dimensional array or tensor counts as several of one."""
     return tuple(index(v) for v in (given if isinstance(given, Iterable) and getattr(given, "ndim", None) != 0 else (given,)))
+
+
+def parsed(position: Any) -> list[Positions]:
+    """Positions from ``-1``, ``"last"``, a role, several indices, or a list of such; None for all of them.
+
+    Raises:
+        PositionError: it names no positions.
+    """
+    many = isinstance(position, Sequence) and not isinstance(position, str)
+    if many and any(isinstance(one, str | Positions) for one in position):
+        return [Positions.parse(one) for one in position]
+    return [Positions.parse(position)]
+
+
+def grouped(given: Any, argument: str) -> dict[int | str, list[Positions]]:
+    """Groups of tokens by name: each of a list by itself, or those of a mapping, of which one may be several together.
+
+    >>> grouped("END", "queries"), grouped([0, 1], "attended"), grouped(["S1", -1], "attended")
+    ({'END': [END]}, {0: [0], 1: [1]}, {'S1': [S1], '-1': [-1]})
+    >>> grouped({"names": ["IO", "S1"], "none": []}, "groups")
+    {'names': [IO, S1], 'none': []}
+
+    Args:
+        argument: what the caller's user calls them.
+
+    Raises:
+        PositionError: what names no positions, a group that is named twice, or none at all.
+    """
+    found: dict[int | str, list[Positions]]
+    if isinstance(given, Mapping):
+        found = {str(name): [] if _is_empty(one) else parsed(one) for name, one in given.items()}
+    else:
+        alone = isinstance(given, str | Positions | SupportsIndex) or given is ... or given is None
+        every = [Positions.parse(one) for one in ([given] if alone else given)]
+        numbers = all(one.indices is not None and len(one.indices) == 1 for one in every)
+        names = [one.indices[0] if numbers and one.indices else repr(one) for one in every]
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise PositionError(f"{argument}={given!r} names {twice[0]!r} twice")
+        found = {name: [one] for name, one in zip(names, every, strict=True)}
+    if not found:
+        raise PositionError(f"{argument}={given!r} names no tokens; give a role, an index, a list of these, or a mapping")
+    return found
+
+
+def _is_empty(one: Any) -> bool:
+    return isinstance(one, Sequence) and not isinstance(one, str) and not one

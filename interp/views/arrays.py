@@ -201,7 +201,7 @@ def _under(drawn: _Map, x: str, y: str) -> str:
         words += [of.said(one), of.compared(one)]
     elif not drawn.n:
         words += [of.said(array), of.compared(array)]
-    words += [f"{a}={array[a].item()}" for a in names.SWEPT if a in array.coords and not array[a].ndim]
+    words += labels.selected(array)
     attrs: dict[Hashable, Any] = array.attrs
     if "fold_norm" in attrs:
         words.append("norms folded in" if attrs["fold_norm"] else "norms left out")

@@ -169,7 +169,7 @@ def words(said: Sequence[str]) -> str:
 
 
 def provenance(results: Sequence[Result], shared: Sequence[str]) -> str:
-    """What is said of all results alike: model and task of arrays, and those parts of effects' own lines that are the same.
+    """What is said of all results alike: of arrays model, task and what was selected; of effects what their own lines share.
 
     That some of them are in sample is said even where others are not.
     """
@@ -184,4 +184,4 @@ def provenance(results: Sequence[Result], shared: Sequence[str]) -> str:
 def _of_attrs(result: Result) -> list[str]:
     attrs = fx.attrs_of(result)
     known = [labels.escape(attrs[k]) for k in ("model", "task") if isinstance(attrs.get(k), str) and attrs[k]]
-    return [*known, *labels.in_sample(attrs)]
+    return [*known, *map(labels.escape, labels.selected(result)), *labels.in_sample(attrs)]

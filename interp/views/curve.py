@@ -159,7 +159,7 @@ def _of_arrays(
     for variable in variables:
         own = {name: _variables(one, x)[variable] for name, one in every.items() if variable in _variables(one, x)}
         drawn = {name: bands.of_array(array, x, level=level) for name, array in own.items()}
-        called = " and ".join(dict.fromkeys(fx.quantity_of(array) or variable or "value" for array in own.values()))
+        called = " and ".join(dict.fromkeys(labels.name_of(array) for array in own.values()))
         panels.append(_together(labels.escape(called), drawn))
         found |= {f"{variable} {name}": one for name, one in drawn.items()}
     head = f"{', '.join(panel.name for panel in panels)} over {labels.escape(x)}"

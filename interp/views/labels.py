@@ -64,19 +64,26 @@ class Ticks(NamedTuple):
         return max((len(html.unescape(label)) for label in self.full), default=0)
 
 
+_TOKENS = {
+    names.POSITION: ("clean_token", "corrupted_token", "position and token of the clean prompt"),
+    names.SOURCE_POSITION: ("source_token", "source_token", "position and token that is attended to"),
+}
+"""The tokens at raw positions along an axis, of both prompts of a pair, and the axis' title with them."""
+
+
 def ticks(ds: xr.Dataset, axis: str) -> Ticks:
     """Labels of ``axis``: raw positions are ``3 John``, their number first, so that equal tokens stay apart."""
     values = [str(v) for v in ds[axis].values.tolist()]
-    if axis != names.POSITION or "clean_token" not in ds.coords:
+    first, second, title = _TOKENS.get(axis, ("", "", ""))
+    if first not in ds.coords:
         return Ticks(axis, [escape(v) for v in values], [""] * len(values))
     clean, corrupted = (
-        ds[f"{side}_token" if f"{side}_token" in ds.coords else "clean_token"].transpose(names.POSITION, names.EXAMPLE).values
-        for side in ("clean", "corrupted")
+        ds[word if word in ds.coords else first].transpose(axis, names.EXAMPLE).values for word in (first, second)
     )
-    roles = roles_of(ds)
+    roles = roles_of(ds, axis)
     full = [escape(f"{v} {standing(row, role)}") for v, row, role in zip(values, clean, roles, strict=True)]
     hover = [_token_line(a, b, role) for a, b, role in zip(clean, corrupted, roles, strict=True)]
-    return Ticks("position and token of the clean prompt", full, hover)
+    return Ticks(title, full, hover)
 
 
 def roles_of(ds: xr.Dataset | xr.DataArray, axis: str = names.POSITION) -> list[str]:
@@ -204,7 +211,7 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     """
     attrs = fx.attrs_of(ds)
     source = f", source {attrs['source']}" if attrs.get("source") not in (None, "none") else ""
-    fixed = [f"{a}={ds[a].item()}" for a in names.SWEPT if a in ds.coords and ds[a].ndim == 0]
+    fixed = selected(ds)
     how = attrs["patching"] if fx.paired(ds) else "no counterfactual"
     edit = f", {attrs['edit']}" if isinstance(attrs.get("edit"), str) and attrs["edit"] != "Replace()" else ""
     words = [f"{how}{source}{edit}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
@@ -215,6 +222,14 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     half = [f"{late} examples incomplete (effects.furthest leaves them out)"] if (late := fx.behind(ds)) else []
     told = [f"n={ds.sizes[names.EXAMPLE]}{clusters(table)}", *half, *in_sample(attrs), *fixed, *_unequal(attrs)]
     return escape(" · ".join([*words, *told]))
+
+
+_SELECTED = (*names.SWEPT, names.FEATURE, "term", "intervention", "site", "group", "token")
+
+
+def selected(results: xr.Dataset | xr.DataArray) -> list[str]:
+    """Where a result stands along axes of which one place was selected: ``layer=3``, ``site=mlp_out``."""
+    return [f"{axis}={results[axis].item()}" for axis in _SELECTED if axis in results.coords and not results[axis].ndim]
 
 
 def _unequal(attrs: Mapping[Hashable, Any]) -> list[str]:

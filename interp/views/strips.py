@@ -23,8 +23,6 @@ from interp.views.heatmap import WHY, default_quantity
 
 _NOISE, _UNDEFINED, _MISSING, _ABSENT = WHY
 DIFFER, NONE = "tokens differ", "no number"
-_FIXED = (*names.SWEPT, names.FEATURE, "term", "intervention")
-"""Coordinates that say what was selected."""
 
 
 class Strip(NamedTuple):
@@ -189,5 +187,4 @@ def of_array(array: xr.DataArray, example: int | Iterable[int] | None, level: fl
         at = [_named(str(p), t, t) if rows is not None else f"<b>{p}</b>" for p, t in zip(places, said, strict=True)]
         hover = [f"{where}<br>{bar} {value}" for where, value in zip(at, number, strict=True)]
         strips.append(_strip(str(of_strip[0]), said, roles, mean, np.where(np.isnan(mean), NONE, "").astype(object), hover))
-    fixed = [f"{a}={array[a].item()}" for a in _FIXED if a in array.coords and not array[a].ndim]
-    return Read(strips, f"{bar} by token", of.under(array, which, *fixed), bar, False)
+    return Read(strips, f"{bar} by token", of.under(array, which, *labels.selected(array)), bar, False)

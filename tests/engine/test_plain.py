@@ -17,6 +17,7 @@ from interp.engine import attribute, explain, patch, run
 from interp.errors import AnswerError, HeadOutOfRangeError, InputError, UnknownSiteError
 from interp.interventions import Activation, Change, Scale
 from interp.methods.ablation.ablation import ablate
+from interp.prompts import Pair, Prompt
 from interp.sites import Site, grid
 
 HEADS = grid("z", layer=..., head=...)
@@ -96,6 +97,14 @@ def test_a_figure_says_what_was_done(prompts: list[list[int]]) -> None:
     assert "no counterfactual, Scale(factor=0.25) · gpt2-0" in title
     assert "source" not in title
     assert "interval" not in title  # one example has none
+
+
+def test_prompts_paired_with_the_same_prompts_have_none(prompts: list[list[int]]) -> None:
+    """Two prompts that say the same are no contrast, though they are two: nothing is normalised by a difference of 0."""
+    twice = [Pair(Prompt(ids, {"end": (2, 3)}), Prompt(ids, {"end": (2, 3)}), (1,), (2,)) for ids in prompts]
+    found = patch(sweeps.model("gpt2"), twice, "mlp_out", edit=Scale(0.25), patching="noising")
+    assert found.attrs["paired"] is False
+    assert np.isfinite(effects.top(found, 1)["effect"]).all()
 
 
 def test_pairs_have_it(seed: int) -> None:

@@ -1,65 +1,30 @@
 """Prompts with one answer each, and the tensors of their one run at one position.
 
 >>> pairs = interp.pairs(["The capital of France is"], None, [" Paris"], [" Rome"])       # doctest: +SKIP
->>> asked = answered(model, pairs)                                                       # doctest: +SKIP
->>> asked.want([Site("z", layer=3)])                                                     # doctest: +SKIP
->>> asked.read(Site("z", layer=3)).shape                            # example, head, d_head      # doctest: +SKIP
-torch.Size([1, 9, 64])
+>>> answered(model, pairs).right                                                         # doctest: +SKIP
+tensor([7042])
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.engine.background import Given
-from interp.engine.runs import Runs
-from interp.engine.single.asked import Asked, ask
-from interp.errors import AnswerError, InputError, PositionError
-from interp.interventions import Activation
+from interp.engine.single.at_one import AtOne, at_one
+from interp.errors import AnswerError
 from interp.models import Model
 from interp.models.encoding import Bos
 from interp.prompts import Pairs
-from interp.sites import Positions, PositionsLike, Site
-
-_BASE = Activation("base")
+from interp.sites import PositionsLike
 
 
 @dataclass(frozen=True, eq=False)
-class Answered(Asked):
+class Answered(AtOne):
     """Prompts with one answer each, and the runs of them."""
-
-    runs: Runs
-    columns: Int[Tensor, "example 1"]
-    where: Positions
-    _wanted: dict[Site, Int[Tensor, "example 1"] | None] = field(default_factory=dict)
-    _read: dict[Site, Tensor] = field(default_factory=dict)
-
-    def want(self, sites: Iterable[Site]) -> None:
-        """Announce what will be read, so that one run gives it all: at the position, values of attention at every one."""
-        self._wanted.update({site: None if site.name == "v" else self.columns for site in sites})
-        for site, columns in self._wanted.items():
-            self.runs.want(_BASE, site, columns)
-        self.runs.want_logits("base")
-
-    def read(self, site: Site) -> Tensor:
-        """A tensor that was announced, in the engine's order of axes: ``[example, …]``, or ``[example, column, …]``."""
-        if site not in self._read:
-            columns = self._wanted[site]
-            kept = self.runs.read(_BASE, site, columns)
-            examples = torch.arange(len(self.encoded), device=self.columns.device)
-            self._read[site] = kept.tensor if columns is None else kept.at(examples, columns)[:, 0]
-        return self._read[site]
-
-    @property
-    def logits(self) -> Float[Tensor, "example vocab"]:
-        """What the model says at the position."""
-        return self.runs.logits("base")[:, 0]
 
     @property
     def right(self) -> Int[Tensor, " example"]:
@@ -92,23 +57,9 @@ def answered(
         AnswerError: no answer, or several.
         PositionError: ``position`` does not name one token.
     """
-    where = Positions.parse(position)
-    asked = ask(model, prompts, given=given, bos=bos, answered=with_answers)
-    _require_one_each(asked.encoded.pairs)
-    columns = asked.encoded.clean.columns(where, what="position")
-    if columns.shape[1] != 1 or bool((columns < 0).any()):
-        many = (columns >= 0).sum(-1)
-        example = int((many != 1).int().argmax())
-        raise PositionError(
-            f"position={where!r} names {int(many[example])} tokens in example {example}; logits are read at one, such as -1"
-            + (f" or '{where.role}[-1]'" if where.role else "")
-        )
-    for change in asked.given.changes if asked.given is not None else ():
-        if change.site.name == "logits":
-            raise InputError(f"given: {change!r} changes logits, which is no part of what is written to the stream")
-    runs = asked.start(where)
-    asked.give(runs)
-    return Answered(model, asked.encoded, asked.side, asked.paired, asked.given, runs, columns, where)
+    found = at_one(model, prompts, position=position, given=given, bos=bos, answered=with_answers)
+    _require_one_each(found.encoded.pairs)
+    return Answered(**{name.name: getattr(found, name.name) for name in fields(found)})
 
 
 def _require_one_each(pairs: Pairs) -> None:

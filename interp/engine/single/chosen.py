@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 from interp.errors import PositionError
 from interp.models import Places
 from interp.sites import Positions
+from interp.sites.positions import parsed
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,18 +79,6 @@ class Chosen:
         """The role that every prompt has at each of them, where they are called by their numbers; else none at all."""
         indices = [name for name in self.names if isinstance(name, int)]
         return places.roles_at(indices) if len(indices) == len(self.names) else []
-
-
-def parsed(position: Any) -> list[Positions]:
-    """Positions from ``-1``, ``"last"``, a role, several indices, or a list of such; None for all of them.
-
-    Raises:
-        PositionError: it names no positions.
-    """
-    many = isinstance(position, Sequence) and not isinstance(position, str)
-    if many and any(isinstance(one, str | Positions) for one in position):
-        return [Positions.parse(one) for one in position]
-    return [Positions.parse(position)]
 
 
 def said(position: Any) -> str:

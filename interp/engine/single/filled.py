@@ -26,12 +26,13 @@ from interp.engine.pieces import Placed
 from interp.engine.precision import float32
 from interp.engine.prompts import Changing, Columns, forward
 from interp.engine.single.asked import Asked
-from interp.engine.single.chosen import Chosen, parsed, said
+from interp.engine.single.chosen import Chosen, said
 from interp.engine.single.variables import Variable
 from interp.errors import PositionError, ShapeMismatchError
 from interp.models import Places, TorchHooks
 from interp.models.taps import Write
 from interp.sites import Site
+from interp.sites.positions import parsed
 
 
 class Filled:

@@ -79,7 +79,7 @@ class Told:
         """
         given, _ = as_pairs(prompts)
         pairs, bos = (given.pairs, given.asked) if isinstance(given, Encoded) else (given, bos)
-        right, other = (_each(words, name, len(pairs)) for words, name in ((answer, "answer"), (wrong, "wrong")))
+        right, other = (each(words, name, len(pairs)) for words, name in ((answer, "answer"), (wrong, "wrong")))
         items = [
             replace(
                 pair,
@@ -125,8 +125,15 @@ class Told:
         )
 
 
-def _each(words: Words, name: str, n: int) -> list[Word] | None:
-    """One word for every prompt."""
+def each(words: Words, name: str, n: int) -> list[Word] | None:
+    """One word for every prompt.
+
+    Args:
+        name: of the argument.
+
+    Raises:
+        AnswerError: one for each prompt, but not as many as there are prompts; or what is neither a text nor an id.
+    """
     if words is None:
         return None
     plain = listed(words)
@@ -150,8 +157,8 @@ def _long(pairs: Pairs, ids: Any, tokenizer: Tokenizer | None) -> bool:
         if right and wrong and right[0][0] == wrong[0][0]:
             one, other = pairs[number].answers[0], pairs[number].wrong[0]
             raise AnswerError(
-                f"prompt {number}: answer {one!r} ({_shown(right[0], tokenizer)}) and wrong {other!r} "
-                f"({_shown(wrong[0], tokenizer)}) begin alike, so that no token behind the prompt tells them apart; end the "
+                f"prompt {number}: answer {one!r} ({shown(right[0], tokenizer)}) and wrong {other!r} "
+                f"({shown(wrong[0], tokenizer)}) begin alike, so that no token behind the prompt tells them apart; end the "
                 "prompt with what they share, and give what follows it"
             )
     long = [
@@ -164,14 +171,15 @@ def _long(pairs: Pairs, ids: Any, tokenizer: Tokenizer | None) -> bool:
         name, word, spelled = long[0]
         more = f", and so with {len(long) - 1} more" if len(long) > 1 else ""
         warnings.warn(
-            f"{name} {word!r} is {len(spelled)} tokens, {_shown(spelled, tokenizer)}; the first of them is read{more}",
+            f"{name} {word!r} is {len(spelled)} tokens, {shown(spelled, tokenizer)}; the first of them is read{more}",
             AnswerWarning,
             stacklevel=4,
         )
     return bool(long)
 
 
-def _shown(ids: Sequence[int], tokenizer: Tokenizer | None) -> str:
+def shown(ids: Sequence[int], tokenizer: Tokenizer | None) -> str:
+    """``' Buenos' (id 38081) + ' Aires' (id 37415)``."""
     return " + ".join(f"id {i}" if tokenizer is None else f"{tokenizer.decode([i])!r} (id {i})" for i in ids)
 
 

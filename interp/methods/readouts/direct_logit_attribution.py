@@ -27,18 +27,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp import axes
-from interp.engine import provenance
 from interp.engine.additive import Additive, Term, Value
 from interp.engine.background import Given
 from interp.engine.precision import float32
 from interp.engine.single.answered import Answered, answered
+from interp.engine.single.decoded import Decoded, some_layers
 from interp.engine.single.told import Told, Words
-from interp.errors import AnswerError, HeadOutOfRangeError, UnknownNameError, UnknownSiteError
+from interp.errors import AnswerError, UnknownNameError, UnknownSiteError
 from interp.methods.registry import Method
 from interp.models import Model, Tokens
-from interp.models.decoding import FINAL, Decoder
+from interp.models.decoding import Decoder
 from interp.models.encoding import Bos
-from interp.sites import Positions, PositionsLike, Site
+from interp.sites import Positions, PositionsLike
 
 METHOD = Method(
     id="direct_logit_attribution",
@@ -104,7 +104,7 @@ def dla(
     if by not in BY:
         raise UnknownNameError("by", by, BY)
     decoder = Decoder.of(model)
-    chosen = _layers(model, layers)
+    chosen = some_layers(model, layers)
     with float32():
         told = Told.of(model, prompts, answer, wrong, bos=bos)
         if told is None:
@@ -114,38 +114,15 @@ def dla(
             )
         asked = answered(model, prompts, told.pairs, position=position, given=given, bos=bos)
     with torch.no_grad(), float32(), model.prepared(asked.changed):
-        asked.want([*Additive.sites(model, by, chosen), *([FINAL] if model.has(FINAL) else [])])
-        final = asked.read(Site("resid_post", layer=model.sizes[axes.LAYER] - 1))
-        scale = asked.read(FINAL).double() if model.has(FINAL) else decoder.scale(final).double()
+        decoded = Decoded.of(asked, decoder, by, chosen)
         directions, bias = decoder.directions(asked.right, asked.wrong)
-        parts = Additive(model, asked.read, directions / scale[:, None])
-        divided = _divided(parts, by, chosen)
+        divided = _divided(decoded.parts(directions), by, chosen)
         divided.whole.append(Value(Term("bias", "bias"), bias))
-        logits = _logits(asked, decoder, final, scale)
+        logits = decoded.logits
         compared = logits.mean(-1) if asked.wrong is None else _of(logits, asked.wrong)
         own = _of(logits, asked.right) - compared
     told.warn_of_spaces(logits[told.examples])
-    return _labelled(asked, divided, own, scale, by)
-
-
-def _layers(model: Model, layers: int | Iterable[int] | None) -> list[int]:
-    n = model.sizes[axes.LAYER]
-    chosen = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else sorted(set(layers))
-    outside = [layer for layer in chosen if not 0 <= layer < n]
-    if outside or not chosen:
-        said = f"layer {outside[0]} does not exist" if outside else "layers is empty"
-        raise HeadOutOfRangeError(f"layers={layers!r}: {said}; {model.name} has {n} layers, 0 to {n - 1}")
-    return chosen
-
-
-def _logits(
-    asked: Answered, decoder: Decoder, final: Float[Tensor, "example d_model"], scale: Float[Tensor, " example"]
-) -> Float[Tensor, "example vocab"]:
-    """The model's logits, before a soft cap, which is left out by running its unembedding alone."""
-    if decoder.softcap is None:
-        return asked.logits.double()
-    normed = final if decoder.norm is None or decoder.module is None else decoder.norm.apply(decoder.module, final, scale)
-    return decoder.logits(normed)
+    return _labelled(asked, divided, own, decoded.scale, by)
 
 
 def _of(logits: Float[Tensor, "example vocab"], ids: Int[Tensor, " example"]) -> Float[Tensor, " example"]:
@@ -201,15 +178,14 @@ def _divided(parts: Additive, by: str, layers: Sequence[int]) -> _Divided:
 def _labelled(
     asked: Answered, divided: _Divided, own: Float[Tensor, " example"], scale: Float[Tensor, " example"], by: str
 ) -> xr.Dataset:
-    n = len(asked.encoded)
     whole = torch.stack([value for _, value in divided.whole], dim=-1)
     total = whole.sum(-1) + sum((part.sum(-1) for _, part in divided.split), torch.zeros_like(own))
     axis = {"neuron": axes.UNIT, "source": axes.SOURCE_POSITION}.get(by)
     terms, others = [term for term, _ in divided.whole], []
     data: dict[str, Any] = {}
-    coords: dict[str, Any] = {axes.EXAMPLE: np.arange(n)}
+    coords = asked.coords()
     if axis is None:
-        data["contribution"] = ((axes.EXAMPLE, "term"), _numbers(asked, whole))
+        data["contribution"] = ((axes.EXAMPLE, "term"), asked.numbers(whole))
     else:
         others, terms = terms, [term for term, _ in divided.split]
         parts = [part for _, part in divided.split]
@@ -219,16 +195,16 @@ def _labelled(
         width = max(part.shape[-1] for part in parts)
         padded = [torch.nn.functional.pad(part, (0, width - part.shape[-1]), value=float("nan")) for part in parts]
         stacked = rearrange(padded, "term example part -> example term part")
-        data["contribution"] = ((axes.EXAMPLE, "term", axis), _numbers(asked, stacked))
-        data["other"] = ((axes.EXAMPLE, "other_term"), _numbers(asked, whole))
+        data["contribution"] = ((axes.EXAMPLE, "term", axis), asked.numbers(stacked))
+        data["other"] = ((axes.EXAMPLE, "other_term"), asked.numbers(whole))
         coords[axis] = np.arange(width)
     for name, value in (("total", total), ("logit_diff", own), ("scale", scale)):
-        data[name] = ((axes.EXAMPLE,), _numbers(asked, value))
+        data[name] = ((axes.EXAMPLE,), asked.numbers(value))
     if any(term.head is not None for term in terms):
         data["by_head"], heads = _by_head(terms, *data["contribution"])
         coords |= heads
     coords |= _described("term", "term_", terms) | (_described("other_term", "other_", others) if others else {})
-    coords |= _prompts(asked)
+    coords |= _answers(asked)
     attrs = asked.attrs() | {
         "method": "direct logit attribution",
         "by": by,
@@ -241,10 +217,7 @@ def _labelled(
         "deviation": float((total - own).abs().max()),
     }
     found = xr.Dataset(data, coords, attrs)
-    if "by_head" in found:
-        said = {"quantity": "contribution to the logit difference"} | {key: attrs[key] for key in ("model", "task", "given")}
-        found["by_head"] = found["by_head"].assign_attrs(said)
-    return found
+    return asked.signed(found, {"by_head": "contribution to the logit difference"}) if "by_head" in found else found
 
 
 def _by_head(
@@ -258,10 +231,6 @@ def _by_head(
         found[:, layers.index(layer), head] = numbers[:, i]
     where = (dims[0], axes.LAYER, axes.HEAD, *dims[2:])
     return (where, found), {axes.LAYER: layers, axes.HEAD: np.arange(found.shape[2])}
-
-
-def _numbers(asked: Answered, tensor: Tensor) -> np.ndarray[Any, Any]:
-    return tensor.to(torch.float64 if asked.model.dtype == torch.float64 else torch.float32).cpu().numpy()
 
 
 def _described(dim: str, prefix: str, terms: Sequence[Term]) -> dict[str, Any]:
@@ -287,13 +256,11 @@ def _source_tokens(tokens: Tokens) -> dict[str, Any]:
     return told | ({"source_token": ((axes.EXAMPLE, axes.SOURCE_POSITION), words)} if words else {})
 
 
-def _prompts(asked: Answered) -> dict[str, Any]:
+def _answers(asked: Answered) -> dict[str, Any]:
     words = asked.model.tokenizer
 
     def said(ids: Int[Tensor, " example"]) -> list[str]:
         return [str(i) if words is None else words.decode([i]) for i in ids.tolist()]
 
-    known = provenance.example_coordinates(asked.encoded)
-    found = {"prompt": (axes.EXAMPLE, known["clean_prompt"]), "answer": (axes.EXAMPLE, said(asked.right))}
-    found |= {"template": (axes.EXAMPLE, known["template"])} if any(known["template"]) else {}
+    found = {"answer": (axes.EXAMPLE, said(asked.right))}
     return found if asked.wrong is None else found | {"wrong": (axes.EXAMPLE, said(asked.wrong))}
