@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from interp.methods.localise.causal_mediation import concentration, mediate
     from interp.methods.localise.causal_tracing import trace
     from interp.methods.localise.path_patching import path_patch
+    from interp.methods.localise.self_repair import self_repair
     from interp.methods.readouts.attention_patterns import attention
     from interp.methods.readouts.direct_logit_attribution import dla
     from interp.methods.readouts.logit_lens import lens
@@ -79,6 +80,7 @@ _NAMES = {
     "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
     "interp.methods.localise.causal_tracing": ("trace",),
     "interp.methods.localise.path_patching": ("path_patch",),
+    "interp.methods.localise.self_repair": ("self_repair",),
     "interp.methods.readouts.attention_patterns": ("attention",),
     "interp.methods.readouts.direct_logit_attribution": ("dla",),
     "interp.methods.readouts.logit_lens": ("lens",),
@@ -104,7 +106,8 @@ __all__ = [
     "ablate", "attention", "attribute", "axes", "cache", "check", "concentration", "damage", "dla", "doses", "edited",
     "effect", "effects", "explain", "generate", "grid", "hook_name", "lens", "load", "mediate", "methods", "metrics",
     "models", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch", "recovery", "rerun", "reweighted",
-    "run", "score", "sites", "stats", "store", "summary", "tasks", "top", "trace", "training", "views", "weights",
+    "run", "score", "self_repair", "sites", "stats", "store", "summary", "tasks", "top", "trace", "training", "views",
+    "weights",
 ]  # fmt: skip
 
 

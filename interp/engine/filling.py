@@ -18,6 +18,7 @@ from interp.engine.edits import Edits
 from interp.engine.runs import Key, Runs
 from interp.engine.values import Sources
 from interp.interventions import Activation, Change
+from interp.sites import Site
 
 
 def fill(cells: Sequence[Cell], runs: Runs, known: Sequence[Cell] = ()) -> list[Cell]:
@@ -31,6 +32,11 @@ def fill(cells: Sequence[Cell], runs: Runs, known: Sequence[Cell] = ()) -> list[
         PositionError, ShapeMismatchError, UnequalLengthsError: source and target do not fit.
     """
     inner = list(_inner((where.change for cell in cells for where in cell.places), runs, set()))
+    return _filled(inner, runs, cells, known)
+
+
+def _filled(inner: Sequence[_Inner], runs: Runs, cells: Sequence[Cell], known: Sequence[Cell]) -> list[Cell]:
+    """Cells with what they write, once what is in force on the runs that they read is put there."""
     values = {(id(runs), id(where.change)): where.values for cell in known for where in cell.places}
     values |= {(id(one.on), id(w.change)): w.values for one in inner for w in one.cell.places if w.values is not None}
     sources = {id(on): Sources(on) for on in (runs, *(one.on for one in inner))}
@@ -50,6 +56,16 @@ def fill(cells: Sequence[Cell], runs: Runs, known: Sequence[Cell] = ()) -> list[
     for one in inner:
         one.on.force(one.key, filled(one.cell, one.on), Edits.of)
     return [filled(cell, runs) for cell in cells]
+
+
+def force(source: Activation, runs: Runs) -> None:
+    """Put what a source is given in force on its run, so that any site of it can be read.
+
+    Raises:
+        The same as :func:`fill`.
+    """
+    some = Change(Site("resid_post", layer=0), source=source)
+    _filled(list(_inner([some], runs, set())), runs, (), ())
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ torch.Size([1, 9, 64])
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from torch import Tensor
 from interp import axes
 from interp.engine import provenance
 from interp.engine.background import Given
+from interp.engine.filling import force
 from interp.engine.runs import Runs
 from interp.engine.single.asked import Asked, ask
 from interp.errors import InputError, PositionError
-from interp.interventions import Activation
+from interp.interventions import Activation, Intervention
 from interp.models import Model
 from interp.models.encoding import Bos
 from interp.prompts import Pairs
@@ -40,6 +41,8 @@ class AtOne(Asked):
     runs: Runs
     columns: Int[Tensor, "example 1"]
     where: Positions
+    source: Activation = _BASE
+    """Which run is read: the base run, as it is or under an intervention."""
     _wanted: dict[Site, Int[Tensor, "example 1"] | None] = field(default_factory=dict)
     _read: dict[Site, Tensor] = field(default_factory=dict)
 
@@ -47,17 +50,26 @@ class AtOne(Asked):
         """Announce what will be read, so that one run gives it all: at the position, values of attention at every one."""
         self._wanted.update({site: None if site.name == "v" else self.columns for site in sites})
         for site, columns in self._wanted.items():
-            self.runs.want(_BASE, site, columns)
+            self.runs.want(self.source, site, columns)
         self.runs.want_logits("base")
 
     def read(self, site: Site) -> Tensor:
         """A tensor that was announced, in the engine's order of axes: ``[example, …]``, or ``[example, column, …]``."""
         if site not in self._read:
             columns = self._wanted[site]
-            kept = self.runs.read(_BASE, site, columns)
+            kept = self.runs.read(self.source, site, columns)
             examples = torch.arange(len(self.encoded), device=self.columns.device)
             self._read[site] = kept.tensor if columns is None else kept.at(examples, columns)[:, 0]
         return self._read[site]
+
+    def under(self, intervention: Intervention) -> Self:
+        """The same prompts' run under an intervention; what it takes from other runs is read once for all interventions.
+
+        It is called inside of a session of the model. Logits are those of the base run, as they are.
+        """
+        source = Activation("base", given=intervention)
+        force(source, self.runs)
+        return replace(self, source=source, _wanted={}, _read={})
 
     @property
     def logits(self) -> Float[Tensor, "example vocab"]:
