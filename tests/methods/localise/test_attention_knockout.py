@@ -118,6 +118,18 @@ def test_defaults_are_zero_mode_noising_and_a_metric_that_fits(seed: int) -> Non
     assert float(abs(corrupted.value - corrupted.corrupt).max()) > 1e-4
 
 
+def test_layers_without_attention_are_absent(seed: int) -> None:
+    """Jamba: a window counts the layers that have attention alone, and all layers together are those."""
+    model, prompts = architectures.loaded("jamba"), [[1, 2, 3, 4, 5]]
+    there = [site.layer for site in model.each(interp.Site("pattern"))]
+    assert 0 < len(there) < model.sizes["layer"]
+    each = knockout(model, prompts, -1, 0, layers=...)
+    assert np.flatnonzero(~each.absent.values.squeeze()).tolist() == there
+    together = knockout(model, prompts, -1, 0, window=2 * model.sizes["layer"])
+    assert set(together.window_layers.values.tolist()) == {len(there)}
+    within(together.value.sel(layer=0).squeeze(), knockout(model, prompts, -1, 0).value.squeeze())
+
+
 def test_cross_attention_of_a_decoder(seed: int) -> None:
     """T5: tokens of the source text that the decoder no longer reads."""
     model = architectures.loaded("t5")
