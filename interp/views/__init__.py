@@ -16,6 +16,7 @@ from interp.views.lens import lens
 from interp.views.pareto import pareto
 from interp.views.paths import paths
 from interp.views.roc import roc
+from interp.views.specification import specification_curve
 from interp.views.tokens import tokens
 from interp.views.tracing import tracing
 
@@ -40,6 +41,7 @@ __all__ = [
     "paths",
     "roc",
     "save",
+    "specification_curve",
     "tokens",
     "tracing",
 ]

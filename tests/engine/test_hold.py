@@ -85,7 +85,7 @@ def test_with_all_components_held_effects_add_up(kind: str, seed: int) -> None:
     single = [Change(f"L{layer}.{name}", "end", edit=Scale(1 + size)) for layer in range(3) for name in ("z", "mlp_out")]
     every = Intervention(tuple(single))
     found = effects.effect(patch(model, pairs, [*single, every], FIRST, hold=hold))
-    np.testing.assert_allclose(found[0, :-1].sum("cell"), found[0, -1], rtol=1e-4)
+    np.testing.assert_allclose(found[0, :-1].sum("cell"), found[0, -1], rtol=1e-4, atol=1e-12)
     free = effects.effect(patch(model, pairs, single[:1], FIRST))
     assert abs(float(free[0, 0, 0]) - float(found[0, 0, 0])) > 1e-9
 

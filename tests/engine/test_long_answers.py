@@ -444,7 +444,7 @@ def test_attribution_obeys_the_chain_rule(seed: int) -> None:
     where = grid("z", layer=..., head=..., position=["subject", "end"])
     found = attribute(model, pairs, where, "logprob")
     expected = chained(pairs, lambda single: attribute(model, single, where, "logprob").value.values)
-    np.testing.assert_allclose(found.value, expected, atol=close(model))
+    np.testing.assert_allclose(found.value, expected, rtol=1e-5, atol=close(model))  # its RMSNorms compute in float32
     assert found.attrs["answer_tokens"] == [1, 4]
 
 

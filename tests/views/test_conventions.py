@@ -260,6 +260,18 @@ def estimates(layers: int, tokens: int) -> tuple[xr.Dataset, xr.Dataset]:
     return by_position(layers, min(tokens, 50)), by_position(layers, min(tokens, 50))
 
 
+@case("specification_curve", n=True)
+def analyses(layers: int, tokens: int) -> xr.Dataset:
+    z, many = drawn(4 * tokens, layers, 3), 4 * tokens
+    choices = {"patching": ["denoising", "noising"], "metric": ["logit_diff", "kl"], "group": ["all", "ioi/0", "ioi/1"]}
+    coords: dict[str, Any] = {"layer": range(layers), "head": range(3), "n": ("analysis", [64] * many)}
+    coords |= {name: ("analysis", [levels[n % len(levels)] for n in range(many)]) for name, levels in choices.items()}
+    dims = ("analysis", "layer", "head")
+    matters = np.abs(z) >= 2
+    data = {"score": (dims, z), "z": (dims, z), "matters": (dims, matters), "share": (dims[1:], matters.mean(0))}
+    return xr.Dataset(data, coords, {"model": MODEL, "site": "z", "deviations": 2.0})
+
+
 # ------------------------------------------------------------------------------------------------------- what is checked
 
 
