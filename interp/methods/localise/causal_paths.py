@@ -63,7 +63,8 @@ _ROUNDING = 1e-6
 
 Attention = Float[np.ndarray[Any, Any], "example *heads position source_position"]
 Real = Bool[np.ndarray[Any, Any], "example position"]
-Masks = Bool[np.ndarray[Any, Any], "example span position"]
+Queries = Bool[np.ndarray[Any, Any], "example span position"]
+Sources = Bool[np.ndarray[Any, Any], "example source_span position"]
 Masses = Float[np.ndarray[Any, Any], "example *heads span source_span"]
 
 
@@ -183,7 +184,7 @@ def span_attention(
     return xr.Dataset(data, coords, asked.attrs() | {"method": "span attention"})
 
 
-def _members(tokens: Places, spans: Sequence[str], real: Real) -> Masks:
+def _members(tokens: Places, spans: Sequence[str], real: Real) -> Sources:
     """Which position is in which part of the prompt: the first one, the spans, the rest."""
     members = np.zeros((len(tokens), len(spans) + 2, real.shape[-1]), bool)
     first = tokens.first.cpu()
@@ -205,7 +206,7 @@ def _members(tokens: Places, spans: Sequence[str], real: Real) -> Masks:
     return members
 
 
-def _attending(sources: Masks, spans: Sequence[str], real: Real) -> Masks:
+def _attending(sources: Sources, spans: Sequence[str], real: Real) -> Queries:
     """Which positions attend: the spans, and what is later than the delimiter."""
     queries = sources[:, 1:-1]
     if "delimiter" not in spans:
@@ -216,7 +217,7 @@ def _attending(sources: Masks, spans: Sequence[str], real: Real) -> Masks:
     return np.concatenate([queries, later[:, None]], 1)
 
 
-def _mass(pattern: Attention, queries: Masks, sources: Masks) -> Masses:
+def _mass(pattern: Attention, queries: Queries, sources: Sources) -> Masses:
     """The mean over attending positions of what goes to each part; NaN where none attends."""
     weights = queries / np.where(queries.any(-1, keepdims=True), queries.sum(-1, keepdims=True), np.nan)
     return np.einsum("e...pq,esp,etq->e...st", pattern, weights, sources.astype(float))

@@ -241,7 +241,7 @@ def test_views_draw_what_it_finds() -> None:
 def test_what_cannot_be_averaged_is_refused(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     given = {"prompts": texts(0, 2, 6)} | arguments
     with pytest.raises(error, match=message):
-        positional_patterns(sweeps.model("gpt2"), given.pop("prompts"), **given)
+        sweeps.unchecked(positional_patterns)(sweeps.model("gpt2"), given.pop("prompts"), **given)
 
 
 def test_a_model_without_scores_is_refused_with_the_reason() -> None:
