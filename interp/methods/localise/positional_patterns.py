@@ -49,7 +49,7 @@ METHOD = Method(
 By = Literal["layer", "head"]
 BY = ("layer", "head")
 DISTANCE = "distance"
-_NUMBERS = 1 << 26
+_NUMBERS = 1 << 24
 """Scores that are held at once."""
 _MASKED = -1e30
 """Scores below are those of a mask."""
