@@ -150,9 +150,8 @@ def span_attention(
         ``mass`` by (example, layer, head, span, source_span), ``uniform`` by (example, span, source_span), which attention
         equal over all positions up to its own would give, and ``ratio`` of the two. What is attended to is a partition: the
         first token (BOS, where there is one), the spans without it, and the rest, so that masses sum to 1, or to less where a
-        head has a sink that is no token (gpt-oss). What attends is each
-        of the spans, and with a delimiter all tokens later than it. A span without a token has NaN, and so has a ratio to
-        what lies wholly behind.
+        head has a sink that is no token (gpt-oss). What attends is each of the spans, and with a delimiter all tokens later
+        than it. A span without a token has NaN, and so has a ratio to what lies wholly behind.
 
     Raises:
         InputError: the model attends to later positions.
