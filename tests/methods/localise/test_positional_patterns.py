@@ -128,11 +128,13 @@ def test_shuffled_inputs_permute_scores_without_a_mask_and_keep_the_profile_with
 
 def test_batches_of_sequences_change_nothing(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     x = np.random.default_rng(seed).normal(size=(11, 5, 4))
-    at_once = simulated_patterns(inputs=x)
+    drawn: dict[str, Any] = {"sequences": 11, "length": 5, "width": 4, "cosine": 0.3, "seed": seed}
+    at_once = simulated_patterns(inputs=x), simulated_patterns(**drawn)
     monkeypatch.setattr(module, "_NUMBERS", 1)
-    in_pairs = simulated_patterns(inputs=x)
+    in_pairs = simulated_patterns(inputs=x), simulated_patterns(**drawn)
     for name in ("score", "centred", "noise", "slope"):
-        np.testing.assert_allclose(in_pairs[name], at_once[name], atol=1e-12)
+        for one, other in zip(in_pairs, at_once, strict=True):
+            np.testing.assert_allclose(one[name], other[name], atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
