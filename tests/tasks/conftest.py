@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 from interp import tasks
 from interp.tasks import lexicon
+from interp.tasks.causal_sentences import NEUTRAL, PEOPLE, PURPOSES
 
 _SAMPLES = [
-    *(template.text for template in (*tasks.IOI_TEMPLATES, *tasks.GREATER_THAN_TEMPLATES)),
+    *(template.text for template in (*tasks.IOI_TEMPLATES, *tasks.GREATER_THAN_TEMPLATES, *tasks.CAUSAL_TEMPLATES)),
+    " ".join(["because so", *(" ".join(words) for words in (*PURPOSES, PEOPLE, NEUTRAL))]),
     *(" ".join(words) for words in lexicon.LISTS.values()),
     " ".join(f"{yy:02}" for yy in range(100)),
 ]
