@@ -2,7 +2,7 @@
 
     >>> from interp import tasks
     >>> tasks.names()
-    ('greater_than', 'induction', 'ioi')
+    ('facts', 'greater_than', 'induction', 'ioi')
     >>> tasks.make("ioi", 64, seed=0, corruption="abc") == tasks.ioi(64, seed=0, corruption="abc")
     True
 
@@ -18,13 +18,20 @@ from interp.errors import UnknownNameError
 from interp.prompts import Pairs
 from interp.protocols import Tokenizer
 from interp.tasks import lexicon
+from interp.tasks.facts import FACTS, facts, render_fact
 from interp.tasks.indirect_object import IOI_TEMPLATES, ioi, render_ioi
+from interp.tasks.known import RELATIONS
 from interp.tasks.repeats import induction, render_induction
 from interp.tasks.template import Template
 from interp.tasks.years import GREATER_THAN_TEMPLATES, greater_than, render_greater_than
 
 #: Generators by name; each takes ``n, *, seed, tokenizer`` and arguments of its own.
-TASKS: Mapping[str, Callable[..., Pairs]] = {"greater_than": greater_than, "induction": induction, "ioi": ioi}
+TASKS: Mapping[str, Callable[..., Pairs]] = {
+    "facts": facts,
+    "greater_than": greater_than,
+    "induction": induction,
+    "ioi": ioi,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -44,6 +51,6 @@ def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None =
 
 
 __all__ = [
-    "GREATER_THAN_TEMPLATES", "IOI_TEMPLATES", "TASKS", "Template", "greater_than", "induction", "ioi", "lexicon",
-    "make", "names", "render_greater_than", "render_induction", "render_ioi",
+    "FACTS", "GREATER_THAN_TEMPLATES", "IOI_TEMPLATES", "RELATIONS", "TASKS", "Template", "facts", "greater_than", "induction",
+    "ioi", "lexicon", "make", "names", "render_fact", "render_greater_than", "render_induction", "render_ioi",
 ]  # fmt: skip

@@ -15,6 +15,8 @@ from interp.tasks import lexicon
 _SAMPLES = [
     *(template.text for template in (*tasks.IOI_TEMPLATES, *tasks.GREATER_THAN_TEMPLATES)),
     *(" ".join(words) for words in lexicon.LISTS.values()),
+    *(template.text.replace("{subject}", "") for relation in tasks.RELATIONS.values() for template in relation.templates),
+    *(f"{fact.subject} {fact.answer}" for fact in tasks.FACTS),
     " ".join(f"{yy:02}" for yy in range(100)),
 ]
 

@@ -32,11 +32,13 @@ def test_an_unknown_task_names_its_neighbours() -> None:
     with pytest.raises(UnknownNameError) as caught:
         tasks.make("greater_then")
     assert str(caught.value) == (
-        "unknown task 'greater_then'; did you mean 'greater_than'? (known: greater_than, induction, ioi)"
+        "unknown task 'greater_then'; did you mean 'greater_than'? (known: facts, greater_than, induction, ioi)"
     )
 
 
-@pytest.mark.parametrize("module", ["", ".lexicon", ".draw", ".template", ".indirect_object", ".years", ".repeats"])
+@pytest.mark.parametrize(
+    "module", ["", ".lexicon", ".draw", ".template", ".indirect_object", ".years", ".repeats", ".facts", ".known"]
+)
 def test_docstring_examples_are_true(module: str) -> None:
     found = doctest.testmod(importlib.import_module("interp.tasks" + module), verbose=False, extraglobs={"pairs": None})
     assert found.attempted > 0
