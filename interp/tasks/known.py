@@ -114,7 +114,8 @@ RELATIONS: Mapping[str, Relation] = {
             Anna Karenina = Leo Tolstoy, Crime and Punishment = Fyodor Dostoevsky, Moby-Dick = Herman Melville
             Frankenstein = Mary Shelley, Dracula = Bram Stoker, Jane Eyre = Charlotte Brontë
             Wuthering Heights = Emily Brontë, The Great Gatsby = F. Scott Fitzgerald, The Hobbit = J.R.R. Tolkien
-            Animal Farm = George Orwell, Ivanhoe = Walter Scott, Brave New World = Aldous Huxley, Don Quixote = Miguel de Cervantes
+            Animal Farm = George Orwell, Ivanhoe = Walter Scott, Brave New World = Aldous Huxley
+            Don Quixote = Miguel de Cervantes
             Lolita = Vladimir Nabokov
             """,
         ),
