@@ -2,7 +2,7 @@
 
     >>> from interp import tasks
     >>> tasks.names()
-    ('causal_sentences', 'greater_than', 'induction', 'ioi')
+    ('causal_sentences', 'facts', 'greater_than', 'induction', 'ioi')
     >>> tasks.make("ioi", 64, seed=0, corruption="abc") == tasks.ioi(64, seed=0, corruption="abc")
     True
 
@@ -19,7 +19,9 @@ from interp.prompts import Pairs
 from interp.protocols import Tokenizer
 from interp.tasks import lexicon
 from interp.tasks.causal_sentences import CAUSAL_TEMPLATES, causal_sentences, render_causal
+from interp.tasks.facts import FACTS, facts, render_fact
 from interp.tasks.indirect_object import IOI_TEMPLATES, ioi, render_ioi
+from interp.tasks.known import RELATIONS
 from interp.tasks.repeats import induction, render_induction
 from interp.tasks.template import Template
 from interp.tasks.years import GREATER_THAN_TEMPLATES, greater_than, render_greater_than
@@ -27,6 +29,7 @@ from interp.tasks.years import GREATER_THAN_TEMPLATES, greater_than, render_grea
 #: Generators by name; each takes ``n, *, seed, tokenizer`` and arguments of its own.
 TASKS: Mapping[str, Callable[..., Pairs]] = {
     "causal_sentences": causal_sentences,
+    "facts": facts,
     "greater_than": greater_than,
     "induction": induction,
     "ioi": ioi,
@@ -50,6 +53,7 @@ def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None =
 
 
 __all__ = [
-    "CAUSAL_TEMPLATES", "GREATER_THAN_TEMPLATES", "IOI_TEMPLATES", "TASKS", "Template", "causal_sentences", "greater_than",
-    "induction", "ioi", "lexicon", "make", "names", "render_causal", "render_greater_than", "render_induction", "render_ioi",
+    "CAUSAL_TEMPLATES", "FACTS", "GREATER_THAN_TEMPLATES", "IOI_TEMPLATES", "RELATIONS", "TASKS", "Template",
+    "causal_sentences", "facts", "greater_than", "induction", "ioi", "lexicon", "make", "names", "render_causal",
+    "render_fact", "render_greater_than", "render_induction", "render_ioi",
 ]  # fmt: skip

@@ -17,6 +17,8 @@ _SAMPLES = [
     *(template.text for template in (*tasks.IOI_TEMPLATES, *tasks.GREATER_THAN_TEMPLATES, *tasks.CAUSAL_TEMPLATES)),
     " ".join(["because so", *(" ".join(words) for words in (*PURPOSES, PEOPLE, NEUTRAL))]),
     *(" ".join(words) for words in lexicon.LISTS.values()),
+    *(template.text.replace("{subject}", "") for relation in tasks.RELATIONS.values() for template in relation.templates),
+    *(f"{fact.subject} {fact.answer}" for fact in tasks.FACTS),
     " ".join(f"{yy:02}" for yy in range(100)),
 ]
 
