@@ -235,7 +235,10 @@ class AttentionRow:
 
     @classmethod
     def of(cls, scores: Rows, pattern: Rows) -> AttentionRow:
-        """The pattern that scores have, with a sink where the model's own falls short of 1 by more than rounding."""
+        """The pattern that scores have, with a sink where the model's own falls short of 1 by more than rounding.
+
+        A sink whose share is less is not seen, and takes nothing either where a key is changed.
+        """
         most = pattern.argmax(-1, keepdim=True)
         known = scores.gather(-1, most) - pattern.double().gather(-1, most).log()
         whole = scores.logsumexp(-1, keepdim=True)

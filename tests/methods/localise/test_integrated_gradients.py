@@ -38,14 +38,18 @@ def moved(ds: Any) -> np.ndarray[Any, Any]:
 def test_embeddings_add_up_to_the_difference_of_the_prompts(kind: str, patching: Any, seed: int) -> None:
     """Every token's embedding is on the path, and nothing else moves: Σ over positions = M(source) − M(base).
 
-    What is left is the error of a quadrature at 240 points, of a path on which an RMSNorm of 32 random numbers may come near 0.
+    On the path an RMSNorm of 32 random numbers may come near 0, so the steps grow until what is left is 1e-3 of the largest.
     """
-    model, pairs = sweeps.model(kind, torch.float64), sweeps.random_pairs(seed, [5, 5, 5], early=True)
+    model, pairs = sweeps.model(kind, torch.float64), sweeps.random_pairs(seed, [5, 5], early=True)
     where, metric = grid("embed", position=...), ["logprob"]  # smooth; the best of two answers is not
-    found = integrated_gradients(model, pairs, where, metric, steps=240, patching=patching)
-    ends = (found["clean"] - found["corrupt"]).values * (1 if patching == "denoising" else -1)
-    error = abs(moved(found).sum(1) - ends).max()
-    assert error <= 1e-2 * (1 + abs(ends).max())
+    for steps in (60, 240, 960):
+        found = integrated_gradients(model, pairs, where, metric, steps=steps, patching=patching)
+        ends = (found["clean"] - found["corrupt"]).values * (1 if patching == "denoising" else -1)
+        error = abs(moved(found).sum(1) - ends).max()
+        if error <= 1e-3 * (1 + abs(ends).max()):
+            break
+    else:
+        pytest.fail(f"{error} is left of {ends} after {steps} steps")
     assert error < 0.05 * abs(moved(attribute(model, pairs, where, metric, patching=patching)).sum(1) - ends).max()
 
 
@@ -202,7 +206,7 @@ def test_what_is_given_and_held_is_in_force_along_the_path(seed: int) -> None:
 def test_batches_rules_and_padding(along: Any, seed: int) -> None:
     """Examples apart give the numbers of all together; what is known by rule is the base to the bit."""
     model, pairs = sweeps.model("llama", torch.float32), sweeps.random_pairs(seed, [5, 6, 4])
-    where = {"z": grid("z", head=...), "stream": grid("resid_post", position=["subject", -1])}
+    where = {"z": grid("z", head=...), "stream": grid("resid_post", position=[0, -1])}
     options = {"along": along, "steps": 3}
     every = integrated_gradients(model, pairs, where, **options)
     some = integrated_gradients(model, pairs, where, rows=1, **options)
