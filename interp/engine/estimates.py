@@ -96,14 +96,10 @@ def estimated(
     said, model = arguments, arguments["model"]
     check_words(said["patching"], precision=said["precision"])
     into = Into.of(said["store"], said["name"], said["tags"])
-    options = Options(
-        said["patching"],
-        "batched",
-        given_changes(model, said["given"]),
-        held(model, said["hold"]),
-        *(said[word] for word in ("rows", "skip_inert", "progress", "precision")),
-        corruption=together(said["corruption"], "corruption"),
-    )
+    words = (said[word] for word in ("rows", "skip_inert", "progress", "precision"))
+    background = (given_changes(model, said["given"]), held(model, said["hold"]))
+    options = Options(said["patching"], "batched", *background, *words)
+    options = replace(options, corruption=together(said["corruption"], "corruption"))
     change = {"source": sourced(said["source"], said["unequal"])} | {w: said[w] for w in ("edit", "featurizer", "keep_error")}
     prepared, families = asked(model, said["pairs"], said["where"], said["metric"], change, options)
     _refuse_cuts(change for family in families.values() for one in family.interventions for change in one.changes)

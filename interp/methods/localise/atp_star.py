@@ -40,12 +40,23 @@ from interp.engine.stored import StoreLike
 from interp.errors import UnknownNameError, UnknownSiteError
 from interp.interventions import EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
+from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.models import Model
 from interp.models.taps import Write
 from interp.sites import Site
 
-Method = Literal["atp", "atp+qk", "atp+gd", "atp*"]
+METHOD = Method(
+    id="atp_star",
+    name="AtP*",
+    paper="Kramár et al. 2024, AtP*: An efficient and scalable method for localizing LLM behaviour to components, "
+    "arXiv 2403.00745",
+    mediator="queries, keys, streams, heads, MLPs, units, by position",
+    search="gradient",
+    cost="four forward passes, and a backward pass for every layer and metric, for all cells together",
+    function="interp.atp_star",
+)
+How = Literal["atp", "atp+qk", "atp+gd", "atp*"]
 ADDED = ("attn_out", "cross_out", "mixer_out", "mlp_out")
 """What a layer adds to the stream."""
 
@@ -56,7 +67,7 @@ def atp_star(
     where: Where,
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     *,
-    method: Method = "atp*",
+    method: How = "atp*",
     patching: Patching = "denoising",
     source: Source | None = None,
     edit: EditLike | None = None,
@@ -96,8 +107,8 @@ def atp_star(
             :func:`interp.attribute` raises.
     """
     said = locals()
-    if method not in get_args(Method):
-        raise UnknownNameError("method", method, get_args(Method))
+    if method not in get_args(How):
+        raise UnknownNameError("method", method, get_args(How))
     fixed, dropping = method in ("atp+qk", "atp*"), method in ("atp+gd", "atp*")
 
     def needs(prepared: Prepared) -> list[Site]:

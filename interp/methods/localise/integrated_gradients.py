@@ -49,11 +49,22 @@ from interp.engine.stored import StoreLike
 from interp.errors import InputError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Change, EditLike, Featurizer, Intervention, Source
 from interp.interventions.source import Unequal
+from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.models import Model
 from interp.models.taps import Write
 from interp.sites import Site
 
+METHOD = Method(
+    id="integrated_gradients",
+    name="integrated gradients",
+    paper="Sundararajan et al. 2017, Axiomatic Attribution for Deep Networks, arXiv 1703.01365; Hanna et al. 2024, Have Faith "
+    "in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms, arXiv 2403.17806",
+    mediator="streams, heads, MLPs, units, attention patterns, by position",
+    search="gradient",
+    cost="a forward and a backward pass a step and metric for all cells; along activations, for every tensor",
+    function="interp.integrated_gradients",
+)
 Along = Literal["embeddings", "activations"]
 Quadrature = Literal["gauss", "midpoint", "right"]
 
@@ -114,7 +125,7 @@ def integrated_gradients(
     if along == "activations":
         return estimated("integrated_gradients", said, partial(_along_activations, points), facts)
     said["pairs"], paired = asked_pairs(model, pairs)
-    if not paired:
+    if not paired and corruption is None:
         raise InputError(
             "along='embeddings' goes from one prompt of a pair to the other, but these are no pairs: pass interp.Pair(clean, "
             "corrupted), or along='activations'"
@@ -148,7 +159,7 @@ def nodes(quadrature: Quadrature, steps: int) -> Nodes:
 def _along_embeddings(points: Nodes, sweep: Estimating) -> Callable[[Part], Moved]:
     p = sweep.prepared
     ends = Intervention(tuple(Change(site, source=Activation()) for site in _embeddings(p)), ordered=True)
-    path = fill(place([ends], p.runs, p.options.given), p.runs, sweep.known)[0]
+    path = fill(place([ends], p.runs, p.given.intervention if p.given is not None else None), p.runs, sweep.known)[0]
 
     def of(part: Part) -> Moved:
         edits = Edits.of(path, part.examples)

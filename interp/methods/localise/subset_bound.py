@@ -28,6 +28,7 @@ from interp import axes as names
 from interp import effects as fx
 from interp import stats
 from interp.engine import patch
+from interp.engine.asked import together
 from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.families import Where, asked, check_words, sourced
 from interp.engine.precision import Precision
@@ -36,9 +37,21 @@ from interp.engine.stored import StoreLike
 from interp.errors import InputError, ShapeMismatchError
 from interp.interventions import EditLike, Featurizer, Intervention, Source
 from interp.interventions.source import Unequal
+from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Model
+
+METHOD = Method(
+    id="subset_bound",
+    name="bound by random subsets",
+    paper="Kramár et al. 2024, AtP*: An efficient and scalable method for localizing LLM behaviour to components, "
+    "arXiv 2403.00745",
+    mediator="random sets of streams, heads, MLPs, units",
+    search="random subsets",
+    cost="a forward pass a subset and example",
+    function="interp.bound",
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,6 +101,7 @@ def bound(
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     unequal: Unequal = "last",
+    corruption: Given = None,
     given: Given = None,
     hold: Hold = (),
     strategy: Strategy = "auto",
@@ -101,7 +115,8 @@ def bound(
     """Bound the effect of every cell that was not verified.
 
     Args:
-        model, pairs, where, metric, patching, source, edit, featurizer, keep_error, unequal, given, hold, strategy, rows,
+        model, pairs, where, metric, patching, source, edit, featurizer, keep_error, unequal, corruption, given, hold, strategy,
+            rows,
             precision, progress: as for :func:`interp.patch`; ``where`` is one grid or one list.
         verified: exact effects on the axes of ``where``, NaN where nothing was verified, as ``interp.verify(…).exact``; cells
             that have a number are left out.
@@ -124,7 +139,10 @@ def bound(
         raise InputError(f"where has the families {', '.join(map(repr, where))}; bound one at a time, where[…]")
     check_words(patching, strategy, precision)
     measured = resolve_metrics(metric)[0]
-    options = Options(patching, strategy, given_changes(model, given), held(model, hold), rows, True, progress, precision)
+    options = Options(
+        *(patching, strategy, given_changes(model, given), held(model, hold), rows, True, progress, precision),
+        corruption=together(corruption, "corruption"),
+    )
     change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, measured, change, options)
     family = next(iter(families.values()))
@@ -142,8 +160,8 @@ def bound(
     included = included[included.any(1)]  # the effect of none is 0, and known
     rows_of = [_joint([own[i] for i in np.flatnonzero(one)]) for one in included]
     found = patch(
-        model, prepared.encoded, rows_of, measured, patching=patching, given=given, hold=hold, strategy=strategy, rows=rows,
-        precision=precision, progress=progress, store=store, name=name, tags=tags,
+        model, prepared.encoded, rows_of, measured, patching=patching, corruption=corruption, given=given, hold=hold,
+        strategy=strategy, rows=rows, precision=precision, progress=progress, store=store, name=name, tags=tags,
     )  # fmt: skip
     assert isinstance(found, xr.Dataset)
     effect = fx.effect(found).isel({names.METRIC: 0}).mean(names.EXAMPLE).values.astype(float)

@@ -34,6 +34,7 @@ from interp import effects as fx
 from interp import stats
 from interp.effects import curves
 from interp.engine import patch
+from interp.engine.asked import together
 from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.families import Family, Where, asked, check_words, sourced
 from interp.engine.precision import Precision
@@ -42,10 +43,21 @@ from interp.engine.stored import StoreLike
 from interp.errors import InputError, ShapeMismatchError
 from interp.interventions import Arranged, EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
+from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Model
 
+METHOD = Method(
+    id="verification",
+    name="verification of an estimate",
+    paper="Kramár et al. 2024, AtP*: An efficient and scalable method for localizing LLM behaviour to components, "
+    "arXiv 2403.00745",
+    mediator="what was estimated",
+    search="estimate, then exhaustive",
+    cost="what activation patching takes for the first cells of an estimate and a random sample of the others",
+    function="interp.verify",
+)
 Estimate = xr.Dataset | xr.DataArray
 
 
@@ -139,6 +151,7 @@ def verify(
     featurizer: Featurizer | None = None,
     keep_error: bool = True,
     unequal: Unequal = "last",
+    corruption: Given = None,
     given: Given = None,
     hold: Hold = (),
     strategy: Strategy = "auto",
@@ -152,7 +165,8 @@ def verify(
     """Patch the cells that an estimate ranks first and a random sample of the others, and compare.
 
     Args:
-        model, pairs, where, source, edit, featurizer, keep_error, unequal, given, hold, strategy, rows, precision, progress: as
+        model, pairs, where, source, edit, featurizer, keep_error, unequal, corruption, given, hold, strategy,
+            rows, precision, progress: as
             for :func:`interp.patch`, and as for the estimate; ``where`` is one grid or one list.
         estimate: effects with the axes of ``where``, as :func:`interp.attribute` and its relatives give them, or any array with
             these axes, with or without ``example``. One with a variable ``score``, or an array of that name, is ranked by its
@@ -182,7 +196,10 @@ def verify(
     direction = _direction(estimate, patching)
     measured = resolve_metrics(_metric(estimate, metric))[0]
     check_words(direction, strategy, precision)
-    options = Options(direction, strategy, given_changes(model, given), held(model, hold), rows, True, progress, precision)
+    options = Options(
+        *(direction, strategy, given_changes(model, given), held(model, hold), rows, True, progress, precision),
+        corruption=together(corruption, "corruption"),
+    )
     change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, measured, change, options)
     family = next(iter(families.values()))
@@ -197,7 +214,8 @@ def verify(
     drawn = np.random.default_rng(seed).choice(rest, min(sample, len(rest)), replace=False) if len(rest) else rest
     exact = patch(
         model, prepared.encoded, _only(family, {*first.tolist(), *drawn.tolist()}, candidates), measured,
-        patching=direction, given=given, hold=hold, strategy=strategy, rows=rows, precision=precision, progress=progress,
+        patching=direction, corruption=corruption, given=given, hold=hold, strategy=strategy, rows=rows,
+        precision=precision, progress=progress,
         store=store, name=name, tags=tags,
     )  # fmt: skip
     assert isinstance(exact, xr.Dataset)

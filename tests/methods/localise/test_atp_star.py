@@ -22,8 +22,9 @@ from interp.doctor import architectures
 from interp.engine import attribute, gradients, patch
 from interp.engine.query_key import AttentionRow
 from interp.errors import UnknownNameError, UnknownSiteError
-from interp.interventions import Constant, Interpolate, Intervention
+from interp.interventions import Add, Change, Constant, Interpolate, Intervention, Noise
 from interp.methods.localise.atp_star import ADDED, atp_star
+from interp.methods.localise.verification import verify
 from interp.models import Model, load
 from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import Site, grid
@@ -401,3 +402,17 @@ class _Plain(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.out(self.embed(input_ids))
+
+
+def test_corruption_in_place_of_another_prompt(double: None, seed: int) -> None:
+    """Noise on a token: queries and keys of the noisy run are followed as exactly as those of another prompt."""
+    model, pairs = sweeps.model("gpt2", torch.float64), sweeps.random_pairs(seed, [6, 6], early=True)
+    options: dict[str, Any] = {"corruption": Change("embed", "subject", Noise(1.0), Add()), "hold": affine(model, 2)}
+    for patching in ("noising", "denoising"):
+        for name in ("q", "k"):
+            where = grid(name, layer=[2], head=..., position=...)
+            exact = patch(model, pairs, where, third, patching=patching, **options)
+            found = atp_star(model, pairs, where, third, patching=patching, method="atp+qk", **options)
+            np.testing.assert_allclose(moved(found), moved(exact), rtol=0, atol=1e-9 * (1 + abs(moved(exact)).max()))
+        checked = verify(model, pairs, where, found, third, top=3, sample=3, **options)
+        assert checked.exact.attrs["corruption"] == found.attrs["corruption"]

@@ -20,7 +20,7 @@ import interp
 from interp import effects
 from interp.engine import attribute, patch
 from interp.errors import InputError, UnequalLengthsError, UnknownNameError, UnknownSiteError
-from interp.interventions import Activation, Constant, Interpolate, Intervention, Scale
+from interp.interventions import Activation, Add, Change, Constant, Interpolate, Intervention, Noise, Scale
 from interp.methods.localise.integrated_gradients import integrated_gradients, nodes
 from interp.models import load
 from interp.sites import Site, grid
@@ -262,3 +262,17 @@ class _Bare(torch.nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.out(self.table[input_ids])
+
+
+@pytest.mark.parametrize("patching", ["denoising", "noising"])
+def test_embeddings_that_are_corrupted_add_up_too(patching: Any, seed: int) -> None:
+    """Noise on a token in place of another prompt: the path goes from the noisy embedding to the clean one, or back."""
+    model, pairs = sweeps.model("gpt2", torch.float64), sweeps.random_pairs(seed, [5, 5], early=True)
+    corruption = Change("embed", "subject", Noise(1.0), Add())
+    for where in (grid("embed", position=...), grid("resid_pre", layer=[0], position=...)):
+        options = {"patching": patching, "corruption": corruption, "steps": 60}
+        found = integrated_gradients(model, [pair.clean for pair in pairs], where, third, **options)
+        ends = (found["clean"] - found["corrupt"]).values * (1 if patching == "denoising" else -1)
+        assert abs(ends).min() > 1e-3
+        np.testing.assert_allclose(moved(found).sum(-2).reshape(ends.shape), ends, atol=1e-4 * (1 + abs(ends).max()))
+        assert "embed" in found.attrs["corruption"]
