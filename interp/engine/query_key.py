@@ -31,7 +31,8 @@ from torch import Tensor
 
 from interp.engine.bundles import difference
 from interp.engine.cells import Cell, Place
-from interp.engine.estimates import Estimating, Part, apart, covered, joint_writes
+from interp.engine.estimated_cells import apart, covered, joint_writes
+from interp.engine.estimates import Estimating, Part
 from interp.engine.layout import canonical
 from interp.engine.prepared import Prepared
 from interp.engine.slopes import Slopes, chained

@@ -30,7 +30,8 @@ from torch import Tensor
 
 from interp.engine.attribution import warn_of_least
 from interp.engine.background import Given, Hold
-from interp.engine.estimates import Cells, Estimating, Moved, Part, estimated, reached
+from interp.engine.estimated_cells import Cells
+from interp.engine.estimates import Estimating, Moved, Part, estimated, reached
 from interp.engine.families import Where
 from interp.engine.precision import Precision
 from interp.engine.prepared import Patching, Prepared

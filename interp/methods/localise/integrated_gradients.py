@@ -39,7 +39,8 @@ from interp.engine.asked import asked_pairs
 from interp.engine.background import Given, Hold
 from interp.engine.cells import Cell, place
 from interp.engine.edits import Edits
-from interp.engine.estimates import Estimating, Moved, Part, apart, estimated, joint_writes, reached
+from interp.engine.estimated_cells import apart, joint_writes
+from interp.engine.estimates import Estimating, Moved, Part, estimated, reached
 from interp.engine.families import Where
 from interp.engine.filling import fill
 from interp.engine.precision import Precision
