@@ -29,7 +29,9 @@ from interp.engine import attribute, patch, patch_edges
 from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
+from interp.methods.localise.atp_star import atp_star
 from interp.methods.localise.attention_knockout import knockout
+from interp.methods.localise.integrated_gradients import integrated_gradients
 from interp.methods.localise.path_patching import path_patch
 from interp.models import Model
 
@@ -41,6 +43,8 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "ablate": ablate,
     "path_patch": path_patch,
     "knockout": knockout,
+    "integrated_gradients": integrated_gradients,
+    "atp_star": atp_star,
 }
 _FACTS = ("device", "device_name", "dtype", "float32_precision", "strategy", "attention", "engine_semantics", "git_revision")
 """What is compared of two results' attrs, beside versions and spec."""

@@ -21,6 +21,7 @@ variable       dims                       meaning
 ``given``      metric, example            the metric of the base with what was in force before any cell; only with given=
 ``by_rule``    *axes, example             True where value is known to equal the base without a forward pass
 ``absent``     *axes                      True where the site does not exist (optional; its values are NaN)
+``score``      metric, *axes, example     by what cells are ranked where it is not their effect, 0 or more (optional; AtP*)
 =============  =========================  ================================================================================
 
 ``axes`` is any subset of ``interp.axes.SWEPT``, in that order. Where results of several models are stacked

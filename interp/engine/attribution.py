@@ -14,39 +14,20 @@ Cells of one change that differ in the head or unit alone are estimated together
 
 from __future__ import annotations
 
-import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-import torch
 import xarray as xr
-from jaxtyping import Float
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from interp.engine import provenance, recipe
-from interp.engine.asked import contrasted, together
-from interp.engine.background import Given, Hold, given_changes, held, in_force
-from interp.engine.batches import halvings, in_batches
-from interp.engine.bundles import bundled, difference
-from interp.engine.cells import Cell
-from interp.engine.edits import Edits
-from interp.engine.families import Where, asked, check_words, labelled, sourced
-from interp.engine.filling import fill
-from interp.engine.layout import canonical
-from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
+from interp.engine.asked import contrasted
+from interp.engine.background import Given, Hold
+from interp.engine.estimates import Estimating, Found, Moved, Part, estimated
+from interp.engine.families import Where
 from interp.engine.precision import Precision
-from interp.engine.prepared import Options, Patching, Prepared, start
-from interp.engine.recipe import others
-from interp.engine.slopes import Slopes, differentiable, examples_a_pass, slopes
-from interp.engine.spans import recorded
-from interp.engine.stored import Into, Result, StoreLike, whole
-from interp.engine.swept import bare, joined
-from interp.errors import GradientError
-from interp.interventions import Cut, EditLike, Featurizer, Source
+from interp.engine.prepared import Patching, Prepared
+from interp.engine.stored import StoreLike
+from interp.interventions import EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
 from interp.metrics import MetricLike
 from interp.models import Model
@@ -108,167 +89,18 @@ def attribute(
             as for :func:`interp.patch`.
         StoreError: a store that cannot be had.
     """
-    said = others(locals())
-    check_words(patching, precision=precision)
-    into = Into.of(store, name, tags)
-    options = Options(
-        *(patching, "batched", given_changes(model, given), held(model, hold), rows, skip_inert, progress, precision),
-        corruption=together(corruption, "corruption"),
-    )
-    change = {"source": sourced(source, unequal), "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
-    prepared, families = asked(model, pairs, where, metric, change, options)
-    changes = [change for family in families.values() for i in family.interventions for change in i.changes]
-    cut = next((change for change in changes if isinstance(change.edit, Cut)), None)
-    if cut is not None:
-        raise GradientError(
-            f"{cut!r}: −∞ has no first-order estimate; set probabilities to 0 (Scale(0.0) of a pattern), or patch"
-        )
-    families = {key: replace(family, spec=family.spec | {"estimate": ESTIMATE}) for key, family in families.items()}
-    tree = isinstance(where, Mapping)
-
-    def make() -> Result:
-        each = zip(_estimated(prepared), families.values(), strict=True)
-        return joined([labelled(prepared, measured, family) for measured, family in each], families, {}, tree=tree)
-
-    if into is None:
-        return make()
-    written = partial(recipe.recorded, "attribute", model, prepared.encoded, **said)
-    return whole(into, bare(prepared, families, {}, tree=tree), make, beside=written)
+    return estimated("attribute", locals(), _first_order, {"estimate": ESTIMATE}, check=warn_of_least)
 
 
-class _Found(NamedTuple):
-    """What the passes of a sweep gave."""
+def _first_order(sweep: Estimating) -> Callable[[Part], Moved]:
+    def of(part: Part) -> Moved:
+        found = part.graph(sweep.cells.sites).slopes()
+        return Moved(found.value, sweep.cells.moved(part.examples, found))
 
-    clean: Float[Tensor, "metric example"]
-    corrupt: Float[Tensor, "metric example"]
-    base: Float[Tensor, "metric example"]
-    """With what is given in force."""
-    moved: Float[Tensor, "metric cell example"]
-    """By how much each cell moves the base, to first order."""
-    facts: dict[str, Any]
-    """What is true of every family's result."""
+    return of
 
 
-def _estimated(prepared: Prepared) -> list[Measured]:
-    """Every family of a sweep, estimated."""
-    began = time.perf_counter()
-    found = _passes(prepared)
-    value = found.base[:, None] + found.moved
-    require_finite(
-        {"clean prompt": found.clean, "corrupted prompt": found.corrupt, "base prompt": found.base}, prepared.metrics
-    )
-    _warn_of_least(prepared, found)
-    wall_seconds = time.perf_counter() - began
-    measured = []
-    for family in prepared.families:
-        own = slice(family.start, family.stop - 1)
-        facts = found.facts | _facts(prepared, own) | {"wall_seconds": wall_seconds}
-        facts |= recorded(prepared.cells[own])
-        facts["rows_not_a_number"] = warn_of_nan(value[:, own], prepared.cells[own])
-        measured.append(
-            Measured(
-                value[:, own].cpu().numpy(),
-                found.clean.cpu().numpy(),
-                found.corrupt.cpu().numpy(),
-                found.base.cpu().numpy() if prepared.options.given is not None else None,
-                prepared.by_rule[own].cpu().numpy(),
-                facts,
-            )
-        )
-    return measured
-
-
-def _facts(prepared: Prepared, own: slice) -> dict[str, Any]:
-    """What a family's result says about how it was made."""
-    options, interventions = prepared.options, prepared.interventions[own]
-    return {
-        "source": sources(interventions, options.patching),
-        "edit": repr(interventions[0].changes[0].edit),
-        **in_force(prepared.model, options.given, options.hold, options.corruption),
-        "method": "attribute",
-        "strategy": "attribution",
-        "estimate": ESTIMATE,
-        "rows": int((~prepared.by_rule[own]).sum()),
-        "rows_by_rule": int(prepared.by_rule[own].sum()),
-        "noise_floor": {metric.name: 0.0 for metric in prepared.metrics},
-    }
-
-
-def _passes(prepared: Prepared) -> _Found:
-    """Source runs, then the base forward and backward, a batch of examples at a time."""
-    model, encoded, runs, reader, options = (
-        *(prepared.model, prepared.encoded, prepared.runs, prepared.reader, prepared.options),
-    )
-    everyone = torch.arange(len(encoded), device=model.device)
-    limit = examples_a_pass(model, encoded, reader, options.rows)
-    bar = {"disable": options.progress is False, "delay": 0 if options.progress else 1, "leave": False}
-    with differentiable(model, prepared.sites, options.precision), halvings() as halved:
-        with torch.no_grad():
-            sides = [side for side in ("clean", "corrupted") if options.given is not None or side != runs.side["base"]]
-            runs.want_logits(*sides)
-            known = start(prepared)
-            cells = _Cells(prepared, known)
-            beside = fill([prepared.held], runs, known)[0] if prepared.held is not None else None
-            reference = runs.reference
-            alone = {side: reader.measure(runs.logits(side), everyone, reference) for side in sides}
-
-        def run(chunk: slice) -> tuple[Tensor, Tensor]:
-            examples = everyone[chunk]
-            frozen = None if beside is None else Edits.of(beside, examples).writes()
-            found = slopes(model, reader, runs.base.take(chunk), examples, cells.sites, reference, frozen)
-            with torch.no_grad():
-                return found.value, cells.moved(examples, found)
-
-        with tqdm(total=len(encoded), unit="example", **bar) as progress:
-            parts = in_batches(len(encoded), limit, run, progress.update)
-        facts = provenance.attributes(prepared.subject, options.patching, prepared.metrics)
-        facts |= {"passes": len(parts), "out_of_memory": len(halved)}
-    base, moved = (torch.cat([part[which] for part in parts], dim=-1) for which in (0, 1))
-    alone.setdefault(runs.side["base"], base)
-    return _Found(alone["clean"], alone["corrupted"], base, moved, facts)
-
-
-class _Cells:
-    """The cells to estimate with what they write: those of one change in bundles, those of several changes one by one."""
-
-    def __init__(self, prepared: Prepared, known: Sequence[Cell]) -> None:
-        cells = {number: prepared.cells[number] for family in prepared.families for number in family[:-1]}
-        single = {number: cell for number, cell in cells.items() if len(cell.intervention.changes) == 1}
-        several = {number: cell for number, cell in cells.items() if number not in single}
-        bundles = bundled(single)
-        filled = fill([*(bundle.cell for bundle in bundles), *several.values()], prepared.runs, known)
-        self.by_rule, self.dtype = prepared.by_rule, prepared.reader.dtype
-        self.bundles = [bundle.filled(cell) for bundle, cell in zip(bundles, filled[: len(bundles)], strict=True)]
-        self.several = dict(zip(several, filled[len(bundles) :], strict=True))
-        changes = [change for cell in filled for change in cell.intervention.changes]
-        self.sites = list(dict.fromkeys(change.site.tensor for change in changes))
-
-    def moved(self, examples: Tensor, found: Slopes) -> Float[Tensor, "metric cell example"]:
-        """By how much each cell moves each metric; 0 by rule where it cannot."""
-        total = torch.zeros(len(found.gradient), len(self.by_rule), len(examples), dtype=self.dtype, device=examples.device)
-        by_rule = self.by_rule[:, examples]
-        for bundle in self.bundles:
-            if not bool(by_rule[bundle.numbers[0]].all()):
-                h = canonical(bundle.site, found.activation[bundle.site])
-                gradients = [canonical(bundle.site, gradient[bundle.site]) for gradient in found.gradient]
-                total[:, bundle.numbers] = bundle.moved(examples, h, gradients, self.dtype).to(total.device)
-        for number, cell in self.several.items():
-            if not bool(by_rule[number].all()):
-                total[:, number] = self._together(cell, examples, found).to(total.device)
-        return total.masked_fill(by_rule, 0.0)
-
-    def _together(self, cell: Cell, examples: Tensor, found: Slopes) -> Float[Tensor, "metric example"]:
-        """The sum over tensors of what several changes move."""
-        edits = Edits.of(cell, examples)
-        total = torch.zeros(len(found.gradient), len(examples), dtype=self.dtype, device=examples.device)
-        for site in edits.sites(own=True):
-            h = found.activation[site]
-            step = difference(edits.write(site, own=True)(h), h, self.dtype)
-            total += torch.stack([(g[site].to(step) * step).flatten(1).sum(1) for g in found.gradient]).to(total.device)
-        return total
-
-
-def _warn_of_least(prepared: Prepared, found: _Found) -> None:
+def warn_of_least(prepared: Prepared, found: Found) -> None:
     """A metric that compares with the clean run is at its least there, and has no slope: no cell would seem to matter."""
     alone = not contrasted(prepared.encoded)
     if (prepared.runs.side["base"] != "clean" and not alone) or prepared.given is not None or bool(prepared.by_rule.all()):
@@ -281,5 +113,5 @@ def _warn_of_least(prepared: Prepared, found: _Found) -> None:
                 f"metric {metric.name!r} compares with the clean run, which is the base here: it has no slope there, and every "
                 f"estimate is 0 to first order; use {instead}",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )

@@ -201,7 +201,7 @@ def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Datas
     spec |= {"corruption": options.corruption.spec()} if options.corruption is not None else {}
     spec |= {"hold": [repr(change.site) for change in options.hold.changes]} if options.hold is not None else {}
     spec |= {"precision": options.precision} if options.precision != "full" else {}
-    return effects.assemble(
+    found = effects.assemble(
         _spread(measured.value, exists, family.axes, np.nan),
         measured.clean,
         measured.corrupt,
@@ -216,6 +216,9 @@ def labelled(prepared: Prepared, measured: Measured, family: Family) -> xr.Datas
         | gauge.attribute(prepared.model, [*family.interventions, *beside])
         | {"spec": provenance.spec(prepared.subject, options.patching, prepared.metrics, spec)},
     )
+    if measured.score is None:
+        return found
+    return effects.stamped(found.assign(score=(found["value"].dims, _spread(measured.score, exists, family.axes, np.nan))))
 
 
 def _spread(

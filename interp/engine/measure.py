@@ -51,6 +51,8 @@ class Measured:
     by_rule: Bool[np.ndarray, "cell example"]
     facts: dict[str, Any]
     """Provenance: what was run, how, and how exactly."""
+    score: Float[np.ndarray, "metric cell example"] | None = None
+    """By what cells are ranked, where it is not their effect; None where it is."""
 
 
 def measure(prepared: Prepared) -> list[Measured]:

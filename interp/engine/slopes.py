@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -160,6 +160,34 @@ def differentiable(model: Model, sites: Collection[Site], precision: Precision =
         yield
 
 
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A forward pass of some examples, from which gradients are taken as often as they are wanted."""
+
+    model: Model
+    metrics: tuple[Metric, ...]
+    values: tuple[Float[Tensor, " row"], ...]
+    """Every metric, with its graph."""
+    activation: dict[Site, Tensor]
+    offsets: dict[Site, Tensor]
+
+    def slopes(self, *, keep: bool = False) -> Slopes:
+        """A backward pass of every metric.
+
+        Args:
+            keep: others follow on the same graph.
+
+        Raises:
+            GradientError: a site does not lead to a metric.
+        """
+        last = len(self.metrics) - 1
+        found = tuple(
+            _backward(self.model, metric, value, self.offsets, keep=keep or number < last)
+            for number, (metric, value) in enumerate(zip(self.metrics, self.values, strict=True))
+        )
+        return Slopes(torch.stack([value.detach() for value in self.values]), self.activation, found)
+
+
 def slopes(
     model: Model,
     reader: Reader,
@@ -169,17 +197,32 @@ def slopes(
     reference: Float[Tensor, "example position vocab"] | None,
     given: Mapping[Site, Write] | None = None,
 ) -> Slopes:
-    """One forward pass and, for every metric of the reader, one backward pass. Called inside :func:`differentiable`.
+    """One forward pass and, for every metric of the reader, one backward pass; see :func:`graph`."""
+    return graph(model, reader, tokens, examples, sites, reference, given).slopes()
+
+
+def graph(
+    model: Model,
+    reader: Reader,
+    tokens: Tokens,
+    examples: Int[Tensor, " row"],
+    sites: Sequence[Site],
+    reference: Float[Tensor, "example position vocab"] | None,
+    given: Mapping[Site, Write] | None = None,
+    behind: Mapping[Site, Write] | None = None,
+) -> Graph:
+    """One forward pass. Called inside :func:`differentiable`.
 
     Args:
         tokens: prompts of ``examples``.
         reference: logits of all clean prompts, where a metric compares with them.
-        given: changes in force on these prompts; the gradient is taken after them.
+        given: changes in force on these prompts; gradients are taken after them.
+        behind: changes that come after the place at which gradients are taken.
 
     Raises:
-        GradientError: a metric has no gradient, or a site does not lead to it.
+        GradientError: a metric has no gradient, or no site leads to it.
     """
-    before = dict(given or {})
+    before, after = dict(given or {}), dict(behind or {})
     offsets: dict[Site, Tensor] = {}
     activation: dict[Site, Tensor] = {}
 
@@ -189,20 +232,27 @@ def slopes(
             _require_rows(site, h, len(examples))
             activation[site] = h.detach()
             offsets[site] = torch.zeros_like(h, requires_grad=True)
-            return h + offsets[site]
+            h = h + offsets[site]
+            return after[site](h) if site in after else h
 
         return write
 
-    writes = before | {site: offset(site) for site in sites}
+    writes = chained(before, after) | {site: offset(site) for site in sites}
     logits = reader.logits(tokens, model.backend.run(model.inputs(tokens, reader.keep), [LOGITS], writes)[LOGITS])
-    values, found = [], []
-    for number, metric in enumerate(reader.metrics, start=1):
-        # One by one: in a stack of several, a metric without gradient would look like one whose gradient is zero.
-        value = replace(reader, metrics=(metric,)).measure(logits, examples, reference)[0]
+    # One by one: in a stack of several, a metric without gradient would look like one whose gradient is zero.
+    values = tuple(replace(reader, metrics=(metric,)).measure(logits, examples, reference)[0] for metric in reader.metrics)
+    for metric, value in zip(reader.metrics, values, strict=True):
         _require_graph(model, metric, logits, value, offsets)
-        found.append(_backward(model, metric, value, offsets, keep=number < len(reader.metrics)))
-        values.append(value.detach())
-    return Slopes(torch.stack(values), activation, tuple(found))
+    return Graph(model, reader.metrics, values, activation, offsets)
+
+
+def chained(first: Mapping[Site, Write], then: Mapping[Site, Write]) -> dict[Site, Write]:
+    """Writes of both, one after the other where they meet."""
+
+    def both(one: Write, other: Write) -> Write:
+        return lambda h: other(one(h))
+
+    return {**first} | {site: both(first[site], write) if site in first else write for site, write in then.items()}
 
 
 def _backward(
@@ -211,7 +261,7 @@ def _backward(
     """The gradient of the sum of a metric by site.
 
     Args:
-        keep: another metric's backward pass follows on the same graph.
+        keep: another backward pass follows on the same graph.
     """
     try:
         found = torch.autograd.grad(value.sum(), list(offsets.values()), retain_graph=keep, allow_unused=True)
