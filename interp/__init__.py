@@ -41,11 +41,17 @@ if TYPE_CHECKING:
         doses,
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.localise.atp_star import atp_star
+    from interp.methods.localise.attention_knockout import knockout
     from interp.methods.localise.causal_mediation import concentration, mediate
     from interp.methods.localise.causal_tracing import trace
+    from interp.methods.localise.integrated_gradients import integrated_gradients
     from interp.methods.localise.multiverse import multiverse
     from interp.methods.localise.path_patching import path_patch
     from interp.methods.localise.self_repair import self_repair
+    from interp.methods.localise.subset_bound import subset_bound
+    from interp.methods.localise.token_lens import token_lens
+    from interp.methods.localise.verification import verify
     from interp.methods.readouts.attention_patterns import attention
     from interp.methods.readouts.direct_logit_attribution import dla
     from interp.methods.readouts.logit_lens import lens
@@ -79,6 +85,12 @@ _NAMES = {
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
+    "interp.methods.localise.atp_star": ("atp_star",),
+    "interp.methods.localise.attention_knockout": ("knockout",),
+    "interp.methods.localise.integrated_gradients": ("integrated_gradients",),
+    "interp.methods.localise.subset_bound": ("subset_bound",),
+    "interp.methods.localise.token_lens": ("token_lens",),
+    "interp.methods.localise.verification": ("verify",),
     "interp.methods.localise.causal_tracing": ("trace",),
     "interp.methods.localise.multiverse": ("multiverse",),
     "interp.methods.localise.path_patching": ("path_patch",),
@@ -105,11 +117,11 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
-    "ablate", "attention", "attribute", "axes", "cache", "check", "concentration", "damage", "dla", "doses", "edited",
-    "effect", "effects", "explain", "generate", "grid", "hook_name", "lens", "load", "mediate", "methods", "metrics",
-    "models", "multiverse", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch", "recovery", "rerun",
-    "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "summary", "tasks", "top", "trace", "training",
-    "views", "weights",
+    "ablate", "atp_star", "attention", "attribute", "axes", "cache", "check", "concentration", "damage", "dla", "doses",
+    "edited", "effect", "effects", "explain", "generate", "grid", "hook_name", "integrated_gradients", "knockout", "lens",
+    "load", "mediate", "methods", "metrics", "models", "multiverse", "optimal_constants", "over", "pairs", "patch",
+    "patch_edges", "path_patch", "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats",
+    "store", "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
 ]  # fmt: skip
 
 

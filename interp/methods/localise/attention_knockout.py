@@ -68,7 +68,7 @@ METHODS = (
         mediator="edges of attention from a query to tokens, by layer, window of layers, and head",
         search="exhaustive",
         cost="one forward pass, and for every cell what of one comes after it",
-        function="interp.methods.localise.attention_knockout.knockout",
+        function="interp.knockout",
     ),
     Method(
         id="attention_knockout_readout",

@@ -1,7 +1,7 @@
 """A bound on what was not verified: patch random subsets of the other cells, and say what none of them exceeds.
 
 >>> checked = interp.verify(model, pairs, where, estimated, top=20)                         # doctest: +SKIP
->>> interp.bound(model, pairs, where, verified=checked.exact, subsets=200)                  # doctest: +SKIP
+>>> interp.subset_bound(model, pairs, where, verified=checked.exact, subsets=200)                  # doctest: +SKIP
 logit_diff: none of 220 cells moves it by more than 0.14, with 95% confidence
   from 200 random subsets of about 22 cells; largest estimates L4H2 0.07 ± 0.02, L9H1 −0.05 ± 0.02, L0H3 0.04 ± 0.02
 
@@ -50,7 +50,7 @@ METHOD = Method(
     mediator="random sets of streams, heads, MLPs, units",
     search="random subsets",
     cost="a forward pass a subset and example",
-    function="interp.bound",
+    function="interp.subset_bound",
 )
 
 
@@ -84,7 +84,7 @@ class Bound:
         return f"{head}\n  from {self.subsets:,} random subsets of about {size:.0f} cells; largest estimates {', '.join(said)}"
 
 
-def bound(
+def subset_bound(
     model: Model,
     pairs: Any,
     where: Where,

@@ -49,7 +49,7 @@ METHOD = Method(
     mediator="what attention brings to one position from groups of tokens, by layer and head",
     search="reading",
     cost="one forward pass",
-    function="interp.methods.localise.token_lens.token_lens",
+    function="interp.token_lens",
 )
 
 By = Literal["layer", "head"]

@@ -19,7 +19,7 @@ from interp.errors import InputError, ShapeMismatchError
 from interp.interventions import Intervention
 from interp.methods.localise.atp_star import atp_star
 from interp.methods.localise.integrated_gradients import integrated_gradients
-from interp.methods.localise.subset_bound import bound
+from interp.methods.localise.subset_bound import subset_bound
 from interp.methods.localise.verification import verify
 from interp.sites import grid
 from interp.store import Store
@@ -159,15 +159,15 @@ def test_mistakes_are_named(seed: int) -> None:
     with pytest.raises(InputError, match=r"estimate is a list; expected effects, such as interp.attribute gives"):
         sweeps.unchecked(verify)(model, pairs, where, [1.0])
     with pytest.raises(ValueError, match="subsets=3; a bound needs 4 subsets at least"):
-        bound(model, pairs, where, subsets=3)
+        subset_bound(model, pairs, where, subsets=3)
     with pytest.raises(ValueError, match="share=1; expected the probability"):
-        bound(model, pairs, where, share=1)
+        subset_bound(model, pairs, where, share=1)
     with pytest.raises(InputError, match="where has the families 'z'; bound one at a time"):
-        bound(model, pairs, {"z": where})
+        subset_bound(model, pairs, {"z": where})
     with pytest.raises(InputError, match="no cell is left to bound"):
-        bound(model, pairs, where, verified=patch(model, pairs, where))
+        subset_bound(model, pairs, where, verified=patch(model, pairs, where))
     with pytest.raises(ShapeMismatchError, match=r"verified has the axes layer \(3\), head \(4\), where has layer \(1\)"):
-        bound(model, pairs, grid("z", layer=[0], head=...), verified=estimated)
+        subset_bound(model, pairs, grid("z", layer=[0], head=...), verified=estimated)
 
 
 # ------------------------------------------------------------------------------------------------------------- the bound
@@ -210,7 +210,7 @@ def test_bound_of_a_linear_network_estimates_what_patching_gives(seed: int) -> N
     where = grid("embed", position=...)
     third = lambda logits: logits[..., 3] - 2 * logits[..., 5]  # noqa: E731
     exact = effects.effect(patch(model, pairs, where, third)).isel(metric=0).mean("example").values
-    found = bound(model, pairs, where, third, subsets=300, share=0.3, seed=seed)
+    found = subset_bound(model, pairs, where, third, subsets=300, share=0.3, seed=seed)
     there = found.cells["estimate"].notnull().values
     apart = abs(found.cells["estimate"].values - exact)[there]
     assert (apart <= 4 * found.cells["standard_error"].values[there] + 1e-9).all()
@@ -227,7 +227,7 @@ def test_what_was_verified_is_left_out(seed: int) -> None:
     model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [6] * 4, early=True)
     where = grid("z", head=...)
     checked = verify(model, pairs, where, attribute(model, pairs, where), top=4, sample=2)
-    found = bound(model, pairs, where, verified=checked.exact, subsets=40)
+    found = subset_bound(model, pairs, where, verified=checked.exact, subsets=40)
     left = checked.exact["value"].isnull().isel(metric=0).all("example")
     assert (found.cells["estimate"].notnull() == left).all()
     assert found.cells["upper"].where(left).max() == found.theta
