@@ -7,15 +7,13 @@ gradient. They score a pair at a time towards the clean prompt, so noising is th
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import tiny
-from tokenizers import Tokenizer, models
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from bridges import bridge_of, logit_diff
+from transformers import PreTrainedModel
 
 from interp.effects import effect
 from interp.engine import attribute
@@ -27,19 +25,6 @@ from interp.sites import Site, grid
 NODES = {"embed": "embed", "attn_head_out": "z", "mlp_out": "mlp_out"}
 """Their kinds of nodes, and what we call them."""
 STREAM, HEADS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"), ("z", "q", "k", "v")
-
-
-def bridge_of(network: PreTrainedModel) -> Any:
-    """A TransformerBridge of a copy, since it rewires the module."""
-    from transformer_lens.model_bridge import TransformerBridge
-
-    words = Tokenizer(models.WordLevel({f"<{i}>": i for i in range(tiny.VOCAB)}, unk_token="<0>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<0>", pad_token="<0>", eos_token="<0>")
-    return TransformerBridge.boot_transformers("tiny", hf_model=copy.deepcopy(network), tokenizer=tokenizer).eval()
-
-
-def logit_diff(right: int, wrong: int) -> Callable[[Tensor], Tensor]:
-    return lambda logits: logits[0, -1, right] - logits[0, -1, wrong]
 
 
 @pytest.mark.parametrize("patching", ["denoising", "noising"])

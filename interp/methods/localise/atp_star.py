@@ -11,7 +11,7 @@
    in which the gradient does not lead through what layer ℓ adds to the stream, only past it, gives AtP_ℓ(n).
 3. Score of a node = Σ_ℓ |AtP_ℓ(n)| / (L − 1) on each pair, then the mean over pairs: of L layers one is the node's own, which
    leaves nothing of it. A node of the stream is in no layer and has L drops that leave it, so it is divided by L.
-4. Verify the nodes of largest score by patching them (:func:`interp.verify`), and bound what is left (:func:`interp.subset_bound`).
+4. Verify the nodes of largest score by patching them (:func:`interp.verify`); :func:`interp.subset_bound` bounds what is left.
 
 Kramár, Lieberum, Shah and Nanda, "AtP*: An efficient and scalable method for localizing LLM behaviour to components", arXiv
 2403.00745.
