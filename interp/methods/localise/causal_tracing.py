@@ -119,7 +119,7 @@ def trace(
     corruption = Change("embed", Positions(role=subject), Noise(std, seed), Add())
     options: dict[str, Any] = {"corruption": corruption, "given": given, "rows": rows, "precision": precision}
     options |= {"progress": progress, "store": store, "tags": tags}
-    lengths = encoded.clean.lengths.tolist()
+    lengths = encoded.clean.said.tolist()
     if tokens == "each" and len(set(lengths)) > 1:
         raise PositionError(
             f"tokens='each' needs prompts of one length, got {sorted(set(lengths))} tokens; tokens='roles' puts them together"

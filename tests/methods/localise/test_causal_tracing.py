@@ -188,6 +188,16 @@ def test_roles_that_not_every_prompt_has() -> None:
     assert chosen.attrs["left_out"] == 2
 
 
+def test_answers_of_several_tokens_are_no_tokens_of_the_prompt() -> None:
+    """Expected: prompts of one length with answers of one and of two tokens have the same cells; the first token says alike."""
+    model, pairs = sweeps.model("llama"), prompts(89, [(6, 1, 3), (6, 1, 3), (7, 2, 4)])
+    longer = Pairs(
+        tuple(Pair(p.clean, p.clean, answers=[(5, 7)] if n == 0 else 5, wrong=6) for n, p in enumerate(pairs)), "facts"
+    )
+    short, long = (traced(model, some, tokens="roles", metric="rank")["mlp_out"] for some in (pairs, longer))
+    np.testing.assert_array_equal(short["value"], long["value"])
+
+
 def test_sweeps_are_kept(tmp_path: object) -> None:
     model, pairs, store = sweeps.model("gpt2"), prompts(99, [(6, 1, 3), (7, 2, 4)]), Store(str(tmp_path))
     first = traced(model, pairs, tokens="roles", store=store, name="facts")
