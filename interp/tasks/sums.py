@@ -141,9 +141,9 @@ def arithmetic(
             other = _drawn(draw, form, drawn_from, allowed - {arithmetic_answer(form, numbers)}, corruption)
         else:
             other = draw.pick(_others(form, numbers, drawn_from, allowed, corruption))
-        prompts = (render_arithmetic(form, each, before=before) for each in (numbers, other))
+        clean, corrupted = (render_arithmetic(form, each, before=before) for each in (numbers, other))
         right, wrong = (str(arithmetic_answer(form, each)) for each in (numbers, other))
-        items.append(Pair(*prompts, (right,), (wrong,), f"arithmetic/{form}", tuple(map(str, numbers))))
+        items.append(Pair(clean, corrupted, (right,), (wrong,), f"arithmetic/{form}", tuple(map(str, numbers))))
     if tokenizer is not None:
         _check_one_length(items, tokenizer)
     lists = {"operands": drawn_from, "answers": sorted(allowed)}
