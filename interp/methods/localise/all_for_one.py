@@ -16,6 +16,8 @@ Tokens" (arXiv 2509.09650).
 4. Faithfulness is the accuracy of what is left, over that of the model, on the prompts that the model answers correctly.
 5. The search takes the most waiting blocks before faithfulness collapses at full transfer, then the fewest transfer blocks.
 6. Necessity takes the look at the others away, block by block: from the subgraph, and from the model as it is.
+7. Heads of the transfer blocks lose it one after the other, those first that alone lose least on some prompts; what is left is
+   measured on others.
 
 Blocks are counted: ``waits=15`` means that blocks 0 to 14 wait and that transfer begins in block 15. (The paper's demonstration
 names the last block that waits, 14.) Prompts are of one length, so that a place means the same in all of them.
@@ -24,7 +26,7 @@ names the last block that waits, 14.) Prompts are of one length, so that a place
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, SupportsIndex
 
@@ -41,11 +43,13 @@ from interp.engine.families import asked
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options
 from interp.engine.recipe import recorded
+from interp.engine.seeing import require_hiding
 from interp.engine.stored import Into, StoreLike
 from interp.engine.swept import swept
-from interp.errors import HeadOutOfRangeError, InputError, UnknownSiteError
+from interp.errors import HeadOutOfRangeError, InputError
 from interp.interventions import Arranged, Intervention, attention_knockout, cama, peeking
 from interp.interventions.peeking import but
+from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
@@ -53,6 +57,18 @@ from interp.models.encoding import as_prompts
 from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import PositionsLike, Site
 
+METHOD = Method(
+    id="all_for_one",
+    name="All for One: context-aware mean ablation and attention-based peeking",
+    paper="Mamidanna et al. 2025, All for One: LLMs Solve Mental Math at the Last Token With Information Transferred From "
+    "Other Tokens, arXiv 2509.09650",
+    mediator="streams of all tokens, and which tokens see each other, by block",
+    search="exhaustive",
+    cost="a forward pass for the means, and for every cell what of one comes after the blocks that wait",
+    function="interp.methods.localise.all_for_one.all_for_one",
+)
+
+_LOOK = "the last token's look at the others"
 _TITLES = {axes.LAYER: "waits", axes.WINDOW: "transfers"}
 
 
@@ -190,9 +206,8 @@ def subgraph(
     task = _Task.of(model, pairs, metric, contexts, spared, last, bos)
     layers = model.sizes[axes.LAYER]
     counts = range(layers)
-    coords = {axes.WINDOW: (axes.LAYER, [layers - w for w in counts])}
     full = Arranged([task.restricted(w, layers - w) for w in counts], {axes.LAYER: counts}, site="CAMA at full transfer")
-    by_waits = task.measured(full, options).assign_coords({"transfers": coords[axes.WINDOW]})
+    by_waits = task.measured(full, options).assign_coords(transfers=(axes.LAYER, [layers - w for w in counts]))
     reached = faithfulness(by_waits).isel({axes.METRIC: 0}).values >= threshold
     if not reached[0]:
         raise InputError(
@@ -220,6 +235,58 @@ def subgraph(
     return Subgraph(
         waits, transfers, threshold, by_waits, mark(by_transfers), within if within is None else mark(within), mark(single)
     )
+
+
+def pruned_heads(
+    model: Model,
+    pairs: Any,
+    judged: Any,
+    waits: int,
+    transfers: int,
+    metric: MetricLike | Sequence[MetricLike] = "top1",
+    *,
+    by: MetricLike = "logprob",
+    contexts: Any = None,
+    spared: PositionsLike | None = None,
+    last: PositionsLike = -1,
+    bos: bool | None = None,
+    rows: int | None = None,
+    precision: Precision = "full",
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """In how few heads of the transfer blocks the last token must look at the others.
+
+    Heads are ranked once, each alone taken from the subgraph; that two of them may stand in for each other is not seen.
+
+    Args:
+        pairs: on which heads are ranked.
+        judged: other pairs, on which what is left is measured.
+        waits, transfers: the subgraph, as :func:`subgraph` finds it.
+        by: the metric by whose mean heads are ranked, a smooth one: accuracy hardly tells single heads apart.
+        others: as for :func:`all_for_one`.
+
+    Returns:
+        Effects with the axis ``cell``, how many heads have lost the look less one, and the coordinates ``layer`` and ``head``
+        of the one that lost it there; ``given`` is the subgraph with all of them.
+
+    Raises:
+        HeadOutOfRangeError: no transfer blocks, or more than there are. And what :func:`all_for_one` raises.
+    """
+    layers = model.sizes[axes.LAYER]
+    if waits < 0 or transfers < 1 or waits + transfers > layers:
+        raise HeadOutOfRangeError(
+            f"waits={waits} and transfers={transfers}: expected one transfer block at least, and {layers} blocks in all at most"
+        )
+    options: dict[str, Any] = {"rows": rows, "precision": precision, "progress": progress}
+    task, judge = (_Task.of(model, some, metric, contexts, spared, last, bos) for some in (pairs, judged))
+    among = range(waits, waits + transfers)
+    heads = [(n, head) for n in among for head in range(model.sizes_at(Site("scores", layer=n))[axes.HEAD])]
+    ranking = replace(task, metric=by).without([[one] for one in heads], options, task.restricted(waits, transfers))
+    order = np.argsort(-fx.effect(ranking).mean(axes.EXAMPLE).values[0], kind="stable").tolist()
+    ranked = [heads[number] for number in order]
+    lost = [ranked[: count + 1] for count in range(len(ranked))]
+    found = judge.without(lost, options, judge.restricted(waits, transfers))
+    return fx.mark_in_sample(found, selected_on=ranking)
 
 
 # ------------------------------------------------------------------------------------------------------- steps
@@ -250,7 +317,7 @@ class _Task:
         last: PositionsLike,
         bos: bool | None,
     ) -> _Task:
-        refuse_unlike(model)
+        require_hiding(model)
         every = encoded_pairs(model, pairs)
         by: By = "margin" if resolve_metrics(metric)[0].name == "accuracy" else "top1"
         checked = check(model, every, by=by)
@@ -312,35 +379,32 @@ class _Task:
 
     def blinded(self, layers: Sequence[int], options: Mapping[str, Any], given: Intervention | None = None) -> xr.Dataset:
         """Step 6: the last token's look at the others taken away in one block."""
-        cells = [attention_knockout(self.last, but(self.bos), layers=layer, renormalise=True, own=False) for layer in layers]
-        where = Arranged(cells, {axes.LAYER: layers}, site="the last token's look at the others")
+        return self._blind(
+            Arranged([self._hidden(layer) for layer in layers], {axes.LAYER: layers}, site=_LOOK), options, given
+        )
+
+    def without(
+        self,
+        heads: Sequence[Sequence[tuple[int, int]]],
+        options: Mapping[str, Any],
+        given: Intervention,
+    ) -> xr.Dataset:
+        """Step 7: the same in several heads at once, a cell each."""
+        cells = [
+            Intervention(tuple(change for layer, head in some for change in self._hidden(layer, head).changes))
+            for some in heads
+        ]
+        named = [some[-1] for some in heads]
+        coords = {axis: (axes.CELL, [one[i] for one in named]) for i, axis in enumerate((axes.LAYER, axes.HEAD))}
+        return self._blind(Arranged(cells, {axes.CELL: range(len(cells))}, site=_LOOK, coords=coords), options, given)
+
+    def _hidden(self, layer: int, head: int | None = None) -> Intervention:
+        return attention_knockout(self.last, but(self.bos), layers=layer, heads=head, renormalise=True, own=False)
+
+    def _blind(self, where: Arranged, options: Mapping[str, Any], given: Intervention | None) -> xr.Dataset:
         found = patch(self.model, self.encoded, where, self.metric, patching="noising", given=given, **options)
         assert isinstance(found, xr.Dataset)
         return found.assign_attrs(all_for_one=dict(self.told))
-
-
-def refuse_unlike(model: Model) -> None:
-    """Raise unless every block of a causal decoder has attention scores, and nothing but them joins tokens."""
-    if not model.causal:
-        raise InputError(
-            f"{model.name} does not read from left to right: a token's state depends on those behind it too, so that no last "
-            "token gathers what the others say; take a causal decoder"
-        )
-    layers = model.sizes[axes.LAYER]
-    lacking = [layer for layer in range(layers) if not model.has(Site("scores", layer=layer))]
-    if lacking:
-        raise UnknownSiteError(
-            "site",
-            f"L{lacking[0]}.scores",
-            [],
-            why=f"{len(lacking)} of {layers} blocks of {model.name} have no attention scores, so that tokens cannot be hidden "
-            "from each other there",
-        )
-    if model.has(Site("cross_scores", layer=0)):
-        raise InputError(
-            f"{model.name} has cross-attention, through which every token of the decoder sees the encoder's prompt in every "
-            "block: hiding tokens of the decoder from each other restricts nothing; take a decoder alone"
-        )
 
 
 def _numbers(argument: str, given: Iterable[SupportsIndex] | None, usual: range, most: int) -> list[int]:

@@ -11,13 +11,14 @@ import nets_all_for_one as nets
 import numpy as np
 import pytest
 import sweeps
+import tiny
 import torch
 
 from interp import views
 from interp.engine import patch, run
 from interp.errors import HeadOutOfRangeError, InputError, UnequalLengthsError, UnknownSiteError
-from interp.interventions import Activation, Change, Intervention, cama, peeking
-from interp.methods.localise.all_for_one import all_for_one, faithfulness, subgraph
+from interp.interventions import Activation, Change, Intervention, attention_knockout, cama, peeking
+from interp.methods.localise.all_for_one import all_for_one, faithfulness, pruned_heads, subgraph
 from interp.metrics import FromLogits
 from interp.models import Model, load
 from interp.prompts import Pair, Pairs
@@ -38,7 +39,7 @@ def same_but_one(prompts: list[tuple[int, ...]] = PROMPTS) -> Pairs:
 def answered(model: Model, prompts: list[tuple[int, ...]] = PROMPTS) -> Pairs:
     """Prompts with what the model says to them."""
     says = run(model, [list(prompt) for prompt in prompts], logits="last").logits[:, -1].argmax(-1).tolist()
-    return Pairs(tuple(Pair(prompt, prompt, (one,), ((one + 1) % 97,)) for prompt, one in zip(prompts, says, strict=True)))
+    return Pairs(tuple(Pair(prompt, prompt, (one,), ((one + 1) % 90,)) for prompt, one in zip(prompts, says, strict=True)))
 
 
 def values(model: Model, what: Intervention, **options: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -196,6 +197,20 @@ def test_it_is_the_same_in_every_strategy(kind: str) -> None:
     np.testing.assert_allclose(found["value"][0, :, 0], serial[0], rtol=0, atol=1e-5 * 17)
 
 
+@pytest.mark.parametrize("architecture", ["bloom", "deepseek-v3", "falcon-new", "gpt-neo", "gpt-oss", "llava", "qwen3-moe"])
+def test_other_decoders(architecture: str) -> None:
+    """Alibi, latent attention, parallel blocks, eager attention of their own, sinks, pictures and experts."""
+    model = anything.model(architecture)
+    layers = model.sizes["layer"]
+    pairs, pattern = answered(model), f"L{layers - 1}.pattern"
+    found = all_for_one(model, pairs, FIRST, waits=[1], bos=True)
+    rows = run(model, [list(prompt) for prompt in PROMPTS], cama(1) & peeking([], range(1, layers)), capture=pattern)[pattern]
+    assert ((rows[..., 1:, :] > 0).sum(-1) <= 2).all()
+    own = found["value"][0, 0].values
+    assert np.ptp(own[0]) < 1e-4, "the last token alone is left"
+    assert np.ptp(own[layers - 1]) > 1e-3
+
+
 def test_only_prompts_that_are_answered_correctly_are_kept() -> None:
     model, pairs = sweeps.model("llama"), answered(sweeps.model("llama"))
     wrong = Pair(pairs[0].clean, pairs[0].clean, pairs[0].wrong, pairs[0].answers)
@@ -213,10 +228,9 @@ def test_other_prompts_may_be_the_contexts_and_a_mean_over_one_is_told() -> None
     assert found.attrs["all_for_one"]["contexts"] == {"prompts": 39, "least": 13, "median": 39.0, "alone": 0.0}
     own = all_for_one(model, pairs, FIRST, waits=[2], transfers=[1], bos=True)
     assert float(abs(found["value"] - own["value"]).max()) > 1e-3
-    with pytest.warns(RuntimeWarning, match="in 100% of the prompts some token's mean is over that one prompt alone") as caught:
+    with pytest.warns(RuntimeWarning, match="in 100% of the prompts some token's mean is over that one prompt alone"):
         alone = all_for_one(model, pairs[:1], FIRST, waits=[2], transfers=[1], bos=True)
     assert alone.attrs["all_for_one"]["contexts"]["alone"] == 1.0
-    assert caught[0].filename == __file__
 
 
 def test_a_map_is_drawn_kept_and_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +257,31 @@ def test_it_is_judged_on_other_prompts() -> None:
     assert (found.waits, found.transfers, found.faithfulness) == (BLOCK, 1, 1.0)
     assert not found.by_transfers.attrs["in_sample"]
     assert not found.single.attrs["in_sample"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_are_ranked_on_some_prompts_and_judged_on_others(kind: str) -> None:
+    """Expected: each head's own effect in the subgraph, and masks of as many heads, made by hand."""
+    model = sweeps.model(kind)
+    pairs = answered(model, [(1, a, 5, b, 7) for a in (2, 3, 4, 10) for b in (6, 8, 9)])
+    train, test = (Pairs(pairs.items[k::2]) for k in (0, 1))
+    contexts = [list(prompt) for prompt in PROMPTS] + [[1, 10, 5, b, 7] for b in (6, 8, 9)]
+    found = pruned_heads(model, train, test, 1, 2, ["logprob", "top1"], contexts=contexts, bos=True)
+    assert (found.sizes["cell"], found.attrs["in_sample"]) == (2 * tiny.HEADS, False)
+    subgraph_ = cama(1, prompts=contexts) & peeking([1, 2], [])
+    heads = list(itertools.product((1, 2), range(tiny.HEADS)))
+
+    def hidden(layer: int, head: int) -> Intervention:
+        return attention_knockout(-1, (1, 2, 3), layers=layer, heads=head, renormalise=True)
+
+    alone = patch(model, train, [hidden(*head) for head in heads], "logprob", patching="noising", given=subgraph_)
+    order = np.argsort(-alone["value"].mean("example").values[0])
+    assert list(zip(found["layer"].values, found["head"].values, strict=True)) == [heads[k] for k in order]
+    three = Intervention(tuple(change for k in order[:3] for change in hidden(*heads[k]).changes))
+    by_hand = patch(model, test, subgraph_ & three, "logprob", patching="noising")
+    np.testing.assert_allclose(found["value"][0, 2], by_hand["value"][0, 0], rtol=0, atol=1e-5 * 17)
+    none = patch(model, test, cama(1, prompts=contexts) & peeking([], [1, 2]), "logprob", patching="noising")
+    np.testing.assert_allclose(found["value"][0, -1], none["value"][0, 0], rtol=0, atol=1e-5 * 17)
 
 
 # what is refused
@@ -289,5 +328,9 @@ def test_a_search_without_anything_faithful_says_why() -> None:
     model = sweeps.model("llama")
     with pytest.raises(InputError, match=r"with no block that waits and 3 that transfer, .* below threshold=1.0"):
         subgraph(model, answered(model), bos=True, threshold=1.0)
+    with pytest.raises(
+        HeadOutOfRangeError, match=r"waits=2 and transfers=2: expected one transfer block at least, and 3 blocks"
+    ):
+        pruned_heads(model, answered(model), answered(model), 2, 2, bos=True)
     with pytest.raises(InputError, match=r"threshold=0: expected a share of the full model's metric"):
         subgraph(model, answered(model), bos=True, threshold=0)
