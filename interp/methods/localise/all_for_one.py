@@ -14,7 +14,8 @@ Tokens" (arXiv 2509.09650).
 2. Attention-based peeking: in the next L_transfer blocks every token sees BOS and itself, and the last one all others.
 3. In the rest every token, the last one included, sees BOS and itself alone.
 4. Faithfulness is the accuracy of what is left, over that of the model, on the prompts that the model answers correctly.
-5. The search takes the most waiting blocks before faithfulness collapses at full transfer, then the fewest transfer blocks.
+5. The search takes the most waiting blocks that are faithful at full transfer, behind which it collapses, then the fewest
+   transfer blocks.
 6. Necessity takes the look at the others away, block by block: from the subgraph, and from the model as it is.
 7. Heads of the transfer blocks lose it one after the other, those first that alone lose least on some prompts; what is left is
    measured on others.
@@ -189,8 +190,9 @@ def subgraph(
 ) -> Subgraph:
     """The search, and what it found taken apart.
 
-    Faithfulness at full transfer is followed from no waiting block on, until it first falls below ``threshold``; then
-    transfer blocks from none on, until it is first reached.
+    Of all numbers of waiting blocks the largest is taken whose faithfulness at full transfer reaches ``threshold``. It need not
+    fall from the first block on: tokens that every prompt shares gather in blocks that wait and not in those that transfer.
+    Then transfer blocks are added to none, until it is reached.
 
     Args:
         threshold: the least faithfulness, a share of the full model's metric.
@@ -198,7 +200,7 @@ def subgraph(
         others: as for :func:`all_for_one`.
 
     Raises:
-        InputError: not even all blocks in transfer are faithful. And what :func:`all_for_one` raises.
+        InputError: nothing is faithful at full transfer. And what :func:`all_for_one` raises.
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold={threshold}: expected a share of the full model's metric, above 0 and at most 1")
@@ -208,14 +210,15 @@ def subgraph(
     counts = range(layers)
     full = Arranged([task.restricted(w, layers - w) for w in counts], {axes.LAYER: counts}, site="CAMA at full transfer")
     by_waits = task.measured(full, options).assign_coords(transfers=(axes.LAYER, [layers - w for w in counts]))
-    reached = faithfulness(by_waits).isel({axes.METRIC: 0}).values >= threshold
-    if not reached[0]:
+    share = faithfulness(by_waits).isel({axes.METRIC: 0}).values
+    if not (share >= threshold).any():
+        best = int(np.argmax(share))
         raise InputError(
-            f"with no block that waits and {layers} that transfer, in which other tokens than the last see BOS and themselves "
-            f"alone, the metric is {float(faithfulness(by_waits)[0, 0]):.2f} of the full model's, below threshold={threshold}: "
-            "the last token needs what others have gathered; lower the threshold, or look at the map of all_for_one(…)"
+            f"the last token alone is not enough: at full transfer the metric is at most {share[best]:.2f} of the full "
+            f"model's, where {best} blocks wait, below threshold={threshold}. Other tokens gather what the answer needs; lower "
+            "the threshold, or look at the map of all_for_one(…)"
         )
-    waits = int(np.argmin(reached)) - 1 if not reached.all() else layers - 1
+    waits = int(np.flatnonzero(share >= threshold)[-1])
 
     def transferring(of: _Task) -> xr.Dataset:
         some = range(layers - waits + 1)
@@ -224,6 +227,7 @@ def subgraph(
 
     by_transfers = transferring(task)
     enough = faithfulness(by_transfers).isel({axes.METRIC: 0}).values >= threshold
+    enough[-1] = True  # all of them were, in another batch
     transfers = int(np.argmax(enough))
     judge = task if judged is None else _Task.of(model, judged, metric, contexts, spared, last, bos)
     if judged is not None:

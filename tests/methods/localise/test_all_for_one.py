@@ -133,6 +133,20 @@ def test_5_the_search_finds_the_planted_block() -> None:
     assert found.single.attrs["in_sample"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_search_takes_the_most_that_wait_and_the_fewest_that_transfer(kind: str) -> None:
+    """Both are read off the map; random models do not fall monotonically."""
+    model = sweeps.model(kind)
+    pairs = answered(model)
+    share = all_for_one(model, pairs, bos=True)["value"].mean("example").values[0]
+    full = [share[w, 3 - w] for w in range(3)]
+    threshold = max(full) - 1e-6
+    found = subgraph(model, pairs, threshold=threshold, bos=True)
+    assert found.waits == max(w for w in range(3) if full[w] >= threshold)
+    assert found.transfers == min(t for t in range(4 - found.waits) if share[found.waits, t] >= threshold)
+    assert found.by_waits["value"].mean("example").values[0].tolist() == full
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_6_the_mean_over_a_finite_template_and_an_estimate_of_it(kind: str, seed: int) -> None:
     """Root mean squares over positions and units: the error of a sample's mean is below 3 standard errors."""
@@ -326,7 +340,9 @@ def test_a_builder_refuses_less_than_no_block() -> None:
 
 def test_a_search_without_anything_faithful_says_why() -> None:
     model = sweeps.model("llama")
-    with pytest.raises(InputError, match=r"with no block that waits and 3 that transfer, .* below threshold=1.0"):
+    with pytest.raises(
+        InputError, match=r"at full transfer the metric is at most 0\.\d\d of .*, where \d blocks wait, below threshold=1"
+    ):
         subgraph(model, answered(model), bos=True, threshold=1.0)
     with pytest.raises(
         HeadOutOfRangeError, match=r"waits=2 and transfers=2: expected one transfer block at least, and 3 blocks"
