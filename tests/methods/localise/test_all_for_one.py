@@ -140,7 +140,7 @@ def test_the_search_takes_the_most_that_wait_and_the_fewest_that_transfer(kind: 
     pairs = answered(model)
     share = all_for_one(model, pairs, bos=True)["value"].mean("example").values[0]
     full = [share[w, 3 - w] for w in range(3)]
-    threshold = max(full) - 1e-6
+    threshold = float(max(full)) - 1e-6
     found = subgraph(model, pairs, threshold=threshold, bos=True)
     assert found.waits == max(w for w in range(3) if full[w] >= threshold)
     assert found.transfers == min(t for t in range(4 - found.waits) if share[found.waits, t] >= threshold)
