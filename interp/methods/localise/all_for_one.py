@@ -1,10 +1,12 @@
-"""All for one: how many blocks may wait, and in how few must the last token look at the others?
+r"""All for one: how many blocks may wait, and in how few must the last token look at the others?
 
-    >>> pairs = interp.tasks.arithmetic(500, tokenizer=model.tokenizer)                              # doctest: +SKIP
-    >>> found = all_for_one(model, pairs, waits=range(0, 30, 3))                                 # doctest: +SKIP
+    >>> model = interp.load("HuggingFaceTB/SmolLM2-135M-Instruct")                                   # doctest: +SKIP
+    >>> pairs = interp.tasks.arithmetic(36, before="2+3=5\n", tokenizer=model.tokenizer)           # doctest: +SKIP
+    >>> every = [f"2+3=5\n{a}+{b}=" for a in range(1, 10) for b in range(1, 10)]                    # doctest: +SKIP
+    >>> found = all_for_one(model, pairs, waits=range(0, 30, 3), contexts=every, bos=True)         # doctest: +SKIP
     >>> interp.views.heatmap(found, "value")                                                     # doctest: +SKIP
-    >>> subgraph(model, pairs)                                                                   # doctest: +SKIP
-    Subgraph(waits=15, transfers=2: blocks 0 to 14 wait, 15 to 16 transfer; faithfulness 0.97 in 1000 of 1000)
+    >>> subgraph(model, pairs, threshold=0.3, contexts=every[::2], bos=True)                     # doctest: +SKIP
+    Subgraph(waits=20, transfers=4: blocks 0 to 19 wait, 20 to 23 transfer; faithfulness 0.64 in 14 of 36)
 
 Mamidanna, Rai, Yao and Zhou, "All for One: LLMs Solve Mental Math at the Last Token With Information Transferred From Other
 Tokens" (arXiv 2509.09650).
