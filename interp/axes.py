@@ -13,6 +13,8 @@ from interp.errors import UnknownNameError
 
 EXAMPLE = "example"
 LAYER = "layer"
+WINDOW = "window"
+"""How many adjacent layers, where that is swept."""
 HEAD = "head"
 EXPERT = "expert"
 POSITION = "position"
@@ -32,7 +34,7 @@ MODEL = "model"
 MODELS = (MODEL, SEED, CHECKPOINT)
 
 #: Axes along which a sweep may run, in the order in which they are laid out.
-SWEPT = (*MODELS, CALL, HALF, LAYER, HEAD, EXPERT, POSITION, SOURCE_POSITION, UNIT, CELL)
+SWEPT = (*MODELS, CALL, HALF, LAYER, WINDOW, HEAD, EXPERT, POSITION, SOURCE_POSITION, UNIT, CELL)
 
 #: Axes of a site of which one number or all of them can be meant.
 INDEXED = (HEAD, EXPERT, UNIT)

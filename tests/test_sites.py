@@ -169,6 +169,9 @@ def test_every_component_has_its_own_lens_name_and_known_axes() -> None:
         ("subject", Positions(role="subject"), "subject"),
         ("subject[-1]", Positions(role="subject", pick=-1), "subject[-1]"),
         ("IO 2[0]", Positions(role="IO 2", pick=0), "IO 2[0]"),
+        ("all but 0", Positions(but=Positions(indices=(0,))), "all but 0"),
+        ("all but 0,-1", Positions(but=Positions(indices=(0, -1))), "all but 0,-1"),
+        ("all but subject[-1]", Positions(but=Positions(role="subject", pick=-1)), "all but subject[-1]"),
     ],
 )
 def test_positions(given_: object, positions: Positions, text: str) -> None:
@@ -187,6 +190,8 @@ def test_positions(given_: object, positions: Positions, text: str) -> None:
         ALL,
         Positions(role="subject"),
         Positions(role="subject", pick=-1),
+        Positions(but=Positions(indices=(0, -1))),
+        Positions(but=Positions(role="subject")),
     ],
     ids=repr,
 )
@@ -202,6 +207,9 @@ def test_positions_are_read_back_from_what_they_print(positions: Positions) -> N
         (lambda: Positions(pick=1), "pick=1 needs a role to pick from"),
         (lambda: Positions.parse([]), "positions are an empty tuple; leave them out to mean all of them"),
         (lambda: Positions.parse("a[b]"), r"positions 'a\[b\]' are neither 'all', 'last', a role nor a picked role"),
+        (lambda: Positions.parse("all but all"), "but=all names the tokens that are left out of all"),
+        (lambda: Positions.parse("all but all but 0"), "but=all but 0 names the tokens that are left out of all"),
+        (lambda: Positions((1,), but=Positions((0,))), "but=0 names the tokens .*, with nothing beside it"),
         (lambda: Positions.parse(""), "neither 'all', 'last', a role nor a picked role"),
     ],
 )

@@ -30,9 +30,9 @@ metric. Coordinates: names of metrics and roles are text, layers, heads, units a
 ``clean_prompt``, ``corrupted_prompt``, ``answer`` and ``wrong`` run along example, ``clean_token`` and ``corrupted_token``
 along position and example, and ``role``, which all clean prompts have at a raw position, along position; ``source_token`` and
 ``source_role`` say the same of ``source_position``, where knockouts sweep what is attended to. A ``cell`` axis carries plain
-coordinates (layer, head, position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else. Of
-prompts without a counterfactual ``clean`` and ``corrupt`` are the same and the attribute ``paired`` is False: nothing is
-normalised.
+coordinates (layer, head, position …) along itself. ``attrs`` is JSON: the keys of :data:`PROVENANCE` and anything else;
+``axis_titles`` is what figures call axes that mean something of their own. Of prompts without a counterfactual ``clean`` and
+``corrupt`` are the same and the attribute ``paired`` is False: nothing is normalised.
 
 Several families are an ``xarray.DataTree`` of such datasets.
 """

@@ -96,7 +96,8 @@ class Bundle:
         """What the change makes of them, one row a token and cell."""
         place, members = self.place, old.shape[1]
         source = None if place.values is None else self._source(examples, slots).flatten(0, 1)
-        attended = None if place.attended is None else place.attended[examples].repeat_interleave(members, 0)
+        attended = place.attended_by(examples, place.columns[examples, slots])
+        attended = None if attended is None else attended.repeat_interleave(members, 0)
         which = None
         if isinstance(place.change.edit, Free):  # the only member of its bundle
             which = Which(rows, examples, place.columns[examples, slots])
@@ -144,6 +145,7 @@ def _shared(place: Place) -> Hashable:
         change.site.tensor,
         change.positions,
         change.attended,
+        change.own,
         place.index is None,
         _source_index(change) is None,
         same(change.source),

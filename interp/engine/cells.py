@@ -76,6 +76,13 @@ class Place:
         axis = indexed_axis(self.change.site)
         return getattr(self.change.site, axis) if axis else None
 
+    def attended_by(self, example: Int[Tensor, " query"], column: Int[Tensor, " query"]) -> Bool[Tensor, "query source"] | None:
+        """Where the rows of some queries are changed; None of what has no such rows."""
+        if self.attended is None:
+            return None
+        rows = self.attended[example]
+        return rows if self.change.own else rows & (torch.arange(rows.shape[-1], device=rows.device) != column[:, None])
+
 
 @dataclass(frozen=True, eq=False)
 class Cell:

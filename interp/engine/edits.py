@@ -230,18 +230,19 @@ class SiteWrite:
 def _group(parts: list[_Part], first: int, column: int, until: int | None) -> _Group:
     example_of = parts[0].place
     row, at, index, source, attended, which = [], [], [], [], [], []
-    for number, (place, rows, examples) in enumerate(parts):
+    for number, (place, own, examples) in enumerate(parts):
         columns = place.columns[examples]
         there = columns >= column if until is None else (columns >= column) & (columns < until)
         kept, slot = there.nonzero(as_tuple=True)
-        row.append(kept + (rows.start - first))
+        row.append(kept + (own.start - first))
         at.append(columns[kept, slot] - column)
         if place.index is not None:
             index.append(torch.full_like(kept, place.index))
         if place.values is not None:
             source.append(place.values.at(examples[kept], slot))
-        if place.attended is not None:
-            attended.append(place.attended[examples[kept]])
+        rows = place.attended_by(examples[kept], columns[kept, slot])
+        if rows is not None:
+            attended.append(rows)
         if isinstance(place.change.edit, Free):
             which.append(Which(row[-1] * len(parts) + number, examples[kept], columns[kept, slot]))
     where = (torch.cat(row), torch.cat(at), *((torch.cat(index),) if index else ()))

@@ -95,6 +95,7 @@ def _key(place: Place) -> Hashable:
         change.site,
         change.positions,
         change.attended,
+        change.own,
         same(change.source),
         same(change.edit),
         id(change.featurizer),

@@ -302,7 +302,7 @@ def _self_patch(intervention: Intervention) -> Intervention:
     def back(c: Change) -> Change:
         reads = isinstance(c.source, Activation) and c.edit.reads_source
         if c.square and not reads:  # rows of attention are read from no run for its sake
-            return Change(c.site, c.positions, None, Scale(1.0), c.featurizer, attended=c.attended)
-        return Change(c.site, c.positions, own, Replace(), c.featurizer, attended=c.attended)
+            return Change(c.site, c.positions, None, Scale(1.0), c.featurizer, attended=c.attended, own=c.own)
+        return Change(c.site, c.positions, own, Replace(), c.featurizer, attended=c.attended, own=c.own)
 
     return replace(intervention, changes=tuple(map(back, intervention.changes)), ordered=True)

@@ -88,12 +88,11 @@ def _changed(place: Place, example: int, slots: list[int], values: list[Tensor])
     if place.values:
         s = place.values.at(torch.full((len(slots),), example), torch.tensor(slots)).to(old.device)
     fitting(place, old, s)
-    attended = None if place.attended is None else place.attended[example]
+    examples = torch.full((len(slots),), example, device=place.columns.device)
+    attended = place.attended_by(examples, place.columns[example, slots])
     if isinstance(place.change.edit, Free):
-        examples = torch.full((len(slots),), example, device=place.columns.device)
         which = Which(torch.zeros_like(examples), examples, place.columns[example, slots])
-        rows = None if attended is None else attended.expand(len(slots), -1)
-        return changed(place, old, s if place.values else None, rows, which)
+        return changed(place, old, s if place.values else None, attended, which)
     new = place.change(old, s)
     return new if attended is None else spanned(place, old, new, attended)
 

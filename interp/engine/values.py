@@ -165,7 +165,7 @@ class Sources:
         except UserError as error:
             error.add_note(f"This is about what {change!r} reads.")
             raise
-        raw = positions.is_all or (positions.indices is not None and any(i >= 0 for i in positions.indices))
+        raw = positions.is_everywhere or (positions.indices is not None and any(i >= 0 for i in positions.indices))
         if raw and source.own_positions is None and not source.prompts and source.pool != "mean":
             self._refuse_other_lengths(change, key, places)
         return self._columns[known][1]
@@ -212,7 +212,7 @@ class Sources:
         Tokens of an answer behind the prompts are among them where they are among those that are changed.
         """
         key, target, site = self.runs.key(source), change.site, source.site_for(change.site)
-        everything = change.positions.is_all
+        everything = change.positions.is_everywhere
         tokens, base = self._places(key, site), self.runs.places("base", target)
         tokens = tokens if everything else tokens.alone
         if site.square:
@@ -353,7 +353,7 @@ def _names(source: Activation, change: Change) -> bool:
     """Whether a mean is over the tokens that positions name in each prompt, rather than position by position."""
     if source.by == TOKEN:
         return False
-    return source.own_positions is not None or SPAN in source.over or (source.several and not change.positions.is_all)
+    return source.own_positions is not None or SPAN in source.over or (source.several and not change.positions.is_everywhere)
 
 
 def _derangement(n: int, seed: int) -> Tensor:

@@ -13,6 +13,7 @@ from interp.interventions.joint import Joint
 from interp.interventions.knockout import attention_knockout
 from interp.interventions.learned import Gate, Select
 from interp.interventions.masks import BoundlessMask, HardConcrete, Mask
+from interp.interventions.peeking import cama, peeking
 from interp.interventions.rotation import Rotation
 from interp.interventions.source import Activation, Constant, Noise, Source, mean, noise, resample, zero
 from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoefficient, doses, strength_of
@@ -22,6 +23,6 @@ __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Apply", "Arranged", "BoundlessMask", "Change", "Constant", "ConstantVector",
     "Context", "Cut", "Edit", "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate",
     "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace", "Rotation", "Scale", "Select", "SetCoefficient",
-    "Source", "Subspace", "apply", "attention_knockout", "doses", "freely", "from_safetensors", "knock_out", "learnable",
-    "mean", "noise", "once", "parts", "resample", "strength_of", "to_safetensors", "zero",
+    "Source", "Subspace", "apply", "attention_knockout", "cama", "doses", "freely", "from_safetensors", "knock_out",
+    "learnable", "mean", "noise", "once", "parts", "peeking", "resample", "strength_of", "to_safetensors", "zero",
 ]  # fmt: skip

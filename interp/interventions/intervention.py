@@ -56,6 +56,9 @@ class Change:
     attended: Positions = ALL
     """Of attention scores and patterns, the positions that are attended to (``source_position``) at which it is made: those of
     the stream that is attended to, the other one in cross-attention. The edit sees the whole row."""
+    own: bool = True
+    """Whether this is made where a token attends to itself as well: ``Change("L3.scores", edit=Cut(), attended="all but 0",
+    own=False)`` has every token attend to the first and to itself alone."""
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class Change:
         featurizer: Featurizer = IDENTITY,
         keep_error: bool = True,
         attended: PositionsLike = ALL,
+        own: bool = True,
     ) -> None:
         set_ = object.__setattr__
         set_(self, "site", Site.parse(site))
@@ -75,10 +79,15 @@ class Change:
         set_(self, "featurizer", _featurizer(self.site, featurizer))
         set_(self, "keep_error", keep_error)
         set_(self, "attended", Positions.parse(attended))
+        set_(self, "own", own)
         if not self.attended.is_all and not self.square:
             raise PositionError(
                 f"attended={self.attended!r} of {self.site!r}: only scores and patterns have rows of attended positions, "
                 f"{self.site.name} has the axes {', '.join(self.site.axes)}"
+            )
+        if not own and (not self.square or self.site.name.startswith("cross_")):
+            raise PositionError(
+                f"own=False of {self.site!r}: only in scores and patterns of self-attention does a token attend to itself"
             )
         if isinstance(self.edit, Cut) and not (self.square and self.site.name.endswith("scores")):
             why = "−∞ is for scores; elsewhere Scale(0.0) knocks out"
@@ -125,11 +134,13 @@ class Change:
             "featurizer": told(self.featurizer),
             "keep_error": self.keep_error,
             **({} if self.attended.is_all else {"attended": repr(self.attended)}),
+            **({} if self.own else {"own": False}),
         }
 
     def __repr__(self) -> str:
         at = "" if self.positions.is_all else f"@{self.positions!r}"
         at += "" if self.attended.is_all else f" attended={self.attended!r}"
+        at += "" if self.own else " own=False"
         source = f" ← {self.source!r}" if self.edit.reads_source else ""
         edit = "" if isinstance(self.edit, Replace) else f" {self.edit!r}"
         basis = "" if isinstance(self.featurizer, Identity) else f" in {self.featurizer!r}"

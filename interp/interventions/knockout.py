@@ -30,6 +30,7 @@ def attention_knockout(
     layers: SupportsIndex | Iterable[SupportsIndex],
     heads: SupportsIndex | Iterable[SupportsIndex] | None = None,
     renormalise: bool = False,
+    own: bool = True,
     cross: bool = False,
     stream: str = MAIN,
 ) -> Intervention:
@@ -43,11 +44,13 @@ def attention_knockout(
         renormalise: False multiplies probabilities by 0, and rows then sum to less than 1: what a value bias adds goes too (see
             the attribute ``gauge`` of results). True sets scores to −∞, and rows sum to 1; a row of which nothing is left is
             refused (``PositionError``) when it is met.
+        own: whether a token among ``attended`` is cut from itself as well; False leaves it that.
         cross: cut cross-attention; ``attended`` are then positions of the stream that it attends to.
         stream: whose layers, where not the main stream's.
 
     Raises:
         HeadOutOfRangeError: no layer or no head.
+        PositionError: ``own=False`` of cross-attention, in which no token attends to itself.
     """
     name, edit = ("scores", Cut()) if renormalise else ("pattern", Scale(0.0))
     where = _several("layers", layers)
@@ -56,7 +59,7 @@ def attention_knockout(
         Site(f"cross_{name}" if cross else name, layer=layer, head=head, stream=stream) for layer, head in product(where, which)
     ]
     positions, span = Positions.parse(query), Positions.parse(attended)
-    return Intervention(tuple(Change(site, positions, edit=edit, attended=span) for site in sites))
+    return Intervention(tuple(Change(site, positions, edit=edit, attended=span, own=own) for site in sites))
 
 
 def _several(argument: str, given: Any) -> tuple[int, ...]:

@@ -156,6 +156,8 @@ class Places:
         """
         if positions.is_all:
             return self._all()
+        if positions.but is not None:
+            return _without(self._all(), self.columns(positions.but, what=what))
         if positions.role is not None:
             return self._role(positions)
         assert positions.indices is not None
@@ -227,6 +229,13 @@ class Places:
         moved = more if left else 0
         mask = torch.nn.functional.pad(self.mask, (more, 0) if left else (0, more), value=False)
         return {"mask": mask, "roles": {r: torch.where(at >= 0, at + moved, at) for r, at in self.roles.items()}}
+
+
+def _without(every: Int[Tensor, "example position"], left: Int[Tensor, "example span"]) -> Int[Tensor, "example rest"]:
+    """Those columns of each row that are not among others; −1 behind them."""
+    kept = (every >= 0) & (every[:, :, None] != left[:, None, :]).all(-1)
+    order = torch.argsort(kept.int(), dim=-1, descending=True, stable=True)[:, : max(1, int(kept.sum(-1).max()))]
+    return torch.where(kept, every, -1).gather(-1, order)
 
 
 def padded(rows: Sequence[Sequence[int]], least: int = 1) -> Int[Tensor, "example span"]:

@@ -2,6 +2,8 @@
 
 >>> Positions.parse("subject[-1]"), Positions.parse([0, 3]), Positions.parse("last"), Positions.parse(...)
 (subject[-1], 0,3, -1, all)
+>>> Positions.parse("all but 0")
+all but 0
 """
 
 from __future__ import annotations
@@ -17,23 +19,30 @@ from typing import Any, SupportsIndex
 from interp.errors import PositionError
 
 _INDICES = re.compile(r"-?\d+(,-?\d+)*\Z")
+_BUT = "all but "
 _NO_POSITION = "position={!r}: give an index, a role such as 'subject', a list of these, or ... for all of them"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Positions:
-    """At which tokens: all of them, raw indices, or a role of the task.
+    """At which tokens: all of them, raw indices, a role of the task, or all but some.
 
     Indices count from the first real token (BOS included where there is one), negative ones from the end; padding never
     shows. A role is a span that the task names (``"subject"``); ``pick`` takes one of its tokens, so
-    ``Positions(role="subject", pick=-1)``, written ``subject[-1]``, is its last token.
+    ``Positions(role="subject", pick=-1)``, written ``subject[-1]``, is its last token. ``but`` means every other position than
+    those that it names, and is written ``all but 0``, ``all but subject``.
     """
 
     indices: tuple[int, ...] | None = None
     role: str | None = None
     pick: int | None = None
+    but: Positions | None = None
 
     def __post_init__(self) -> None:
+        if self.but is not None and (self.indices is not None or self.role is not None or self.but.is_everywhere):
+            raise PositionError(
+                f"but={self.but!r} names the tokens that are left out of all, indices or a role, with nothing beside it"
+            )
         if self.indices is not None and self.role is not None:
             raise PositionError(f"positions are either indices or a role, not both: indices={self.indices}, role={self.role!r}")
         if self.pick is not None and self.role is None:
@@ -45,6 +54,11 @@ class Positions:
 
     @property
     def is_all(self) -> bool:
+        return self.indices is None and self.role is None and self.but is None
+
+    @property
+    def is_everywhere(self) -> bool:
+        """Whether they are as many as a prompt has: all of them, or all but some."""
         return self.indices is None and self.role is None
 
     @property
@@ -54,7 +68,7 @@ class Positions:
 
     @classmethod
     def parse(cls, positions: PositionsLike) -> Positions:
-        """From ``...`` or ``"all"``, ``"last"``, an index, several of them, or a role: ``"subject"``, ``"subject[-1]"``."""
+        """From ``...`` or ``"all"``, ``"last"``, indices, a role, ``"subject[-1]"``, or all but such: ``"all but 0"``."""
         if isinstance(positions, Positions):
             return positions
         if positions is ... or positions is None:
@@ -62,6 +76,8 @@ class Positions:
         if isinstance(positions, str):
             if positions in ("all", "last"):
                 return cls() if positions == "all" else cls(indices=(-1,))
+            if positions.startswith(_BUT):
+                return cls(but=cls.parse(positions.removeprefix(_BUT)))
             if _INDICES.match(positions):
                 return cls(indices=tuple(map(int, positions.split(","))))
             found = re.fullmatch(r"(?P<role>[^\[\]@]+)(?:\[(?P<pick>-?\d+)\])?", positions)
@@ -80,6 +96,8 @@ class Positions:
     def __repr__(self) -> str:
         if self.is_all:
             return "all"
+        if self.but is not None:
+            return f"{_BUT}{self.but!r}"
         if self.role is not None:
             return self.role if self.pick is None else f"{self.role}[{self.pick}]"
         assert self.indices is not None

@@ -2,7 +2,7 @@
 
     >>> from interp import tasks
     >>> tasks.names()
-    ('causal_sentences', 'facts', 'greater_than', 'induction', 'ioi')
+    ('arithmetic', 'causal_sentences', 'facts', 'greater_than', 'induction', 'ioi')
     >>> tasks.make("ioi", 64, seed=0, corruption="abc") == tasks.ioi(64, seed=0, corruption="abc")
     True
 
@@ -23,11 +23,13 @@ from interp.tasks.facts import FACTS, facts, render_fact
 from interp.tasks.indirect_object import IOI_TEMPLATES, ioi, render_ioi
 from interp.tasks.known import RELATIONS
 from interp.tasks.repeats import induction, render_induction
+from interp.tasks.sums import ARITHMETIC_FORMS, arithmetic, render_arithmetic
 from interp.tasks.template import Template
 from interp.tasks.years import GREATER_THAN_TEMPLATES, greater_than, render_greater_than
 
 #: Generators by name; each takes ``n, *, seed, tokenizer`` and arguments of its own.
 TASKS: Mapping[str, Callable[..., Pairs]] = {
+    "arithmetic": arithmetic,
     "causal_sentences": causal_sentences,
     "facts": facts,
     "greater_than": greater_than,
@@ -53,7 +55,7 @@ def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None =
 
 
 __all__ = [
-    "CAUSAL_TEMPLATES", "FACTS", "GREATER_THAN_TEMPLATES", "IOI_TEMPLATES", "RELATIONS", "TASKS", "Template",
-    "causal_sentences", "facts", "greater_than", "induction", "ioi", "lexicon", "make", "names", "render_causal",
-    "render_fact", "render_greater_than", "render_induction", "render_ioi",
+    "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "FACTS", "GREATER_THAN_TEMPLATES", "IOI_TEMPLATES", "RELATIONS", "TASKS",
+    "Template", "arithmetic", "causal_sentences", "facts", "greater_than", "induction", "ioi", "lexicon", "make", "names",
+    "render_arithmetic", "render_causal", "render_fact", "render_greater_than", "render_induction", "render_ioi",
 ]  # fmt: skip

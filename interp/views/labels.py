@@ -76,7 +76,8 @@ def ticks(ds: xr.Dataset, axis: str) -> Ticks:
     values = [str(v) for v in ds[axis].values.tolist()]
     first, second, title = _TOKENS.get(axis, ("", "", ""))
     if first not in ds.coords:
-        return Ticks(axis, [escape(v) for v in values], [""] * len(values))
+        titles = ds.attrs.get("axis_titles") or {}
+        return Ticks(escape(titles.get(axis, axis)), [escape(v) for v in values], [""] * len(values))
     clean, corrupted = (
         ds[word if word in ds.coords else first].transpose(axis, names.EXAMPLE).values for word in (first, second)
     )

@@ -57,6 +57,20 @@ def test_what_has_no_attended_positions_is_refused() -> None:
         Change("L3.pattern", attended=(1, 1))
 
 
+def test_a_token_may_be_left_to_attend_to_itself() -> None:
+    change = Change("L3.scores", edit=Cut(), attended="all but 0", own=False)
+    assert repr(change) == "L3.scores attended=all but 0 own=False Cut()"
+    assert change.spec()["own"] is False
+    assert "own" not in Change("L3.scores", edit=Cut(), attended="all but 0").spec()
+    knocked = attention_knockout(..., "all but 0", layers=3, renormalise=True, own=False)
+    assert knocked.spec() == Intervention((change,)).spec()
+    for wrong in ("L3.z", "L3.cross_scores"):
+        with pytest.raises(PositionError, match=r"own=False of L3\..*: only in scores and patterns of self-attention"):
+            Change(wrong, own=False)
+    with pytest.raises(PositionError, match=r"own=False of L1\.cross_pattern"):
+        attention_knockout(-1, 0, layers=1, cross=True, own=False)
+
+
 def test_spans_are_not_swept() -> None:
     with pytest.raises(
         PositionError, match=r"attended=\['IO', 'S1'\] is not swept: give one role or indices, and a grid for each"

@@ -52,6 +52,8 @@ def test_padding_is_on_the_left_and_positions_count_real_tokens() -> None:
         ([0, -1], [[3, 5], [0, 5]]),
         ("last", [[5], [5]]),
         (..., [[3, 4, 5, -1, -1, -1], [0, 1, 2, 3, 4, 5]]),
+        ("all but 0", [[4, 5, -1, -1, -1], [1, 2, 3, 4, 5]]),
+        ("all but -2", [[3, 5, -1, -1, -1], [0, 1, 2, 3, 5]]),
     ],
 )
 def test_columns_of_raw_positions(positions: object, expected: list[list[int]]) -> None:

@@ -20,6 +20,7 @@ _SAMPLES = [
     *(template.text.replace("{subject}", "") for relation in tasks.RELATIONS.values() for template in relation.templates),
     *(f"{fact.subject} {fact.answer}" for fact in tasks.FACTS),
     " ".join(f"{yy:02}" for yy in range(100)),
+    "+ - =",
 ]
 
 

@@ -38,7 +38,10 @@ def test_an_unknown_task_names_its_neighbours() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["", ".lexicon", ".draw", ".template", ".indirect_object", ".years", ".repeats", ".causal_sentences", ".facts", ".known"],
+    [
+        *("", ".lexicon", ".draw", ".template", ".indirect_object", ".years", ".repeats", ".causal_sentences", ".facts"),
+        *(".known", ".sums"),
+    ],
 )
 def test_docstring_examples_are_true(module: str) -> None:
     found = doctest.testmod(importlib.import_module("interp.tasks" + module), verbose=False, extraglobs={"pairs": None})

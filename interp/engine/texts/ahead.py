@@ -134,7 +134,7 @@ def _refuse(change: Change, runs: Ahead, paired: bool, *, given: bool) -> None:
     refuse_other_side(change, paired)
     source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
     scope = "all" if given else runs.scope
-    if not change.positions.is_all or scope == "prompt":
+    if not change.positions.is_everywhere or scope == "prompt":
         return
     if not runs.grows(change.site):
         if scope == "new":

@@ -241,7 +241,7 @@ def unreached(cells: Sequence[Cell], runs: Ahead, made: Generated, examples: Int
                 continue
             columns = where.columns[examples.to(where.columns.device)]
             beyond = columns >= fed[:, None]
-            late = (beyond.all(-1) if where.change.positions.is_all else beyond.any(-1)) & (columns >= 0).any(-1)
+            late = (beyond.all(-1) if where.change.positions.is_everywhere else beyond.any(-1)) & (columns >= 0).any(-1)
             if bool(late.any()):
                 warnings.warn(
                     f"{where.change!r} was not reached in {int(late.sum())} of {len(late)} rows, which ended before: row "
