@@ -41,13 +41,16 @@ if TYPE_CHECKING:
         doses,
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.localise.all_for_one import all_for_one
     from interp.methods.localise.atp_star import atp_star
-    from interp.methods.localise.attention_knockout import knockout
+    from interp.methods.localise.attention_knockout import knockout, knockout_readout
     from interp.methods.localise.causal_mediation import concentration, mediate
+    from interp.methods.localise.causal_paths import causal_paths
     from interp.methods.localise.causal_tracing import trace
     from interp.methods.localise.integrated_gradients import integrated_gradients
     from interp.methods.localise.multiverse import multiverse
     from interp.methods.localise.path_patching import path_patch
+    from interp.methods.localise.positional_patterns import positional_patterns
     from interp.methods.localise.self_repair import self_repair
     from interp.methods.localise.subset_bound import subset_bound
     from interp.methods.localise.token_lens import token_lens
@@ -85,15 +88,18 @@ _NAMES = {
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
+    "interp.methods.localise.all_for_one": ("all_for_one",),
     "interp.methods.localise.atp_star": ("atp_star",),
-    "interp.methods.localise.attention_knockout": ("knockout",),
+    "interp.methods.localise.attention_knockout": ("knockout", "knockout_readout"),
     "interp.methods.localise.integrated_gradients": ("integrated_gradients",),
     "interp.methods.localise.subset_bound": ("subset_bound",),
     "interp.methods.localise.token_lens": ("token_lens",),
     "interp.methods.localise.verification": ("verify",),
+    "interp.methods.localise.causal_paths": ("causal_paths",),
     "interp.methods.localise.causal_tracing": ("trace",),
     "interp.methods.localise.multiverse": ("multiverse",),
     "interp.methods.localise.path_patching": ("path_patch",),
+    "interp.methods.localise.positional_patterns": ("positional_patterns",),
     "interp.methods.localise.self_repair": ("self_repair",),
     "interp.methods.readouts.attention_patterns": ("attention",),
     "interp.methods.readouts.direct_logit_attribution": ("dla",),
@@ -117,11 +123,12 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
-    "ablate", "atp_star", "attention", "attribute", "axes", "cache", "check", "concentration", "damage", "dla", "doses",
-    "edited", "effect", "effects", "explain", "generate", "grid", "hook_name", "integrated_gradients", "knockout", "lens",
-    "load", "mediate", "methods", "metrics", "models", "multiverse", "optimal_constants", "over", "pairs", "patch",
-    "patch_edges", "path_patch", "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats",
-    "store", "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
+    "ablate", "all_for_one", "atp_star", "attention", "attribute", "axes", "cache", "causal_paths", "check",
+    "concentration", "damage", "dla", "doses", "edited", "effect", "effects", "explain", "generate", "grid", "hook_name",
+    "integrated_gradients", "knockout", "knockout_readout", "lens", "load", "mediate", "methods", "metrics", "models",
+    "multiverse", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch", "positional_patterns",
+    "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "subset_bound", "summary",
+    "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
 ]  # fmt: skip
 
 

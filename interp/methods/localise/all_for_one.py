@@ -68,7 +68,7 @@ METHOD = Method(
     mediator="streams of all tokens, and which tokens see each other, by block",
     search="exhaustive",
     cost="a forward pass for the means, and for every cell what of one comes after the blocks that wait",
-    function="interp.methods.localise.all_for_one.all_for_one",
+    function="interp.all_for_one",
 )
 
 _LOOK = "the last token's look at the others"

@@ -77,7 +77,7 @@ METHODS = (
         mediator="edges of attention; what is read are the outputs of attention and MLPs, by layer",
         search="exhaustive",
         cost="one forward pass, and one for every knockout",
-        function="interp.methods.localise.attention_knockout.knockout_readout",
+        function="interp.knockout_readout",
     ),
 )
 

@@ -50,7 +50,7 @@ METHOD = Method(
     mediator="heads; attention between spans is read",
     search="exhaustive",
     cost="two forward passes for attention, two more for patching, and for every head what of one comes after it",
-    function="interp.methods.localise.causal_paths.causal_paths",
+    function="interp.causal_paths",
 )
 
 SPANS = ("cause", "effect", "delimiter")

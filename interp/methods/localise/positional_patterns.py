@@ -43,7 +43,7 @@ METHOD = Method(
     mediator="attention scores before the softmax, by query and key",
     search="reading",
     cost="a forward pass over the texts, and one more wherever the scores of all layers are too large at once",
-    function="interp.methods.localise.positional_patterns.positional_patterns",
+    function="interp.positional_patterns",
 )
 
 By = Literal["layer", "head"]
