@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         doses,
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.localise.activation_patching import compare_choices
     from interp.methods.localise.all_for_one import all_for_one
     from interp.methods.localise.atp_star import atp_star
     from interp.methods.localise.attention_knockout import knockout, knockout_readout
@@ -88,6 +89,7 @@ _NAMES = {
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
+    "interp.methods.localise.activation_patching": ("compare_choices",),
     "interp.methods.localise.all_for_one": ("all_for_one",),
     "interp.methods.localise.atp_star": ("atp_star",),
     "interp.methods.localise.attention_knockout": ("knockout", "knockout_readout"),
@@ -124,11 +126,11 @@ __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
     "ablate", "all_for_one", "atp_star", "attention", "attribute", "axes", "cache", "causal_paths", "check",
-    "concentration", "damage", "dla", "doses", "edited", "effect", "effects", "explain", "generate", "grid", "hook_name",
-    "integrated_gradients", "knockout", "knockout_readout", "lens", "load", "mediate", "methods", "metrics", "models",
-    "multiverse", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch", "positional_patterns",
-    "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "subset_bound", "summary",
-    "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
+    "compare_choices", "concentration", "damage", "dla", "doses", "edited", "effect", "effects", "explain", "generate",
+    "grid", "hook_name", "integrated_gradients", "knockout", "knockout_readout", "lens", "load", "mediate", "methods",
+    "metrics", "models", "multiverse", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch",
+    "positional_patterns", "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store",
+    "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
 ]  # fmt: skip
 
 

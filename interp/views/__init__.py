@@ -13,6 +13,7 @@ from interp.views.heatmap import heatmap
 from interp.views.iia import iia
 from interp.views.layout import COLUMN, PAGE
 from interp.views.lens import lens
+from interp.views.maps import maps
 from interp.views.pareto import pareto
 from interp.views.paths import paths
 from interp.views.roc import roc
@@ -37,6 +38,7 @@ __all__ = [
     "heatmap",
     "iia",
     "lens",
+    "maps",
     "pareto",
     "paths",
     "roc",
