@@ -56,6 +56,7 @@ def maps(
         ShapeMismatchError: an array without two axes, or of other cells than the first.
     """
     first, x, y = _checked(results, x, y)
+    what = " or ".join(dict.fromkeys(labels.name_of(one) for one in results.values()))
     drawn = {name: array.transpose(y, x) for name, array in results.items()}
     colours = scale(np.stack([array.values for array in drawn.values()]), limit, signed=True)
     across = across or max(1, min(4, len(drawn), int(width / _LEAST)))
@@ -66,17 +67,18 @@ def maps(
         flags = flagged(array, deviations).values
         figure.add_heatmap(
             z=array.values, text=_hover(array, flags), hovertemplate=f"{labels.escape(name)}<br>%{{text}}<extra></extra>",
-            showscale=number == 1, colorbar={"title": {"text": labels.name_of(first)}}, **colours, **axes,
+            showscale=number == 1, colorbar={"title": {"text": what}}, **colours, **axes,
         )  # fmt: skip
         rows, columns = np.nonzero(flags)
         figure.add_scatter(
             x=columns, y=rows, mode="markers", showlegend=False, hoverinfo="skip", **axes,
             marker={"symbol": "circle-open", "size": 7, "color": ink(template), "line": {"width": 1}},
         )  # fmt: skip
-    head = title or f"{labels.name_of(first)} by {y} and {x}, under {len(drawn)} choices"
-    under = f"○ {deviations:g} SD or more from the mean of a map · {labels.escape(str(first.attrs.get('model_name', '')))}"
+    head = title or f"{what} by {y} and {x}, under {len(drawn)} choices"
+    told = [str(first.attrs[key]) for key in ("model", "task") if key in first.attrs]
+    under = " · ".join([*map(labels.escape, told), f"○ {deviations:g} SD or more from the mean of its map"])
     dress(
-        figure, head, under.rstrip(" ·"), labels.ticks(first.to_dataset(name="value"), x),
+        figure, head, under, labels.ticks(first.to_dataset(name="value"), x),
         labels.ticks(first.to_dataset(name="value"), y), width=width, template=template, across=across, down=down,
     )  # fmt: skip
     return _named(figure, list(drawn), across, down, width)

@@ -108,6 +108,15 @@ def heads(layers: int, tokens: int) -> xr.Dataset:
     return sweep({"layer": range(layers), "head": range(32)}, site="z")
 
 
+@case("maps", n=False)
+def under_several_choices(layers: int, tokens: int) -> dict[str, xr.DataArray]:
+    return {
+        f"{way} · str · {metric}": fx.recovery(heads(layers, tokens)).isel(metric=0)
+        for way in ("denoising", "noising")
+        for metric in ("logit_diff", "prob", "kl")
+    }
+
+
 @case("heatmap", n=True, options=lambda layers, tokens: {"slider": "layer"})
 def a_slider(layers: int, tokens: int) -> xr.Dataset:
     return sweep({"layer": range(layers), "head": range(4), "position": range(min(tokens, 12))}, site="z", examples=3)
