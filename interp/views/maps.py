@@ -19,7 +19,7 @@ from interp import effects as fx
 from interp.effects.flagging import flagged
 from interp.errors import InputError, ShapeMismatchError
 from interp.views import labels
-from interp.views.colours import ink, scale
+from interp.views.colours import of_text, scale
 from interp.views.layout import PAGE, dress, make_room
 
 _LEAST = 140
@@ -67,12 +67,13 @@ def maps(
         flags = flagged(array, deviations).values
         figure.add_heatmap(
             z=array.values, text=_hover(array, flags), hovertemplate=f"{labels.escape(name)}<br>%{{text}}<extra></extra>",
-            showscale=number == 1, colorbar={"title": {"text": what}}, **colours, **axes,
+            showscale=number == 1, colorbar={"title": {"text": what, "side": "right"}}, **colours, **axes,
         )  # fmt: skip
         rows, columns = np.nonzero(flags)
+        rings = of_text(array.values[rows, columns], colours)
         figure.add_scatter(
             x=columns, y=rows, mode="markers", showlegend=False, hoverinfo="skip", **axes,
-            marker={"symbol": "circle-open", "size": 7, "color": ink(template), "line": {"width": 1}},
+            marker={"symbol": "circle-open", "size": 7, "line": {"width": 1}} | {"color": rings},
         )  # fmt: skip
     head = title or f"{what} by {y} and {x}, under {len(drawn)} choices"
     told = [str(first.attrs[key]) for key in ("model", "task") if key in first.attrs]
@@ -81,6 +82,7 @@ def maps(
         figure, head, under, labels.ticks(first.to_dataset(name="value"), x),
         labels.ticks(first.to_dataset(name="value"), y), width=width, template=template, across=across, down=down,
     )  # fmt: skip
+    figure.update_xaxes(range=[-0.5, first.sizes[x] - 0.5]).update_yaxes(range=[-0.5, first.sizes[y] - 0.5])
     return _named(figure, list(drawn), across, down, width)
 
 
