@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from interp.methods.ablation.ablation import ablate, optimal_constants
     from interp.methods.localise.causal_mediation import concentration, mediate
     from interp.methods.localise.causal_tracing import trace
+    from interp.methods.localise.off_distribution import off_distribution
     from interp.methods.localise.path_patching import path_patch
     from interp.methods.localise.self_repair import self_repair
     from interp.methods.readouts.attention_patterns import attention
@@ -79,6 +80,7 @@ _NAMES = {
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
     "interp.methods.localise.causal_tracing": ("trace",),
+    "interp.methods.localise.off_distribution": ("off_distribution",),
     "interp.methods.localise.path_patching": ("path_patch",),
     "interp.methods.localise.self_repair": ("self_repair",),
     "interp.methods.readouts.attention_patterns": ("attention",),
@@ -105,9 +107,9 @@ __all__ = [
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
     "ablate", "attention", "attribute", "axes", "cache", "check", "concentration", "damage", "dla", "doses", "edited",
     "effect", "effects", "explain", "generate", "grid", "hook_name", "lens", "load", "mediate", "methods", "metrics",
-    "models", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch", "recovery", "rerun", "reweighted",
-    "run", "score", "self_repair", "sites", "stats", "store", "summary", "tasks", "top", "trace", "training", "views",
-    "weights",
+    "models", "off_distribution", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch", "recovery",
+    "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "summary", "tasks", "top", "trace",
+    "training", "views", "weights",
 ]  # fmt: skip
 
 
