@@ -4,6 +4,7 @@
     >>> zeroed = interp.off_distribution(model, pairs, heads, source=interp.Constant(0.0))                # doctest: +SKIP
     >>> zeroed["flagged"].sum(), zeroed["norm_ratio"].mean("example")                                     # doctest: +SKIP
     >>> interp.views.heatmap(zeroed["distance"].mean("example"))                                          # doctest: +SKIP
+    >>> interp.views.heatmap((zeroed["distance"] / zeroed["threshold"]).mean("example"))                  # doctest: +SKIP
 
 What is far from all natural activations may do what no natural prompt does: Zhang and Nanda, "Towards Best Practices of
 Activation Patching in Language Models" (arXiv 2309.16042), on Gaussian noise.
@@ -72,6 +73,13 @@ METHOD = Method(
 )
 CHANGE = "change"
 """The axis of the changes of one intervention."""
+_QUANTITIES = {
+    "norm_ratio": "norm over natural norm",
+    "distance": "distance from natural activations",
+    "scale_ratio": "last norm's scale over the base's",
+}
+"""What they are called in figures."""
+
 _Numbers = NDArray[np.float64]
 
 
@@ -266,9 +274,10 @@ def _labelled(
         "method": "off_distribution",
         "source": sources(family.interventions, patching),
     }
-    return xr.Dataset(
-        made, coords={axis: list(along) for axis, along in family.axes.items()} | known | _coords(family), attrs=attrs
-    )
+    coords = {axis: list(along) for axis, along in family.axes.items()} | known | _coords(family)
+    result = xr.Dataset(made, coords=coords, attrs=attrs)
+    of = {key: attrs.get(key) for key in ("model", "task", "given")}
+    return result.assign({name: result[name].assign_attrs({"quantity": q} | of) for name, q in _QUANTITIES.items()})
 
 
 def _coords(family: Family) -> dict[str, Any]:
