@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from interp.methods.localise.causal_tracing import trace
     from interp.methods.localise.integrated_gradients import integrated_gradients
     from interp.methods.localise.multiverse import multiverse
+    from interp.methods.localise.off_distribution import off_distribution
     from interp.methods.localise.path_patching import path_patch
     from interp.methods.localise.positional_patterns import positional_patterns
     from interp.methods.localise.self_repair import self_repair
@@ -100,6 +101,7 @@ _NAMES = {
     "interp.methods.localise.causal_paths": ("causal_paths",),
     "interp.methods.localise.causal_tracing": ("trace",),
     "interp.methods.localise.multiverse": ("multiverse",),
+    "interp.methods.localise.off_distribution": ("off_distribution",),
     "interp.methods.localise.path_patching": ("path_patch",),
     "interp.methods.localise.positional_patterns": ("positional_patterns",),
     "interp.methods.localise.self_repair": ("self_repair",),
@@ -128,9 +130,9 @@ __all__ = [
     "ablate", "all_for_one", "atp_star", "attention", "attribute", "axes", "cache", "causal_paths", "check",
     "compare_choices", "concentration", "damage", "dla", "doses", "edited", "effect", "effects", "explain", "generate",
     "grid", "hook_name", "integrated_gradients", "knockout", "knockout_readout", "lens", "load", "mediate", "methods",
-    "metrics", "models", "multiverse", "optimal_constants", "over", "pairs", "patch", "patch_edges", "path_patch",
-    "positional_patterns", "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store",
-    "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
+    "metrics", "models", "multiverse", "off_distribution", "optimal_constants", "over", "pairs", "patch", "patch_edges",
+    "path_patch", "positional_patterns", "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats",
+    "store", "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
 ]  # fmt: skip
 
 

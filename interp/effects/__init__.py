@@ -40,8 +40,8 @@ Several families are an ``xarray.DataTree`` of such datasets.
 from interp.effects import curves
 from interp.effects.cells import at, behind, cell_name, choose_metric, furthest
 from interp.effects.clusters import FEWEST_CLUSTERS, Clusters, clusters_of
-from interp.effects.mediation import mediation
 from interp.effects.flagging import Overlap, flagged, overlap
+from interp.effects.mediation import mediation
 from interp.effects.origin import STAMP, derived, stamped
 from interp.effects.quantities import damage, effect, noise_floor, quantity_of, recovery, value_of
 from interp.effects.schema import (

@@ -16,11 +16,24 @@ A cell with a missing example (NaN) has no answer: no number is made from part o
 from interp.stats.correlations import correlation_interval
 from interp.stats.flips import Flips, sign_flip
 from interp.stats.intervals import FEWEST_UNITS, FIRM, Interval, bootstrap_mean, bootstrap_ratio, t_interval
+from interp.stats.normal import Normal
 from interp.stats.subsets import Bounds, welch_bounds
 from interp.stats.units import effective_number
 from interp.stats.winners import held_out
 
 __all__ = [
-    "FEWEST_UNITS", "FIRM", "Bounds", "Flips", "Interval", "bootstrap_mean", "bootstrap_ratio", "correlation_interval",
-    "effective_number", "held_out", "sign_flip", "t_interval", "welch_bounds",
+    "FEWEST_UNITS",
+    "FIRM",
+    "Bounds",
+    "Flips",
+    "Interval",
+    "Normal",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "correlation_interval",
+    "effective_number",
+    "held_out",
+    "sign_flip",
+    "t_interval",
+    "welch_bounds",
 ]  # fmt: skip
