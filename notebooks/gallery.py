@@ -130,6 +130,25 @@ views.tracing(interp.patch(model, aligned, kinds, metric="prob"))
 views.tokens(stream.sel(layer=1), "effect", example=[0, 1, 2])
 
 # %% [markdown]
+# ## `maps`: does the map depend on the choices?
+#
+# The same heads in both directions and two corruptions, with what each map flags ringed.
+
+# %%
+chosen = interp.compare_choices(model, pairs, subject="S2", metric=["logit_diff", "prob"])
+views.maps(chosen.maps())
+
+# %% [markdown]
+# ## `specification_curve`: in how many of the analyses does it matter?
+#
+# One head under every direction, corruption, metric, way of putting examples together and template. Each mark in the rows
+# below is an analysis with that choice, black where the head stands out by two standard deviations.
+
+# %%
+last = interp.grid("z", layer=..., head=..., position=["END"])
+views.specification_curve(interp.multiverse(model, pairs, last, ["counterfactual", "mean", "resample", "zero"]))
+
+# %% [markdown]
 # # Looking inside one pass
 #
 # ## `lens`: what would every layer say?

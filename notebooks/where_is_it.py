@@ -14,13 +14,13 @@
 # %% [markdown]
 # # Where is it? Localising indirect-object identification
 #
-# *"When Mary and John went to the store, John gave a drink to"* – *Mary*. Which parts of a network make it say so? There are many
-# standard ways to ask, and they do not ask the same thing. This tutorial goes through them on one small model, each in a few lines:
-# patching, path patching, gradients and what they miss, knockouts, mediation, causal tracing; and then asks what one should ask of
-# all of them: does it depend on how I looked?
+# *"When Mary and John went to the store, John gave a drink to"* – *Mary*. Which parts of a network make it say so?
+# There are many standard ways to ask, and they do not ask the same thing. This tutorial goes through them on one
+# small model, each in a few lines: patching, path patching, gradients and what they miss, knockouts, mediation,
+# causal tracing; and then asks what one should ask of all of them: does it depend on how I looked?
 #
-# All results are xarray, with every example kept; `recovery`, `damage`, `effect` and every figure are functions of them. `interp
-# methods` lists what there is.
+# All results are xarray, with every example kept; `recovery`, `damage`, `effect` and every figure are functions of
+# them. `interp methods` lists what there is.
 
 # %%
 import os
@@ -38,7 +38,8 @@ interp.methods.table()[["id", "function"]]
 # %% [markdown]
 # ## Which heads, at which token
 #
-# Each head's output at each role, put from the clean run into the corrupted one. `recovery` 1 means that the clean answer is back.
+# Each head's output at each role, put from the clean run into the corrupted one. `recovery` 1 means that the clean
+# answer is back.
 
 # %%
 heads = interp.grid("z", layer=..., head=..., position=["S2", "END"])
@@ -49,8 +50,8 @@ interp.top(patched, 5)
 interp.views.heatmap(patched.sel(position="END"))
 
 # %% [markdown]
-# The other direction, noising, asks whether a head is *needed*. Where two heads can each do the work alone, denoising finds both and
-# noising neither; where both are needed it is the other way round.
+# The other direction, noising, asks whether a head is *needed*. Where two heads can each do the work alone, denoising
+# finds both and noising neither; where both are needed it is the other way round.
 
 # %%
 at_end = interp.grid("z", layer=..., head=..., position=["END"])
@@ -58,8 +59,8 @@ noised = interp.patch(model, pairs, at_end, patching="noising")
 interp.views.heatmap(noised.sel(position="END"))
 
 # %% [markdown]
-# What attention adds, in windows of two layers, beside single layers: a peak of a window that is more than its layers' sum says that
-# they work together.
+# What attention adds, in windows of two layers, beside single layers: a peak of a window that is more than its
+# layers' sum says that they work together.
 
 # %%
 for width in (1, 2):
@@ -69,8 +70,8 @@ for width in (1, 2):
 # %% [markdown]
 # ## Through which paths
 #
-# A head that matters may say the answer itself, or tell another head where to look. Path patching separates them: only the direct
-# path to the logits; or only what reaches the queries, keys or values of later heads.
+# A head that matters may say the answer itself, or tell another head where to look. Path patching separates them:
+# only the direct path to the logits; or only what reaches the queries, keys or values of later heads.
 
 # %%
 strongest = [
@@ -88,8 +89,8 @@ interp.views.heatmap(paths["logits"].to_dataset().sel(position="END"))
 # %% [markdown]
 # ## By gradient, and what gradients miss
 #
-# Attribution patching estimates all heads from two forward passes and one backward pass. `verify` patches the largest and a random
-# sample of the others exactly, and says how far the estimate can be trusted.
+# Attribution patching estimates all heads from two forward passes and one backward pass. `verify` patches the largest
+# and a random sample of the others exactly, and says how far the estimate can be trusted.
 
 # %%
 estimate = interp.attribute(model, pairs, at_end, patching="noising")
@@ -102,8 +103,8 @@ star["score"].sel(metric="logit_diff").mean("example").squeeze("position").round
 # %% [markdown]
 # ## What attention reads
 #
-# Cutting the last token off from a name, in all heads, layer by layer or in windows; and what each group of tokens brings to the last
-# token, decoded (Token Lens).
+# Cutting the last token off from a name, in all heads, layer by layer or in windows; and what each group of tokens
+# brings to the last token, decoded (Token Lens).
 
 # %%
 cut = interp.knockout(model, pairs, ["END"], ["IO", "S1", "S2"], window=2)
@@ -116,8 +117,8 @@ lens
 # %% [markdown]
 # ## How much goes through, and how much past
 #
-# Causal mediation divides the whole effect of the other prompt into what goes through a head (indirect) and what goes past it
-# (direct). With odds as the response and ratios, as in the paper:
+# Causal mediation divides the whole effect of the other prompt into what goes through a head (indirect) and what goes
+# past it (direct). With odds as the response and ratios, as in the paper:
 
 # %%
 mediated = interp.mediate(model, pairs, at_end)
@@ -128,8 +129,8 @@ interp.views.heatmap(shares["indirect"].squeeze("position"), title="Natural indi
 # %% [markdown]
 # ## Is an ablated model the same model?
 #
-# Other heads answer to an ablation. `self_repair` divides the total effect of each head into its direct effect and what makes up for
-# it: other heads, MLPs, and the last norm, which divides by less. The terms sum exactly.
+# Other heads answer to an ablation. `self_repair` divides the total effect of each head into its direct effect and
+# what makes up for it: other heads, MLPs, and the last norm, which divides by less. The terms sum exactly.
 
 # %%
 repair = interp.self_repair(model, pairs, at_end, "mean")
@@ -138,10 +139,19 @@ means = repair[columns].sel(metric="logit_diff").mean("example").squeeze("positi
 means.to_dataframe()[columns].round(2).sort_values("direct").head(4)
 
 # %% [markdown]
+# An ablated head may also say something that no prompt makes it say. Zero is far from what most heads write; the
+# other prompt's value is what heads do write.
+
+# %%
+for kind, source in (("zero", interp.interventions.zero()), ("other prompt", None)):
+    off = interp.off_distribution(model, pairs, at_end, source=source, patching="noising", scales=False)
+    print(kind, "flags", int(off["flagged"].sum()), "of", off["flagged"].size, "heads")
+
+# %% [markdown]
 # ## Does it depend on how I looked?
 #
-# The same heads under every direction × corruption × metric × way of putting examples together × template: in how many of the
-# analyses does a head stand out by two standard deviations?
+# The same heads under every direction × corruption × metric × way of putting examples together × template: in how
+# many of the analyses does a head stand out by two standard deviations?
 
 # %%
 noise = interp.Change("embed", "S2", interp.Noise(3 * embedding_std(model, pairs, "S2")), interp.Add())
@@ -158,15 +168,15 @@ analyses = interp.multiverse(model, pairs, at_end, ways)
 interp.views.specification_curve(analyses)
 
 # %% [markdown]
-# What carries the answer under swapped names need not stand out when every name is new, where the model has nothing to tell apart.
-# A head that matters in half of the analyses is a finding about those analyses. `experiments/multiverse` does this for all heads of
-# SmolLM2.
+# What carries the answer under swapped names need not stand out when every name is new, where the model has nothing
+# to tell apart. A head that matters in half of the analyses is a finding about those analyses.
+# `experiments/multiverse` does this for all heads of SmolLM2.
 
 # %% [markdown]
 # ## Where a fact is recalled
 #
-# Causal tracing asks the same of facts: noise on the subject's embeddings, one state restored. With SmolLM2 at hand, some facts that it
-# knows; without it the small model's names, so that the lines run.
+# Causal tracing asks the same of facts: noise on the subject's embeddings, one state restored. With SmolLM2 at hand,
+# some facts that it knows; without it the small model's names, so that the lines run.
 
 # %%
 cache = os.environ.get("INTERP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "interp")
@@ -180,8 +190,8 @@ else:
 interp.views.tracing(traced)
 
 # %% [markdown]
-# Fifty facts with five draws each take a quarter of an hour on one core; this is that figure (the lines are the same, with
-# `interp.tasks.facts(200, …)` and `draws=5`). States at the subject's last token matter early, those at the last token late; between,
-# MLPs of early layers carry it at the subject and attention brings it to the end.
+# Fifty facts with five draws each take a quarter of an hour on one core; this is that figure (the lines are the same,
+# with `interp.tasks.facts(200, …)` and `draws=5`). States at the subject's last token matter early, those at the last
+# token late; between, MLPs of early layers carry it at the subject and attention brings it to the end.
 #
 # ![Causal tracing of 50 facts that SmolLM2 knows](figures/causal_tracing_smollm2.svg)
