@@ -43,7 +43,7 @@ def measure(name: str, model: Any, store: Path | None, pairs: int | None = None)
         windows=own["windows"],
         seed=CONFIG["seed"],
         store=store,
-        name=f"best practices, {name}",
+        name=f"best practices, {name}" if store else None,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -52,5 +54,5 @@ def test_axes_can_be_exchanged_and_rows_chosen() -> None:
 )
 def test_wrong_use(results: object, options: dict[str, str], error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
-        views.maps(results, **options)  # type: ignore[arg-type]
+        inspect.unwrap(views.maps)(results, **options)  # type: ignore[arg-type]
     assert message in str(caught.value)

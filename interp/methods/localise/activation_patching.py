@@ -327,7 +327,8 @@ def _name(cells: xr.DataArray, flat: int) -> str:
 def _names(cells: xr.DataArray, chosen: xr.DataArray) -> list[str]:
     """Cells that are chosen, the strongest first."""
     numbers = np.flatnonzero(chosen.transpose(*cells.dims).values)
-    return [_name(cells, n) for n in numbers[np.argsort(-np.abs(cells.values.ravel()[numbers]), kind="stable")]]
+    order = np.argsort(-np.abs(cells.values.ravel()[numbers]), kind="stable")
+    return [_name(cells, flat) for flat in numbers[order].tolist()]
 
 
 def _summed(single: xr.DataArray, window: int) -> xr.DataArray:

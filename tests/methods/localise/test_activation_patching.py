@@ -6,6 +6,7 @@ linear networks, ways of saying one head, cells before the first difference); of
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import nets_gates
@@ -160,7 +161,7 @@ def test_sweeps_are_kept(tmp_path: Any, seed: int) -> None:
 )
 def test_wrong_use(options: dict[str, Any], error: type[Exception], message: str, seed: int) -> None:
     with pytest.raises(error) as caught:
-        compare_choices(sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 6]), **options)
+        inspect.unwrap(compare_choices)(sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 6]), **options)
     assert message in str(caught.value)
 
 
