@@ -44,6 +44,15 @@ def own(*cells: Cell) -> list[Place]:
     return [place for cell in cells for place in cell.places if not place.given]
 
 
+def halves_of(n: int) -> NDArray[np.int64]:
+    """0 or 1 for each of n pairs, at random and always the same, since templates often alternate.
+
+    >>> halves_of(6)
+    array([1, 0, 1, 0, 0, 1])
+    """
+    return np.random.default_rng(0).permutation(n) % 2
+
+
 def written(runs: Runs, cell: Cell) -> Iterator[tuple[Place, Tokens]]:
     """What every change of a cell would write, as the base is without its other changes, unless they are of one tensor.
 
@@ -142,6 +151,7 @@ class Distribution:
         return written.mean(found)
 
     def norm_ratio(self, written: Tokens) -> Float[_Numbers, " prompt"]:
+        """Norms by the mean natural one; NaN where all of these are 0 and so is the value."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return written.mean(np.linalg.norm(written.values, axis=-1) / self._norms)
 
@@ -162,7 +172,7 @@ class Natural:
             self._runs = Runs(model, encoded, "clean", prepared.budget.batch, reader)
         words = ("clean", "corrupted") if contrasted(encoded) else ("clean",)
         self._sides = [Activation(word) for word in words]
-        self._halves = np.tile(np.arange(len(encoded)) % 2, len(words))
+        self._halves = np.tile(halves_of(len(encoded)), len(words))
         self._known: dict[tuple[Site, Positions, bool], Distribution] = {}
         least = int(np.bincount(self._halves, minlength=2).min())
         if least < FEWEST:

@@ -14,8 +14,8 @@ Activation Patching in Language Models" (arXiv 2309.16042), on Gaussian noise.
    it is, without what is given.
 3. ``norm_ratio``: ‖h'‖ by the mean natural norm, a mean over the changed tokens.
 4. ``distance``: Mahalanobis, with the covariance of :class:`interp.stats.Normal` (Ledoit and Wolf), a mean over the changed
-   tokens. The distribution is fitted on the pairs with an even number for those with an odd one, and the other way round.
-   Every token of the change has a distribution of its own where all prompts have as many, else all tokens share one.
+   tokens. The pairs are split in two at random, and each half is judged by the distribution of the other. Every token of the
+   change has a distribution of its own where all prompts have as many, else all tokens share one.
 5. ``threshold``: a quantile of the distances that natural activations have themselves, found in the same way. ``beyond`` says
    in which examples h' is farther away, ``flagged`` where it is in more than half of them.
 6. ``scale_ratio``: what the last norm divides by where metrics read, with the change by without it, from a pass a cell.
@@ -47,8 +47,9 @@ from interp.engine.cells import Cell
 from interp.engine.edits import Edits
 from interp.engine.families import Family, Where, asked, check_words
 from interp.engine.filling import fill
+from interp.engine.layout import LOGITS
 from interp.engine.measure import sources
-from interp.engine.natural import BASE, Natural, own, written
+from interp.engine.natural import BASE, Natural, halves_of, own, written
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, start
 from interp.engine.prompts import forward
@@ -114,7 +115,7 @@ def off_distribution(
 
     Returns:
         ``norm_ratio``, ``distance`` and ``beyond`` by the axes of ``where`` and example, ``scale_ratio`` likewise (NaN where
-        the model has no such norm; the attribute ``scale_note`` says so), and ``threshold`` and ``flagged`` by the axes. Of
+        there is none; the attribute ``scale_note`` says why), and ``threshold`` and ``flagged`` by the axes. Of
         several changes in one cell the one farthest beyond its threshold counts, each as the base is without the others,
         unless they are of one tensor; ``distance_of_change``, ``threshold_of_change``, ``norm_ratio_of_change`` and
         ``changed``, the sites, are then of each. A ``DataTree`` of such results where ``where`` is a mapping.
@@ -144,15 +145,15 @@ def off_distribution(
         for place in own(*cells):
             prepared.runs.want(BASE, place.tensor, place.columns)
             whole.want(place.change)
-        scales = scales and model.has(FINAL)
+        note = _unread(prepared)
+        scales = scales and not note
         if scales:
             prepared.runs.want(BASE, FINAL, _read(prepared))
         cells = fill(cells, prepared.runs, told)
         judged = [_judged(prepared.runs, cell, whole) for cell in cells]
         ratio = _scale_ratio(prepared, cells, prepared.by_rule[numbers]) if scales else None
     facts = provenance.attributes(prepared.subject, patching, ()) | whole.attrs | {"quantile": quantile}
-    if not model.has(FINAL):
-        facts["scale_note"] = f"{model.name} has no {FINAL!r}, the scale of a last norm"
+    facts |= {"scale_note": note} if note else {}
     found, first = [], 0
     for family in families.values():
         part = slice(first, first + len(family.interventions))
@@ -187,11 +188,21 @@ def _refuse_attention(prepared: Prepared) -> None:
 
 def _judged(runs: Runs, cell: Cell, natural: Natural) -> list[_Judged]:
     """What every change of a cell writes, beside what is natural there."""
-    halves, found = np.arange(len(runs.base)) % 2, []
+    halves, found = halves_of(len(runs.base)), []
     for place, new in written(runs, cell):
         known = natural.at(place)
         found.append(_Judged(place.change.site, known.norm_ratio(new), known.distance(new, halves), known.threshold))
     return found
+
+
+def _unread(prepared: Prepared) -> str:
+    """Why there is no scale of a last norm where metrics read; empty if there is."""
+    model, base = prepared.model, prepared.runs.base
+    if not model.has(FINAL):
+        return f"{model.name} has no {FINAL!r}, the scale of a last norm"
+    if model.places(base, FINAL).width != model.places(base, LOGITS).width:
+        return f"at which positions of {FINAL!r} the logits of {model.name} are read is not known"
+    return ""
 
 
 def _read(prepared: Prepared) -> Int[Tensor, "example 1"]:

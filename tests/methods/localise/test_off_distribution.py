@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import anything
 import numpy as np
 import pytest
 import sweeps
@@ -38,6 +39,7 @@ from interp.prompts import Pair, Pairs
 from interp.sites import Site, grid
 from interp.stats import Normal
 
+PATCHING: tuple[Any, ...] = ("denoising", "noising")
 KINDS = ["gpt2", "llama", "neox", "gemma2"]
 """Biases and LayerNorm; grouped queries; parallel blocks; norms behind attention and a soft cap."""
 CHI_99 = {4: 3.6437, 8: 4.4822}
@@ -309,11 +311,28 @@ def test_other_prompts_can_be_what_is_natural() -> None:
     )
 
 
-def test_a_model_without_a_last_norm_says_so() -> None:
-    model, pairs = a_head_with_a_large_mean()
-    found = off_distribution(model, pairs, grid("z", layer=[0], head=..., position=[-1]))
-    assert found["scale_ratio"].isnull().all()
-    assert "no ln_final_scale" in found.attrs["scale_note"]
+@pytest.mark.parametrize("kind", ["t5", "mamba", "jamba", "mixtral", "vit", "bert"])
+def test_other_architectures(kind: str, seed: int) -> None:
+    """Their own values written back are natural and leave the last norm as it is, where there is one that is read."""
+    model = anything.model(kind)
+    pairs = anything.pairs(model, seed, 10)
+    where = {name: name for name in ("resid_post", "mlp_out", "mixer_out") if model.each(Site(name))}
+    found, other = (off_distribution(model, pairs, where, source=Activation("base"), patching=p) for p in PATCHING)
+    assert len(where) > 1
+    for one in (found[name].to_dataset() for name in where):
+        there = one.isel(layer=np.flatnonzero(one["distance"].notnull().all("example")))
+        assert not there["flagged"].any()
+        assert there.sizes["layer"]
+        if kind in ("vit", "bert"):
+            assert one["scale_ratio"].isnull().all()
+        else:
+            np.testing.assert_allclose(there["scale_ratio"], 1, rtol=1e-4)
+        side = other[str(one.attrs["site"])]["norm_ratio"].dropna("layer")
+        np.testing.assert_allclose((there["norm_ratio"] + side).mean("example"), 2, rtol=1e-3)
+    assert found[next(iter(where))].attrs.get("scale_note", "") == {
+        "vit": "at which positions of ln_final_scale the logits of vit are read is not known",
+        "bert": "bert has no ln_final_scale, the scale of a last norm",
+    }.get(kind, "")
 
 
 def test_figures_and_tables_name_what_they_show() -> None:
