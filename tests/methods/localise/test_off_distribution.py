@@ -258,7 +258,7 @@ def test_where_natural_activations_are_all_the_same() -> None:
 
 
 def test_on_a_real_model_zeroed_heads_are_flagged_and_symmetric_patches_are_not(loaded_smollm2: Model) -> None:
-    """All 270 heads at the last token. 52% were flagged of zeroed ones when this was written with 64 pairs, L18H8 17-fold
+    """All 270 heads at the last token. 50% were flagged of zeroed ones when this was written with 64 pairs, L18H8 17-fold
     beyond its threshold; and of 270 × 64 symmetric patches 1.5% were beyond, where 1% was to be expected."""
     from interp.tasks import ioi
 
