@@ -30,7 +30,7 @@ from typing import Any
 import xarray as xr
 
 from interp.engine.asked import asked_pairs, together
-from interp.engine.background import Given, given_changes
+from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.families import Family, Where, asked, check_words, named, sourced
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching
@@ -73,6 +73,7 @@ def path_patch(
     source: Source | None = None,
     corruption: Given = None,
     given: Given = None,
+    hold: Hold = (),
     rows: int | None = None,
     precision: Precision = "full",
     progress: bool | None = None,
@@ -91,6 +92,8 @@ def path_patch(
             logits directly.
         through: receivers on the way, the first stop first; paths lead through all of them in this order.
         through_mlps: whether MLPs between sender and receiver are part of the paths (the paper's way), or frozen.
+        hold: as for :func:`interp.patch`, in the runs of step 2 too: with ``"ln_scale"`` norms divide by what they divided by
+            in the base, and paths without MLPs are linear.
         patching: ``"noising"``, as in the paper, runs on the clean prompt with the sender from the corrupted one.
 
     Returns:
@@ -104,8 +107,17 @@ def path_patch(
     said = others(locals())
     check_words(patching, precision=precision)
     into = Into.of(store, name, tags)
+    still = held(model, hold)
     options = Options(
-        patching, "auto", given_changes(model, given), None, rows, True, progress, precision, together(corruption, "corruption")
+        patching,
+        "auto",
+        given_changes(model, given),
+        still,
+        rows,
+        True,
+        progress,
+        precision,
+        together(corruption, "corruption"),
     )
     encoded, _ = asked_pairs(model, pairs)
     by_name: Mapping[str, Receivers] = receivers if isinstance(receivers, Mapping) else {"": receivers}
@@ -116,7 +128,7 @@ def path_patch(
     sent = named(model, encoded, senders, _ASIS | {"source": sourced(source, "last")})
     if isinstance(receivers, Mapping) and len(sent) > 1:
         raise InputError("senders and receivers are both mappings of names; give one of the two by name")
-    frozen = _frozen(model, through_mlps)
+    frozen = list(dict.fromkeys([*_frozen(model, through_mlps), *(still.sites if still is not None else ())]))
     laid = {
         key or other: _Paths([*stops, end], frozen).laid(family) for key, end in ends.items() for other, family in sent.items()
     }
@@ -210,18 +222,23 @@ _MOVERS = {"z": "", "attn_out": "z", "cross_z": "", "cross_out": "cross_z", "mix
 """What moves information between tokens, each with what is frozen in its place where that is known."""
 _ORDER = {
     **dict.fromkeys(("embed", "pos_embed", "resid_pre"), (0, 0)),
-    **dict.fromkeys(("ln1_scale", "q", "k", "v", "latent", "k_rotary", "scores", "pattern"), (1, 1)),
-    **dict.fromkeys(("z", "result", "ln1_post_scale", "attn_out", "mixer_post", "mixer_out"), (1, 2)),
-    "resid_cross": (3, 3),
-    **dict.fromkeys(("cross_q", "cross_k", "cross_v", "cross_scores", "cross_pattern"), (4, 4)),
-    **dict.fromkeys(("cross_z", "cross_result", "cross_out"), (4, 5)),
-    "resid_mid": (6, 6),
-    **dict.fromkeys(("ln2_scale", "mlp_pre", "mlp_up", "mlp_post", "routing", "expert_out"), (7, 7)),
-    **dict.fromkeys(("ln2_post_scale", "mlp_out"), (7, 8)),
-    "resid_post": (9, 9),
+    "ln1_scale": (1, 1),
+    **dict.fromkeys(("q", "k", "v", "latent", "k_rotary", "scores", "pattern"), (2, 2)),
+    **dict.fromkeys(("z", "result", "ln1_post_scale", "attn_out", "mixer_post", "mixer_out"), (2, 3)),
+    "resid_cross": (4, 4),
+    **dict.fromkeys(("cross_q", "cross_k", "cross_v", "cross_scores", "cross_pattern"), (5, 5)),
+    **dict.fromkeys(("cross_z", "cross_result", "cross_out"), (5, 6)),
+    "resid_mid": (7, 7),
+    "ln2_scale": (8, 8),
+    **dict.fromkeys(("mlp_pre", "mlp_up", "mlp_post", "routing", "expert_out"), (9, 9)),
+    **dict.fromkeys(("ln2_post_scale", "mlp_out"), (9, 10)),
+    "resid_post": (11, 11),
+    "ln_final_scale": (12, 12),
 }
 """Where in its block a site reads the stream, and where it has written to it."""
-_INSIDE = {name for name, (reads, writes) in _ORDER.items() if reads == writes and reads in (1, 4, 7)}
+_BEHIND = 1 << 20
+"""Behind every layer."""
+_INSIDE = {name for name, (reads, writes) in _ORDER.items() if reads == writes and reads in (2, 5, 9)}
 """Sites whose change the module around them passes on."""
 
 
@@ -238,7 +255,8 @@ def _at(site: Site, which: int) -> tuple[bool, int, int]:
     if site.name not in _ORDER:
         why = "where it lies between heads is not known; name it by its role"
         raise UnknownSiteError("end of a path", site, [], why=why)
-    return site.stream == MAIN, -1 if site.layer is None else site.layer, _ORDER[site.name][which]
+    layer = _BEHIND if site.name == "ln_final_scale" else -1 if site.layer is None else site.layer
+    return site.stream == MAIN, layer, _ORDER[site.name][which]
 
 
 def _module(site: Site) -> tuple[str, int | None, int]:

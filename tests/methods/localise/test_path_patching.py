@@ -16,7 +16,7 @@ import torch
 from interp import effects
 from interp.engine import Edge, patch, patch_edges, run
 from interp.errors import InputError, UnknownSiteError
-from interp.interventions import Activation, Add, Change, Intervention, Noise
+from interp.interventions import Activation, Add, Change, Interpolate, Intervention, Noise
 from interp.methods.localise.path_patching import path_patch
 from interp.models import Model
 from interp.sites import grid
@@ -120,6 +120,34 @@ def test_direct_paths_of_all_writers_add_up_where_the_norm_is_held() -> None:
     direct = sum(effects.effect(found[name].to_dataset()).values.reshape(-1, 2).sum(0) for name in writers)
     everything = patch(model, pairs, f"L{model.sizes['layer'] - 1}.resid_post", patching="noising", given=held)
     np.testing.assert_allclose(direct, effects.effect(everything).values.ravel(), rtol=0, atol=1e-9)
+
+
+def test_held_norms_make_it_linear() -> None:
+    """Card 6.6: with the norms' scales held, the queries move by (Δ / σ) · W_Q. Expected: an edit that adds just that.
+
+    With free norms the gap shrinks as ‖Δ‖, a slope of 1: σ moves by (x · Δ) / (d σ), so x / σ does too to first order. (The card
+    has ‖Δ‖², which would need Δ to be orthogonal to the stream.)
+    """
+    model, pairs = model_of("gpt2"), sweeps.random_pairs(81, [6])
+    options: Any = {"through_mlps": False, "patching": "noising"}
+    base = run(model, pairs, capture=["L0.result", "L1.ln1_scale"], logits="none", patching="noising")
+    source = run(model, pairs, capture="L0.result", logits="none", patching="denoising")
+    moved = (source["L0.result"] - base["L0.result"])[0, -1, 1]
+    norm, linear = model.module.transformer.h[1].ln_1, model.module.transformer.h[1].attn.c_attn
+    width = moved.shape[-1]
+    centred = (moved - moved.mean()) * norm.weight / base["L1.ln1_scale"][0, -1]
+    queries = (centred @ linear.weight[:, :width]).unflatten(0, (model.sizes["head"], -1))
+    held = path_patch(model, pairs, ["L0H1.z@-1"], "L1H0.q@-1", hold="ln_scale", **options)
+    expected = patch(model, pairs, Change("L1H0.q", -1, queries[0].detach(), Add()), patching="noising", hold="ln_scale")
+    assert held["value"].item() == pytest.approx(expected["value"].item(), abs=1e-9)
+
+    def gap(share: float) -> float:
+        senders = [Change("L0H1.z", -1, edit=Interpolate(share))]
+        free, still = (path_patch(model, pairs, senders, "L1H0.q@-1", hold=hold, **options) for hold in ((), "L1.ln1_scale"))
+        return abs(free["value"].item() - still["value"].item())
+
+    slope = np.log(gap(1e-2) / gap(1e-3)) / np.log(10)
+    assert 0.9 < slope < 1.1
 
 
 @pytest.mark.parametrize("kind", KINDS)
