@@ -125,8 +125,8 @@ def test_direct_paths_of_all_writers_add_up_where_the_norm_is_held() -> None:
 def test_held_norms_make_it_linear() -> None:
     """Card 6.6: with the norms' scales held, the queries move by (Δ / σ) · W_Q. Expected: an edit that adds just that.
 
-    With free norms the gap shrinks as ‖Δ‖, a slope of 1: σ moves by (x · Δ) / (d σ), so x / σ does too to first order. (The card
-    has ‖Δ‖², which would need Δ to be orthogonal to the stream.)
+    With free norms the gap shrinks as ‖Δ‖, a slope of 1: σ moves by (x · Δ) / (d σ), so x / σ does too to first order. (The
+    card has ‖Δ‖², which would need Δ to be orthogonal to the stream.)
     """
     model, pairs = model_of("gpt2"), sweeps.random_pairs(81, [6])
     options: Any = {"through_mlps": False, "patching": "noising"}
