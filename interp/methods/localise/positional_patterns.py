@@ -22,6 +22,7 @@ Information?" (2025), arXiv 2509.21042.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ from interp.engine.single.cache import ask_checked, cached
 from interp.errors import HeadOutOfRangeError, InputError, ShapeMismatchError, UnknownNameError
 from interp.methods.registry import Method
 from interp.models import Bos, Model
+from interp.prompts import Prompt
 
 METHOD = Method(
     id="positional_patterns",
@@ -71,7 +73,8 @@ def positional_patterns(
     """Mean scores of attention by position, and what is left of them without the means of their diagonals.
 
     Args:
-        prompts: texts of equally many tokens, or of at least ``length``; as in :func:`interp.cache`.
+        prompts: texts of equally many tokens, or of at least ``length``; as in :func:`interp.cache`. Of an encoder–decoder what
+            the decoder has said counts, behind the encoder's whole text.
         layers: one or several; None for all that have attention.
         length: how many tokens of every text are run, the first ones; None for all of them.
         skip: positions at the beginning that are left out of the averages though they are attended to, such as 1 for BOS.
@@ -96,10 +99,10 @@ def positional_patterns(
         raise UnknownNameError("by", by, BY)
     whole = ask(model, prompts, bos=bos)
     texts = _of_length(whole, length)
-    long = len(texts[0])
+    long, bos = int(whole.tokens.said[0]) if length is None else length, whole.encoded.asked
     if not 0 <= skip <= long - 2:
         raise InputError(f"skip={skip} of {long} positions; expected to leave at least two")
-    asked = ask_checked(model, texts[:1], "scores", given=given, bos=False)
+    asked = ask_checked(model, texts[:1], "scores", given=given, bos=bos)
     probe = cached(asked, "scores", position=0)["scores"]
     there = [int(layer) for layer in probe[axes.LAYER].values]
     chosen = there if layers is None else sorted({layers} if isinstance(layers, int) else {*layers})
@@ -110,7 +113,7 @@ def positional_patterns(
     for some in _parts(len(texts), max(1, at_once // len(chosen))):
         for part in _parts(len(chosen), at_once):
             sites = [f"L{layer}.scores" for layer in chosen[part]]
-            scores = cached(ask(model, texts[some], given=given, bos=False), sites)["scores"].values[..., skip:, skip:]
+            scores = cached(ask(model, texts[some], given=given, bos=bos), sites)["scores"].values[..., skip:, skip:]
             seen = np.where(scores > _MASKED, scores.astype(float), np.nan)
             seen = seen if by == "head" else seen.mean(2)
             for half in range(2):
@@ -251,8 +254,8 @@ def _drawn(
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _of_length(asked: Asked, length: int | None) -> list[tuple[int, ...]]:
-    """Token ids of every text, equally many."""
+def _of_length(asked: Asked, length: int | None) -> list[Prompt]:
+    """Prompts of equally many tokens: as they are, or the first ones of the text that enters the layers."""
     tokens = asked.tokens
     if tokens.ids is None:
         raise InputError("these prompts are no token ids; positions are compared over texts")
@@ -266,8 +269,18 @@ def _of_length(asked: Asked, length: int | None) -> list[tuple[int, ...]]:
                 f"text {number} has {own} tokens where {wanted} are averaged; give length=, at most {min(lengths)}, to run the "
                 "first ones of every text, or leave shorter texts out"
             )
-    first = tokens.first.tolist()
-    return [tuple(row[start : start + wanted]) for row, start in zip(tokens.ids.tolist(), first, strict=True)]
+    prompts = [getattr(pair, asked.side) for pair in asked.encoded.pairs]
+    if all(own == wanted for own in lengths):
+        return prompts
+    decoded = tokens.argument != "input_ids"
+    if tokens.others and not decoded:
+        raise InputError(
+            f"length={wanted} would cut prompts that hold more than a text ({', '.join(tokens.others)}); take prompts that are "
+            "equally long"
+        )
+    rows = zip(prompts, tokens.ids.tolist(), tokens.first.tolist(), strict=True)
+    cut = [(prompt, row[start : start + wanted]) for prompt, row, start in rows]
+    return [replace(prompt, target=ids) if decoded else Prompt(ids) for prompt, ids in cut]
 
 
 def _parts(count: int, most: int) -> Iterator[slice]:

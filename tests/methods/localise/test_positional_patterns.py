@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import anything
 import numpy as np
 import pytest
 import sweeps
@@ -17,10 +18,13 @@ from torch import Tensor
 
 from interp import views
 from interp.doctor import architectures
+from interp.engine.single.cache import cache
 from interp.errors import HeadOutOfRangeError, InputError, ShapeMismatchError, UnknownNameError, UnknownSiteError
 from interp.interventions import Change, Context, Intervention
 from interp.methods.localise import positional_patterns as module
 from interp.methods.localise.positional_patterns import centred, positional_patterns, simulated_patterns
+from interp.models import load
+from interp.prompts import Prompt
 
 KINDS = ["gpt2", "llama", "neox", "gemma2"]
 
@@ -262,3 +266,22 @@ def test_a_model_without_scores_is_refused_with_the_reason() -> None:
 def test_simulations_that_are_none_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         simulated_patterns(**arguments)
+
+
+@pytest.mark.parametrize("length", [None, 4])
+def test_of_an_encoder_decoder_the_decoder_reads_behind_the_whole_text_of_the_encoder(length: int | None) -> None:
+    """Scores by :func:`interp.cache` of the same prompts; a causal decoder's first tokens score as they do with more behind."""
+    model = load(architectures.build("bart"), name="bart")
+    said = texts(5, 3, 6)
+    prompts = [Prompt(heard, target=one) for heard, one in zip(texts(6, 3, 5), said, strict=True)]
+    found = positional_patterns(model, prompts, length=length)
+    whole = cache(model, prompts, "scores").scores.astype(float).mean(("example", "head")).values
+    below = np.tril_indices(length or 6)
+    np.testing.assert_allclose(found.score.values[:, *below], whole[:, *below], rtol=0, atol=1e-5)
+    assert np.isnan(found.score.values[:, *np.triu_indices(length or 6, 1)]).all()
+
+
+def test_prompts_that_hold_more_than_a_text_are_not_cut() -> None:
+    model = anything.model("llava")
+    with pytest.raises(InputError, match=r"length=8 would cut prompts that hold more than a text \(.*pixel_values.*equally"):
+        positional_patterns(model, [pair.clean for pair in anything.pairs(model, 0)], length=8)
