@@ -14,12 +14,10 @@ from interp.engine.asked import encoded_pairs
 from interp.engine.single.run import run
 from interp.errors import UnknownSiteError
 from interp.models import Model
-from interp.sites import Positions, PositionsLike, Site
-
-_EMBED = Site("embed")
+from interp.sites import MAIN, Positions, PositionsLike, Site
 
 
-def embedding_std(model: Model, pairs: Any, position: PositionsLike = "subject") -> float:
+def embedding_std(model: Model, pairs: Any, position: PositionsLike = "subject", stream: str = MAIN) -> float:
     """The standard deviation of all entries of the token embeddings at some tokens of all clean prompts.
 
     It is the σ of causal tracing's noise (Meng et al. 2022, arXiv 2202.05262), which adds thrice as much to the subject.
@@ -27,17 +25,20 @@ def embedding_std(model: Model, pairs: Any, position: PositionsLike = "subject")
     Args:
         pairs: whose clean prompts are read.
         position: a role, an index or several.
+        stream: whose tokens, where not the main stream's.
 
     Raises:
         UnknownSiteError: the model embeds no tokens.
         PositionError: no such tokens.
     """
-    if not model.has(_EMBED):
-        raise UnknownSiteError("site", repr(_EMBED), [], why=f"{model.name} embeds no tokens, so their deviation is not known")
+    site = Site("embed", stream=stream)
+    if not model.has(site):
+        raise UnknownSiteError("site", repr(site), [], why=f"{model.name} embeds no tokens, so their deviation is not known")
     encoded = encoded_pairs(model, pairs)
-    columns = encoded.clean.columns(Positions.parse(position), what="position")
-    found = run(model, encoded, capture=_EMBED, logits="none", patching="noising")[_EMBED]
-    own = torch.where(columns >= 0, columns - encoded.clean.first[:, None], -1)
+    places = model.places(encoded.clean, site)
+    columns = places.columns(Positions.parse(position), what="position")
+    found = run(model, encoded, capture=site, logits="none", patching="noising")[site]
+    own = torch.where(columns >= 0, columns - places.first[:, None], -1)
     rows, slots = (own >= 0).nonzero(as_tuple=True)
     entries = found[rows.to(found.device), own[rows, slots].to(found.device)]
     return float(entries.to(torch.promote_types(entries.dtype, torch.float32)).std())

@@ -141,12 +141,15 @@ def patch_corrupted(of: Case) -> Any:
 
 
 def trace(of: Case) -> Any:
-    """Likewise."""
+    """Likewise; of encoder–decoders in both texts."""
     kinds = ("resid_post", "mixer_out") if of.name in MIXERS else ("resid_post", "mlp_out", "attn_out")
     found = interp.trace(of.model, of.pairs, metric=["prob", "logit_diff"], tokens="each", draws=2, window=2, kinds=kinds)
     states = found["resid_post"].to_dataset()
     if of.model.causal:
         close(states["value"].isel(layer=-1, position=-1), states["clean"])
+    if of.name in TWO_TEXTS:
+        heard = interp.trace(of.model, of.pairs, metric="logit_diff", tokens="each", draws=2, window=2, stream="encoder")
+        assert unsaid(heard) == []
     assert set(found.children) == set(kinds)
     assert dims(states) == ("metric", "layer", "position", "example")
     return found

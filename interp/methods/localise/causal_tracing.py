@@ -40,8 +40,8 @@ from interp.errors import InputError, PositionError, UnknownNameError
 from interp.interventions import Activation, Add, Arranged, Change, Intervention, Noise
 from interp.methods.registry import Method
 from interp.metrics import MetricLike
-from interp.models import Encoded, Model
-from interp.sites import Positions, grid
+from interp.models import Model, Places
+from interp.sites import MAIN, Positions, Site, grid
 
 METHOD = Method(
     id="causal_tracing",
@@ -73,6 +73,7 @@ def trace(
     severed: Sequence[Severed] = (),
     tokens: Tokens = "roles",
     roles: Sequence[str] | None = None,
+    stream: str = MAIN,
     seed: int = 0,
     given: Given = None,
     rows: int | None = None,
@@ -99,6 +100,7 @@ def trace(
             equally long, such as of one prompt.
         roles: some of :data:`ROLES`; prompts without a token of each of them are left out, and counted in the attribute
             ``left_out``. By default those that every prompt has.
+        stream: where the subject is noised and states are restored, where not in the main stream: ``"encoder"``.
         seed: of the noise.
         given, rows, precision, progress: as for :func:`interp.patch`.
         store: where the sweeps are kept, one for every length of prompts, each with all of its draws.
@@ -115,11 +117,13 @@ def trace(
     """
     _check(tokens, roles, severed, draws)
     encoded, _ = asked_pairs(model, pairs)
-    std = noise * embedding_std(model, encoded, subject)
-    corruption = Change("embed", Positions(role=subject), Noise(std, seed), Add())
+    std = noise * embedding_std(model, encoded, subject, stream)
+    embed = Site("embed", stream=stream)
+    places = model.places(encoded.clean, embed)
+    corruption = Change(embed, Positions(role=subject), Noise(std, seed), Add())
     options: dict[str, Any] = {"corruption": corruption, "given": given, "rows": rows, "precision": precision}
     options |= {"progress": progress, "store": store, "tags": tags}
-    lengths = encoded.clean.said.tolist()
+    lengths = places.said.tolist()
     if tokens == "each" and len(set(lengths)) > 1:
         raise PositionError(
             f"tokens='each' needs prompts of one length, got {sorted(set(lengths))} tokens; tokens='roles' puts them together"
@@ -128,13 +132,13 @@ def trace(
     found: dict[int, dict[str, xr.Dataset]] = {}
     for length, own in groups.items():
         repeated = replace(encoded.pairs, items=tuple(encoded.pairs[n] for n in own for _ in range(draws)))
-        where = _families(model, kinds, severed, window, length)
+        where = _families(model, stream, kinds, severed, window, length)
         called = name if name is None or len(groups) == 1 else f"{name}, {length} tokens"
         swept = patch(model, model.encode(repeated, bos=encoded.asked), where, metric, name=called, **options)
         found[length] = {key: _over_draws(one, draws) for key, one in effects.families(swept).items()}
     said = {"method": "trace", "draws": draws, "noise": {"std": std, "sigmas": noise, "seed": seed}, "subject": subject}
     if tokens == "roles":
-        marks = [_marks(span, n) for span, n in zip(_spans(encoded, subject), lengths, strict=True)]
+        marks = [_marks(span, n) for span, n in zip(_spans(places, subject), lengths, strict=True)]
         wanted = [role for role in ROLES if (role in roles if roles else all(mark[role] for mark in marks))]
         said["left_out"] = sum(not all(mark[role] for role in wanted) for mark in marks)
         if said["left_out"] == len(marks):
@@ -158,29 +162,35 @@ def _check(tokens: str, roles: Sequence[str] | None, severed: Sequence[str], dra
         raise ValueError(f"draws={draws}; expected 1 at least")
 
 
-def _families(model: Model, kinds: Sequence[str], severed: Sequence[Severed], window: int, length: int) -> dict[str, Any]:
+def _families(
+    model: Model, stream: str, kinds: Sequence[str], severed: Sequence[Severed], window: int, length: int
+) -> dict[str, Any]:
     """What is restored, by family; of prompts of one length."""
     streams = [kind for kind in kinds if kind.startswith("resid")]
     found: dict[str, Any] = {
-        kind: grid(kind, layer=..., position=..., window=1 if kind in streams else window) for kind in kinds
+        kind: grid(Site(kind, stream=stream), layer=..., position=..., window=1 if kind in streams else window)
+        for kind in kinds
     }
     if not found and not severed:
         raise InputError("kinds and severed are empty; name what is restored, such as kinds=('resid_post',)")
-    layers = range(model.sizes[axes.LAYER])
+    state = Site("resid_post", stream=stream)
+    layers = range(model.sizes_at(state)[axes.LAYER])
     for part in severed:
-        cells = [_severed(model, part, layer, position) for layer in layers for position in range(length)]
+        cells = [_severed(model, state.at(layer=layer), part, position) for layer in layers for position in range(length)]
         along = {axes.LAYER: layers, axes.POSITION: range(length)}
         found[f"resid_post, {part} severed"] = Arranged(cells, along, site=f"resid_post, {part} severed")
     return found
 
 
-def _severed(model: Model, part: str, layer: int, position: int) -> Intervention:
+def _severed(model: Model, state: Site, part: str, position: int) -> Intervention:
     """A state restored, with what a part of the blocks behind it adds to the same token left at its corrupted value."""
     base = Activation("base")
     pins = [
-        Change(site, position, base) for site in model.each(model.site(part)) if site.layer is not None and site.layer > layer
+        Change(site, position, base)
+        for site in model.each(Site(part, stream=state.stream))
+        if site.layer is not None and state.layer is not None and site.layer > state.layer
     ]
-    return Intervention((Change(f"L{layer}.resid_post", position), *pins))
+    return Intervention((Change(state, position), *pins))
 
 
 def _over_draws(result: xr.Dataset, draws: int) -> xr.Dataset:
@@ -196,12 +206,12 @@ def _over_draws(result: xr.Dataset, draws: int) -> xr.Dataset:
 _NUMBERS = {"value", "clean", "corrupt", "given", "by_rule"}
 
 
-def _spans(encoded: Encoded, subject: str) -> list[list[int]]:
+def _spans(places: Places, subject: str) -> list[list[int]]:
     """The tokens of every subject, counted from each prompt's first."""
-    columns = encoded.clean.columns(Positions(role=subject), what="subject")
+    columns = places.columns(Positions(role=subject), what="subject")
     return [
         [column - first for column in span if column >= 0]
-        for span, first in zip(columns.tolist(), encoded.clean.first.tolist(), strict=True)
+        for span, first in zip(columns.tolist(), places.first.tolist(), strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ Random models give an answer little probability; logit_diff is traced where an i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ import sweeps
 import torch
 
 from interp import effects
+from interp.doctor import architectures
 from interp.engine import patch, run
 from interp.engine.embeddings import embedding_std
 from interp.errors import InputError, PositionError, UnknownNameError
 from interp.interventions import Activation, Add, Change, Intervention, Noise
 from interp.methods.localise.causal_tracing import ROLES, trace
-from interp.models import Model
+from interp.models import Model, load
 from interp.prompts import Pair, Pairs, Prompt
 from interp.sites import grid
 from interp.store import Store
@@ -219,3 +221,26 @@ def test_words_that_are_none() -> None:
         trace(model, pairs, draws=0)
     with pytest.raises(InputError, match=r"kinds and severed are empty; name what is restored"):
         trace(model, pairs, kinds=())
+
+
+@pytest.mark.parametrize("severed", [(), ("mlp_out",)])
+def test_the_subject_of_an_encoder_is_noised_and_restored_there(severed: Any) -> None:
+    """Expected: patching of the encoder's states under the same noise; behind the last block nothing is severed."""
+    model = load(architectures.build("t5"), name="t5")
+    drawn = prompts(97, [(6, 1, 3), (6, 2, 4)])
+    pairs = Pairs(
+        tuple(Pair(replace(one.clean, target=(0, 7, 9)), replace(one.clean, target=(0, 7, 9)), 5, 6) for one in drawn)
+    )
+    found = traced(model, pairs, draws=1, stream="encoder", kinds=("resid_post",), severed=severed, metric="logit_diff")
+    noise = Noise(3 * embedding_std(model, pairs, stream="encoder"), 0)
+    options: Any = {"corruption": Change("encoder:embed", "subject", noise, Add())}
+    expected = patch(model, pairs, grid("encoder:resid_post", layer=..., position=...), **options)
+    np.testing.assert_allclose(found["resid_post"]["value"], expected["value"], rtol=0, atol=1e-4)
+    assert float(abs(found["resid_post"]["clean"] - found["resid_post"]["corrupt"]).min()) > 1e-3
+    if severed:
+        last = found["resid_post, mlp_out severed"].isel(layer=-1)
+        np.testing.assert_allclose(last["value"], expected["value"].isel(layer=-1), rtol=0, atol=1e-4)
+    by_role = traced(model, pairs, draws=1, stream="encoder", kinds=("resid_post",), metric="logit_diff", tokens="roles")
+    first = expected["value"].values[..., [1, 2], [0, 1]]
+    got = by_role["resid_post"]["value"].sel(position="subject first")
+    np.testing.assert_allclose(got, first, rtol=0, atol=1e-4)
