@@ -51,6 +51,7 @@ class Cells:
             for number, cell in zip(self._own, filled, strict=True)
         }
 
+    @torch.no_grad()
     def moved(
         self, examples: Tensor, found: Slopes, only: Collection[int] | None = None, *, but: Collection[Site] = ()
     ) -> Float[Tensor, "metric cell example"]:

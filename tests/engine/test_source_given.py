@@ -131,7 +131,7 @@ def test_it_is_part_of_a_runs_identity_and_recipe(tmp_path: object) -> None:
 def test_what_cannot_be_in_force_on_a_source() -> None:
     model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(49, [6])
     with pytest.raises(InputError, match=r"given of a source is of type str; expected an interp.Intervention or interp.Change"):
-        Activation("base", given="L0.z")  # type: ignore[arg-type]
+        sweeps.unchecked(Activation.__init__)(object.__new__(Activation), "base", given="L0.z")
     with pytest.raises(InputError, match=re.escape("prompt='base', 'source', 'clean' or 'corrupted', and no model=")):
         Activation("Hello", given=Change("L0.z"))
     with pytest.raises(UnknownSiteError):

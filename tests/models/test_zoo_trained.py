@@ -117,7 +117,7 @@ def test_left_padded_batch_equals_single_prompts(name: str) -> None:
 # ----------------------------------------------------------------------------------------------------------------- tokenizers
 
 
-@pytest.mark.parametrize("task", sorted({*tasks.names()} - {"facts"}))
+@pytest.mark.parametrize("task", ["greater_than", "induction", "ioi"])
 def test_tokenizer_round_trips_every_prompt(language: Loaded, task: str) -> None:
     tokenizer = language.tokenizer
     for pair in tasks.make(task, 60, seed=4):

@@ -307,7 +307,8 @@ def test_delete(store):
 
 
 def test_a_full_disk_is_said_to_be_full_and_what_is_there_stays(store, monkeypatch):
-    run = store.save(result(), name="mine")
+    mine = result()
+    run = store.save(mine, name="mine")
 
     def refuse(*given):
         raise OSError(28, "No space left on device")
@@ -317,7 +318,7 @@ def test_a_full_disk_is_said_to_be_full_and_what_is_there_stays(store, monkeypat
         with pytest.raises(StoreError, match=r"No space left on device; make room and call again, what was finished is kept$"):
             store.save(result(2))
     assert [one.id for one in store if one.status == "complete"] == [run.id]
-    assert store.load("mine").identical(result())
+    assert store.load("mine").identical(mine)
 
 
 @pytest.mark.parametrize("name", ["../other", "a/b", "..", "a\\b", ".hidden", "", " x", "a\nb", "x" * 101])

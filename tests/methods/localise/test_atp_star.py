@@ -92,9 +92,9 @@ def test_one_key_closed_form_is_the_softmax_for_every_pair_of_tokens(sink: bool,
     several = torch.rand(2, 7) < 0.5
     for at in (*(torch.eye(7, dtype=torch.bool)[[j, j]] for j in range(7)), several):
         step = softmax(scores + torch.where(at[:, None, None], delta, 0.0), beside) - pattern
-        torch.testing.assert_close(row.moved(delta, at), step, rtol=0, atol=1e-12)
+        torch.testing.assert_close(row.moved(delta, at), step, rtol=0, atol=1e-10)
         if at is not several:
-            torch.testing.assert_close(found[..., at[0]][..., 0], (step * gradient).sum(-1), rtol=0, atol=1e-12)
+            torch.testing.assert_close(found[..., at[0]][..., 0], (step * gradient).sum(-1), rtol=0, atol=1e-10)
 
 
 def test_one_key_closed_form_of_float32_patterns_is_as_exact_as_its_scores(seed: int) -> None:
@@ -140,7 +140,8 @@ def test_query_and_key_fix_are_exact_where_what_follows_is_affine(kind: str, nam
         plain = attribute(model, pairs, where, metric, patching=patching, hold=hold)
         for cells in where:
             expected = moved(exact[cells])
-            close = {"rtol": 0, "atol": 1e-9 * (1 + abs(expected).max())}
+            small = 1e-6 if kind == "gemma2" else 1e-9  # its norms compute in float32
+            close = {"rtol": 0, "atol": small * (1 + abs(expected).max())}
             np.testing.assert_allclose(moved(found[cells]), expected, err_msg=cells, **close)
             np.testing.assert_allclose(score(found[cells]), abs(moved(found[cells])), **close)
         assert abs(moved(plain["all"]) - moved(exact["all"])).max() > 1e-4, "there was something to repair"
