@@ -190,8 +190,6 @@ else:
 interp.views.tracing(traced)
 
 # %% [markdown]
-# Fifty facts with five draws each take a quarter of an hour on one core; this is that figure (the lines are the same,
-# with `interp.tasks.facts(200, …)` and `draws=5`). States at the subject's last token matter early, those at the last
-# token late; between, MLPs of early layers carry it at the subject and attention brings it to the end.
-#
-# ![Causal tracing of 50 facts that SmolLM2 knows](figures/causal_tracing_smollm2.svg)
+# A map of few facts is noisy; `interp.tasks.facts(200, …)` has enough that SmolLM2 knows for fifty, and `draws=5` and more
+# of them steady the corrupted run. What to look for is an early site, states and MLPs at the subject's last token, and a
+# late one, states and attention at the last token.
