@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from interp.engine.asked import listed
 from interp.engine.cells import Cell, Place, check, expanded, place
 from interp.engine.edits import Edits
+from interp.engine.passing import Passing
 from interp.engine.runs import Key, Runs
 from interp.engine.values import Sources
 from interp.interventions import Activation, Change
@@ -53,19 +54,38 @@ def _filled(inner: Sequence[_Inner], runs: Runs, cells: Sequence[Cell], known: S
 
         return replace(cell, places=tuple(map(valued, cell.places)))
 
-    for one in inner:
-        one.on.force(one.key, filled(one.cell, one.on), Edits.of)
+    by_runs = {id(one.on): one.on for one in inner}
+    passing = [Passing.of(on, {one.key: one.cell for one in inner if one.on is on}) for on in by_runs.values()]
+    for generation in _generations(inner):
+        ready = {one.key: filled(one.cell, one.on) for one in generation}
+        for one in generation:
+            one.on.force(one.key, ready[one.key], Edits.of)
+        for some in passing:
+            some.run(ready)
     return [filled(cell, runs) for cell in cells]
 
 
-def force(source: Activation, runs: Runs) -> None:
-    """Put what a source is given in force on its run, so that any site of it can be read.
+def _generations(inner: Sequence[_Inner]) -> Iterator[list[_Inner]]:
+    """Those that read no other's run first, then those that read theirs, and so on."""
+    number: dict[Key, int] = {}
+    for one in inner:  # the innermost come first
+        sources = (place.change.source for place in one.cell.places)
+        read = [one.on.key(source) for source in sources if isinstance(source, Activation) and source.given is not None]
+        number[one.key] = 1 + max((number.get(key, -1) for key in read), default=-1)
+    for generation in range(1 + max(number.values(), default=-1)):
+        yield [one for one in inner if number[one.key] == generation]
+
+
+def force(sources: Sequence[Activation], runs: Runs) -> None:
+    """Put what sources are given in force on their runs, so that any site of them can be read.
+
+    What was announced of them is read together; what is asked for later, of each run by itself.
 
     Raises:
         The same as :func:`fill`.
     """
-    some = Change(Site("resid_post", layer=0), source=source)
-    _filled(list(_inner([some], runs, set())), runs, (), ())
+    some = [Change(Site("resid_post", layer=0), source=source) for source in sources]
+    _filled(list(_inner(some, runs, set())), runs, (), ())
 
 
 @dataclass(frozen=True, eq=False)

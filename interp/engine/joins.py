@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from interp.interventions import Change, Intervention
-from interp.models import Model
+from interp.models import Encoded, Model
 from interp.models.hooks import of_others
 from interp.models.model import TorchHooks
 from interp.sites import MAIN, Site
@@ -27,8 +27,8 @@ class Point(IntEnum):
 POINTS = len(Point)
 NEVER = 1 << 40
 """The depth of a row that cannot be resumed."""
-_EARLY = ("embed", "pos_embed")
-_STREAM = (*_EARLY, "resid_pre", "resid_post")
+EARLY = ("embed", "pos_embed")
+_STREAM = (*EARLY, "resid_pre", "resid_post")
 _OF_ATTENTION = ("attn_out", "z", "result")
 _OF_MLP = ("mlp_out", "mlp_post")
 _INSIDE_MLP = ("resid_mid", "mlp_pre", "mlp_up", "routing", "expert_out", "ln2_scale", "ln2_post_scale")
@@ -50,6 +50,13 @@ def refused(model: Model) -> str:
     for name, _ in of_others(model.module):
         return f"a hook of yours on {name or 'the model'} would see some positions alone, or act twice on resumed rows"
     return ""
+
+
+def unresumed(encoded: Encoded) -> str:
+    """Why prompts run whole forward passes; empty if rows can begin between blocks."""
+    if encoded.clean.others:
+        return f"its prompts hold more than the tokens of one stream: {', '.join(encoded.clean.others)}"
+    return "" if encoded.clean.flush and encoded.corrupted.flush else "its prompts are padded on the right"
 
 
 def resumes(model: Model) -> bool:
@@ -113,7 +120,7 @@ def begin(model: Model, site: Site) -> int | str:
         return f"{site!r} is not inside a block" if layer is None else depth(layer, Point.PRE)
     if site.stream != MAIN:
         return f"{site!r} is outside the main stream, which reads it"
-    if site.name in _EARLY:
+    if site.name in EARLY:
         return -1
     if site.name == "logits":
         return "logits are changed after the last block"

@@ -20,7 +20,7 @@ from interp.engine.cells import Cell, check, expanded, place
 from interp.engine.edits import Rows
 from interp.engine.filling import corrupt
 from interp.engine.forks import Forks, forked
-from interp.engine.joins import NEVER, begun, join, moved, refused, resumes
+from interp.engine.joins import NEVER, begun, join, moved, refused, resumes, unresumed
 from interp.engine.lines import Lines
 from interp.engine.precision import Precision
 from interp.engine.prompts import Columns
@@ -175,11 +175,12 @@ def prepare(
     )
     reader = Reader.of(model, encoded, metrics, whole=any(site.name == "logits" for site in sites))
     budget = Budget(model, reader, encoded.clean.width, options.rows)
-    runs = Runs(model, encoded, BASE[options.patching], budget.batch, reader)
+    resumed = budget if options.strategy in ("auto", "wavefront") else None
+    runs = Runs(model, encoded, BASE[options.patching], budget.batch, reader, resumed)
     corrupted = None if corruption is None else place([corruption], runs.seen_from("clean"))[0]
     runs.corrupted_from = None if corrupted is None else corrupted.first
     streams = beside is not None and any(change.site.name == "resid_pre" for change in beside.changes)
-    cells, begins = place(interventions, runs, given, hold), _begins(model, interventions, options, beside, _whole(encoded))
+    cells, begins = place(interventions, runs, given, hold), _begins(model, interventions, options, beside, unresumed(encoded))
     # What is given or held between two blocks comes between a row's change before and its change after: no row forks there.
     found = Forks(cells, begins, [-1] * len(cells)) if streams else forked(model, cells, begins)
     by_rule = torch.stack([cell.inert for cell in found.cells]) & options.skip_inert
@@ -263,13 +264,6 @@ def _begins(
     if options.strategy == "wavefront" and cannot is not None:
         raise ValueError(f"strategy='wavefront' cannot run {cannot[1]!r}: {cannot[0]}; strategy='auto' runs it batched")
     return begins
-
-
-def _whole(encoded: Encoded) -> str:
-    """Why prompts run whole forward passes; empty if rows can begin between blocks."""
-    if encoded.clean.others:
-        return f"its prompts hold more than the tokens of one stream: {', '.join(encoded.clean.others)}"
-    return "" if encoded.clean.flush and encoded.corrupted.flush else "its prompts are padded on the right"
 
 
 def _eager(model: Model, cells: Sequence[Cell], runs: Runs, options: Options) -> str:

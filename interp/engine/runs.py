@@ -43,10 +43,14 @@ class Runs:
         base: which side of the pairs the sweep runs on, ``"clean"`` or ``"corrupted"``; the other one is the source.
         batch: examples in one forward pass.
         reader: says which logits of the pairs' prompts are kept.
+        budget: how many rows fit in a pass, where runs with something in force may be rows of the wave
+            (:mod:`interp.engine.passing`); None where they are whole forward passes.
     """
 
-    def __init__(self, model: Model, encoded: Encoded, base: str, batch: int, reader: Reader) -> None:
-        self.model, self.encoded, self.batch, self.reader = model, encoded, batch, reader
+    def __init__(
+        self, model: Model, encoded: Encoded, base: str, batch: int, reader: Reader, budget: Budget | None = None
+    ) -> None:
+        self.model, self.encoded, self.batch, self.reader, self.budget = model, encoded, batch, reader, budget
         self.side = {
             "base": base,
             "source": "clean" if base == "corrupted" else "corrupted",
@@ -61,6 +65,9 @@ class Runs:
         """The prompts whose logits are read: clean, corrupted, base."""
         self._kept: list[KeysValues] | None = None
         self._keeping = False
+        self._resumed: dict[Site, Columns] = {}
+        """What of the base run is kept for rows that are resumed from it."""
+        self._besides = 0
         self._whole: Shard | None = None
         self._part: Shard | None = None
         self._others: dict[str, Runs] = {}
@@ -99,7 +106,8 @@ class Runs:
         """The same runs with another base, on which nothing is given."""
         other = copy(self)
         other.side = self.side | {"base": side, "source": "clean" if side == "corrupted" else "corrupted"}
-        other._base_given, other.standing, other._keeping = False, None, False
+        other._base_given, other.standing, other._keeping, other._resumed = False, None, False, {}
+        other._kept = other._whole = other._part = None
         return other
 
     def under(self, source: Activation) -> Runs:
@@ -154,11 +162,30 @@ class Runs:
         """
         key, site = self.key(source), source.site_for(target)
         self.prompts[key][0].check(site)
-        kept = self.found.get(key, {}).get(site.tensor)
+        self._want(key, site.tensor, columns)
+
+    def _want(self, key: Key, site: Site, columns: Wanted) -> None:
+        kept = self.found.get(key, {}).get(site)
         if kept is None or not kept.has(columns):
-            wanted = self._wanted.setdefault(key, {}).setdefault(site.tensor, [])
+            wanted = self._wanted.setdefault(key, {}).setdefault(site, [])
             if not any(columns is one for one in wanted):
                 wanted += [columns] if kept is None else [columns, kept.columns]
+
+    def wanted(self, key: Key) -> dict[Site, Columns]:
+        """What was announced of a run and is not there yet."""
+        return {site: _all_of(columns) for site, columns in self._wanted.get(key, {}).items()}
+
+    def serve(self, key: Key, found: Mapping[Site, Kept]) -> None:
+        """Give a run all that was announced of it, which was made elsewhere."""
+        self.found.setdefault(key, {}).update(found)
+        self._wanted.pop(key, None)
+
+    def forget(self, source: Activation) -> None:
+        """Let go of a run that is not read any more."""
+        key = self.key(source)
+        for known in (self.found, self._wanted, self._forced, self._logits):
+            known.pop(key, None)
+        self._held.pop(id(source.given), None)
 
     def want_logits(self, *sides: str) -> None:
         """Announce that :meth:`logits` will be asked for, so that they come from the run that is made anyway."""
@@ -190,13 +217,13 @@ class Runs:
         self.want(source, target, columns)
         key = self.key(source)
         if key in self._wanted:
-            self._run(key, self._wanted.pop(key))
+            self._run(key)
         return self.found[key][source.site_for(target).tensor]
 
-    def _run(self, key: Key, wanted: Mapping[Site, list[Wanted]]) -> None:
-        """Run some prompts once, with their logits if somebody will read them."""
-        tokens = self.prompts[key][1]
-        reads = {site: _all_of(columns) for site, columns in wanted.items()}
+    def _run(self, key: Key) -> None:
+        """Run some prompts for what was announced, with their logits if somebody will read them."""
+        tokens, reads = self.prompts[key][1], self.wanted(key)
+        self._wanted.pop(key, None)
         ran = self._batches(key, tokens, reads, torch.arange(len(tokens), device=tokens.mask.device))
         self.found.setdefault(key, {}).update(ran.found)
         if ran.logits is not None:
@@ -244,7 +271,7 @@ class Runs:
         key = self.key(Activation(which))
         if key not in self._logits:
             self.want_logits(which)
-            self._run(key, self._wanted.pop(key, {}))
+            self._run(key)
         return self._logits[key]
 
     @property
@@ -259,12 +286,15 @@ class Runs:
             budget: how many examples to keep at once; a longer base run is made again, a shard at a time.
             besides: bytes that the caller keeps of each example.
         """
-        self._resumed = sites
-        self._shard = budget.examples(bytes_an_example(self.model, sites, self.base.width) + besides)
+        for site, columns in sites.items():
+            self._resumed[site] = _all_of([self._resumed.get(site, columns), columns])
+        self._besides = max(self._besides, besides)
+        self._whole = self._part = None
+        self._shard = budget.examples(bytes_an_example(self.model, self._resumed, self.base.width) + self._besides)
         if self._shard >= len(self.encoded):
             self._keeping = self.model.stack is not None and self.model.stack.resumes
-            for site, columns in sites.items():
-                self._wanted.setdefault(self._base_key, {}).setdefault(site, []).append(columns)
+            for site, columns in self._resumed.items():
+                self._want(self._base_key, site, columns)
 
     def shards(self, examples: Int[Tensor, " example"] | None = None) -> Iterator[Shard]:
         """The base run, as much of it at a time as was allowed to :meth:`keep`.
@@ -286,8 +316,8 @@ class Runs:
         key = self._base_key
         if self._shard >= len(self.base):
             if self._whole is None:
-                if key in self._wanted:
-                    self._run(key, self._wanted.pop(key))
+                if key in self._wanted or (self._keeping and self._kept is None):
+                    self._run(key)
                 everyone = torch.arange(len(self.base), device=self.model.device)
                 self._whole = Shard(self.model, everyone, self.base, self.found.get(key, {}), self._kept)
             return self._whole

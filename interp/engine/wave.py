@@ -6,27 +6,64 @@ keys and values of all of them; the unembedding, at the columns that they read. 
 costs the last layers at one position, not a forward pass.
 
 Rows of one pass start at one column and are sorted by where they join, so that the rows in flight are always the first ones.
-Long prompts are carried in pieces (:mod:`interp.engine.pieces`), each through all blocks before the next.
+What sites of some rows hold can be kept in passing; a pass of which nothing else is wanted ends behind the last of them. Long
+prompts are carried in pieces (:mod:`interp.engine.pieces`), each through all blocks before the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.engine.behind import FINAL
 from interp.engine.cells import Cell
 from interp.engine.edits import Edits, Rows, SiteWrite
 from interp.engine.joins import POINTS, Point, depth, inside
+from interp.engine.layout import canonical
 from interp.engine.pieces import divided
+from interp.engine.prompts import Columns
 from interp.engine.shard import Shard
 from interp.models.hooks import Hooks
 from interp.models.keys_values import Carried
 from interp.models.maps import applied, per_head
 from interp.models.stack import Stack
 from interp.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What some cells' rows hold at a site, kept in passing."""
+
+    tensor: Float[Tensor, "slot example column ..."]
+    columns: Columns
+    """Which are kept, ascending; None for all."""
+    slots: Int[Tensor, " cell"]
+    """Where each cell is in the tensor; −1 for those of which the site is not kept."""
+
+    @classmethod
+    def of(cls, base: Float[Tensor, "example column ..."], which: Sequence[int], cells: int, columns: Columns) -> Self:
+        """Room for some of the cells, with what the base holds."""
+        slots = torch.full((cells,), -1, device=base.device)
+        slots[torch.tensor(which, device=base.device)] = torch.arange(len(which), device=base.device)
+        return cls(base.repeat(len(which), *(1 for _ in base.shape)), columns, slots)
+
+    def cell(self, number: int) -> Float[Tensor, "example column ..."]:
+        """What one cell holds."""
+        return self.tensor[int(self.slots[number])]
+
+    def take(self, held: Float[Tensor, "row carried ..."], rows: Rows, columns: range) -> None:
+        """Keep what some rows hold at some consecutive columns."""
+        every = torch.arange(columns.start, columns.stop, device=held.device)
+        mine = self.slots[rows[:, 0]] >= 0
+        there = torch.isin(every, self.columns) if self.columns is not None else torch.ones_like(every, dtype=torch.bool)
+        at = every[there] if self.columns is None else torch.searchsorted(self.columns, every[there])
+        slots, examples = self.slots[rows[mine, 0]], rows[mine, 1]
+        self.tensor[slots[:, None], examples[:, None], at] = held[mine][:, there].to(self.tensor)
 
 
 class Pass:
@@ -38,6 +75,7 @@ class Pass:
         start: first column that is carried; no change matters before it.
         tail: first column that is read; not before ``start``.
         parents: the row that each one leaves where it joins, before a block; −1 for those that begin with the base run.
+        seen: where sites are kept in passing. The pass then ends behind the last of them.
     """
 
     def __init__(
@@ -49,11 +87,15 @@ class Pass:
         start: int,
         tail: int,
         parents: Int[Tensor, " row"],
+        seen: Mapping[Site, Seen] | None = None,
     ) -> None:
-        self.shard, self.tail, self.parents = shard, tail, parents
+        self.shard, self.tail, self.parents, self.asked = shard, tail, parents, rows
         assert shard.model.stack is not None
         self.stack: Stack = shard.model.stack
         self.last = len(self.stack) - 1
+        self.seen = {} if seen is None else seen
+        self.end = len(self.stack) if seen is None else max(end_of(self.stack, site) for site in seen)
+        """The block before which the pass ends."""
         self.edits = Edits(cells, rows)
         self.pieces = divided(shard.model, range(start, shard.tokens.width), self.edits.places)
         self.carried = Carried(start) if len(self.pieces) > 1 else None
@@ -89,7 +131,7 @@ class Piece:
         """What leaves the last block at the columns that are read; None if there are none."""
         hidden: Tensor | None = None
         there = 0
-        for layer in range(self.of.first, self.last + 1):
+        for layer in range(self.of.first, self.of.end):
             counts = [self.of.joined[depth(layer, point)] for point in Point]
             hidden = self._enter(layer, hidden, there, counts[Point.PRE], self.columns)
             if layer == self.last and not self.read:
@@ -105,9 +147,19 @@ class Piece:
             there = counts[Point.POST]
         if not self.read:
             return None
-        hidden = self._enter(self.last + 1, hidden, there, len(self.of.examples), self.read)
+        columns = self.read if self.of.end > self.last else self.columns
+        hidden = self._enter(self.of.end, hidden, there, self.of.joined[depth(self.of.end, Point.PRE)], columns)
         assert hidden is not None
+        if FINAL in self.of.seen:
+            self._normed(hidden, columns)
         return hidden
+
+    def _normed(self, hidden: Tensor, columns: range) -> None:
+        """Keep the scales of the last norm."""
+        changed = {FINAL: self._write(FINAL, 0, len(hidden), columns)} if FINAL in self.edits.sites() else {}
+        with Hooks(self.model.module, {FINAL: self.model.taps(FINAL)}, [FINAL], changed) as hooks:
+            self.stack.leaving(hidden, _as_it_is)
+        self.of.seen[FINAL].take(canonical(FINAL, hooks.found[FINAL]), self.of.asked[: len(hidden)], columns)
 
     # joining
 
@@ -133,6 +185,8 @@ class Piece:
         for site in (Site("resid_post", layer=layer - 1), Site("resid_pre", layer=layer)):
             if site in changed:
                 hidden = self._write(site, first, stop, columns, own=own)(hidden)
+            if site in self.of.seen:
+                self.of.seen[site].take(hidden, self.of.asked[first:stop], columns)
         return hidden
 
     def _embedded(self, first: int, stop: int) -> Tensor:
@@ -156,11 +210,14 @@ class Piece:
         """Rows in flight through a block; the last one gives the columns that are read alone."""
         n = len(hidden)
         rows, changed = self.of.rows(0, n), self._inside(layer, 0, n)
-        if not changed:
+        seen = [site for site in self.of.seen if inside(self.model, site, layer)]
+        if not changed and not seen:
             return through(self.shard, layer, hidden, rows, self.columns, self.of.tail, self.of.carried)
         call = self.shard.arguments(self.columns)  # the first time it runs the model, which hooks would see
-        with self._changing(changed, 0, n, self.columns):
+        with self._changing(changed, 0, n, self.columns, seen) as hooks:
             left = self.stack.run(layer, hidden, call, rows, carried=self.of.carried)
+        for site in seen:
+            self.of.seen[site].take(canonical(site, hooks.found[site]), self.of.asked[:n], self.columns)
         return left[:, self.read.start - self.columns.start :] if layer == self.last else left
 
     def _remember(self, layer: int, hidden: Tensor | None) -> None:
@@ -236,9 +293,20 @@ class Piece:
         before = tap.event != "output" or site.name == "result"  # results are what a module's output is made of
         return any(tap.path.startswith(f"{path}.") or (tap.path == path and before) for path in modules)
 
-    def _changing(self, sites: Sequence[Site], first: int, stop: int, columns: range) -> Hooks:
+    def _changing(self, sites: Sequence[Site], first: int, stop: int, columns: range, seen: Sequence[Site] = ()) -> Hooks:
         writes = {site: self._write(site, first, stop, columns) for site in sites}
-        return Hooks(self.model.module, {site: self.model.taps(site) for site in sites}, (), writes)
+        return Hooks(self.model.module, {site: self.model.taps(site) for site in (*sites, *seen)}, seen, writes)
+
+
+def _as_it_is(hidden: Tensor) -> Tensor:
+    return hidden
+
+
+def end_of(stack: Stack, site: Site) -> int:
+    """The block before which a site has been seen."""
+    if site.layer is None:
+        return len(stack) if site == FINAL else 0
+    return site.layer if site.name == "resid_pre" else site.layer + 1
 
 
 def through(

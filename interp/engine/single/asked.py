@@ -70,8 +70,8 @@ class Asked:
             rows: most prompts in one pass; by default what a memory budget allows.
         """
         reader = Reader(self.model, self.encoded, (), positions, whole=whole, columns=None)
-        batch = Budget(self.model, reader, self.tokens.width, rows).batch
-        return Runs(self.model, self.encoded, self.side, batch, reader)
+        budget = Budget(self.model, reader, self.tokens.width, rows)
+        return Runs(self.model, self.encoded, self.side, budget.batch, reader, budget)
 
     def give(self, runs: Runs) -> list[Cell]:
         """Put what is given in force on the base of such runs; see :func:`interp.engine.background.give`."""

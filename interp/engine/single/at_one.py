@@ -8,7 +8,7 @@ torch.Size([1, 9, 64])
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -62,14 +62,33 @@ class AtOne(Asked):
             self._read[site] = kept.tensor if columns is None else kept.at(examples, columns)[:, 0]
         return self._read[site]
 
-    def under(self, intervention: Intervention) -> Self:
-        """The same prompts' run under an intervention; what it takes from other runs is read once for all interventions.
+    def under(self, interventions: Iterable[Intervention], sites: Collection[Site]) -> Iterator[Self]:
+        """The same prompts' run under each of some interventions, several of which are run together.
 
-        It is called inside of a session of the model. Logits are those of the base run, as they are.
+        It is called inside of a session of the model, and every run used before the next is asked for. What interventions take
+        from other runs is read once for all of them. Logits are those of the base run, as they are.
+
+        Args:
+            sites: what will be read.
         """
-        source = Activation("base", given=intervention)
-        force(source, self.runs)
-        return replace(self, source=source, _wanted={}, _read={})
+        every, many = list(interventions), self._together(sites)
+        for first in range(0, len(every), many):
+            sources = [Activation("base", given=one) for one in every[first : first + many]]
+            runs = [replace(self, source=source, _wanted={}, _read={}) for source in sources]
+            for run in runs:
+                run.want(sites)
+            force(sources, self.runs)
+            for run in runs:
+                yield run
+                self.runs.forget(run.source)
+
+    def _together(self, sites: Collection[Site]) -> int:
+        """Of how many runs memory holds some sites."""
+        sizes, budget = self.model.sizes, self.runs.budget
+        columns = sum(self.runs.base.width if site.name == "v" else 1 for site in sites)
+        wide = max(sizes.get("d_model", 1024), sizes.get("unit", 0), sizes.get("head", 1) * sizes.get("d_head", 64))
+        one = columns * wide * self.model.dtype.itemsize * len(self.encoded)
+        return 1 if budget is None else max(1, budget.bytes // 4 // one)
 
     @property
     def logits(self) -> Float[Tensor, "example vocab"]:

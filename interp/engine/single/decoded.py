@@ -59,10 +59,15 @@ class Decoded:
             layers: those that are divided further than into attention and MLP.
         """
         model = run.model
-        run.want([*Additive.sites(model, by, layers), *([FINAL] if model.has(FINAL) else [])])
+        run.want(cls.sites(model, by, layers))
         final = run.read(Site("resid_post", layer=model.sizes[axes.LAYER] - 1))
         scale = run.read(FINAL).double() if model.has(FINAL) else decoder.scale(final).double()
         return cls(run, decoder, final, scale)
+
+    @staticmethod
+    def sites(model: Model, by: str, layers: Collection[int] = ()) -> list[Site]:
+        """What is read of a run."""
+        return [*Additive.sites(model, by, layers), *([FINAL] if model.has(FINAL) else [])]
 
     def parts(
         self, directions: Float[Tensor, "example *word d_model"], scale: Float[Tensor, " example"] | None = None

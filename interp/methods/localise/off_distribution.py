@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,22 +41,19 @@ from interp import axes
 from interp.engine import gauge, provenance
 from interp.engine.asked import together
 from interp.engine.background import Given, given_changes, in_force
-from interp.engine.batches import in_batches
 from interp.engine.behind import FINAL
 from interp.engine.cells import Cell
-from interp.engine.edits import Edits
 from interp.engine.families import Family, Where, asked, check_words
-from interp.engine.filling import fill
+from interp.engine.filling import fill, force
 from interp.engine.layout import LOGITS
 from interp.engine.measure import sources
 from interp.engine.natural import BASE, Natural, halves_of, own, written
 from interp.engine.precision import Precision, float32
 from interp.engine.prepared import Options, Patching, Prepared, start
-from interp.engine.prompts import forward
 from interp.engine.runs import Runs
 from interp.engine.swept import joined
 from interp.errors import UnknownSiteError
-from interp.interventions import EditLike, Featurizer, Source
+from interp.interventions import Activation, EditLike, Featurizer, Source
 from interp.methods.registry import Method
 from interp.models import Model
 from interp.sites import Site
@@ -130,7 +127,7 @@ def off_distribution(
     if not 0 < quantile < 1:
         raise ValueError(f"quantile={quantile}; expected a share between 0 and 1, such as 0.99")
     options = Options(
-        *(patching, "batched", given_changes(model, given), None, rows),
+        *(patching, "auto", given_changes(model, given), None, rows),
         precision=precision,
         corruption=together(corruption, "corruption"),
     )
@@ -151,7 +148,7 @@ def off_distribution(
             prepared.runs.want(BASE, FINAL, _read(prepared))
         cells = fill(cells, prepared.runs, told)
         judged = [_judged(prepared.runs, cell, whole) for cell in cells]
-        ratio = _scale_ratio(prepared, cells, prepared.by_rule[numbers]) if scales else None
+        ratio = _scale_ratio(prepared, numbers) if scales else None
     facts = provenance.attributes(prepared.subject, patching, ()) | whole.attrs | {"quantile": quantile}
     facts |= {"scale_note": note} if note else {}
     found, first = [], 0
@@ -211,26 +208,20 @@ def _read(prepared: Prepared) -> Int[Tensor, "example 1"]:
     return places.columns(prepared.reader.positions, what="metric position")[:, :1]
 
 
-def _scale_ratio(
-    prepared: Prepared, cells: Sequence[Cell], by_rule: Bool[Tensor, "cell example"]
-) -> Float[_Numbers, "cell example"]:
+def _scale_ratio(prepared: Prepared, numbers: Sequence[int]) -> Float[_Numbers, "cell example"]:
     """The last norm's scale with a change by without it; 1 where a change cannot matter."""
-    runs, rows, at = prepared.runs, (~by_rule).nonzero(), _read(prepared)
+    runs, at = prepared.runs, _read(prepared)
     everyone = torch.arange(len(at), device=at.device)
-    base = runs.read(BASE, FINAL, at).at(everyone, at).reshape(-1).double()
 
-    def run(part: slice) -> Tensor:
-        some = rows[part]
-        examples = some[:, 1]
-        ran = forward(runs.model, runs.base.take(examples), {FINAL: None}, None, Edits(cells, some))
-        own = ran.found[FINAL].at(torch.arange(len(some), device=at.device), at[examples])
-        return own.reshape(-1).double()
+    def scale(of: Activation) -> Tensor:
+        return runs.read(of, FINAL, at).at(everyone, at).reshape(-1).double()
 
-    found = torch.ones(by_rule.shape, dtype=torch.float64, device=base.device)
-    parts = in_batches(len(rows), runs.batch, run)
-    if parts:
-        found[tuple(rows.T)] = torch.cat(parts) / base[rows[:, 1]]
-    return found.cpu().numpy()
+    changed = [Activation("base", given=prepared.interventions[number]) for number in numbers]
+    for source in changed:
+        runs.want(source, FINAL, at)
+    force(changed, runs)
+    ratio = torch.stack([scale(source) for source in changed]) / scale(BASE)
+    return ratio.masked_fill(prepared.by_rule[numbers], 1.0).cpu().numpy()
 
 
 def _labelled(

@@ -178,21 +178,26 @@ class _Paths:
         for stop in self.stops:
             if stop[0].site == LOGITS:
                 return self._alone(sent, None)
-            runs: dict[tuple[Site, ...], Activation] = {}
-            sent = Intervention(tuple(self._received(sent, receiver, runs) for receiver in stop))
+            sent = Intervention(self._received(sent, stop))
         return sent
 
-    def _received(self, sent: Intervention, receiver: Change, runs: dict[tuple[Site, ...], Activation]) -> Change:
-        """A receiver with what it is made of while the senders are changed and heads are frozen.
+    def _received(self, sent: Intervention, stop: Sequence[Change]) -> tuple[Change, ...]:
+        """Receivers with what they are made of while the senders are changed and heads are frozen.
 
-        Args:
-            runs: sources by what is frozen in them; receivers of which the same is frozen share their run.
+        Receivers that are nothing frozen themselves share one run: what is frozen behind one of them does not reach it.
         """
-        if all(_written(change.site) >= _read(receiver.site) for change in sent.changes):
-            return Change(receiver.site, receiver.positions, _BASE)
-        alone = self._alone(sent, receiver.site)
-        source = runs.setdefault(tuple(change.site for change in alone.changes), Activation("base", given=alone))
-        return Change(receiver.site, receiver.positions, source)
+        first = min(_written(change.site) for change in sent.changes)
+        reached = [receiver.site for receiver in stop if first < _read(receiver.site)]
+        shared = max((site for site in reached if _written(site) == _read(site)), key=_read, default=None)
+        runs: dict[Site, Activation] = {}
+        found = []
+        for receiver in stop:
+            until = receiver.site if shared is None or _written(receiver.site) > _read(receiver.site) else shared
+            if receiver.site in reached and until not in runs:
+                runs[until] = Activation("base", given=self._alone(sent, until))
+            source = runs[until] if receiver.site in reached else _BASE
+            found.append(Change(receiver.site, receiver.positions, source))
+        return tuple(found)
 
     def _alone(self, sent: Intervention, receiver: Site | None) -> Intervention:
         """Senders changed, and what is frozen between them and a receiver, or the logits."""

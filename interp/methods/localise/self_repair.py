@@ -115,11 +115,14 @@ def self_repair(
     [family] = named(model, asked.encoded, where, change).values()
     for intervention in family.interventions:
         _own(intervention)
-    bar = tqdm(family.interventions, unit="component", disable=progress is False, delay=0 if progress else 1, leave=False)
     sites = {site for intervention in family.interventions for site in intervention.sites}
+    shown: dict[str, Any] = {"disable": progress is False, "delay": 0 if progress else 1}
     with torch.no_grad(), float32(), model.prepared({*asked.changed, *sites}):
         base = _Divided.of(asked, decoder, layers)
-        found = [_compared(base, _Divided.of(asked.under(one), decoder, layers, base), _own(one)) for one in bar]
+        runs = asked.under(family.interventions, Decoded.sites(model, "head", layers))
+        bar = tqdm(runs, total=len(family.interventions), unit="component", leave=False, **shown)
+        ablated = (_Divided.of(run, decoder, layers, base) for run in bar)
+        found = [_compared(base, run, _own(one)) for run, one in zip(ablated, family.interventions, strict=True)]
         other = asked.runs.logits("corrupted")[:, 0].double() if asked.paired else None
     whole = {name: _spread(torch.stack([one[name] for one in found]), family.exists, family.axes) for name in found[0]}
     clean = asked.numbers(base.logit)
