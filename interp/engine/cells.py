@@ -20,8 +20,9 @@ from torch.nn.functional import pad
 from interp import axes
 from interp.engine.layout import indexed_axis
 from interp.engine.runs import Runs
+from interp.engine.sources import Sources
 from interp.engine.spans import Spans
-from interp.engine.values import Sources, Values
+from interp.engine.values import Values
 from interp.errors import HeadOutOfRangeError, OrderError, PositionError
 from interp.interventions import Activation, Change, Interpolate, Intervention, Replace
 from interp.models import Model, Places

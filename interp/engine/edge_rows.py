@@ -29,8 +29,8 @@ from interp.engine.graph import EMBED, LOGITS, SLOTS, Edge
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
 from interp.engine.shard import Shard
+from interp.engine.sources import Sources
 from interp.engine.strategies import Progress
-from interp.engine.values import Sources
 from interp.engine.wave import through
 from interp.engine.wavefront import grouped, readout
 from interp.interventions import Change, Intervention, Source

@@ -17,7 +17,7 @@ from interp.engine.cells import Cell, Place, check, expanded, place
 from interp.engine.edits import Edits
 from interp.engine.passing import Passing
 from interp.engine.runs import Key, Runs
-from interp.engine.values import Sources
+from interp.engine.sources import Sources
 from interp.interventions import Activation, Change
 from interp.sites import Site
 

@@ -25,8 +25,9 @@ from interp.engine.edits import Rows
 from interp.engine.joins import EARLY, POINTS, Point, begin, begun, depth, inside, join, moved, refused, resumes, unresumed
 from interp.engine.prompts import Columns, Kept
 from interp.engine.runs import Key, Runs
+from interp.engine.seen import Seen, end_of
 from interp.engine.shard import Shard
-from interp.engine.wave import Pass, Seen, end_of
+from interp.engine.wave import Pass
 from interp.engine.wavefront import grouped
 from interp.interventions import Activation
 from interp.models import Model

@@ -130,6 +130,11 @@ class Runs:
         """Positions of one side of the pairs at a site, or those that are attended to there."""
         return self.model.places(self.tokens(which), site, attended=attended)
 
+    def places_of(self, key: Key, site: Site, *, attended: bool = False) -> Places:
+        """Positions of a run's prompts at a site."""
+        model, tokens = self.prompts[key]
+        return model.places(tokens, site, attended=attended)
+
     def changed_places(self, site: Site, *, given: bool) -> Places:
         """Positions of the base at a site that a change means by its words.
 

@@ -13,8 +13,6 @@ prompts are carried in pieces (:mod:`interp.engine.pieces`), each through all bl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -26,44 +24,13 @@ from interp.engine.edits import Edits, Rows, SiteWrite
 from interp.engine.joins import POINTS, Point, depth, inside
 from interp.engine.layout import canonical
 from interp.engine.pieces import divided
-from interp.engine.prompts import Columns
+from interp.engine.seen import Seen, end_of
 from interp.engine.shard import Shard
 from interp.models.hooks import Hooks
 from interp.models.keys_values import Carried
 from interp.models.maps import applied, per_head
 from interp.models.stack import Stack
 from interp.sites import Site
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What some cells' rows hold at a site, kept in passing."""
-
-    tensor: Float[Tensor, "slot example column ..."]
-    columns: Columns
-    """Which are kept, ascending; None for all."""
-    slots: Int[Tensor, " cell"]
-    """Where each cell is in the tensor; −1 for those of which the site is not kept."""
-
-    @classmethod
-    def of(cls, base: Float[Tensor, "example column ..."], which: Sequence[int], cells: int, columns: Columns) -> Self:
-        """Room for some of the cells, with what the base holds."""
-        slots = torch.full((cells,), -1, device=base.device)
-        slots[torch.tensor(which, device=base.device)] = torch.arange(len(which), device=base.device)
-        return cls(base.repeat(len(which), *(1 for _ in base.shape)), columns, slots)
-
-    def cell(self, number: int) -> Float[Tensor, "example column ..."]:
-        """What one cell holds."""
-        return self.tensor[int(self.slots[number])]
-
-    def take(self, held: Float[Tensor, "row carried ..."], rows: Rows, columns: range) -> None:
-        """Keep what some rows hold at some consecutive columns."""
-        every = torch.arange(columns.start, columns.stop, device=held.device)
-        mine = self.slots[rows[:, 0]] >= 0
-        there = torch.isin(every, self.columns) if self.columns is not None else torch.ones_like(every, dtype=torch.bool)
-        at = every[there] if self.columns is None else torch.searchsorted(self.columns, every[there])
-        slots, examples = self.slots[rows[mine, 0]], rows[mine, 1]
-        self.tensor[slots[:, None], examples[:, None], at] = held[mine][:, there].to(self.tensor)
 
 
 class Pass:
@@ -300,13 +267,6 @@ class Piece:
 
 def _as_it_is(hidden: Tensor) -> Tensor:
     return hidden
-
-
-def end_of(stack: Stack, site: Site) -> int:
-    """The block before which a site has been seen."""
-    if site.layer is None:
-        return len(stack) if site == FINAL else 0
-    return site.layer if site.name == "resid_pre" else site.layer + 1
 
 
 def through(

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from interp import effects
 from interp.engine import patch
-from interp.engine.values import _derangement
+from interp.engine.sources import _derangement
 from interp.errors import ShapeMismatchError, UnequalLengthsError, UserError
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Noise, Source, mean, resample, zero
 from interp.models import load
