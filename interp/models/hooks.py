@@ -27,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 from interp.errors import CompiledModelError, ShapeMismatchError, SiteNotFiredError
 from interp.models.calls import Call, first_tensor, output_tensor, with_first, with_output, with_tensors
 from interp.models.experts import chosen, dense, routed
-from interp.models.inside import InsideAttention
+from interp.models.inside import DoubleSoftmax, InsideAttention
 from interp.models.layouts import Flat, Units
 from interp.models.settings import unwritten
 from interp.models.taps import Reads, Tap, Write, at_positions
@@ -311,8 +311,13 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def eager_attention(module: nn.Module) -> Iterator[None]:
-    """The model's own eager attention and mask inside, the previous implementation after."""
+    """The model's own eager attention and mask inside, the previous implementation after.
+
+    In float64 the softmax is taken in float64 too, as fused attention takes it: many models ask for float32, in which the least
+    number of float64, by which a mask hides, is −∞, and a row of padding becomes NaN.
+    """
     parts: list[Any] = list(module.modules())
+    double = any(parameter.dtype == torch.float64 for parameter in module.parameters())
     fused = {m: m.processor for m in parts if hasattr(m, "get_attention_scores") and hasattr(m, "set_processor")}  # diffusers
     with _configured(module, "_attn_implementation", "eager"):
         try:
@@ -320,7 +325,8 @@ def eager_attention(module: nn.Module) -> Iterator[None]:
                 from diffusers.models.attention_processor import AttnProcessor
 
                 attention.set_processor(AttnProcessor())
-            yield
+            with DoubleSoftmax() if double else nullcontext():
+                yield
         finally:
             for attention, processor in fused.items():
                 attention.set_processor(processor)

@@ -97,6 +97,18 @@ def _products(
     return rearrange(found, "n kv (group slot) b -> n (kv group) slot b", group=group)
 
 
+class DoubleSoftmax(TorchFunctionMode):
+    """Inside, softmax of float64 is float64, whatever the caller asks for."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in SOFTMAX and args and args[0].dtype == torch.float64:
+            kwargs = {name: value for name, value in kwargs.items() if name != "dtype"}
+        return func(*args, **kwargs)
+
+
 class Seeing(Protocol):
     """The hooks of one forward pass; see :class:`interp.models.hooks.Hooks`."""
 

@@ -420,3 +420,17 @@ def test_nothing_is_as_large_as_all_scores_of_a_head(strategy: Any, renormalise:
     with Largest() as largest:
         patch(model, pairs, cells[:1], FIRST, strategy=strategy, rows=1)
     assert largest.numbers == 4 * piece * n
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "qwen3"])
+def test_padding_is_nothing_to_eager_attention_in_float64(kind: str) -> None:
+    """Whole patterns of padded prompts: each prompt's numbers are those that it has alone.
+
+    Models that ask for a softmax in float32 would make rows of padding NaN, which every later token then is too.
+    """
+    model, pairs = sweeps.model(kind, torch.float64), sweeps.random_pairs(8, [6, 5, 8])
+    halved = Change("L1.pattern", edit=Scale(0.5))
+    found = patch(model, pairs, halved, patching="noising")
+    assert found.attrs["attention"].startswith("eager")
+    alone = [patch(model, pairs[n : n + 1], halved, patching="noising")["value"].values for n in range(3)]
+    np.testing.assert_allclose(found["value"], np.concatenate(alone, -1), rtol=0, atol=1e-10 if kind == "gpt2" else 1e-6)
