@@ -2,7 +2,7 @@
 
     >>> form = interp.tasks.causal_sentences(48, corruption="delimiter", tokenizer=model.tokenizer)     # doctest: +SKIP
     >>> content = interp.tasks.causal_sentences(48, corruption="nonsense", tokenizer=model.tokenizer)   # doctest: +SKIP
-    >>> found = causal_paths(model, form, content)                                                     # doctest: +SKIP
+    >>> found = interp.causal_paths(model, form, content)                                              # doctest: +SKIP
     >>> interp.views.heatmap(found["heads"].score.sel(kind="syntax"))                                  # doctest: +SKIP
     >>> interp.views.curve(abs(found["heads"].score).mean("head"), x="layer")                          # doctest: +SKIP
 

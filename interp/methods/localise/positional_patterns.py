@@ -1,10 +1,11 @@
 """Positional patterns of the causal mask: what scores of attention say of absolute positions, apart from distances.
 
     >>> texts = [text[:4000] for text in many_texts]                                              # doctest: +SKIP
-    >>> found = positional_patterns(model, texts, length=128)                                     # doctest: +SKIP
+    >>> found = interp.positional_patterns(model, texts, length=128)                              # doctest: +SKIP
     >>> interp.views.heatmap(found.centred, slider="layer")                                       # doctest: +SKIP
     >>> interp.views.curve(found.profile.sel(layer=[0, 5, 10]), x="distance")                     # doctest: +SKIP
     >>> interp.views.curve({"norm": found.norm, "noise": found.noise}, x="layer")                 # doctest: +SKIP
+    >>> from interp.methods.localise.positional_patterns import simulated_patterns
     >>> simulated_patterns(cosine=0.2).norm.values.round(2)
     array([0.12, 1.22, 2.38, 2.85, 2.94])
 
