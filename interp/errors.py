@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral
 
 
 class UserError(Exception):
@@ -154,6 +155,19 @@ def _revived(kind: type[UnknownNameError], message: str, state: dict[str, object
     error.args = (message,)
     error.__dict__.update(state)
     return error
+
+
+def require_whole(argument: str, value: object, what: str, least: int = 1) -> None:
+    """Raise unless an argument is a whole number from ``least`` on.
+
+    Args:
+        what: what it says, "how often noise is drawn".
+
+    Raises:
+        InputError: it is less, or no whole number.
+    """
+    if not isinstance(value, Integral) or value < least:
+        raise InputError(f"{argument}={value!r}; expected {what}, a whole number from {least} on")
 
 
 def nearest(name: object, known: Iterable[str], n: int = 3) -> list[str]:

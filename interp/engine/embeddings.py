@@ -12,7 +12,7 @@ import torch
 
 from interp.engine.asked import encoded_pairs
 from interp.engine.single.run import run
-from interp.errors import UnknownSiteError
+from interp.errors import UnknownNameError, UnknownSiteError
 from interp.models import Model
 from interp.sites import MAIN, Positions, PositionsLike, Site
 
@@ -30,13 +30,20 @@ def embedding_std(model: Model, pairs: Any, position: PositionsLike = "subject",
     Raises:
         UnknownSiteError: the model embeds no tokens.
         PositionError: no such tokens.
+        UnknownNameError: no such role.
     """
     site = Site("embed", stream=stream)
     if not model.has(site):
         raise UnknownSiteError("site", repr(site), [], why=f"{model.name} embeds no tokens, so their deviation is not known")
     encoded = encoded_pairs(model, pairs)
     places = model.places(encoded.clean, site)
-    columns = places.columns(Positions.parse(position), what="position")
+    try:
+        columns = places.columns(Positions.parse(position), what="subject")
+    except UnknownNameError as unknown:
+        if not unknown.known:
+            raise
+        said = f"subject= says which tokens are noised, such as subject={unknown.known[0]!r}"
+        raise UnknownNameError(unknown.kind, unknown.name, unknown.known, listing=said) from None
     found = run(model, encoded, capture=site, logits="none", patching="noising")[site]
     own = torch.where(columns >= 0, columns - places.first[:, None], -1)
     rows, slots = (own >= 0).nonzero(as_tuple=True)

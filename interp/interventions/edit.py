@@ -57,6 +57,26 @@ def require_number(edit: object) -> None:
         )
 
 
+def spelt(number: Any) -> str:
+    """A number as representations have it, with four digits.
+
+    >>> spelt(0.33915864676237106), spelt(0.0), spelt(2)
+    ('0.3392', '0.0', '2')
+    """
+    return repr(float(f"{number:.4g}")) if isinstance(number, float) else repr(number)
+
+
+class OfStrength:
+    """An edit whose representation says how strong it is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        name = strength_name(self)
+        assert name is not None
+        return f"{type(self).__name__}({name}={spelt(getattr(self, name))})"
+
+
 @dataclass(frozen=True, slots=True)
 class Replace:
     """The source's value takes the place of the site's."""
@@ -72,8 +92,8 @@ class Replace:
         return {"kind": self.kind}
 
 
-@dataclass(frozen=True, slots=True)
-class Add:
+@dataclass(frozen=True, slots=True, repr=False)
+class Add(OfStrength):
     """``h + scale · s``: steering vectors, noise."""
 
     scale: float = 1.0
@@ -92,8 +112,8 @@ class Add:
         return {"kind": self.kind, "scale": self.scale}
 
 
-@dataclass(frozen=True, slots=True)
-class Scale:
+@dataclass(frozen=True, slots=True, repr=False)
+class Scale(OfStrength):
     """``factor · h``: gates; 0 knocks the site out. Reads no source."""
 
     factor: float = 0.0
@@ -112,8 +132,8 @@ class Scale:
         return {"kind": self.kind, "factor": self.factor}
 
 
-@dataclass(frozen=True, slots=True)
-class Interpolate:
+@dataclass(frozen=True, slots=True, repr=False)
+class Interpolate(OfStrength):
     """``h + weight · (s − h)``: a soft replacement, as masks learn it."""
 
     weight: float = 1.0

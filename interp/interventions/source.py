@@ -23,6 +23,7 @@ from torch import Tensor
 
 from interp import axes
 from interp.errors import InputError
+from interp.interventions.edit import spelt
 from interp.prompts import Prompt, Text
 from interp.sites import Positions, PositionsLike, Site
 
@@ -246,10 +247,10 @@ class Constant:
         return {"kind": "constant", "value": value.tolist() if isinstance(value, Tensor) else float(value)}
 
     def __repr__(self) -> str:
-        return f"Constant({self.value if not isinstance(self.value, Tensor) else tuple(self.value.shape)})"
+        return f"Constant({tuple(self.value.shape) if isinstance(self.value, Tensor) else spelt(self.value)})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Noise:
     """Gaussian noise, drawn once an example and position and shared by every cell of a sweep.
 
@@ -259,6 +260,9 @@ class Noise:
 
     std: float
     seed: int = 0
+
+    def __repr__(self) -> str:
+        return f"Noise(std={spelt(self.std)}, seed={self.seed})"
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "noise", "std": self.std, "seed": self.seed}

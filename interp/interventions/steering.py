@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from interp.errors import InputError, ShapeMismatchError
-from interp.interventions.edit import require_number, strength_name
+from interp.interventions.edit import OfStrength, require_number, strength_name
 from interp.interventions.intervention import Change, Intervention
 
 Dosed = TypeVar("Dosed", Change, Intervention)
 
 
-@dataclass(frozen=True, slots=True)
-class AddPreservingNorm:
+@dataclass(frozen=True, slots=True, repr=False)
+class AddPreservingNorm(OfStrength):
     """``h' · ‖h‖ / ‖h'‖`` with ``h' = h + scale · s``: the direction is turned to, the size stays; what is 0 stays 0."""
 
     scale: float = 1.0
@@ -70,8 +70,8 @@ class ProjectOut:
         return {"kind": self.kind}
 
 
-@dataclass(frozen=True, slots=True)
-class SetCoefficient:
+@dataclass(frozen=True, slots=True, repr=False)
+class SetCoefficient(OfStrength):
     """``h + (coefficient − ⟨h, ŝ⟩) ŝ``: as much along the source's direction as is said, in the activation's own units."""
 
     coefficient: float = 0.0

@@ -205,7 +205,7 @@ _NOT_ONE_PLACE = ("all", "swept", "listed")
 
 
 def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
-    """``denoising, source clean · gpt2 · ioi · n=64, 8 templates · position=14``.
+    """``denoising, source clean · gpt2 · ioi · n=64, 8 templates · position=14``; an estimate says of what kind it is.
 
     An edit stands behind the source unless it replaces.
     Where spans of source and target were not equally long, the rule that was used: ``unequal spans in 3: last token``.
@@ -215,7 +215,9 @@ def provenance(ds: xr.Dataset, table: xr.Dataset) -> str:
     fixed = selected(ds)
     how = attrs["patching"] if fx.paired(ds) else "no counterfactual"
     edit = f", {attrs['edit']}" if isinstance(attrs.get("edit"), str) and attrs["edit"] != "Replace()" else ""
-    words = [f"{how}{source}{edit}", *(str(attrs[k]) for k in ("model", "task") if attrs.get(k))]
+    words = [f"{how}{source}{edit}"]
+    words += [f"estimate: {attrs['estimate']}"] if attrs.get("estimate") else []
+    words += [str(attrs[k]) for k in ("model", "task") if attrs.get(k)]
     words += [f"corrupted by {_short(attrs['corruption'])}"] if attrs.get("corruption") else []
     words += [f"given {_short(attrs['given'])}"] if isinstance(attrs.get("given"), str) else []
     words += [f"held: {', '.join(attrs['hold'])}"] if attrs.get("hold") else []

@@ -274,6 +274,11 @@ def test_how_things_print() -> None:
         "Activation(prompt 'some text')": Activation("some text"),
         "Constant(0.0)": zero(),
         "Noise(std=0.3, seed=1)": noise(0.3, 1),
+        "Noise(std=0.3392, seed=0)": noise(0.33915864676237106),
+        "Constant(0.1235)": Constant(0.12345678),
+        "Add(scale=-2.346)": Add(-2.3456789),
+        "Interpolate(weight=0.3333)": Interpolate(1 / 3),
+        "AddPreservingNorm(scale=4)": AddPreservingNorm(4),
         "L9H6.z@END ← Activation(source)": Change("L9H6.z", "END"),
     }
     assert [repr(thing) for thing in printed.values()] == list(printed)

@@ -152,6 +152,8 @@ def test_title_is_provenance(make):
     scaled = views.heatmap(make(axis="head").assign_attrs(edit="Scale(0.5)", positions="all")).layout.title.text
     assert scaled.startswith("z: recovery of logit_diff")
     assert "denoising, source clean, Scale(0.5) · tiny" in scaled
+    guessed = views.heatmap(make().assign_attrs(estimate="first order")).layout.title.text
+    assert "denoising, source clean · estimate: first order · tiny" in guessed
 
 
 def test_what_has_no_number_looks_different_and_is_named(make):

@@ -40,7 +40,7 @@ from interp.engine.families import gridded
 from interp.engine.precision import Precision
 from interp.engine.prepared import Patching
 from interp.engine.stored import StoreLike
-from interp.errors import InputError, UnknownNameError
+from interp.errors import HeadOutOfRangeError, InputError, UnknownNameError
 from interp.interventions import Activation, Add, Change, Noise, zero
 from interp.interventions.source import SPAN
 from interp.methods.registry import Method
@@ -190,10 +190,10 @@ def compare_choices(
     metric: MetricLike | Sequence[MetricLike] = ("logit_diff", "prob", "logprob", "kl"),
     *,
     patching: Patching | Sequence[Patching] = ("denoising", "noising"),
-    corruptions: Sequence[str] = ("str", "noise"),
+    corruptions: str | Sequence[str] = ("str", "noise"),
     subject: PositionsLike = "subject",
     noise: float = 3.0,
-    windows: Sequence[int] = (1,),
+    windows: int | Sequence[int] = (1,),
     deviations: float = 2.0,
     seed: int = 0,
     given: Given = None,
@@ -229,6 +229,8 @@ def compare_choices(
         InputError: no choice is left, as of zero ablation with denoising alone.
         PositionError: prompts without tokens of the subject. And what :func:`interp.patch` raises.
     """
+    corruptions = (corruptions,) if isinstance(corruptions, str) else tuple(corruptions)
+    windows = (windows,) if isinstance(windows, int) else tuple(windows)
     for word in corruptions:
         if word not in CORRUPTIONS:
             raise UnknownNameError("corruption", word, CORRUPTIONS)
@@ -239,9 +241,11 @@ def compare_choices(
     chosen = [(way, how) for how in corruptions for way in directions if how not in _COMPONENT or way == "noising"]
     if not chosen or not windows:
         raise InputError(
-            f"patching={directions}, corruptions={tuple(corruptions)} and windows={tuple(windows)} leave nothing to run; "
+            f"patching={directions}, corruptions={corruptions} and windows={windows} leave nothing to run; "
             "'zero', 'mean' and 'resample' are noising, and windows hold widths such as 1"
         )
+    if min(windows) < 1:
+        raise HeadOutOfRangeError(f"windows={windows}: give numbers of adjacent layers, 1 at least")
     encoded, _ = asked_pairs(model, pairs)
     laid = _families(model, where, windows)
     std = noise * embedding_std(model, encoded, subject) if "noise" in corruptions else None

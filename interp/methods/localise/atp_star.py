@@ -38,7 +38,7 @@ from interp.engine.prepared import Patching, Prepared
 from interp.engine.query_key import QueryKey, needed
 from interp.engine.slopes import Slopes
 from interp.engine.stored import StoreLike
-from interp.errors import UnknownNameError, UnknownSiteError
+from interp.errors import InputError, UnknownNameError
 from interp.interventions import EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
 from interp.methods.registry import Method
@@ -104,8 +104,8 @@ def atp_star(
 
     Raises:
         UnknownNameError: an unknown method.
-        UnknownSiteError: the model has too few layers whose parts are known, or queries without a known pattern. And what
-            :func:`interp.attribute` raises.
+        InputError: the model has too few layers whose parts are known.
+        UnknownSiteError: queries without a known pattern. And what :func:`interp.attribute` raises.
     """
     said = locals()
     if method not in get_args(How):
@@ -178,7 +178,7 @@ def _layers(prepared: Prepared) -> list[list[Site]]:
     """For every layer of every stream that the prompts enter what it adds.
 
     Raises:
-        UnknownSiteError: fewer than two layers, of which none could be dropped and leave the others' nodes.
+        InputError: fewer than two layers, of which none could be dropped and leave the others' nodes.
     """
     model, streams = prepared.model, reached(prepared)
     found: dict[tuple[str, int | None], list[Site]] = defaultdict(list)
@@ -186,11 +186,10 @@ def _layers(prepared: Prepared) -> list[list[Site]]:
         if site.name in ADDED and site.stream in streams:
             found[site.stream, site.layer].append(site)
     if len(found) < 2:
-        why = (
-            f"GradDrop drops one layer and keeps the others, but of {model.name} the parts of {len(found)} are known; pass "
-            "method='atp' or 'atp+qk'"
+        raise InputError(
+            f"method='atp*' and 'atp+gd' drop one layer and keep the others, but what a layer of {model.name} adds to the "
+            f"stream is known of {len(found)} layer{'s' * (len(found) != 1)}, and two are needed; pass method='atp' or 'atp+qk'"
         )
-        raise UnknownSiteError("layers to drop", model.name, [], why=why)
     return list(found.values())
 
 

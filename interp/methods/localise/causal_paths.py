@@ -37,7 +37,7 @@ from interp.engine.precision import Precision
 from interp.engine.prepared import Patching
 from interp.engine.single.cache import ask_checked, cached
 from interp.engine.stored import StoreLike
-from interp.errors import InputError, PositionError
+from interp.errors import InputError, PositionError, UnknownNameError
 from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.models import Bos, Model, Places
@@ -107,11 +107,15 @@ def causal_paths(
         span_pair), NaN where the one span is wholly behind the other. ``patching``: the Effects of :func:`interp.patch`.
 
     Raises:
+        UnknownNameError: clusters by what the examples have not.
         InputError, PositionError, UnknownNameError: as :func:`span_attention`. And what :func:`interp.patch` raises.
     """
     sides = [span_attention(model, syntax, given=given, side=side) for side in ("clean", "corrupted")]
     attention = xr.concat(sides, xr.Variable(SENTENCE, ["causal", "other"]), coords="minimal", compat="override", join="outer")
     attention["contrast"] = _contrast(attention)
+    known = [str(key) for key, coord in attention.coords.items() if coord.dims == (axes.EXAMPLE,) and key != axes.EXAMPLE]
+    if clusters is not None and clusters not in known:
+        raise UnknownNameError("clusters", clusters, known)
     where = grid("z", layer=..., head=...)
     effects = patch(
         model, semantics, where, metric, patching=patching, given=given, hold=hold, rows=rows, precision=precision,

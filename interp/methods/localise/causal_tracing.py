@@ -36,7 +36,7 @@ from interp.engine.embeddings import embedding_std
 from interp.engine.precision import Precision
 from interp.engine.stacked_attrs import merged
 from interp.engine.stored import StoreLike
-from interp.errors import InputError, PositionError, UnknownNameError
+from interp.errors import InputError, PositionError, UnknownNameError, UnknownSiteError, require_whole
 from interp.interventions import Activation, Add, Arranged, Change, Intervention, Noise
 from interp.methods.registry import Method
 from interp.metrics import MetricLike
@@ -56,7 +56,7 @@ ROLES = ("subject first", "subject middle", "subject last", "after", "further", 
 """Tokens by what they are to the subject: its first, those between, its last, the first behind it, further ones, and the last
 of the prompt. Where a role has several tokens, each is a cell of its own, and their mean is taken in every prompt."""
 Tokens = Literal["roles", "each"]
-Severed = Literal["mlp_out", "attn_out"]
+Severed = Literal["mlp_out", "attn_out", "mixer_out"]
 _KINDS = ("resid_post", "mlp_out", "attn_out")
 
 
@@ -69,10 +69,10 @@ def trace(
     noise: float = 3.0,
     draws: int = 10,
     window: int = 10,
-    kinds: Sequence[str] = _KINDS,
-    severed: Sequence[Severed] = (),
+    kinds: str | Sequence[str] = _KINDS,
+    severed: Severed | Sequence[Severed] = (),
     tokens: Tokens = "roles",
-    roles: Sequence[str] | None = None,
+    roles: str | Sequence[str] | None = None,
     stream: str = MAIN,
     seed: int = 0,
     given: Given = None,
@@ -94,8 +94,10 @@ def trace(
         noise: k, in units of σ.
         draws: of the noise, each example's own; shared by all cells.
         window: layers that are restored together of what is no stream.
-        kinds: families of the result: ``"resid_post"`` and what adds to the stream.
-        severed: for each of these, a family ``"resid_post, mlp_out severed"`` too.
+        kinds: families of the result, one or several: ``"resid_post"`` and what adds to the stream, as ``"mixer_out"`` does
+            where there is no attention.
+        severed: ``"mlp_out"``, ``"attn_out"``, ``"mixer_out"`` or several: for each a family ``"resid_post, mlp_out severed"``
+            too.
         tokens: ``"roles"`` puts the tokens of different prompts together; ``"each"`` has every token of prompts that are
             equally long, such as of one prompt.
         roles: some of :data:`ROLES`; prompts without a token of each of them are left out, and counted in the attribute
@@ -113,8 +115,11 @@ def trace(
     Raises:
         InputError: no answers where the metric needs them, or nothing to trace.
         PositionError: no tokens of the subject, prompts of different length with ``tokens="each"``, or roles that none has.
-        UnknownNameError: a word that is none of those above. And what :func:`interp.patch` raises.
+        UnknownNameError: a word that is none of those above.
+        UnknownSiteError: a part to sever that the model does not have. And what :func:`interp.patch` raises.
     """
+    kinds, severed = _several(kinds), _several(severed)
+    roles = None if roles is None else _several(roles)
     _check(tokens, roles, severed, draws)
     encoded, _ = asked_pairs(model, pairs)
     std = noise * embedding_std(model, encoded, subject, stream)
@@ -158,8 +163,12 @@ def _check(tokens: str, roles: Sequence[str] | None, severed: Sequence[str], dra
     for word in roles or ():
         if word not in ROLES:
             raise UnknownNameError("role", word, ROLES)
-    if draws < 1:
-        raise ValueError(f"draws={draws}; expected 1 at least")
+    require_whole("draws", draws, "how often noise is drawn")
+
+
+def _several(words: Any) -> tuple[Any, ...]:
+    """One word or several."""
+    return (words,) if isinstance(words, str) else tuple(words)
 
 
 def _families(
@@ -176,6 +185,9 @@ def _families(
     state = Site("resid_post", stream=stream)
     layers = range(model.sizes_at(state)[axes.LAYER])
     for part in severed:
+        if not model.each(Site(part, stream=stream)):
+            why = f"{model.name} has none that could be severed"
+            raise UnknownSiteError("site", repr(Site(part, stream=stream)), [], why=why)
         cells = [_severed(model, state.at(layer=layer), part, position) for layer in layers for position in range(length)]
         along = {axes.LAYER: layers, axes.POSITION: range(length)}
         found[f"resid_post, {part} severed"] = Arranged(cells, along, site=f"resid_post, {part} severed")

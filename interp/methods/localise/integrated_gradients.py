@@ -47,7 +47,7 @@ from interp.engine.precision import Precision
 from interp.engine.prepared import Patching, Prepared
 from interp.engine.slopes import Slopes
 from interp.engine.stored import StoreLike
-from interp.errors import InputError, UnknownNameError, UnknownSiteError
+from interp.errors import InputError, UnknownNameError, require_whole
 from interp.interventions import Activation, Change, EditLike, Featurizer, Intervention, Source
 from interp.interventions.source import Unequal
 from interp.methods.registry import Method
@@ -110,17 +110,15 @@ def integrated_gradients(
         What :func:`interp.attribute` returns; attributes ``along``, ``steps`` and ``quadrature`` say how it was made.
 
     Raises:
-        UnknownNameError, ValueError: an unknown path or quadrature, or no step.
-        InputError: prompts without a counterfactual have no path of embeddings.
-        UnknownSiteError: the model has no token embeddings.
+        UnknownNameError: an unknown path or quadrature.
+        InputError: no step; prompts without a counterfactual, or a model without token embeddings, have no path of embeddings.
         UnequalLengthsError: the prompts of a pair differ in length. And what :func:`interp.attribute` raises.
     """
     said = locals()
     for argument, value, known in (("along", along, Along), ("quadrature", quadrature, Quadrature)):
         if value not in get_args(known):
             raise UnknownNameError(argument, value, get_args(known))
-    if steps < 1:
-        raise ValueError(f"steps={steps}; integrated gradients are taken at 1 point at least")
+    require_whole("steps", steps, "at how many points gradients are taken")
     facts = {"estimate": "integrated gradients", "along": along, "steps": steps, "quadrature": quadrature}
     points = nodes(quadrature, steps)
     if along == "activations":
@@ -229,11 +227,12 @@ def _embeddings(prepared: Prepared) -> list[Site]:
     """Where tokens enter, in every stream.
 
     Raises:
-        UnknownSiteError: nowhere.
+        InputError: nowhere.
     """
     streams, model = reached(prepared), prepared.model
     found = [site for site in model.sites() if site.name == "embed" and site.stream in streams]
     if not found:
-        why = f"no token embedding of {model.name} was found, along which a path could go; pass along='activations'"
-        raise UnknownSiteError("path along", "embeddings", [], why=why)
+        raise InputError(
+            f"{model.name} has no token embeddings, so along='embeddings' has no path to go; pass along='activations'"
+        )
     return found

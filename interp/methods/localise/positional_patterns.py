@@ -34,7 +34,7 @@ from interp import axes
 from interp.engine.background import Given
 from interp.engine.single.asked import Asked, ask
 from interp.engine.single.cache import ask_checked, cached
-from interp.errors import HeadOutOfRangeError, InputError, ShapeMismatchError, UnknownNameError
+from interp.errors import HeadOutOfRangeError, InputError, ShapeMismatchError, UnknownNameError, require_whole
 from interp.methods.registry import Method
 from interp.models import Bos, Model
 from interp.prompts import Prompt
@@ -94,7 +94,7 @@ def positional_patterns(
         ShapeMismatchError: texts of different length, or shorter than ``length``.
         InputError: ``length`` or ``skip`` leave no two positions; or what does not run as token ids.
         UnknownSiteError: the model has no scores, with the reason.
-        HeadOutOfRangeError: no such layer.
+        HeadOutOfRangeError: no such layer, or none at all.
     """
     if by not in BY:
         raise UnknownNameError("by", by, BY)
@@ -107,6 +107,8 @@ def positional_patterns(
     probe = cached(asked, "scores", position=0)["scores"]
     there = [int(layer) for layer in probe[axes.LAYER].values]
     chosen = there if layers is None else sorted({layers} if isinstance(layers, int) else {*layers})
+    if not chosen:
+        raise HeadOutOfRangeError(f"layers is empty; name one or several of {there}, or None for all of them")
     if missing := [layer for layer in chosen if layer not in there]:
         raise HeadOutOfRangeError(f"layers names {missing[0]}, which has no scores; those of {model.name} are {there}")
     shape = (len(chosen), *(probe.sizes[axes.HEAD],) * (by == "head"), long - skip, long - skip)
@@ -121,17 +123,18 @@ def positional_patterns(
                 halves[half, part] += seen[(half - some.start) % 2 :: 2].sum(0)
     places = {axes.LAYER: chosen} | ({axes.HEAD: np.arange(probe.sizes[axes.HEAD])} if by == "head" else {})
     found = _summaries(halves, len(texts), places, skip)
-    return found.assign_attrs(
-        {
-            **whole.attrs(),
-            "given": asked.attrs()["given"],
-            "method": METHOD.id,
-            "n_texts": len(texts),
-            "n_tokens": long,
-            "skip": skip,
-            "by": by,
-        }
-    )
+    said = {
+        **whole.attrs(),
+        "given": asked.attrs()["given"],
+        "method": METHOD.id,
+        "n_texts": len(texts),
+        "n_tokens": long,
+        "skip": skip,
+        "by": by,
+    }
+    for number in found.data_vars.values():
+        number.attrs = {key: said[key] for key in ("model", "given") if said[key] is not None}
+    return found.assign_attrs(said)
 
 
 def simulated_patterns(
@@ -262,8 +265,9 @@ def _of_length(asked: Asked, length: int | None) -> list[Prompt]:
         raise InputError("these prompts are no token ids; positions are compared over texts")
     lengths = tokens.said.tolist()
     wanted = lengths[0] if length is None else length
-    if wanted < 2:
-        raise InputError(f"{'length' if length is not None else 'the number of tokens'} is {wanted}; expected at least two")
+    require_whole(
+        "length" if length is not None else "the number of tokens", wanted, "how many tokens of every text are run", 2
+    )
     for number, own in enumerate(lengths):
         if own < wanted or (length is None and own != wanted):
             raise ShapeMismatchError(

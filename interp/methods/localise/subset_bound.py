@@ -17,6 +17,7 @@ The diagnostic of Kramár et al., "AtP*: An efficient and scalable method for lo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ from interp.engine.families import Where, asked, check_words, sourced
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Strategy
 from interp.engine.stored import StoreLike
-from interp.errors import InputError, ShapeMismatchError
+from interp.errors import InputError, ShapeMismatchError, require_whole
 from interp.interventions import EditLike, Featurizer, Intervention, Source
 from interp.interventions.source import Unequal
 from interp.methods.registry import Method
@@ -78,10 +79,12 @@ class Bound:
         for place, row in zip(frame.reset_index()[axes].to_dict("records"), frame.head(3).itertuples(), strict=False):
             said.append(f"{fx.cell_name(place)} {row.estimate:.2g} ± {row.standard_error:.1g}")
         size, metric = float(self.included.sum()) / self.subsets, str(self.effects[names.METRIC].values[0])
-        head = (
-            f"{metric}: none of {len(frame):,} cells moves it by more than {self.theta:.2g}, with {self.level:.0%} confidence"
-        )
-        return f"{head}\n  from {self.subsets:,} random subsets of about {size:.0f} cells; largest estimates {', '.join(said)}"
+        cells = int(self.cells["upper"].notnull().sum())
+        head = f"none of {cells:,} cells moves it by more than {self.theta:.2g}, with {self.level:.0%} confidence"
+        if alone := int(np.isinf(self.cells["upper"]).sum()):
+            head = f"no bound, for {alone:,} of {cells:,} cells are in too few of the subsets; draw more of them"
+        drawn = f"{self.subsets:,} random subsets of about {size:.0f} cells"
+        return f"{metric}: {head}\n  from {drawn}; largest estimates {', '.join(said)}"
 
 
 def subset_bound(
@@ -128,13 +131,21 @@ def subset_bound(
 
     Raises:
         ShapeMismatchError: what is verified has other axes than ``where``.
-        InputError: several families, or no cell is left.
-        ValueError: fewer than 4 subsets, or a share that is none. And what :func:`interp.patch` raises.
+        InputError: several families, no cell is left, fewer than 4 subsets, or what is verified is no array.
+        ValueError: a share or level that is none. And what :func:`interp.patch` raises.
+
+    Warns:
+        RuntimeWarning: some cell is in too few subsets for a bound, so that there is none over all cells.
     """
-    if subsets < 4:
-        raise ValueError(f"subsets={subsets}; a bound needs 4 subsets at least, and is sharp with hundreds")
+    require_whole("subsets", subsets, "how many to patch, of which a bound is sharp with hundreds", 4)
     if not 0 < share < 1:
         raise ValueError(f"share={share}; expected the probability with which a cell is in a subset, between 0 and 1")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level}; expected a confidence between 0 and 1, such as 0.95")
+    if verified is not None and not isinstance(verified, xr.Dataset | xr.DataArray):
+        raise InputError(
+            f"verified is a {type(verified).__name__}; expected exact effects on the axes of where, as interp.verify(…).exact"
+        )
     if isinstance(where, Mapping):
         raise InputError(f"where has the families {', '.join(map(repr, where))}; bound one at a time, where[…]")
     check_words(patching, strategy, precision)
@@ -168,6 +179,13 @@ def subset_bound(
     empty = subsets - len(included)
     every = np.concatenate([included, np.zeros((empty, len(at)), bool)])
     bounds = stats.welch_bounds(every, np.concatenate([effect, np.zeros(empty)]), level=level)
+    if alone := int(np.isinf(bounds.upper).sum()):
+        warnings.warn(
+            f"{alone} of {len(at)} cells {'is' if alone == 1 else 'are'} in fewer than two of {subsets} subsets, or in all but "
+            f"one, so that nothing bounds what they do; raise subsets=, or share={share} where it is small",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def laid(column: Any) -> xr.Variable:
         full = np.full(len(family.exists), np.nan)

@@ -20,7 +20,7 @@ import interp
 from interp import effects
 from interp.engine import patch
 from interp.engine.embeddings import embedding_std
-from interp.errors import InputError, UnknownNameError
+from interp.errors import HeadOutOfRangeError, InputError, UnknownNameError
 from interp.interventions import Activation, Add, Change, Noise, zero
 from interp.methods.localise.activation_patching import Choice, compare_choices
 from interp.sites import grid
@@ -149,6 +149,16 @@ def test_sweeps_are_kept(tmp_path: Any, seed: int) -> None:
         xr.testing.assert_equal(first.effects[choice], second.effects[choice])
 
 
+def test_one_word_is_as_a_list_of_it(seed: int) -> None:
+    model, pairs, where = sweeps.model("gpt2"), sweeps.random_pairs(seed, [6, 6]), grid("mlp_out", layer=..., position=[-1])
+    one = compare_choices(model, pairs, where, "kl", patching="noising", corruptions="str", windows=2)
+    many = compare_choices(model, pairs, where, ["kl"], patching=["noising"], corruptions=["str"], windows=[2])
+    assert list(one.effects) == list(many.effects)
+    assert [choice.window for choice in one.effects] == [2]
+    for choice in one.effects:
+        xr.testing.assert_equal(one.effects[choice], many.effects[choice])
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -156,6 +166,7 @@ def test_sweeps_are_kept(tmp_path: Any, seed: int) -> None:
         ({"patching": "denoise"}, UnknownNameError, "unknown patching 'denoise'; did you mean 'denoising' or 'noising'?"),
         ({"corruptions": ["zero"], "patching": "denoising"}, InputError, "leave nothing to run; 'zero', 'mean' and 'resample'"),
         ({"where": {}}, InputError, "where is an empty mapping"),
+        ({"windows": 0}, HeadOutOfRangeError, "windows=(0,): give numbers of adjacent layers, 1 at least"),
         ({"where": {"one": Change("L0.z")}}, InputError, "choices are compared on grids and sites"),
     ],
 )

@@ -331,6 +331,17 @@ def test_numbers_of_blocks_that_there_are_not_are_refused(argument: str, wrong: 
         all_for_one(model, answered(model), bos=True, **{argument: wrong})
 
 
+def test_one_number_of_blocks_is_as_a_list_of_it() -> None:
+    model = sweeps.model("llama")
+    one = all_for_one(model, answered(model), bos=True, waits=1, transfers=2)
+    many = all_for_one(model, answered(model), bos=True, waits=[1], transfers=[2])
+    assert dict(one.sizes) == dict(many.sizes)
+    np.testing.assert_array_equal(one["value"], many["value"])
+    for wrong in ("12", [1.5]):
+        with pytest.raises(InputError, match=r"waits=.*: expected whole numbers of blocks from 0 to 3, such as waits=range"):
+            sweeps.unchecked(all_for_one)(model, answered(model), bos=True, waits=wrong)
+
+
 def test_a_builder_refuses_less_than_no_block() -> None:
     with pytest.raises(HeadOutOfRangeError, match=r"waits=-1: expected how many blocks wait, 0 or more"):
         cama(-1)
@@ -344,9 +355,9 @@ def test_a_search_without_anything_faithful_says_why() -> None:
         InputError, match=r"at full transfer the metric is at most 0\.\d\d of .*, where \d blocks wait, below threshold=1"
     ):
         subgraph(model, answered(model), bos=True, threshold=1.0)
-    with pytest.raises(
-        HeadOutOfRangeError, match=r"waits=2 and transfers=2: expected one transfer block at least, and 3 blocks"
-    ):
+    with pytest.raises(InputError, match=r"transfers=0; expected how many blocks transfer, a whole number from 1 on"):
+        pruned_heads(model, answered(model), answered(model), 2, 0, bos=True)
+    with pytest.raises(HeadOutOfRangeError, match=r"waits=2 and transfers=2: expected 3 blocks in all at most"):
         pruned_heads(model, answered(model), answered(model), 2, 2, bos=True)
     with pytest.raises(InputError, match=r"threshold=0: expected a share of the full model's metric"):
         subgraph(model, answered(model), bos=True, threshold=0)

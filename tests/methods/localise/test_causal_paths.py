@@ -249,6 +249,9 @@ def test_what_cannot_be_compared_is_refused() -> None:
         span_attention(model, prompt, [])
     with pytest.raises(UnknownNameError, match=r"'delimeter'.*did you mean 'delimiter'"):
         span_attention(model, prompt, ["delimeter"])
+    same = sentences(3, [7, 6], corrupted="cause")
+    with pytest.raises(UnknownNameError, match=r"unknown clusters 'templat'; did you mean 'template'"):
+        causal_paths(model, same, same, clusters="templat")
     with pytest.raises(UnknownSiteError, match="pattern"):
         span_attention(architectures.loaded("mamba"), prompt)
 

@@ -17,7 +17,7 @@ from interp import effects
 from interp.doctor import architectures
 from interp.engine import patch, run
 from interp.engine.embeddings import embedding_std
-from interp.errors import InputError, PositionError, UnknownNameError
+from interp.errors import InputError, PositionError, UnknownNameError, UnknownSiteError
 from interp.interventions import Activation, Add, Change, Intervention, Noise
 from interp.methods.localise.causal_tracing import ROLES, trace
 from interp.models import Model, load
@@ -217,10 +217,40 @@ def test_words_that_are_none() -> None:
     for words in ({"tokens": "all"}, {"roles": ["subject"]}, {"severed": ("mlp",)}):
         with pytest.raises(UnknownNameError):
             sweeps.unchecked(trace)(model, pairs, **words)
-    with pytest.raises(ValueError, match="draws=0; expected 1 at least"):
+    with pytest.raises(ValueError, match="draws=0; expected how often noise is drawn, a whole number from 1 on"):
         trace(model, pairs, draws=0)
+    with pytest.raises(ValueError, match=r"draws=1\.5; expected how often"):
+        sweeps.unchecked(trace)(model, pairs, draws=1.5)
+    with pytest.raises(UnknownNameError, match=r"unknown role 'IO' \(known: subject; subject= says which tokens are noised"):
+        trace(model, pairs, "IO")
+    with pytest.raises(UnknownSiteError, match=r"unknown site 'mixer_out': .* has none that could be severed"):
+        trace(model, pairs, severed="mixer_out")
     with pytest.raises(InputError, match=r"kinds and severed are empty; name what is restored"):
         trace(model, pairs, kinds=())
+
+
+def test_one_word_is_as_a_list_of_it() -> None:
+    model, pairs = sweeps.model("gpt2"), prompts(91, [(6, 1, 3)])
+    options: dict[str, Any] = {"draws": 1, "tokens": "roles"}
+    one = traced(model, pairs, kinds="resid_post", severed="mlp_out", roles="subject last", **options)
+    many = traced(model, pairs, kinds=("resid_post",), severed=("mlp_out",), roles=("subject last",), **options)
+    assert list(one) == list(many) == ["resid_post", "resid_post, mlp_out severed"]
+    for family in many:
+        np.testing.assert_array_equal(one[family]["value"], many[family]["value"])
+        assert one[family]["position"].values.tolist() == ["subject last"]
+
+
+def test_mixers_are_severed() -> None:
+    """Expected: patching by hand, with the mixers behind the state left as they are on the noised prompt."""
+    model, drawn = load(architectures.build("mamba"), name="mamba"), prompts(92, [(6, 1, 3)])
+    found = traced(model, drawn, draws=1, kinds=("mixer_out",), severed="mixer_out", metric="logit_diff", window=1)
+    noise = Change("embed", "subject", Noise(3 * embedding_std(model, drawn), 0), Add())
+    state, behind = Change("L0.resid_post", 2), [Change(f"L{layer}.mixer_out", 2, Activation("base")) for layer in (1, 2)]
+    alone = patch(model, drawn, [Intervention((state,)), Intervention((state, *behind))], "logit_diff", corruption=noise)
+    plain, expected = alone["value"].values.ravel()
+    got = found["resid_post, mixer_out severed"]["value"].sel(layer=0, position=2).item()
+    assert got == pytest.approx(expected, abs=1e-4)
+    assert abs(expected - plain) > 1e-3
 
 
 @pytest.mark.parametrize("severed", [(), ("mlp_out",)])

@@ -19,7 +19,7 @@ from torch import Tensor
 import interp
 from interp import effects
 from interp.engine import attribute, patch
-from interp.errors import InputError, UnequalLengthsError, UnknownNameError, UnknownSiteError
+from interp.errors import InputError, UnequalLengthsError, UnknownNameError
 from interp.interventions import Activation, Add, Change, Constant, Interpolate, Intervention, Noise, Scale
 from interp.methods.localise.integrated_gradients import integrated_gradients, nodes
 from interp.models import load
@@ -243,13 +243,15 @@ def test_mistakes_are_named(seed: int) -> None:
         sweeps.unchecked(integrated_gradients)(model, pairs, where, along="inputs")
     with pytest.raises(UnknownNameError, match=r"unknown quadrature 'left'.*gauss, midpoint, right"):
         sweeps.unchecked(integrated_gradients)(model, pairs, where, quadrature="left")
-    with pytest.raises(ValueError, match="steps=0; integrated gradients are taken at 1 point at least"):
+    with pytest.raises(ValueError, match="steps=0; expected at how many points gradients are taken, a whole number from 1 on"):
         integrated_gradients(model, pairs, where, steps=0)
+    with pytest.raises(ValueError, match=r"steps=2\.5; expected at how many points"):
+        sweeps.unchecked(integrated_gradients)(model, pairs, where, steps=2.5)
     with pytest.raises(InputError, match="goes from one prompt of a pair to the other, but these are no pairs"):
         integrated_gradients(model, [(1, 2, 3)], where, "logprob", source=Activation("base"), edit=Scale(0.5))
     with pytest.raises(UnequalLengthsError, match="embed"):
         integrated_gradients(model, sweeps.random_pairs(seed, [5, 5], longer=[1, 0]), grid("z", head=..., position="end"))
-    with pytest.raises(UnknownSiteError, match=r"no token embedding of .* was found, along which a path could go"):
+    with pytest.raises(InputError, match=r"^_Bare has no token embeddings, so along='embeddings' has no path to go"):
         integrated_gradients(load(_Bare().double()), pairs, grid(Site.parse("out:output"), position=[-1]))
 
 

@@ -144,7 +144,7 @@ def test_mistakes_are_named(seed: int) -> None:
     model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [5, 5])
     where = grid("z", head=...)
     estimated = attribute(model, pairs, where)
-    with pytest.raises(ValueError, match="top=0; expected how many cells to verify, 1 at least, or 'all'"):
+    with pytest.raises(ValueError, match="top=0; expected 'all', or how many cells to verify, a whole number from 1 on"):
         verify(model, pairs, where, estimated, top=0)
     with pytest.raises(ValueError, match="sample=-1; expected how many of the other cells"):
         verify(model, pairs, where, estimated, sample=-1)
@@ -158,8 +158,16 @@ def test_mistakes_are_named(seed: int) -> None:
         verify(model, pairs, grid("z", layer=[0, 1], head=...), estimated)
     with pytest.raises(InputError, match=r"estimate is a list; expected effects, such as interp.attribute gives"):
         sweeps.unchecked(verify)(model, pairs, where, [1.0])
-    with pytest.raises(ValueError, match="subsets=3; a bound needs 4 subsets at least"):
+    with pytest.raises(ValueError, match=r"subsets=3; expected how many to patch, .* a whole number from 4 on"):
         subset_bound(model, pairs, where, subsets=3)
+    for level in (0, 95):
+        with pytest.raises(ValueError, match=f"level={level}; expected a confidence between 0 and 1, such as 0.95"):
+            subset_bound(model, pairs, where, level=level)
+    with pytest.raises(InputError, match=r"verified is a Verification; expected exact effects .*, as interp.verify\(…\).exact"):
+        sweeps.unchecked(subset_bound)(model, pairs, where, verified=verify(model, pairs, where, estimated, top=1, sample=0))
+    for wrong in ("al", 2.5):
+        with pytest.raises(InputError, match=f"top={wrong!r}; expected 'all', or how many"):
+            sweeps.unchecked(verify)(model, pairs, where, estimated, top=wrong)
     with pytest.raises(ValueError, match="share=1; expected the probability"):
         subset_bound(model, pairs, where, share=1)
     with pytest.raises(InputError, match="where has the families 'z'; bound one at a time"):
@@ -171,6 +179,16 @@ def test_mistakes_are_named(seed: int) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------- the bound
+
+
+def test_too_few_subsets_bound_nothing_and_say_so(seed: int) -> None:
+    """4 subsets of a quarter of a cell each: most cells are in none, and nothing bounds them."""
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(seed, [5, 5])
+    with pytest.warns(RuntimeWarning, match=r"of 12 cells (is|are) in fewer than two of 4 subsets, .* raise subsets="):
+        bound = subset_bound(model, pairs, grid("z", layer=..., head=...), subsets=4, share=0.02, seed=3)
+    assert bound.theta == np.inf
+    assert "no bound, for " in repr(bound)
+    assert "of 12 cells are in too few of the subsets; draw more" in repr(bound)
 
 
 def test_a_planted_cell_is_estimated_as_what_it_does(seed: int) -> None:

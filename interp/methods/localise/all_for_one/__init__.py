@@ -30,6 +30,7 @@ names the last block that waits, 14.) Prompts are of one length, so that a place
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Any, SupportsIndex
 
 import xarray as xr
@@ -37,7 +38,7 @@ import xarray as xr
 from interp import axes
 from interp.engine.precision import Precision
 from interp.engine.stored import Into, StoreLike
-from interp.errors import HeadOutOfRangeError
+from interp.errors import HeadOutOfRangeError, InputError
 from interp.interventions import Arranged
 from interp.methods.localise.all_for_one.restricted import Task, faithfulness
 from interp.methods.localise.all_for_one.search import Subgraph, pruned_heads, subgraph
@@ -65,8 +66,8 @@ def all_for_one(
     pairs: Any,
     metric: MetricLike | Sequence[MetricLike] = "top1",
     *,
-    waits: Iterable[SupportsIndex] | None = None,
-    transfers: Iterable[SupportsIndex] | None = None,
+    waits: SupportsIndex | Iterable[SupportsIndex] | None = None,
+    transfers: SupportsIndex | Iterable[SupportsIndex] | None = None,
     contexts: Any = None,
     spared: PositionsLike | None = None,
     last: PositionsLike = -1,
@@ -86,9 +87,10 @@ def all_for_one(
             model answers correctly: where the metric is ``"accuracy"``, with the answer above the wrong one, else with the
             answer the most likely token.
         metric: ``"top1"`` is the paper's accuracy. The metric ``"accuracy"`` compares with the wrong answer alone.
-        waits: numbers of waiting blocks, counted from the first block; by default all there can be before the last block.
-        transfers: numbers of blocks behind these in which the last token looks; by default 0 to all. Cells with more blocks
-            than the model has are absent.
+        waits: one or several numbers of waiting blocks, counted from the first block; by default all there can be before the
+            last block.
+        transfers: one or several numbers of blocks behind these in which the last token looks; by default 0 to all. Cells with
+            more blocks than the model has are absent.
         contexts: prompts over which the means are taken; by default the clean prompts of all pairs, equal ones once. Enough of
             them should share each token and its place: over one alone a mean changes nothing.
         spared: tokens that mean ablation leaves alone; by default BOS.
@@ -102,7 +104,8 @@ def all_for_one(
         how many prompts were kept of how many, and over how many the means are.
 
     Raises:
-        InputError: a model that does not read from left to right, or prompts of which it answers none correctly.
+        InputError: a model that does not read from left to right, prompts of which it answers none correctly, or numbers of
+            blocks that are no whole numbers.
         UnknownSiteError: a block without attention scores.
         UnequalLengthsError: prompts of different length.
         HeadOutOfRangeError: more blocks than there are.
@@ -120,8 +123,14 @@ def all_for_one(
     return task.measured(where, {"rows": rows, "precision": precision, "progress": progress}, into)
 
 
-def _numbers(argument: str, given: Iterable[SupportsIndex] | None, usual: range, most: int) -> list[int]:
-    found = [int(number) for number in (usual if given is None else given)]
+def _numbers(argument: str, given: SupportsIndex | Iterable[SupportsIndex] | None, usual: range, most: int) -> list[int]:
+    many = [given] if isinstance(given, SupportsIndex) else usual if given is None else given
+    try:
+        found = [index(number) for number in many]
+    except TypeError:
+        raise InputError(
+            f"{argument}={given!r}: expected whole numbers of blocks from 0 to {most}, such as {argument}=range(0, {most}, 3)"
+        ) from None
     if not found or len(set(found)) < len(found) or min(found) < 0 or max(found) > most:
         raise HeadOutOfRangeError(
             f"{argument}={found}: expected different numbers of blocks from 0 to {most}, which is how many the model has"

@@ -13,7 +13,7 @@ import xarray as xr
 from interp import axes
 from interp import effects as fx
 from interp.engine.precision import Precision
-from interp.errors import HeadOutOfRangeError, InputError
+from interp.errors import HeadOutOfRangeError, InputError, require_whole
 from interp.interventions import Arranged
 from interp.methods.localise.all_for_one.restricted import Task, faithfulness
 from interp.metrics import MetricLike
@@ -155,13 +155,14 @@ def pruned_heads(
         of the one that lost it there; ``given`` is the subgraph with all of them.
 
     Raises:
-        HeadOutOfRangeError: no transfer blocks, or more than there are. And what :func:`all_for_one` raises.
+        InputError: no transfer block.
+        HeadOutOfRangeError: more blocks than there are. And what :func:`all_for_one` raises.
     """
     layers = model.sizes[axes.LAYER]
-    if waits < 0 or transfers < 1 or waits + transfers > layers:
-        raise HeadOutOfRangeError(
-            f"waits={waits} and transfers={transfers}: expected one transfer block at least, and {layers} blocks in all at most"
-        )
+    require_whole("waits", waits, "how many blocks wait", 0)
+    require_whole("transfers", transfers, "how many blocks transfer")
+    if waits + transfers > layers:
+        raise HeadOutOfRangeError(f"waits={waits} and transfers={transfers}: expected {layers} blocks in all at most")
     options: dict[str, Any] = {"rows": rows, "precision": precision, "progress": progress}
     task, judge = (Task.of(model, some, metric, contexts, spared, last, bos) for some in (pairs, judged))
     among = range(waits, waits + transfers)

@@ -36,7 +36,7 @@ from interp.engine.families import Family, Where, asked, check_words, sourced
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching, Strategy
 from interp.engine.stored import StoreLike
-from interp.errors import InputError, ShapeMismatchError
+from interp.errors import InputError, ShapeMismatchError, require_whole
 from interp.interventions import Arranged, EditLike, Featurizer, Source
 from interp.interventions.source import Unequal
 from interp.methods.localise.verification.compared import Correlated, Estimated, Verification, compared
@@ -107,13 +107,12 @@ def verify(
 
     Raises:
         ShapeMismatchError: the estimate has other axes than ``where``.
-        InputError: several families, no cell to verify, or a direction or metric that the estimate is not of.
-        ValueError: fewer than 1 of the first, or fewer than no others. And what :func:`interp.patch` raises.
+        InputError: several families, no cell to verify, a direction or metric that the estimate is not of, or fewer than 1 of
+            the first or no others. And what :func:`interp.patch` raises.
     """
-    if top != "all" and top < 1:
-        raise ValueError(f"top={top!r}; expected how many cells to verify, 1 at least, or 'all'")
-    if sample < 0:
-        raise ValueError(f"sample={sample}; expected how many of the other cells to verify, 0 or more")
+    if top != "all":
+        require_whole("top", top, "'all', or how many cells to verify")
+    require_whole("sample", sample, "how many of the other cells to verify", 0)
     if isinstance(where, Mapping):
         raise InputError(
             f"where has the families {', '.join(map(repr, where))}; verify one at a time: verify(model, pairs, where[…], "
