@@ -90,8 +90,9 @@ def heatmap(
         results: a sweep, or any array or other result, with two axes besides its examples (axes of length 1 do not count),
             with ``slider`` three.
         quantity: of a sweep: recovery, damage, effect or value. By default recovery of ``logit_diff`` when denoising, damage
-            when noising, and the effect of any other metric, or of prompts without a counterfactual. Of another result: the
-            variable, such as ``"by_head"`` of :func:`interp.dla`; by default the only one that has two axes.
+            when noising, and the effect of any other metric, or of prompts without a counterfactual. A further variable that a
+            sweep has, such as ``"score"`` of :func:`interp.atp_star`. Of another result: the variable, such as ``"by_head"``
+            of :func:`interp.dla`; by default the only one that has two axes.
         metric: by default the first.
         x: the axis from left to right; by default the last one.
         y: the axis from bottom to top; by default the other one.
@@ -109,6 +110,10 @@ def heatmap(
         InputError: a result with several variables that could be meant.
         UnknownNameError: an axis, metric or quantity that is not there.
     """
+    if isinstance(results, xr.Dataset) and _is_sweep(results) and quantity and quantity in {*results.data_vars} - {"value"}:
+        one = fx.choose_metric(results, metric)
+        said = {**one.attrs, "quantity": labels.quantity_name(quantity, str(one[names.METRIC].item()))}
+        results, quantity, metric = one[quantity].assign_attrs(said), None, None
     if isinstance(results, xr.DataArray) or (isinstance(results, xr.Dataset) and not _is_sweep(results)):
         draw = partial(of_array, results, quantity, metric=metric, x=x, y=y, slider=slider)
         return draw(title=title, width=width, limit=limit, template=template, level=level)

@@ -248,7 +248,7 @@ _RULES = {"last": "last token", "mean": "mean over the span"}
 
 def _short(given: str) -> str:
     """What was given, without the word around it; its beginning where it is long."""
-    inner = given.removeprefix("Intervention(").removesuffix(")")
+    inner = given.removeprefix("Intervention(").removesuffix(")") if given.startswith("Intervention(") else given
     return inner if len(inner) <= _GIVEN else inner[: _GIVEN - 1] + "…"
 
 

@@ -64,6 +64,14 @@ def test_title_has_both_ends_and_provenance(tree):
     assert "corrupted -3, clean 3 · noising" in noising
 
 
+def test_what_corrupts_is_said_whole(tree):
+    noised = {
+        name: one.to_dataset().assign_attrs(corruption="embed@S2 ← Noise(std=0.3392, seed=0) Add(scale=1.0)")
+        for name, one in tree().children.items()
+    }
+    assert "Add(scale=1.0)" in views.tracing(xr.DataTree.from_dict(noised)).layout.title.text
+
+
 def test_outlines_hold_over_all_maps_together(tree):
     """Hovers and the title count the cells of all maps; a map by itself counts its own."""
     results = tree(examples=16, templates=16)

@@ -1,8 +1,8 @@
 """AtP*: attribution patching without its two systematic blind spots.
 
 >>> found = interp.atp_star(model, pairs, interp.grid("q", head=...), patching="noising")      # doctest: +SKIP
->>> scores = found["score"].sel(metric="logit_diff").mean("example")                           # doctest: +SKIP
->>> interp.views.heatmap(scores), scores.to_series().nlargest(10)                              # doctest: +SKIP
+>>> interp.views.heatmap(found, "score")                                                       # doctest: +SKIP
+>>> found["score"].sel(metric="logit_diff").mean("example").to_series().nlargest(10)           # doctest: +SKIP
 
 1. *Query and key fix.* A gradient through a softmax that sits at 0 or 1 is zero, whatever another query would do. Queries and
    keys are therefore followed through the softmax exactly, and to first order from the attention pattern on: score =

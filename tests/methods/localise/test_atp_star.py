@@ -381,6 +381,9 @@ def test_a_run_is_kept_drawn_and_made_again(tmp_path: Any) -> None:
     assert interp.rerun(Store(tmp_path).run("mine")).worst.largest == 0
     assert interp.views.heatmap(first["score"].sel(metric="logit_diff").mean("example")).data
     assert interp.views.heatmap(first).data
+    title = interp.views.heatmap(first, "score", metric="logit_diff").layout.title.text
+    assert title.startswith("score of logit_diff, layer by head")
+    assert "zoo/induction-2l" in title
     assert len(interp.top(first, 3)) == 3
 
 
