@@ -294,7 +294,7 @@ def verify(of: Case) -> Any:
     """All cells verified are a sweep."""
     found = interp.verify(of.model, of.pairs, of.parts, interp.attribute(of.model, of.pairs, of.parts), top="all")
     close(found.exact["value"].fillna(0), interp.patch(of.model, of.pairs, of.parts)["value"].fillna(0))
-    bound = interp.subset_bound(of.model, of.pairs, of.parts, subsets=5, share=0.4)
+    bound = interp.subset_bound(of.model, of.pairs, of.parts, subsets=20, share=0.4)
     assert bound.theta >= 0
     return found.exact
 

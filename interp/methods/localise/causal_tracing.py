@@ -154,7 +154,7 @@ def trace(
     return xr.DataTree.from_dict({key: one.assign_attrs(said) for key, one in families.items()})
 
 
-def _check(tokens: str, roles: Sequence[str] | None, severed: Sequence[str], draws: int) -> None:
+def _check(tokens: str, roles: Sequence[str] | None, severed: Sequence[str], draws: object) -> None:
     if tokens not in get_args(Tokens):
         raise UnknownNameError("tokens", tokens, get_args(Tokens))
     for word in severed:

@@ -258,7 +258,7 @@ def _drawn(
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def _of_length(asked: Asked, length: int | None) -> list[Prompt]:
+def _of_length(asked: Asked, length: Any) -> list[Prompt]:
     """Prompts of equally many tokens: as they are, or the first ones of the text that enters the layers."""
     tokens = asked.tokens
     if tokens.ids is None:

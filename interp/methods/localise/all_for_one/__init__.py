@@ -123,7 +123,7 @@ def all_for_one(
     return task.measured(where, {"rows": rows, "precision": precision, "progress": progress}, into)
 
 
-def _numbers(argument: str, given: SupportsIndex | Iterable[SupportsIndex] | None, usual: range, most: int) -> list[int]:
+def _numbers(argument: str, given: Any, usual: range, most: int) -> list[int]:
     many = [given] if isinstance(given, SupportsIndex) else usual if given is None else given
     try:
         found = [index(number) for number in many]
