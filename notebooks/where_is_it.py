@@ -190,11 +190,11 @@ else:
 interp.views.tracing(traced)
 
 # %% [markdown]
-# A map of few facts is noisy. [`experiments/causal_tracing`](../experiments/causal_tracing) has fifty, with four draws of noise:
+# A map of few facts is noisy. [`experiments/causal_tracing`](../experiments/causal_tracing) has fifty, with four draws:
 #
 # ![Causal tracing of fifty facts](../experiments/causal_tracing/traced-SmolLM2-135M-Instruct.svg)
 #
-# An early site, states and MLPs at the subject's last token, and a late one, states and attention at the last token. They
-# meet at layer 23: the state at the last token recovers half of the effect in 2 of 50 facts before it, and in 46 behind it, where
-# those of the subject's tokens recover next to nothing. The band of attention is ten layers wide because its windows are:
-# restored alone, attention of layer 23 brings back half as much, and that of any other layer hardly anything.
+# An early site, states and MLPs at the subject's last token, and a late one, states and attention at the last token.
+# They meet at layer 23: the state at the last token recovers half of the effect in 2 of 50 facts before it, and in 46
+# behind it, where those of the subject's tokens recover next to nothing. The band of attention is ten layers wide
+# because its windows are: restored alone, attention of layer 23 brings back half as much, and any other hardly anything.
