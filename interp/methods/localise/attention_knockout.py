@@ -176,7 +176,8 @@ def knockout(
     places = model.places(getattr(prepared.encoded, BASE[patching]), site, attended=True)
     read = _words(places, laid.axes[axes.SOURCE_POSITION])
     families = {key: replace(family, coords=family.coords | read) for key, family in families.items()}
-    attrs: dict[str, Any] = {"method": "attention knockout", "mode": "mask" if renormalise else "zero"}
+    mode, edit = ("mask", "attention scores −∞") if renormalise else ("zero", "attention × 0")
+    attrs: dict[str, Any] = {"method": "attention knockout", "mode": mode, "edit": edit}
     attrs |= {} if window is None else {"window": index(window)}
     recipe = partial(recorded, "knockout", model, prepared.encoded, **said)
     return swept(prepared, families, attrs, tree=False, into=into, beside=recipe)

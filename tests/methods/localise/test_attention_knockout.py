@@ -205,3 +205,30 @@ def test_raw_positions_that_are_attended_to_are_drawn_with_their_tokens() -> Non
     drawn = heatmap(found, x="source_position").layout.xaxis
     assert drawn.title.text == "position and token that is attended to"
     assert drawn.ticktext[3].split() == ["3", words[3].strip()]
+
+
+@pytest.mark.parametrize(("renormalise", "said"), [(False, "attention × 0"), (True, "attention scores −∞")])
+def test_a_figure_says_how_edges_are_cut(renormalise: bool, said: str, seed: int) -> None:
+    found = knockout(sweeps.model("llama"), pairs_of(seed), "end", ["subject", 0], layers=..., renormalise=renormalise)
+    assert f"noising, {said} · " in heatmap(found).layout.title.text
+
+
+@pytest.mark.parametrize("attended", [1.5, slice(0, 3)])
+def test_what_names_no_tokens(attended: Any, seed: int) -> None:
+    with pytest.raises(
+        PositionError, match=r"attended=.* names no tokens; give a role, an index, a list of these, or a mapping"
+    ):
+        knockout(sweeps.model("llama"), pairs_of(seed), "end", attended)
+
+
+def test_a_role_of_the_encoder_or_of_some_prompts(seed: int) -> None:
+    """The next step is in the message; here it is taken."""
+    model = architectures.loaded("t5")
+    prompts = [interp.Prompt([5, 6, 7, 8], {"subject": (1, 3)}, target=[0, 9])]
+    with pytest.raises(UnknownNameError, match=r"in the stream 'encoder', .* or with stream='encoder' where a call takes it"):
+        knockout(model, prompts, -1, "subject")
+    for options in ({"stream": "encoder"}, {"cross": True}):
+        assert float(abs(knockout(model, prompts, -1, "subject", **options).value).max()) > 0
+    some = [interp.Prompt([5, 6, 7], {"subject": (1, 2)}), interp.Prompt([5, 6, 8])]
+    with pytest.raises(UnknownNameError, match=r"1 of 2 prompts do not name it \(examples 1\); give it to every prompt"):
+        knockout(sweeps.model("llama"), some, -1, "subject")
