@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -118,7 +119,10 @@ def some_layers(model: Model, layers: int | Iterable[int] | None) -> list[int]:
         HeadOutOfRangeError: one that there is not, or none at all.
     """
     n = model.sizes[axes.LAYER]
-    chosen = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else sorted(set(layers))
+    try:
+        chosen = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else sorted(map(index, set(layers)))
+    except TypeError:
+        raise HeadOutOfRangeError(f"layers={layers!r}; expected None for all layers, a number, or several") from None
     outside = [layer for layer in chosen if not 0 <= layer < n]
     if outside or not chosen:
         said = f"layer {outside[0]} does not exist" if outside else "layers is empty"
