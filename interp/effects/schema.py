@@ -120,6 +120,8 @@ def assemble(
 
 def validate(ds: Any) -> xr.Dataset:
     """``ds`` itself where it is laid out as a result, else an error that says what is not."""
+    if isinstance(ds, xr.DataTree) and ds.is_leaf:
+        raise EffectsError(f"this is the node {ds.name!r} of a DataTree; give its dataset: result[{ds.name!r}].to_dataset()")
     if isinstance(ds, xr.DataTree):
         families = [node.path.strip("/") for node in ds.leaves]
         raise EffectsError(
@@ -131,7 +133,7 @@ def validate(ds: Any) -> xr.Dataset:
     if lacking:
         raise EffectsError(
             f"a result of interp.patch has the variables value, clean, corrupt and by_rule; missing: {', '.join(lacking)}; "
-            "attention, lens and dla have views of their own: interp.views.attention(…)"
+            "any variable of another result can be drawn by interp.views.heatmap(result, variable) and interp.views.curve"
         )
     swept = swept_axes(ds)
     one = (names.METRIC,) if names.METRIC in ds["value"].dims else ()
@@ -187,7 +189,7 @@ def families(result: xr.Dataset | xr.DataTree | xr.DataArray) -> dict[str, xr.Da
 
 def require(given: Any) -> None:
     """Raise if it is no result, or one without examples."""
-    if not isinstance(given, xr.Dataset):
+    if not isinstance(given, xr.Dataset) or "value" not in given:
         validate(given)
     if is_effects(given):
         _require_examples(given)

@@ -80,8 +80,8 @@ def knockout_readout(
     Args:
         prompts: a text, token ids, a :class:`interp.Prompt`, a list of such, or pairs, whose clean prompts are run.
         queries, attended, renormalise, cross, stream: as for :func:`interp.knockout`.
-        tokens: whose logits are read, as in :func:`interp.token_lens`: words as they follow the prompts, ids, a mapping of names
-            to such; by default the prompts' answers and wrong answers.
+        tokens: whose logits are read, as in :func:`interp.token_lens`: words as they follow the prompts, ids, a mapping of
+            names to such; by default the prompts' answers and wrong answers.
         layers: those in which edges are cut, together; by default all.
         heads: those whose edges are cut, the same in each of these layers; by default all.
         norm: at whose scale of the last norm the run without the edges is decoded: its ``"own"``, or the ``"full"`` run's.
