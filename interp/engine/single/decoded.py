@@ -9,10 +9,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from operator import index
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -112,8 +112,8 @@ def by_site(parts: Additive) -> tuple[list[str], Float[Tensor, "example layer si
     return sites, torch.stack([torch.stack([layer.get(site, none) for site in sites], 1) for layer in found], 1)
 
 
-def some_layers(model: Model, layers: int | Iterable[int] | None) -> list[int]:
-    """Layers that are divided, ascending; None for all of them.
+def some_layers(model: Model, layers: Any) -> list[int]:
+    """Layers that are divided, ascending: one, several, or None for all of them.
 
     Raises:
         HeadOutOfRangeError: one that there is not, or none at all.

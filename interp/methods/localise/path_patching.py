@@ -145,7 +145,7 @@ def path_patch(
     return swept(prepared, families, attrs, tree=tree, into=into, beside=recipe)
 
 
-def _received(model: Model, receivers: Receivers) -> list[Change]:
+def _received(model: Model, receivers: Any) -> list[Change]:
     """Receivers as changes whose sites and positions count."""
     several = list(receivers) if isinstance(receivers, Sequence) and not isinstance(receivers, str) else [receivers]
     found: list[Change] = []
