@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from interp.methods.localise.activation_patching import compare_choices
     from interp.methods.localise.all_for_one import all_for_one
     from interp.methods.localise.atp_star import atp_star
-    from interp.methods.localise.attention_knockout import knockout, knockout_readout
+    from interp.methods.localise.attention_knockout import knockout
+    from interp.methods.localise.attention_knockout_readout import knockout_readout
     from interp.methods.localise.causal_mediation import concentration, mediate
     from interp.methods.localise.causal_paths import causal_paths
     from interp.methods.localise.causal_tracing import trace
@@ -93,7 +94,8 @@ _NAMES = {
     "interp.methods.localise.activation_patching": ("compare_choices",),
     "interp.methods.localise.all_for_one": ("all_for_one",),
     "interp.methods.localise.atp_star": ("atp_star",),
-    "interp.methods.localise.attention_knockout": ("knockout", "knockout_readout"),
+    "interp.methods.localise.attention_knockout": ("knockout",),
+    "interp.methods.localise.attention_knockout_readout": ("knockout_readout",),
     "interp.methods.localise.integrated_gradients": ("integrated_gradients",),
     "interp.methods.localise.subset_bound": ("subset_bound",),
     "interp.methods.localise.token_lens": ("token_lens",),

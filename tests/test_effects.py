@@ -316,6 +316,15 @@ def test_several_families_are_not_one() -> None:
     )
     with pytest.raises(effects.EffectsError, match=r"several families \(resid, z\); choose one: result\['resid'\]"):
         effects.validate(xr.DataTree.from_dict({"resid": one, "z": one}))
+    with pytest.raises(effects.EffectsError, match=r"the node 'z' of a DataTree; give its dataset: result\['z'\]\.to_dataset"):
+        effects.validate(xr.DataTree.from_dict({"resid": one, "z": one})["z"])
+
+
+def test_another_result_is_no_effects():
+    with pytest.raises(
+        effects.EffectsError, match=r"missing: value, .* any variable of another result can be drawn by interp\.views"
+    ):
+        effects.summary(xr.Dataset({"distance": ("example", [1.0, 2.0])}))
 
 
 def test_cells_are_found_at_roles_and_indices():

@@ -120,6 +120,8 @@ def assemble(
 
 def validate(ds: Any) -> xr.Dataset:
     """``ds`` itself where it is laid out as a result, else an error that says what is not."""
+    if isinstance(ds, xr.DataTree) and ds.is_leaf:
+        raise EffectsError(f"this is the node {ds.name!r} of a DataTree; give its dataset: result[{ds.name!r}].to_dataset()")
     if isinstance(ds, xr.DataTree):
         families = [node.path.strip("/") for node in ds.leaves]
         raise EffectsError(
@@ -131,7 +133,7 @@ def validate(ds: Any) -> xr.Dataset:
     if lacking:
         raise EffectsError(
             f"a result of interp.patch has the variables value, clean, corrupt and by_rule; missing: {', '.join(lacking)}; "
-            "attention, lens and dla have views of their own: interp.views.attention(…)"
+            "any variable of another result can be drawn by interp.views.heatmap(result, variable) and interp.views.curve"
         )
     swept = swept_axes(ds)
     one = (names.METRIC,) if names.METRIC in ds["value"].dims else ()
@@ -193,6 +195,13 @@ def require(given: Any) -> None:
         _require_examples(given)
 
 
+def require_values(given: Any) -> None:
+    """The same, also of a result that has no values as a sweep has them."""
+    if isinstance(given, xr.Dataset) and "value" not in given:
+        validate(given)
+    require(given)
+
+
 def _require_examples(ds: xr.Dataset) -> None:
     if names.EXAMPLE not in ds["value"].dims:
         raise EffectsError(
@@ -237,7 +246,7 @@ def swept_axes(ds: xr.Dataset) -> tuple[str, ...]:
 
 def base(ds: xr.Dataset) -> xr.DataArray:
     """The run that was intervened on: corrupted when denoising, clean when noising, with what was given in force."""
-    require(ds)
+    require_values(ds)
     if "given" in ds:
         return ds["given"]
     return ds["corrupt" if ds.attrs["patching"] == DENOISING else "clean"]
@@ -245,7 +254,7 @@ def base(ds: xr.Dataset) -> xr.DataArray:
 
 def paired(ds: xr.Dataset) -> bool:
     """Whether the prompts have counterfactuals, so that recovery and damage are defined."""
-    require(ds)
+    require_values(ds)
     return bool(ds.attrs.get("paired", True))
 
 

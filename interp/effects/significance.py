@@ -11,7 +11,7 @@ from interp import axes as names
 from interp import stats
 from interp.effects.clusters import Clusters, clusters_of
 from interp.effects.quantities import effect, noise_floor
-from interp.effects.schema import EffectsError, require, swept_axes
+from interp.effects.schema import EffectsError, require_values, swept_axes
 
 
 def sign_flip(
@@ -95,7 +95,7 @@ _COLUMNS = ("p_alone", "p_adjusted", "survives", "low_adjusted", "high_adjusted"
 
 
 def _with_metric(ds: xr.Dataset) -> xr.Dataset:
-    require(ds)
+    require_values(ds)
     return ds if names.METRIC in ds.dims else ds.expand_dims(names.METRIC)
 
 

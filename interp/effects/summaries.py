@@ -12,7 +12,7 @@ from interp import axes as names
 from interp import stats
 from interp.effects.clusters import clusters_of
 from interp.effects.quantities import QUANTITIES, effect, fraction, noise_floor
-from interp.effects.schema import require, swept_axes
+from interp.effects.schema import require_values, swept_axes
 from interp.effects.significance import sign_flip
 from interp.errors import UnknownNameError
 
@@ -56,7 +56,7 @@ def summary(
         raise UnknownNameError("quantity", quantity, QUANTITIES)
     if method not in ("bootstrap", "t"):
         raise UnknownNameError("method", method, ("bootstrap", "t"))
-    require(ds)
+    require_values(ds)
     ds = ds if names.METRIC in ds.dims else ds.expand_dims(names.METRIC)
     of = clusters_of(ds, clusters)
     dims = (names.METRIC, *swept_axes(ds))

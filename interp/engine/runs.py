@@ -301,15 +301,15 @@ class Runs:
             for site, columns in self._resumed.items():
                 self._want(self._base_key, site, columns)
 
-    def shards(self, examples: Int[Tensor, " example"] | None = None) -> Iterator[Shard]:
+    def shards(self, examples: Tensor | None = None) -> Iterator[Shard]:
         """The base run, as much of it at a time as was allowed to :meth:`keep`.
 
         Args:
-            examples: ascending; those that are needed, by default all.
+            examples: ``[example]``, ascending; those that are needed, by default all.
         """
         if examples is None or self._shard >= len(self.base):
             examples = torch.arange(len(self.base), device=self.model.device)
-        for some in examples.split(self._shard):
+        for some in examples.split(self._shard) if len(examples) else ():
             yield self.shard_of(some)
 
     def shard_of(self, examples: Int[Tensor, " example"]) -> Shard:

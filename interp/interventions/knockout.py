@@ -12,15 +12,16 @@ see what follows in both; what is measured is a total effect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import product
 from operator import index
 from typing import Any, SupportsIndex
 
-from interp.errors import HeadOutOfRangeError
+from interp.errors import HeadOutOfRangeError, PositionError
 from interp.interventions.edit import Cut, Scale
 from interp.interventions.intervention import Change, Intervention
 from interp.sites import MAIN, Positions, PositionsLike, Site
+from interp.sites.positions import grouped
 
 
 def attention_knockout(
@@ -52,14 +53,37 @@ def attention_knockout(
         HeadOutOfRangeError: no layer or no head.
         PositionError: ``own=False`` of cross-attention, in which no token attends to itself.
     """
-    name, edit = ("scores", Cut()) if renormalise else ("pattern", Scale(0.0))
     where = _several("layers", layers)
     which = (None,) if heads is None else _several("heads", heads)
-    sites = [
-        Site(f"cross_{name}" if cross else name, layer=layer, head=head, stream=stream) for layer, head in product(where, which)
-    ]
+    site, edit = knockout_site(renormalise, cross, stream), Cut() if renormalise else Scale(0.0)
+    sites = [site.at(layer=layer, head=head) for layer, head in product(where, which)]
     positions, span = Positions.parse(query), Positions.parse(attended)
     return Intervention(tuple(Change(site, positions, edit=edit, attended=span, own=own) for site in sites))
+
+
+def knockout_site(renormalise: bool, cross: bool, stream: str) -> Site:
+    """What a knockout changes, of every layer and head."""
+    return Site(("cross_" if cross else "") + ("scores" if renormalise else "pattern"), stream=stream)
+
+
+def some_tokens(given: Any, argument: str) -> dict[int | str, list[Positions]]:
+    """Queries, or what they attend to, by name.
+
+    Raises:
+        PositionError: what names no positions, or a group without any.
+    """
+    found = grouped(given, argument)
+    if empty := [name for name, some in found.items() if not some]:
+        raise PositionError(f"{argument}[{empty[0]!r}] names no tokens: there is nothing to cut")
+    return found
+
+
+def cut_between(
+    query: Sequence[Positions], tokens: Sequence[Positions], layers: Any, heads: Any, **options: Any
+) -> Intervention:
+    """All edges from one group of tokens to another; the options are those of :func:`attention_knockout`."""
+    parts = [attention_knockout(one, other, layers=layers, heads=heads, **options) for one, other in product(query, tokens)]
+    return Intervention(tuple(change for part in parts for change in part.changes))
 
 
 def _several(argument: str, given: Any) -> tuple[int, ...]:

@@ -61,7 +61,10 @@ class Decoder:
         """
         stack = model.stack
         if stack is None:
-            raise InputError(f"{model.name}: what it does after its last block is unknown: {model.stack_refused}")
+            raise InputError(
+                f"{model.name}: what it does after its last block is unknown: {model.stack_refused}. Its logits cannot be "
+                "divided into what its parts add; interp.patch and interp.knockout measure what the parts change in them"
+            )
         summed = next(iter(model.anatomy.main.norms.items()), None)
         if summed is not None:
             raise InputError(

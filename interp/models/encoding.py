@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -27,6 +28,7 @@ from interp.models.templates import written
 from interp.prompts import Pairs, Prompt
 from interp.prompts.chats import is_chat
 from interp.protocols import Tokenizer
+from interp.sites import MAIN
 
 Bos = Literal["model"] | bool
 """``"model"``: what the tokenizer adds by itself; True: exactly one BOS in front; False: no special tokens are added.
@@ -63,6 +65,15 @@ class Tokens(Places):
     """Positions of other streams that token ids enter."""
     marked: Mapping[str, Mapping[str, Int[Tensor, "example span"]]] = field(default_factory=dict)
     """Roles in streams that no token ids enter, by stream."""
+
+    def _unnamed(self, role: str) -> str:
+        by_stream = {name: places.roles for name, places in self.streams.items()} | dict(self.marked)
+        if elsewhere := [name for name, roles in by_stream.items() if role in roles and name != MAIN]:
+            return (
+                f"the prompts have it in the stream {elsewhere[0]!r}, whose sites are written '{elsewhere[0]}:…', as in "
+                f"'{elsewhere[0]}:resid_post', or with stream={elsewhere[0]!r} where a call takes it"
+            )
+        return super()._unnamed(role)
 
     @property
     def position_ids(self) -> Int[Tensor, "example position"]:
@@ -267,7 +278,7 @@ def encode(
         for (_, found, _), start in zip(encoded, starts, strict=True)
     ]
     said = tuple(strings for _, _, strings in encoded)
-    return Tokens(ids=ids, mask=mask, roles=together(spans), strings=said, forced=behind)
+    return Tokens(ids=ids, mask=mask, roles=together(spans), partial=partial(spans), strings=said, forced=behind)
 
 
 def as_prompt(prompt: Any) -> Prompt:
@@ -290,6 +301,12 @@ def as_prompts(prompts: Any) -> list[Prompt]:
 def together(spans: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Int[Tensor, "example span"]]:
     """Columns of the roles that every prompt has, padded with −1."""
     return {role: padded([found[role] for found in spans]) for role in spans[0] if all(role in found for found in spans)}
+
+
+def partial(spans: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, list[int]]:
+    """Roles that only some of the prompts have, with those that do not."""
+    every = {role: [i for i, found in enumerate(spans) if role not in found] for role in dict.fromkeys(chain(*spans))}
+    return {role: without for role, without in every.items() if without}
 
 
 def _encode_one(

@@ -33,6 +33,8 @@ class Places:
     """True where a position is real."""
     roles: Mapping[str, Int[Tensor, "example span"]] = field(default_factory=dict)
     """Columns that a role covers, padded with −1."""
+    partial: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Roles that only some of the prompts name, which are no roles of all, with the examples that do not."""
     strings: tuple[tuple[str, ...], ...] = ()
     """What is at the real positions of every prompt, as text, where it is known."""
     lattice: Mapping[str, int] = field(default_factory=dict)
@@ -86,7 +88,15 @@ class Places:
         [[2, 4]]
         """
         mask = torch.nn.functional.pad(self.mask, (0, ahead), value=True)
-        return Places(mask=mask, roles=self.roles, strings=self.strings, lattice=self.lattice, ahead=ahead, scope=scope)
+        return Places(
+            mask=mask,
+            roles=self.roles,
+            partial=self.partial,
+            strings=self.strings,
+            lattice=self.lattice,
+            ahead=ahead,
+            scope=scope,
+        )
 
     @property
     def prompt(self) -> Places:
@@ -114,7 +124,7 @@ class Places:
     def take(self, examples: Tensor | Sequence[int] | slice) -> Self:
         """Some of the examples, repeats allowed. The strings are left behind: they do not enter a forward pass."""
         chosen = torch.as_tensor(examples) if not isinstance(examples, slice) else examples
-        return replace(self, **self._each(lambda tensor: tensor[chosen]) | {"strings": ()})
+        return replace(self, **self._each(lambda tensor: tensor[chosen]) | {"strings": (), "partial": {}})
 
     def to(self, device: torch.device | str) -> Self:
         return replace(self, **self._each(lambda tensor: tensor.to(device)))
@@ -200,11 +210,19 @@ class Places:
             + shown
         )
 
+    def _unnamed(self, role: str) -> str:
+        """Why there is no such role; empty where only a misspelling would be a reason."""
+        if role in self.partial:
+            without = self.partial[role]
+            few = ", ".join(map(str, without[:5])) + (", …" if len(without) > 5 else "")
+            count = f"{len(without)} of {len(self)} prompts do not name it (examples {few})"
+            return f"{count}; give it to every prompt, or leave these out"
+        return "" if self.roles else "these prompts name none; count from the end, as in -1, or write Prompt(…, roles={…})"
+
     def _role(self, positions: Positions) -> Int[Tensor, "example span"]:
         assert positions.role is not None
         if positions.role not in self.roles:
-            why = "" if self.roles else "these prompts name none; count from the end, as in -1, or write Prompt(…, roles={…})"
-            raise UnknownNameError("role", positions.role, self.roles, why=why)
+            raise UnknownNameError("role", positions.role, self.roles, why=self._unnamed(positions.role))
         columns = self.roles[positions.role]
         if positions.pick is None:
             return columns

@@ -304,4 +304,4 @@ def encode_pairs(pairs: Pairs, tokenizer: Tokenizer | None, bos: Bos = "model", 
 
 
 def _places(tokens: Tokens) -> Places:
-    return Places(mask=tokens.mask, roles=tokens.roles, strings=tokens.strings, forced=tokens.forced)
+    return Places(mask=tokens.mask, roles=tokens.roles, partial=tokens.partial, strings=tokens.strings, forced=tokens.forced)

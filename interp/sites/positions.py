@@ -157,6 +157,8 @@ def grouped(given: Any, argument: str) -> dict[int | str, list[Positions]]:
         found = {str(name): [] if _is_empty(one) else parsed(one) for name, one in given.items()}
     else:
         alone = isinstance(given, str | Positions | SupportsIndex) or given is ... or given is None
+        if not alone and not isinstance(given, Iterable):
+            raise PositionError(f"{argument}={given!r} names no tokens; give a role, an index, a list of these, or a mapping")
         every = [Positions.parse(one) for one in ([given] if alone else given)]
         numbers = all(one.indices is not None and len(one.indices) == 1 for one in every)
         names = [one.indices[0] if numbers and one.indices else repr(one) for one in every]

@@ -25,7 +25,7 @@ from interp import effects as fx
 from interp.errors import InputError, ShapeMismatchError, UnknownNameError
 from interp.views import bands, labels
 from interp.views.arrays import of_metric, ticks_of
-from interp.views.heatmap import default_quantity
+from interp.views.heatmap import default_quantity, is_beside
 from interp.views.layout import PAGE
 from interp.views.lines import MOST, Frame, Line, Style, around, bands_first, beside, traces
 
@@ -59,8 +59,8 @@ def curve(
     Args:
         results: effects, or any DataArray, or a Dataset, which gets a panel for every variable that has ``x``. Several effects
             or arrays by name (a mapping, or the DataTree of a sweep over several grids) share the axes.
-        quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`; of another Dataset the
-            variable, by default every one.
+        quantity: of effects: recovery, damage, effect, value, or a variable that they have beside them, by default as in
+            :func:`heatmap`; of another Dataset the variable, by default every one.
         x: the axis from left to right; by default the only one there is besides metric and example, else checkpoints, else
             layers.
         metric: of effects, by default the first; of arrays by metric, by default a line for each.
@@ -82,7 +82,7 @@ def curve(
         raise InputError(f"effects and other arrays have no axis in common: {kinds}; draw effects alone, or arrays alone")
     first = next(iter(every.values()))
     x = x or _only(first["value"] if fx.is_effects(first) else first)
-    draw = _of_effects if fx.is_effects(first) else _of_arrays
+    draw = _of_effects if fx.is_effects(first) and not is_beside(first, quantity) else _of_arrays
     panels, head, under, band = draw(every, x, quantity, metric, level, seed)
     count = max(len(panel.lines) for panel in panels)
     if count > MOST:

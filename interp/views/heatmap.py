@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from interp import axes as names
 from interp import effects as fx
+from interp.effects.quantities import QUANTITIES
 from interp.views import labels
 from interp.views.arrays import choose_axes, of_array
 from interp.views.colours import scale
@@ -89,10 +90,10 @@ def heatmap(
     Args:
         results: a sweep, or any array or other result, with two axes besides its examples (axes of length 1 do not count),
             with ``slider`` three.
-        quantity: of a sweep: recovery, damage, effect or value. By default recovery of ``logit_diff`` when denoising, damage
-            when noising, and the effect of any other metric, or of prompts without a counterfactual. A further variable that a
-            sweep has, such as ``"score"`` of :func:`interp.atp_star`. Of another result: the variable, such as ``"by_head"``
-            of :func:`interp.dla`; by default the only one that has two axes.
+        quantity: of a sweep: recovery, damage, effect, value, or a variable that it has beside them, such as ``"score"`` of
+            :func:`interp.atp_star`. By default recovery of ``logit_diff`` when denoising, damage when noising, and the effect
+            of any other metric, or of prompts without a counterfactual. Of another result: the variable, such as
+            ``"by_head"`` of :func:`interp.dla`; by default the only one that has two axes.
         metric: by default the first.
         x: the axis from left to right; by default the last one.
         y: the axis from bottom to top; by default the other one.
@@ -110,9 +111,9 @@ def heatmap(
         InputError: a result with several variables that could be meant.
         UnknownNameError: an axis, metric or quantity that is not there.
     """
-    if isinstance(results, xr.Dataset) and _is_sweep(results) and quantity and quantity in {*results.data_vars} - {"value"}:
+    if isinstance(results, xr.Dataset) and quantity is not None and _is_sweep(results) and is_beside(results, quantity):
         one = fx.choose_metric(results, metric)
-        said = {**one.attrs, "quantity": labels.quantity_name(quantity, str(one[names.METRIC].item()))}
+        said = {**one.attrs, "quantity": labels.quantity_name(quantity, str(one[names.METRIC].item())), **one[quantity].attrs}
         results, quantity, metric = one[quantity].assign_attrs(said), None, None
     if isinstance(results, xr.DataArray) or (isinstance(results, xr.Dataset) and not _is_sweep(results)):
         draw = partial(of_array, results, quantity, metric=metric, x=x, y=y, slider=slider)
@@ -182,6 +183,11 @@ def _traces(
 
 def _is_sweep(ds: xr.Dataset) -> bool:
     return bool({"value", "by_rule"} & set(map(str, ds.data_vars)))
+
+
+def is_beside(results: xr.Dataset, quantity: str | None) -> bool:
+    """Whether a quantity is a variable that a sweep has beside its effects, such as ``"compensation"``."""
+    return quantity in results.data_vars and quantity not in QUANTITIES
 
 
 def default_quantity(ds: xr.Dataset) -> str:

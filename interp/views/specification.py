@@ -67,7 +67,7 @@ def specification_curve(
         width,
     )
     height = heading.height + _CURVE + _GAP + _ROW * len(rows) + _FOOT
-    words = [f"{_called_choice(choice)}: {level}" for choice, level, _ in rows]
+    words = [f"{choice}: {level}" for choice, level, _ in rows]
     left = min(int(0.45 * width), int(heading.glyph * max(map(len, words))) + 12)
     drawn = height - heading.height - _FOOT
     below = _ROW * len(rows) / drawn
@@ -169,7 +169,3 @@ def _called(place: dict[Hashable, Any]) -> str:
     short = "".join(f"{letter}{place[axis]}" for letter, axis in (("L", "layer"), ("H", "head")) if axis in place)
     others = [f"{axis} {value}" for axis, value in place.items() if axis not in ("layer", "head")]
     return ", ".join([part for part in (short, *others) if part])
-
-
-def _called_choice(choice: str) -> str:
-    return {"patching": "direction"}.get(choice, choice)

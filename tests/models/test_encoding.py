@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from spelling import pieces, words
 
+from interp.doctor import architectures
 from interp.errors import AnswerError, PositionError, UnequalLengthsError, UnknownNameError
 from interp.models.encoding import Tokens, encode
 from interp.models.reading import encode_pairs
 from interp.prompts import Pair, Pairs, Prompt
-from interp.sites import ALL, Positions
+from interp.sites import ALL, Positions, Site
 
 
 def columns(tokens: Tokens, positions: object) -> list[list[int]]:
@@ -269,6 +270,33 @@ def test_unequal_lengths_show_both_prompts_token_by_token() -> None:
         "    3  –       'went'  ←",
         "    4  –       'home'  ←",
     ]
+
+
+def test_a_role_that_some_prompts_lack_says_which() -> None:
+    """A role is of all prompts or of none; the message counts those without it, and names five of them at most."""
+    named, bare = Prompt([4, 5, 6], {"subject": (0, 1), "end": (2, 3)}), Prompt([4, 5], {"end": (1, 2)})
+    with pytest.raises(UnknownNameError) as refused:
+        encode([named, bare, named, bare], None).columns(Positions.parse("subject"))
+    assert str(refused.value) == (
+        "unknown role 'subject': 2 of 4 prompts do not name it (examples 1, 3); give it to every prompt, or leave these out "
+        "(known: end)"
+    )
+    with pytest.raises(UnknownNameError, match=r"7 of 8 prompts do not name it \(examples 1, 2, 3, 4, 5, …\)"):
+        encode([named, *[bare] * 7], None).columns(Positions.parse("subject"))
+
+
+def test_a_role_of_another_stream_says_how_that_is_written() -> None:
+    model = architectures.loaded("t5")
+    encoded = model.encode([Prompt([5, 6, 7], {"subject": (1, 2)}, target=[0, 9])])
+    with pytest.raises(UnknownNameError) as refused:
+        model.places(encoded, Site("resid_post", layer=0)).columns(Positions.parse("subject"))
+    assert str(refused.value) == (
+        "unknown role 'subject': the prompts have it in the stream 'encoder', whose sites are written 'encoder:…', as in "
+        "'encoder:resid_post', or with stream='encoder' where a call takes it"
+    )
+    assert model.places(encoded, Site("resid_post", layer=0, stream="encoder")).columns(
+        Positions.parse("subject")
+    ).tolist() == [[1]]
 
 
 def test_unequal_lengths_name_the_roles_that_would_do() -> None:

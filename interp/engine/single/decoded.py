@@ -9,9 +9,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import NamedTuple
+from operator import index
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -111,14 +112,17 @@ def by_site(parts: Additive) -> tuple[list[str], Float[Tensor, "example layer si
     return sites, torch.stack([torch.stack([layer.get(site, none) for site in sites], 1) for layer in found], 1)
 
 
-def some_layers(model: Model, layers: int | Iterable[int] | None) -> list[int]:
-    """Layers that are divided, ascending; None for all of them.
+def some_layers(model: Model, layers: Any) -> list[int]:
+    """Layers that are divided, ascending: one, several, or None for all of them.
 
     Raises:
         HeadOutOfRangeError: one that there is not, or none at all.
     """
     n = model.sizes[axes.LAYER]
-    chosen = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else sorted(set(layers))
+    try:
+        chosen = list(range(n)) if layers is None else [layers] if isinstance(layers, int) else sorted(map(index, set(layers)))
+    except TypeError:
+        raise HeadOutOfRangeError(f"layers={layers!r}; expected None for all layers, a number, or several") from None
     outside = [layer for layer in chosen if not 0 <= layer < n]
     if outside or not chosen:
         said = f"layer {outside[0]} does not exist" if outside else "layers is empty"

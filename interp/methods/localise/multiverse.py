@@ -22,6 +22,7 @@ ratio, ``"t"`` the mean over its standard error.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any, Literal, get_args
@@ -79,11 +80,11 @@ def multiverse(
     model: Model,
     pairs: Pairs,
     where: Where,
-    corruptions: Mapping[str, Corruption] | Sequence[str] = ("counterfactual", "mean", "resample", "zero"),
-    metrics: Sequence[MetricLike] = ("logit_diff", "logprob", "prob", "kl"),
+    corruptions: Mapping[str, Corruption] | str | Sequence[str] = ("counterfactual", "mean", "resample", "zero"),
+    metrics: MetricLike | Sequence[MetricLike] = ("logit_diff", "logprob", "prob", "kl"),
     *,
-    patching: Sequence[Patching] = ("denoising", "noising"),
-    normalisations: Sequence[Normalisation] = NORMALISATIONS,
+    patching: Patching | Sequence[Patching] = ("denoising", "noising"),
+    normalisations: Normalisation | Sequence[Normalisation] = NORMALISATIONS,
     groups: str | None = "template",
     deviations: float = 2.0,
     given: Given = None,
@@ -120,40 +121,69 @@ def multiverse(
         analyses each component matters. Attribute ``left_out``: analyses without a number for every component.
 
     Raises:
-        InputError: several families, pairs without counterfactuals, or counterfactuals of other prompts.
+        InputError: several families, so few components that none can stand out, no analysis at all, pairs without
+            counterfactuals, or counterfactuals of other prompts.
         UnknownNameError: a word that is none. And what :func:`interp.patch` raises.
     """
     if isinstance(where, Mapping):
         raise InputError(f"where holds several families ({', '.join(where)}); a multiverse is of one")
-    for argument, given_words, known in (
-        ("patching", patching, effects.PATCHING), ("normalisation", normalisations, NORMALISATIONS)
-    ):  # fmt: skip
-        for word in given_words:
-            if word not in known:
-                raise UnknownNameError(argument, word, known)
-    chosen = dict(corruptions) if isinstance(corruptions, Mapping) else {word: word for word in corruptions}
+    if isinstance(deviations, bool) or not isinstance(deviations, int | float) or not deviations > 0:
+        raise InputError(f"deviations={deviations!r}; expected a number of standard deviations above 0, such as 2.0")
+    directions = _words("patching", patching, effects.PATCHING)
+    ways = _words("normalisations", normalisations, NORMALISATIONS)
+    chosen = dict(corruptions) if isinstance(corruptions, Mapping) else {word: word for word in _listed(corruptions)}
     options: dict[str, Any] = {"given": given, "rows": rows, "precision": precision, "progress": progress}
     options |= {"store": store, "tags": tags}
     found: list[tuple[dict[str, Any], np.ndarray[Any, Any]]] = []
     result: xr.Dataset | None = None
-    for (corruption, how), direction in product(chosen.items(), patching):
+    for (corruption, how), direction in product(chosen.items(), directions):
         prompts, words = _asked(pairs, corruption, how)
         if "source" in words and direction != "noising":
             continue
         called = f"{name}, {corruption}, {direction}" if store is not None else None
-        swept = patch(model, prompts, where, list(metrics), patching=direction, name=called, **words, **options)
+        swept = patch(model, prompts, where, _listed(metrics), patching=direction, name=called, **words, **options)
         assert isinstance(swept, xr.Dataset)
         if not effects.paired(swept):
             raise InputError("pairs are prompts without counterfactuals, whose effects cannot be normalised; give interp.Pairs")
+        if result is None:
+            _check_many(swept, deviations)
         result = swept
         for group, members in _groups(swept, groups).items():
             part = swept.isel({axes.EXAMPLE: members})
-            for metric, normalisation in product(swept[axes.METRIC].values.tolist(), normalisations):
+            for metric, normalisation in product(swept[axes.METRIC].values.tolist(), ways):
                 choice = dict(zip(CHOICES, (direction, corruption, metric, normalisation, group), strict=True))
                 found.append((choice | {"n": len(members)}, _score(part, metric, normalisation)))
     if result is None:
         raise InputError("corruptions and patching leave no sweep: zero, mean and resample are noised alone")
     return _together(found, result, deviations, {"name": name, "stored": store is not None})
+
+
+def _listed(given: Any) -> list[Any]:
+    """One or several."""
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
+def _words(argument: str, given: str | Sequence[str], known: Sequence[str]) -> list[str]:
+    """Words that are known, at least one."""
+    words = _listed(given)
+    if not words:
+        raise InputError(f"{argument} is empty; give some of {', '.join(map(repr, known))}")
+    for word in words:
+        if word not in known:
+            raise UnknownNameError(argument.removesuffix("s"), word, known)
+    return words
+
+
+def _check_many(swept: xr.Dataset, deviations: float) -> None:
+    """Of n numbers none is more than √(n − 1) standard deviations from their mean."""
+    n = math.prod(swept.sizes[axis] for axis in effects.swept_axes(swept)) - int(
+        swept["absent"].sum() if "absent" in swept else 0
+    )
+    if n - 1 < deviations**2:
+        raise InputError(
+            f"where holds {n} component{'s' * (n != 1)}, of which none can be {deviations:g} standard deviations from their "
+            f"mean; give {math.ceil(deviations**2) + 1} at least, such as all heads of some layers"
+        )
 
 
 def _asked(pairs: Pairs, corruption: str, how: Any) -> tuple[Pairs, dict[str, Any]]:

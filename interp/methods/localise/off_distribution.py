@@ -120,8 +120,8 @@ def off_distribution(
     Raises:
         InputError: too few natural prompts.
         ValueError: a quantile that is none.
-        UnknownSiteError: attention scores or patterns, which have no features of their own. And what :func:`interp.patch`
-            raises.
+        UnknownSiteError: logits, or attention scores or patterns, which have no features of their own. And what
+            :func:`interp.patch` raises.
     """
     check_words(patching, precision=precision)
     if not 0 < quantile < 1:
@@ -133,7 +133,7 @@ def off_distribution(
     )
     change = {"source": source, "edit": edit, "featurizer": featurizer, "keep_error": keep_error}
     prepared, families = asked(model, pairs, where, "kl", change, options)  # of metrics, only where they read is used
-    _refuse_attention(prepared)
+    _refuse(prepared)
     with torch.no_grad(), float32(precision), prepared.session():
         told = start(prepared)
         whole = Natural(prepared, natural, quantile)
@@ -175,11 +175,16 @@ class _Judged(NamedTuple):
         return float(there.mean() / self.threshold) if len(there) else 0.0
 
 
-def _refuse_attention(prepared: Prepared) -> None:
+def _refuse(prepared: Prepared) -> None:
+    """Sites without activations that have a distribution."""
     cells = [prepared.cells[number] for family in prepared.families for number in family[:-1]]
     for place in own(*cells):
-        if place.change.square:
-            why = "attention scores and patterns are numbers by token, not features that have a distribution"
+        if place.change.square or place.change.site.name == LOGITS.name:
+            why = (
+                "attention scores and patterns are numbers by token, not features that have a distribution"
+                if place.change.square
+                else "logits are what the model says, and nothing after them could be disturbed"
+            )
             raise UnknownSiteError("site of activations", repr(place.change.site), ["L3.z", "L3.resid_post"], why=why)
 
 
@@ -264,7 +269,7 @@ def _labelled(
         filler = {"b": False, "U": ""}.get(values.dtype.kind, np.nan)
         full = np.full((family.exists.size, *values.shape[1:]), filler, values.dtype)
         full[family.exists.ravel()] = values
-        full = full.reshape(*(len(along) for along in family.axes.values()), *values.shape[1:])
+        full = full.reshape([*(len(along) for along in family.axes.values()), *values.shape[1:]])
         made[name] = ((*swept, *dims), full.astype(dtype) if full.dtype.kind == "f" else full)
     known = {name: (axes.EXAMPLE, values) for name, values in provenance.example_coordinates(prepared.encoded).items()}
     beside = [one for one in (options.corruption, options.given) if one is not None]

@@ -32,6 +32,7 @@ import xarray as xr
 from interp.engine.asked import asked_pairs, together
 from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.families import Family, Where, asked, check_words, named, sourced
+from interp.engine.measure import sources
 from interp.engine.precision import Precision
 from interp.engine.prepared import Options, Patching
 from interp.engine.recipe import others, recorded
@@ -67,7 +68,7 @@ def path_patch(
     receivers: Receivers | Mapping[str, Receivers] = "logits",
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     *,
-    through: Sequence[Receivers] = (),
+    through: Receivers | Sequence[Receivers] = (),
     through_mlps: bool = True,
     patching: Patching = "noising",
     source: Source | None = None,
@@ -90,7 +91,8 @@ def path_patch(
         receivers: sites with positions, ``"L9H6.q@END"``, one or several that receive together, without positions all tokens;
             or a mapping of names to such, each of which is a family of the result. ``"logits"`` alone is what reaches the
             logits directly.
-        through: receivers on the way, the first stop first; paths lead through all of them in this order.
+        through: receivers on the way, the first stop first; paths lead through all of them in this order. Those that receive
+            together are a list within the list.
         through_mlps: whether MLPs between sender and receiver are part of the paths (the paper's way), or frozen.
         hold: as for :func:`interp.patch`, in the runs of step 2 too: with ``"ln_scale"`` norms divide by what they divided by
             in the base, and paths without MLPs are linear.
@@ -122,7 +124,9 @@ def path_patch(
     encoded, _ = asked_pairs(model, pairs)
     by_name: Mapping[str, Receivers] = receivers if isinstance(receivers, Mapping) else {"": receivers}
     ends = {key: _received(model, one) for key, one in by_name.items()}
-    stops = [_received(model, one) for one in through]
+    if not ends:
+        raise InputError("receivers are an empty mapping; name at least one family, as in {'direct': 'logits'}")
+    stops = [_received(model, one) for one in ([through] if isinstance(through, str | Site | Change) else through)]
     if any(change.site == LOGITS for stop in stops for change in stop):
         raise UnknownSiteError("stop", "logits", [], why="nothing lies behind the logits")
     sent = named(model, encoded, senders, _ASIS | {"source": sourced(source, "last")})
@@ -135,16 +139,22 @@ def path_patch(
     tree = isinstance(receivers, Mapping) or isinstance(senders, Mapping)
     where: Any = laid if tree else laid[""]
     prepared, families = asked(model, pairs, where, metric, dict(_ASIS), options)
-    attrs = {"method": "path_patch", "through_mlps": through_mlps}
+    senders_source = sources([one for family in sent.values() for one in family.interventions], patching)
+    attrs = {"method": "path_patch", "through_mlps": through_mlps, "source": senders_source}
     recipe = partial(recorded, "path_patch", model, prepared.encoded, **said)
     return swept(prepared, families, attrs, tree=tree, into=into, beside=recipe)
 
 
-def _received(model: Model, receivers: Receivers) -> list[Change]:
+def _received(model: Model, receivers: Any) -> list[Change]:
     """Receivers as changes whose sites and positions count."""
     several = list(receivers) if isinstance(receivers, Sequence) and not isinstance(receivers, str) else [receivers]
     found: list[Change] = []
     for one in several:
+        if not isinstance(one, str | Site | Change):
+            raise InputError(
+                f"receivers hold {one!r} of type {type(one).__name__}; expected sites with positions, such as 'L9H6.q@END', or "
+                "'logits', one or a list of them, or a mapping of names to such"
+            )
         change = one if isinstance(one, Change) else Intervention.of(one).changes[0]
         found += [Change(site, change.positions) for site in model.each(model.site(change.site))]
     if not found:

@@ -3,7 +3,7 @@
     >>> heads = interp.grid("z", layer=..., head=..., position=[-1])                                      # doctest: +SKIP
     >>> found = interp.self_repair(model, pairs, heads, "mean")                                           # doctest: +SKIP
     >>> found[["total", "direct", "norm", "heads", "mlps"]].sel(metric="logit_diff").mean("example")     # doctest: +SKIP
-    >>> interp.views.heatmap(found["compensation"].sel(metric="logit_diff").mean("example"))              # doctest: +SKIP
+    >>> interp.views.heatmap(found, "compensation")                                                        # doctest: +SKIP
 
 McGrath et al., "The Hydra Effect" (arXiv 2307.15771); Rushing and Nanda, "Explorations of Self-Repair in Language Models"
 (arXiv 2402.15390). With D the difference of two logits, σ the last norm's scale, and d(p) what a part p of the stream adds to
@@ -61,6 +61,16 @@ METHOD = Method(
 Kind = Literal["zero", "mean", "resample", "counterfactual"]
 PARTS = ("heads", "mlps", "norm", "rest")
 """What the compensation is divided into."""
+_QUANTITIES = {
+    "total": "total effect of the ablation",
+    "direct": "direct effect of the ablation",
+    "compensation": "compensation (total − direct)",
+    "heads": "compensation by heads",
+    "mlps": "compensation by MLPs",
+    "norm": "compensation by the last norm",
+    "rest": "compensation by the rest",
+}
+"""What they are called in figures."""
 _KINDS = {"head": "heads", "attention": "heads", "cross-attention": "heads", "mlp": "mlps", "mixer": "mlps"}
 _OWN = {"z": "head", "result": "head", "attn_out": "attention", "mlp_out": "mlp", "mixer_out": "mixer"}
 """Sites that are ablated, and the terms that are their own."""
@@ -137,8 +147,13 @@ def self_repair(
         coords=provenance.example_coordinates(asked.encoded) | family.coords,
         attrs=_attrs(asked, family.attrs, kind, seed),
     )
-    dims = result["value"].dims
-    return result.assign({name: (dims, _as(asked, numbers)[None]) for name, numbers in whole.items()})
+    dims, of = result["value"].dims, {key: result.attrs.get(key) for key in ("model", "task", "given")}
+    return result.assign(
+        {
+            name: (dims, _as(asked, numbers)[None], {"quantity": _QUANTITIES[name], "units": "logits"} | of)
+            for name, numbers in whole.items()
+        }
+    )
 
 
 class _Divided:

@@ -113,3 +113,40 @@ def test_what_is_no_multiverse() -> None:
     alone = Pairs(tuple(Pair(p.clean, p.clean, 11, 23) for p in pairs))
     with pytest.raises(InputError, match="pairs are prompts without counterfactuals"):
         multiverse(model, alone, WHERE, ["mean"])
+
+
+def test_one_word_is_a_list_of_one() -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(97, [6, 6, 6, 6])
+    where = grid("z", layer=..., head=..., position=[-1])
+    options: Any = {"patching": "noising", "normalisations": "effect", "groups": None}
+    one = multiverse(model, pairs, where, "zero", "kl", **options)
+    listed = {name: [word] if word else None for name, word in options.items()}
+    several = multiverse(model, pairs, where, ["zero"], ["kl"], **listed)
+    assert one.sizes["analysis"] == 1
+    np.testing.assert_array_equal(one["score"], several["score"])
+
+
+def test_analyses_that_there_are_not() -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(98, [6, 6, 6, 6])
+    where = grid("z", layer=..., head=..., position=[-1])
+    with pytest.raises(InputError, match=r"normalisations is empty; give some of 'effect', 'ratios', 't'"):
+        multiverse(model, pairs, where, "zero", normalisations=[])
+    with pytest.raises(InputError, match=r"patching is empty; give some of 'denoising', 'noising'"):
+        multiverse(model, pairs, where, "zero", patching=[])
+    for none in (-1, 0, "2"):
+        with pytest.raises(InputError, match=r"deviations=.*; expected a number of standard deviations above 0, such as 2.0"):
+            sweeps.unchecked(multiverse)(model, pairs, where, "zero", deviations=none)
+
+
+def test_few_components_cannot_stand_out() -> None:
+    """Of n numbers none is more than √(n − 1) of their standard deviations from their mean: 5 reach 2, 4 do not."""
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(99, [6, 6, 6, 6])
+    heads = grid("z", layer=[0], head=..., position=[-1])
+    assert model.sizes["head"] == 4
+    with pytest.raises(
+        InputError, match=r"where holds 4 components, of which none can be 2 standard .* their mean; give 5 at least"
+    ):
+        multiverse(model, pairs, heads, "zero", "kl")
+    assert multiverse(model, pairs, heads, "zero", "kl", deviations=1.5).sizes["head"] == 4
+    five = grid("z", layer=[0], head=..., position=[-1, -2])
+    assert multiverse(model, pairs, five, "zero", "kl").sizes["position"] == 2

@@ -361,3 +361,17 @@ def test_what_is_refused() -> None:
         off_distribution(model, few, "mlp_out")
     with pytest.raises(InputError, match=re.escape("natural holds 4 natural prompts, 2 in the smaller half")):
         off_distribution(model, pairs, "mlp_out", natural=[pair.clean for pair in few][:4])
+
+
+def test_one_site_alone_has_no_axes() -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(140, [6] * 16)
+    alone = off_distribution(model, pairs, "L1H2.z", source=Constant(0.0))
+    swept = off_distribution(model, pairs, grid("z", layer=[1], head=[2]), source=Constant(0.0))
+    assert alone["distance"].dims == ("example",)
+    np.testing.assert_allclose(alone["distance"], swept["distance"].squeeze(), rtol=1e-5)
+
+
+def test_logits_disturb_nothing() -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(141, [6] * 16)
+    with pytest.raises(UnknownSiteError, match="logits are what the model says, and nothing after them could be disturbed"):
+        off_distribution(model, pairs, "logits", source=Constant(0.0))

@@ -21,6 +21,7 @@ from interp.methods.localise.path_patching import path_patch
 from interp.models import Model
 from interp.sites import grid
 from interp.store import Store
+from interp.views import heatmap
 
 KINDS = ["gpt2", "llama", "neox", "gemma2"]
 ATOL = {"gpt2": 1e-9, "llama": 1e-6, "neox": 1e-9, "gemma2": 1e-6}
@@ -212,3 +213,32 @@ def test_what_is_no_path() -> None:
         path_patch(model, pairs, {"a": "z", "b": "mlp_out"}, {"q": "L1H0.q", "k": "L1H0.k"})
     with pytest.raises(UnknownSiteError, match="where it lies between heads is not known; name it by its role"):
         path_patch(model, pairs, "z", "transformer.h.1:output")
+
+
+@pytest.mark.parametrize("receivers", [3, None, grid("q", layer=[1], head=[0]), [["L1H0.q"]]])
+def test_what_cannot_receive(receivers: Any) -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(81, [6])
+    with pytest.raises(InputError, match=r"receivers hold .* of type (int|NoneType|Grid|list); expected sites with positions"):
+        sweeps.unchecked(path_patch)(model, pairs, "z", receivers)
+
+
+def test_no_families_of_receivers() -> None:
+    with pytest.raises(
+        InputError, match=r"receivers are an empty mapping; name at least one family, as in \{'direct': 'logits'\}"
+    ):
+        path_patch(sweeps.model("gpt2"), sweeps.random_pairs(82, [6]), "z", {})
+
+
+def test_one_stop_is_a_list_of_one() -> None:
+    model, pairs = sweeps.model("llama"), sweeps.random_pairs(83, [6])
+    paths = [path_patch(model, pairs, "z", "L2H0.q", through=stop) for stop in ("L1.mlp_out@-1", ["L1.mlp_out@-1"])]
+    np.testing.assert_array_equal(*(effects.effect(found) for found in paths))
+
+
+@pytest.mark.parametrize(("patching", "source"), [("noising", "corrupted run"), ("denoising", "clean run")])
+def test_what_is_said_to_be_written_is_the_senders_source(patching: Any, source: str) -> None:
+    """Not what is frozen at the base's own values, nor the runs in which receivers are made."""
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(84, [6])
+    found = path_patch(model, pairs, grid("z", head=..., position=[-1]), ["L2H0.q@-1", "L2H1.q@-1"], patching=patching)
+    assert found.attrs["source"] == source
+    assert f"{patching}, source {source} · " in heatmap(found).layout.title.text

@@ -20,6 +20,7 @@ from interp.models import load
 from interp.models.zoo import BACKUP, PRIMARY, backup_construction, backup_prompts
 from interp.prompts import Pair, Pairs
 from interp.sites import grid
+from interp.views import curve, heatmap
 
 KINDS = ["gpt2", "llama", "neox", "gemma2", "qwen3"]
 STRENGTH = 0.75
@@ -121,3 +122,17 @@ def test_what_has_no_part_of_its_own() -> None:
     alone = [pair.clean for pair in pairs]
     with pytest.raises(Exception, match="prompt 0 has no answer"):
         self_repair(model, alone, "mlp_out")
+
+
+def test_parts_say_what_they_are_in_figures() -> None:
+    model, pairs = sweeps.model("gpt2"), pairs_of(136, [6, 6])
+    found = self_repair(model, pairs, grid("z", layer=..., head=..., position=[-1]), "zero")
+    for figure in (heatmap(found, "compensation"), heatmap(found["compensation"].mean("example", keep_attrs=True))):
+        assert figure.layout.title.text.startswith("compensation (total − direct), layer by head")
+    np.testing.assert_allclose(
+        heatmap(found, "compensation").data[0].z, found["compensation"].mean("example").squeeze(), rtol=0, atol=1e-6
+    )
+    drawn = curve(found.isel(head=0), "norm", x="layer")
+    assert drawn.layout.title.text.startswith("compensation by the last norm over layer")
+    with pytest.raises(UnknownNameError, match="unknown quantity 'compensations'"):
+        heatmap(found, "compensations")

@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from interp.doctor import architectures
-from interp.errors import AnswerError, AnswerWarning, HeadOutOfRangeError, PositionError, UnknownNameError, UnknownSiteError
+from interp.errors import (
+    AnswerError,
+    AnswerWarning,
+    HeadOutOfRangeError,
+    InputError,
+    PositionError,
+    UnknownNameError,
+    UnknownSiteError,
+)
 from interp.interventions import attention_knockout
 from interp.methods.localise.token_lens import token_lens
 from interp.methods.readouts.direct_logit_attribution import dla
@@ -249,3 +257,17 @@ def test_layers_without_attention_have_no_groups(seed: int) -> None:
     assert 0 < int(known.sum()) < known.size
     assert "mixer_out" in found.site.values
     within(found.embed + found.logit.sum(["layer", "site"]) + found.constant, found.final, 1e-4)
+
+
+@pytest.mark.parametrize("layers", [..., 1.5, "all"])
+def test_layers_that_are_none(layers: Any) -> None:
+    with pytest.raises(HeadOutOfRangeError, match="expected None for all layers, a number, or several"):
+        sweeps.unchecked(token_lens)(sweeps.model("gpt2"), [[3, 4, 5]], [0], [7], layers=layers)
+
+
+def test_an_encoder_decoder_is_told_what_to_do_instead() -> None:
+    model, prompts = architectures.loaded("t5"), [Prompt([5, 6, 7], target=[0])]
+    with pytest.raises(
+        InputError, match=r"its blocks attend to another stream\. Its logits cannot .* interp\.patch and interp\.knockout"
+    ):
+        token_lens(model, prompts, [0], [7])
