@@ -40,7 +40,7 @@ Where = (
     | Mapping[str, Grid | Arranged | str | Site]
 )
 """Where a sweep acts; a site alone is the grid of it, and of a component without a layer every layer is a cell; of a list of
-sites, such as ``["L9H6.z@END", "L10H0.z@END"]``, every one is a cell."""
+sites, such as ``["L9H6.z@END", "L10H0.z@END"]``, every one is a cell, and so is one alone, ``"L9H6.z@END"``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +117,9 @@ def gridded(model: Model, where: Any, change: Mapping[str, Any] | None = None) -
         change: source, edit and the like of each site of a list.
     """
     if isinstance(where, Mapping):
-        return {name: gridded(model, one) for name, one in where.items()}
+        return {name: grid(model.site(one)) if isinstance(one, str | Site) else one for name, one in where.items()}
+    if isinstance(where, str) and "@" in where:  # a site at its positions is one cell
+        where = [where]
     if _are_sites(where):
         for one in where:
             model.site(one.partition("@")[0] if isinstance(one, str) else one)

@@ -170,3 +170,12 @@ def test_a_change_that_names_no_layer(prompts: list[list[int]]) -> None:
     words = "does not say which layer: name one, as in L3.resid_post, or sweep all of them with interp.grid('resid_post')"
     with pytest.raises(HeadOutOfRangeError, match=re.escape(words)):
         patch(sweeps.model("gpt2"), prompts, Change("resid_post", edit=Scale(0.0)), third)
+
+
+def test_a_site_at_its_positions_is_one_cell() -> None:
+    model, pairs = sweeps.model("gpt2"), sweeps.random_pairs(1, [6, 6])
+    alone, listed = (patch(model, pairs, where) for where in ("L1H2.z@end", ["L1H2.z@end"]))
+    assert alone.sizes["cell"] == 1
+    np.testing.assert_array_equal(alone["value"], listed["value"])
+    with pytest.raises(UnknownSiteError, match="unknown site 'y'"):
+        patch(model, pairs, "L1H2.y@end")

@@ -825,15 +825,12 @@ def test_a_metric_that_is_no_number_is_named(pairs: Pairs) -> None:
 
 
 def test_a_model_that_is_not_a_number_itself(seed: int) -> None:
-    """Llama in float64 with eager attention and padding is NaN in transformers 5: said, never returned.
-
-    Its softmax runs in float32, where the mask's least number is −inf, so that rows of padding are 0 / 0.
-    """
+    """Said, never returned."""
     model = load(tiny.llama(seed).double())
+    with torch.no_grad():
+        model.module.get_parameter("model.norm.weight")[0] = torch.nan
     with pytest.raises(ValueError, match="is nan on the clean prompt of example"):
-        patch(model, sweeps.random_pairs(seed, [4, 5]), grid("pattern", layer=1, head=0))
-    assert patch(model, sweeps.random_pairs(seed, [5, 5]), grid("pattern", layer=1, head=0))["value"].notnull().all()
-    assert patch(model, sweeps.random_pairs(seed, [4, 5]), grid("z", layer=1, head=0))["value"].notnull().all()
+        patch(model, sweeps.random_pairs(seed, [4, 5]), grid("z", layer=1, head=0))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -66,7 +66,7 @@ METHOD = Method(
     "https://doi.org/10.1016/S0047-259X(03)00096-4",
     mediator="whatever an intervention writes: streams, heads, MLPs, units, by position",
     search="reading",
-    cost="two forward passes for all distances, and one for every cell where the norm's scale is asked for",
+    cost="two forward passes, and for every cell whose norm's scale is asked for what of one comes after it",
     function="interp.off_distribution",
 )
 CHANGE = "change"

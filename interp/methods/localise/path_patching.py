@@ -52,7 +52,7 @@ METHOD = Method(
     "arXiv 2211.00593; Goldowsky-Dill et al. 2023, Localizing Model Behavior with Path Patching, arXiv 2304.05969",
     mediator="paths from heads, MLPs and streams through chosen receivers",
     search="exhaustive",
-    cost="a forward pass for every sender, and for every receiver set what of one comes after it",
+    cost="two forward passes, and for every sender what of one lies between it and the receivers, and what comes after these",
     function="interp.path_patch",
 )
 Receivers = str | Site | Change | Sequence[str | Site | Change]

@@ -55,7 +55,7 @@ METHOD = Method(
     "Rushing & Nanda 2024, Explorations of Self-Repair in Language Models, arXiv 2402.15390",
     mediator="heads, attention and MLPs",
     search="exhaustive",
-    cost="a forward pass, and one more for every component",
+    cost="a forward pass, and for every component what of one comes after it",
     function="interp.self_repair",
 )
 Kind = Literal["zero", "mean", "resample", "counterfactual"]
