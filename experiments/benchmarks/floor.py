@@ -185,6 +185,27 @@ def every_link(shape: Shape, differ_from: int, tokens: int, columns: int) -> int
     return total
 
 
+def path(shape: Shape, layer: int, receivers: Collection[tuple[int, int]], tokens: int, columns: int) -> int:
+    """One head's z at the last token, by way of some heads' queries there, MLPs live and other heads frozen.
+
+    Args:
+        layer: the sender's.
+        receivers: layer and head of each; those in the sender's layer and before it stay the base's, and cost nothing.
+
+    Everything is at the last token, where alone anything changes. Until the last receiver is reached: the sender's part of
+    W_O, and the MLPs from its block to the one before the last receiver's; frozen heads take no product. Then, from the first
+    receiver reached: queries of those in that block, their attention and their part of W_O, the block's MLP, the later blocks,
+    and the readout. A later receiver's query is made in the frozen run in place of the later block's own, and counts there.
+    """
+    reached = sorted(at for at, _ in receivers if at > layer)
+    if not reached:
+        return 0
+    first, last = reached[0], reached[-1]
+    sent = output(shape) // shape.heads + (last - layer) * mlp(shape)
+    joining = reached.count(first) * (q(shape) + attention(shape, tokens) + output(shape)) // shape.heads
+    return sent + joining + mlp(shape) + blocks(shape, first + 1, tokens - 1, tokens) + unembed(shape, columns)
+
+
 def gating_step(shape: Shape, tokens: int) -> int:
     """One example in one step of gates on every head, loss over the whole vocabulary after the last token.
 

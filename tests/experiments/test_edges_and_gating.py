@@ -1,4 +1,4 @@
-"""The benchmarks of edges and of gating: formulas, the sample and its weights, and a small run of each from the command line.
+"""The benchmarks of edges, paths and gating: formulas, the sample and its weights, and a small run of each from the shell.
 
 Nothing here asserts a speed.
 """
@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ def test_floor_by_hand(modules: Any) -> None:
     # Backward again as much in products with weights, twice in attention; logits of all 10 columns.
     last = 2 * (3 * 64 + 32 + 32 + 128) + 3 * 3 * 16
     assert floor.gating_step(shape, 3) == 2 * 3 * 128 + last + 2 * (2 * 4 * 10)
+
+
+def test_floor_of_a_path_by_hand(modules: Any) -> None:
+    """Worked out on paper with the products above, three blocks, 3 tokens, receivers L1H0, L1H1 and L2H1.
+
+    A head's part of W_O is 16, its query 16 and its attention to 3 keys 8·3 = 24. The last block at one token is 32 + 64 + 32 +
+    128 + 3·16 = 304. From block 0: W_O and two MLPs, then two heads that join and the MLP beside them. From block 1 only L2H1
+    is reached, from block 2 nothing.
+    """
+    floor, shape = modules("floor"), replace(small(modules), layers=3)
+    at = {"receivers": ((2, 1), (1, 0), (1, 1)), "tokens": 3, "columns": 2}
+    assert floor.path(shape, 0, **at) == 16 + 2 * 128 + 2 * (16 + 24 + 16) + 128 + 304 + 16
+    assert floor.path(shape, 1, **at) == 16 + 128 + (16 + 24 + 16) + 128 + 16
+    assert floor.path(shape, 2, **at) == 0
 
 
 def test_the_links_are_the_edges_of_the_graph(modules: Any) -> None:
@@ -135,6 +150,39 @@ def test_edges_run() -> None:
     assert sum(stratum["sampled"] for stratum in case["strata"].values()) == 60
     assert case["tolerance"] <= case["effects"]["median"] / 5
     assert case["all_edges_seconds"] > 0
+
+
+def test_paths_run(modules: Any) -> None:
+    """Expected of the hooks: base and source once, and for each of 8 senders a pass without logits and one with them.
+
+    The floor is worked out on paper: a token of the tiny GPT-2 costs q and W_O 2048 each, k and v 4096, MLP 16384, its
+    attention to 8 keys 1024, two columns 128; a head has a quarter.
+    """
+    case = ran("paths.py")
+    assert list(case["seconds"]) == ["hooks", "hooks-last-logits", "interp"]
+    assert (case["senders"], case["without_path"]) == (12, 4)
+    assert case["tolerance"] <= case["effects"]["median"] / 20
+    last = 2048 + 4096 + 2048 + 16384 + 1024
+    ends = {0: 2 * (512 + 256 + 512) + 16384 + last + 128, 1: (512 + 256 + 512) + 16384 + 128}
+    assert case["floor_flops"] == 3 * 4 * ((512 + 2 * 16384 + ends[0]) + (512 + 16384 + ends[1]))
+    forward, tiny = modules("floor").forward, modules("contestants.networks").TINY_GPT2
+    frozen, first = forward(tiny, 8, logits=0), 2 * forward(tiny, 8, logits=1)
+    for name, logits in {"hooks": 8, "hooks-last-logits": 1}.items():
+        assert case["contestants"][name]["flops_executed"] == 3 * (first + 8 * (frozen + forward(tiny, 8, logits=logits)))
+
+
+def test_a_path_leads_to_later_receivers_only(modules: Any) -> None:
+    """Of receivers in blocks 1 and 2, senders in block 1 reach the later one, those in block 2 none, those in block 0 all."""
+    paths, networks = modules("contestants.paths_question"), modules("contestants.networks")
+    shape = networks.TINY_GPT2
+    both = paths.random_paths(shape, ((1, 0), (2, 3)), pairs=2, tokens=6, differ=(1,))
+    assert both.senders() == [(layer, head) for layer in (0, 1) for head in range(4)]
+    hooks = modules("contestants.paths_hooks").PathHooks(shape, shape.network())
+    all_, later = (hooks.answer(asked) for asked in (both, replace(both, receivers=((2, 3),))))
+    assert torch.equal(all_[1], later[1])
+    assert float((all_[0] - later[0]).abs().min()) > 1e-5
+    assert torch.equal(all_[2], all_[2][:1].expand(4, -1)), "the base's value"
+    assert float((all_[1] - all_[2]).abs().min()) > 1e-5
 
 
 def test_gates_train(modules: Any) -> None:
