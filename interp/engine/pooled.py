@@ -38,7 +38,7 @@ class Pooled:
         change: Change,
         kept: Kept,
         columns: Int[Tensor, "example span"],
-        own: Int[Tensor, "prompt span"] | None,
+        own: Int[Tensor, "prompt own"] | None,
     ) -> Values:
         """Means over real tokens, positions counted from each prompt's first real token; or over the tokens that are named.
 
@@ -116,7 +116,7 @@ class Pooled:
         source: Activation,
         change: Change,
         kept: Kept,
-        at: tuple[Int[Tensor, "example span"], Int[Tensor, "prompt span"]],
+        at: tuple[Int[Tensor, "example span"], Int[Tensor, "prompt own"]],
         grouped: tuple[Tensor, list[str]],
     ) -> Values:
         """Means over the tokens that positions name in each of the source's prompts: one, or as many as the target's.

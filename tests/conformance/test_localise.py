@@ -283,7 +283,8 @@ def positional_patterns(of: Case) -> Any:
 
 
 def multiverse(of: Case) -> Any:
-    found = interp.multiverse(of.model, of.pairs, of.parts, ["counterfactual", "zero"], ["logprob"], patching=["noising"])
+    corruptions, few = ["counterfactual", "zero"], {"deviations": 1.0, "patching": ["noising"]}  # of three blocks
+    found = interp.multiverse(of.model, of.pairs, of.parts, corruptions, ["logprob"], **few)
     share = found["share"].values[np.isfinite(found["share"].values)]
     assert len(share)
     assert 0 <= share.min() <= share.max() <= 1
