@@ -595,12 +595,14 @@ def test_without_gradients_around_it(mode: Any, pairs: Pairs) -> None:
 
 
 def test_half_precision_is_measured_in_float32(pairs: Pairs, seed: int) -> None:
-    """To the three digits of bfloat16 the estimates of the same weights in float32."""
+    """The estimates of the same weights in float32, but for what the three digits of bfloat16 make of a few gradients."""
     module, where = tiny.llama(seed).to(torch.bfloat16), grid("z", layer=..., head=...)
     half = attribute(load(module), pairs, where, "logprob")  # smooth: the best of two answers may be the other one in bfloat16
     full = attribute(load(module.float()), pairs, where, "logprob")
     assert half["value"].dtype == np.float32
-    np.testing.assert_allclose(moved(half), moved(full), atol=0.1 * abs(moved(full)).max())
+    apart = abs(moved(half) - moved(full)) / abs(moved(full)).max()
+    assert np.median(apart) < 0.02
+    assert (apart < 0.1).mean() > 0.9
 
 
 def test_a_metric_without_slope_on_the_clean_run_says_so(pairs: Pairs) -> None:
