@@ -50,7 +50,7 @@ def prompts_alone(model: Model, encoded: Encoded) -> Encoded:
 def _pairs(pairs: Any) -> Pairs:
     if isinstance(pairs, Pairs):
         return pairs
-    many = list(pairs) if isinstance(pairs, Sequence) and not isinstance(pairs, str) else [pairs]
+    many = one_or_more(pairs)
     if not many or not all(isinstance(pair, Pair) for pair in many):
         raise ValueError(
             f"pairs is {type(pairs).__name__ if many else 'empty'}; expected interp.Pairs from a task such as "
@@ -60,12 +60,17 @@ def _pairs(pairs: Any) -> Pairs:
     return Pairs(tuple(many))
 
 
+def one_or_more(given: Any) -> list[Any]:
+    """One or several of something, as a list; a word is one."""
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
 def listed(where: Any, argument: str = "where") -> list[Intervention]:
     """Interventions from one or several, changes being interventions of one change."""
     grids = (
         "a grid such as interp.grid('resid_pre', layer=...), a mapping of names to grids, or " if argument == "where" else ""
     )
-    many = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
+    many = one_or_more(where)
     for one in many:
         if isinstance(one, Grid) and argument == "where":
             raise ValueError(f"where holds {one!r} in a list; several grids are given by name: {{'first': interp.grid(…), …}}")
@@ -81,8 +86,7 @@ def listed(where: Any, argument: str = "where") -> list[Intervention]:
 
 def several(interventions: Any) -> list[Intervention | None]:
     """One or several, of which None is the model as it is."""
-    one = not isinstance(interventions, Sequence) or isinstance(interventions, str)
-    many = [interventions] if one else list(interventions)
+    many = one_or_more(interventions)
     if not many:
         raise ValueError("interventions is an empty list; None is the model as it is")
     real = [one for one in many if one is not None]

@@ -17,14 +17,14 @@ from interp.models import Model
 from interp.sites import MAIN, Positions, PositionsLike, Site
 
 
-def embedding_std(model: Model, pairs: Any, position: PositionsLike = "subject", stream: str = MAIN) -> float:
+def embedding_std(model: Model, pairs: Any, subject: PositionsLike = "subject", stream: str = MAIN) -> float:
     """The standard deviation of all entries of the token embeddings at some tokens of all clean prompts.
 
     It is the σ of causal tracing's noise (Meng et al. 2022, arXiv 2202.05262), which adds thrice as much to the subject.
 
     Args:
         pairs: whose clean prompts are read.
-        position: a role, an index or several.
+        subject: which tokens: a role, an index or several.
         stream: whose tokens, where not the main stream's.
 
     Raises:
@@ -38,7 +38,7 @@ def embedding_std(model: Model, pairs: Any, position: PositionsLike = "subject",
     encoded = encoded_pairs(model, pairs)
     places = model.places(encoded.clean, site)
     try:
-        columns = places.columns(Positions.parse(position), what="subject")
+        columns = places.columns(Positions.parse(subject), what="subject")
     except UnknownNameError as unknown:
         if not unknown.known:
             raise

@@ -22,19 +22,18 @@ from interp.engine.batches import in_batches
 from interp.engine.behind import FINAL
 from interp.engine.cells import Cell
 from interp.engine.edits import Rows
-from interp.engine.joins import EARLY, POINTS, Point, begin, begun, depth, inside, join, moved, refused, resumes, unresumed
-from interp.engine.prompts import Columns, Kept
+from interp.engine.joins import EARLY, POINTS, Point, begin, depth, inside, join, refused, resumes, unresumed
+from interp.engine.prompts import Columns, Kept, all_of
 from interp.engine.runs import Key, Runs
 from interp.engine.seen import Seen, end_of
 from interp.engine.shard import Shard
 from interp.engine.wave import Pass
-from interp.engine.wavefront import grouped
+from interp.engine.wavefront import grouped, left
 from interp.interventions import Activation
 from interp.models import Model
 from interp.sites import Site
 
 _BASE = Activation("base")
-_STREAMS = ("resid_pre", "resid_post")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +59,10 @@ class Passing:
         found = {key: _begin(runs, cells[key], reads[key]) for key in reads}
         begins = {key: number for key, number in found.items() if number is not None}
         if begins:
-            runs.keep(_kept(runs, {key: cells[key] for key in begins}, begins), runs.budget)
+            joined = [cells[key] for key in begins]
+            first = int(torch.stack([cell.first for cell in joined]).min()) if resumes(runs.model) else 0
+            first = min(first, runs.base.width - 1)  # that of an inert cell is behind its prompt
+            runs.keep(left(runs.model, joined, begins.values(), range(first, runs.base.width)), runs.budget)
             for site, columns in ((site, columns) for key in begins for site, columns in reads[key].items()):
                 runs.want(_BASE, site, columns)
         return cls(runs, {key: reads[key] for key in begins}, begins)
@@ -84,7 +86,7 @@ class Passing:
         rows = (~inert & (depths <= torch.tensor(ends, device=inert.device))[:, None]).nonzero()
         depths = depths[rows[:, 0]]
         first = torch.stack([cell.first for cell in cells])[rows[:, 0], rows[:, 1]]
-        with self.runs.model.prepared(dict.fromkeys([*seen, *(place.tensor for cell in cells for place in cell.places)])):
+        with self.runs.model.prepared():
             for shard in self.runs.shards(rows[:, 1].unique()):
                 mine = shard.has(rows[:, 1]).nonzero().flatten()
                 for column, order in grouped(self.runs.model, first[mine], first[mine], depths[mine]):
@@ -111,7 +113,7 @@ class Passing:
         found: dict[Site, Seen] = {}
         for site in dict.fromkeys(site for key in keys for site in self.reads[key]):
             slots = [slot for slot, key in enumerate(keys) if site in self.reads[key]]
-            columns = _union([self.reads[keys[slot]][site] for slot in slots])
+            columns = all_of([self.reads[keys[slot]][site] for slot in slots])
             kept = self.runs.read(_BASE, site, columns)
             at = slice(None) if columns is None else kept.where(columns)
             found[site] = Seen.of(kept.tensor[:, at], slots, len(keys), columns)
@@ -138,23 +140,4 @@ def _is_passed(model: Model, site: Site) -> bool:
     """Whether rows of the wave have a site's values at the positions that they carry."""
     if site.path is not None or not isinstance(begin(model, site), int):
         return False
-    return site == FINAL or (site.layer is not None and (site.name in _STREAMS or inside(model, site, site.layer)))
-
-
-def _kept(runs: Runs, cells: Mapping[Key, Cell], begins: Mapping[Key, int]) -> dict[Site, Columns]:
-    """Tensors of the base run from which rows begin."""
-    first = int(torch.stack([cell.first for cell in cells.values()]).min()) if resumes(runs.model) else 0
-    every = torch.arange(min(first, runs.base.width - 1), runs.base.width, device=runs.model.device) if first else None
-    found: dict[Site, Columns] = {}
-    for key, cell in cells.items():
-        for site in begun(runs.model, begins[key]):
-            found[site] = every
-        for place in cell.places:
-            shifted = None if place.given else moved(begins[key], place.tensor)
-            found |= {} if shifted is None else {shifted: every}
-    return found
-
-
-def _union(several: list[Columns]) -> Columns:
-    some = [columns for columns in several if columns is not None]
-    return torch.cat(some).unique() if len(some) == len(several) else None
+    return site == FINAL or site.layer is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -20,13 +19,14 @@ from interp.engine.cells import Cell, check, expanded, place
 from interp.engine.edits import Rows
 from interp.engine.filling import corrupt
 from interp.engine.forks import Forks, forked
-from interp.engine.joins import NEVER, begun, join, moved, refused, resumes, unresumed
+from interp.engine.joins import NEVER, join, refused, resumes, unresumed
 from interp.engine.lines import Lines
 from interp.engine.precision import Precision
 from interp.engine.prompts import Columns
 from interp.engine.provenance import Subject
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs
+from interp.engine.wavefront import left
 from interp.interventions import Activation, Change, Intervention, Replace, Scale
 from interp.metrics import Metric
 from interp.models import Encoded, Model
@@ -131,21 +131,9 @@ class Prepared:
 
     @cached_property  # planning asks, and so does the run
     def kept(self) -> dict[Site, Columns]:
-        """Tensors of the base run from which rows begin: those that they carry on, and at their own columns those they move."""
-        device, carried = self.by_rule.device, self.carried
-        every = torch.arange(carried.start, carried.stop, device=device) if carried.start else None
-        found: dict[Site, Columns] = {}
-        some: dict[Site, dict[int, Tensor]] = defaultdict(dict)
-        for start, cell in zip(self.begins, self.cells, strict=True):
-            if isinstance(start, int):
-                found |= dict.fromkeys(begun(self.model, start), every)
-                for where in cell.places:
-                    if not where.given and (site := moved(start, where.tensor)) is not None:
-                        some[site][id(where.columns)] = where.columns.flatten()  # cells share theirs
-        for site, columns in some.items():
-            at = torch.cat([*columns.values()]).unique()
-            found.setdefault(site, at[at >= 0])
-        return found
+        """Tensors of the base run from which rows begin."""
+        joined = [(cell, start) for cell, start in zip(self.cells, self.begins, strict=True) if isinstance(start, int)]
+        return left(self.model, [cell for cell, _ in joined], [start for _, start in joined], self.carried)
 
 
 def prepare(

@@ -31,6 +31,15 @@ Wanted = Int[Tensor, "..."] | None
 """Columns of prompts in any order, −1 for none; None for all of them."""
 
 
+def all_of(several: Sequence[Wanted]) -> Columns:
+    """Every column that somebody asked for."""
+    some = [columns.flatten() for columns in several if columns is not None]
+    if len(some) < len(several):
+        return None
+    found = torch.cat(some).unique()
+    return found[found >= 0]
+
+
 class Changing(Protocol):
     """What is asked of changes here (:class:`interp.engine.edits.Edits`)."""
 
@@ -141,7 +150,7 @@ class _Forward:
 
         cache = recording()
         read = None if self.reader is None else self.reader.positions_of(self.tokens)
-        columns = {**self.reads} | ({} if read is None else {LOGITS: _union(read, self.reads.get(LOGITS, read[:0]))})
+        columns = {**self.reads} | ({} if read is None else {LOGITS: all_of([read, self.reads.get(LOGITS, read[:0])])})
         found = {site: _Filled(site, at, self.tokens.width) for site, at in columns.items()}
         changed = set(self.edits.sites()) if self.edits is not None else set()
         for part in parts:
@@ -166,11 +175,6 @@ class _Forward:
         if self.reader is not None and read is not None:
             picked = kept[LOGITS].at(torch.arange(len(read), device=read.device), read).to(self.reader.dtype)
         return Ran({site: kept[site] for site in self.reads}, picked, recorded(cache) if self.keeping else None)
-
-
-def _union(one: Wanted, other: Wanted) -> Columns:
-    """Columns that one or the other asks for."""
-    return None if one is None or other is None else torch.cat([one.flatten(), other.flatten()]).unique()
 
 
 class _Filled:

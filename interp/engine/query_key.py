@@ -241,9 +241,10 @@ class AttentionRow:
         A sink whose share is less is not seen, and takes nothing either where a key is changed.
         """
         most = pattern.argmax(-1, keepdim=True)
-        known = scores.gather(-1, most) - pattern.double().gather(-1, most).log()
+        largest = scores.gather(-1, most)
+        known = largest - pattern.double().gather(-1, most).log()
         whole = scores.logsumexp(-1, keepdim=True)
-        short = 1 - (whole - known).exp() > 16 * torch.finfo(pattern.dtype).eps
+        short = 1 - (whole - known).exp() > 16 * torch.finfo(pattern.dtype).eps * largest.abs().clamp(min=1.0)
         log_p = (scores - torch.where(short, known, whole)).clamp(max=0.0)
         p = log_p.exp()
         sink = torch.where(short[..., 0], 1 - p.sum(-1), 0.0)

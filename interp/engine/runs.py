@@ -19,7 +19,7 @@ from torch import Tensor
 
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
-from interp.engine.prompts import Changing, Columns, Kept, Ran, Wanted, forward
+from interp.engine.prompts import Changing, Columns, Kept, Ran, Wanted, all_of, forward
 from interp.engine.readout import Reader
 from interp.engine.shard import Shard, bytes_an_example, cat_keys_values
 from interp.interventions import Activation
@@ -178,7 +178,7 @@ class Runs:
 
     def wanted(self, key: Key) -> dict[Site, Columns]:
         """What was announced of a run and is not there yet."""
-        return {site: _all_of(columns) for site, columns in self._wanted.get(key, {}).items()}
+        return {site: all_of(columns) for site, columns in self._wanted.get(key, {}).items()}
 
     def serve(self, key: Key, found: Mapping[Site, Kept]) -> None:
         """Give a run all that was announced of it, which was made elsewhere."""
@@ -292,7 +292,7 @@ class Runs:
             besides: bytes that the caller keeps of each example.
         """
         for site, columns in sites.items():
-            self._resumed[site] = _all_of([self._resumed.get(site, columns), columns])
+            self._resumed[site] = all_of([self._resumed.get(site, columns), columns])
         self._besides = max(self._besides, besides)
         self._whole = self._part = None
         self._shard = budget.examples(bytes_an_example(self.model, self._resumed, self.base.width) + self._besides)
@@ -332,12 +332,3 @@ class Runs:
             part = self._batches(key, self.base, self._resumed, examples)
             self._part = Shard(self.model, examples, self.base.take(examples), part.found, part.before)
         return self._part
-
-
-def _all_of(columns: list[Wanted]) -> Columns:
-    """Every column that somebody asked for, ascending."""
-    some = [one.flatten() for one in columns if one is not None]
-    if len(some) < len(columns):
-        return None
-    found = torch.cat(some).unique()
-    return found[found >= 0]

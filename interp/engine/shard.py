@@ -70,11 +70,18 @@ class Shard:
 def bytes_an_example(model: Model, sites: Mapping[Site, Columns], width: int) -> int:
     """What a shard keeps of one example of so many positions, roughly: some columns of sites, all keys and values."""
     sizes = model.sizes
-    d_model, d_head = sizes.get("d_model", 1024), sizes.get("d_head", 64)
-    wide = {"mlp_post": sizes.get("unit", 4 * d_model), "z": sizes.get("head", 1) * d_head}
-    kept = sum(wide.get(site.name, d_model) * (width if at is None else len(at)) for site, at in sites.items())
-    keys = 2 * sizes.get("layer", 1) * sizes.get("kv_head", 1) * d_head
-    return model.dtype.itemsize * (kept + width * keys)
+    keys = 2 * sizes.get("layer", 1) * sizes.get("kv_head", 1) * sizes.get("d_head", 64)
+    return bytes_of(model, sites, width) + model.dtype.itemsize * width * keys
+
+
+def bytes_of(model: Model, sites: Mapping[Site, Columns], width: int) -> int:
+    """What some columns of sites take of one example of so many positions, roughly."""
+    sizes = model.sizes
+    d_model = sizes.get("d_model", 1024)
+    wide = {"mlp_post": sizes.get("unit", 4 * d_model), "z": sizes.get("head", 1) * sizes.get("d_head", 64)}
+    return model.dtype.itemsize * sum(
+        wide.get(site.name, d_model) * (width if at is None else len(at)) for site, at in sites.items()
+    )
 
 
 def cat_keys_values(parts: Sequence[Sequence[KeysValues]]) -> list[KeysValues]:

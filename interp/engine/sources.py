@@ -59,8 +59,7 @@ class Sources:
             return self._pooled.noise(source, change.site, columns)
         assert isinstance(source, Activation)
         key, site = self.runs.key(source), source.site_for(change.site)
-        whole = source.pool == "mean" and not names(source, change)
-        own = None if whole else self._own_columns(source, change)
+        own = self._read_columns(source, change)
         kept = self.runs.read(source, change.site, own)
         tensor, axis = kept.tensor, indexed_axis(site)
         index = getattr(site, axis) if axis else None
@@ -119,9 +118,11 @@ class Sources:
         """Announce what a change's source will be asked for."""
         source = change.source
         if isinstance(source, Activation) and change.edit.reads_source:
-            whole = source.pool == "mean" and not names(source, change)
-            own = None if whole else self._own_columns(source, change)
-            self.runs.want(source, change.site, own)
+            self.runs.want(source, change.site, self._read_columns(source, change))
+
+    def _read_columns(self, source: Activation, change: Change) -> Int[Tensor, "example span"] | None:
+        """The source's positions that are read; None for all of them, of which a mean is taken."""
+        return None if source.pool == "mean" and not names(source, change) else self._own_columns(source, change)
 
     def _own_columns(self, source: Activation, change: Change) -> Int[Tensor, "example span"]:
         """The source's positions, which are the target's unless it has its own; raw indices need prompts of equal length."""

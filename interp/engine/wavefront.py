@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -14,14 +15,17 @@ from torch import Tensor
 from interp.engine.batches import in_batches
 from interp.engine.behind import behind
 from interp.engine.budget import Budget
+from interp.engine.cells import Cell
 from interp.engine.edits import Rows
-from interp.engine.joins import resumes
+from interp.engine.joins import begun, moved, resumes
+from interp.engine.prompts import Columns, all_of
 from interp.engine.readout import Reader
 from interp.engine.shard import Shard
 from interp.engine.strategies import Measured, Progress, Work
 from interp.engine.wave import Pass
 from interp.models import Model
 from interp.models.taps import Write
+from interp.sites import Site
 
 _OVERHEAD = {"cpu": 24, "cuda": 4096}
 """A pass costs about as much as this many tokens more: neighbouring starts are merged where that wastes fewer."""
@@ -60,6 +64,25 @@ def grouped(model: Model, first: Int[Tensor, " row"], read: Int[Tensor, " row"],
         rows = (group_of == i).nonzero().flatten()
         found.append(Start(start, rows[depths[rows].argsort(stable=True)]))
     return found
+
+
+def left(model: Model, cells: Sequence[Cell], begins: Iterable[int], carried: range) -> dict[Site, Columns]:
+    """What rows take of the base run where they leave it: tensors that they carry on, and those that they move.
+
+    Args:
+        cells: that join the wave.
+        begins: where each one joins.
+        carried: columns that rows carry; those that they move are kept at their own.
+    """
+    every = torch.arange(carried.start, carried.stop, device=model.device) if carried.start else None
+    found: dict[Site, Columns] = {}
+    some: dict[Site, dict[int, Tensor]] = defaultdict(dict)
+    for cell, start in zip(cells, begins, strict=True):
+        found |= dict.fromkeys(begun(model, start), every)
+        for place in cell.places:
+            if not place.given and (site := moved(start, place.tensor)) is not None:
+                some[site][id(place.columns)] = place.columns  # cells share theirs
+    return {site: all_of([*columns.values()]) for site, columns in some.items()} | found
 
 
 @dataclass(frozen=True, eq=False)

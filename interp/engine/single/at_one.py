@@ -23,6 +23,7 @@ from interp.engine import provenance
 from interp.engine.background import Given
 from interp.engine.filling import force
 from interp.engine.runs import Runs
+from interp.engine.shard import bytes_of
 from interp.engine.single.asked import Asked, ask
 from interp.errors import InputError, PositionError
 from interp.interventions import Activation, Intervention
@@ -84,11 +85,11 @@ class AtOne(Asked):
 
     def _together(self, sites: Collection[Site]) -> int:
         """Of how many runs memory holds some sites."""
-        sizes, budget = self.model.sizes, self.runs.budget
-        columns = sum(self.runs.base.width if site.name == "v" else 1 for site in sites)
-        wide = max(sizes.get("d_model", 1024), sizes.get("unit", 0), sizes.get("head", 1) * sizes.get("d_head", 64))
-        one = columns * wide * self.model.dtype.itemsize * len(self.encoded)
-        return 1 if budget is None else max(1, budget.bytes // 4 // one)
+        if self.runs.budget is None:
+            return 1
+        at = torch.zeros(1, dtype=torch.long)
+        one = bytes_of(self.model, {site: None if site.name == "v" else at for site in sites}, self.runs.base.width)
+        return self.runs.budget.examples(one * len(self.encoded))
 
     @property
     def logits(self) -> Float[Tensor, "example vocab"]:

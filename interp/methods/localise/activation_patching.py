@@ -33,7 +33,7 @@ import xarray as xr
 from interp import axes, effects
 from interp.effects.flagging import flagged, overlap
 from interp.engine import patch
-from interp.engine.asked import asked_pairs
+from interp.engine.asked import asked_pairs, one_or_more
 from interp.engine.background import Given, Hold
 from interp.engine.embeddings import embedding_std
 from interp.engine.families import gridded
@@ -229,12 +229,12 @@ def compare_choices(
         InputError: no choice is left, as of zero ablation with denoising alone.
         PositionError: prompts without tokens of the subject. And what :func:`interp.patch` raises.
     """
-    corruptions = (corruptions,) if isinstance(corruptions, str) else tuple(corruptions)
+    corruptions = tuple(one_or_more(corruptions))
     windows = (windows,) if isinstance(windows, int) else tuple(windows)
     for word in corruptions:
         if word not in CORRUPTIONS:
             raise UnknownNameError("corruption", word, CORRUPTIONS)
-    directions: tuple[Any, ...] = (patching,) if isinstance(patching, str) else tuple(patching)
+    directions = tuple(one_or_more(patching))
     for word in directions:
         if word not in get_args(Patching):
             raise UnknownNameError("patching", word, get_args(Patching))

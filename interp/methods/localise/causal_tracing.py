@@ -30,7 +30,7 @@ import xarray as xr
 
 from interp import axes, effects
 from interp.engine import patch
-from interp.engine.asked import asked_pairs
+from interp.engine.asked import asked_pairs, one_or_more
 from interp.engine.background import Given
 from interp.engine.embeddings import embedding_std
 from interp.engine.precision import Precision
@@ -118,8 +118,8 @@ def trace(
         UnknownNameError: a word that is none of those above.
         UnknownSiteError: a part to sever that the model does not have. And what :func:`interp.patch` raises.
     """
-    kinds, severed = _several(kinds), _several(severed)
-    roles = None if roles is None else _several(roles)
+    kinds, severed = one_or_more(kinds), one_or_more(severed)
+    roles = None if roles is None else one_or_more(roles)
     _check(tokens, roles, severed, draws)
     encoded, _ = asked_pairs(model, pairs)
     std = noise * embedding_std(model, encoded, subject, stream)
@@ -164,11 +164,6 @@ def _check(tokens: str, roles: Sequence[str] | None, severed: Sequence[str], dra
         if word not in ROLES:
             raise UnknownNameError("role", word, ROLES)
     require_whole("draws", draws, "how often noise is drawn")
-
-
-def _several(words: Any) -> tuple[Any, ...]:
-    """One word or several."""
-    return (words,) if isinstance(words, str) else tuple(words)
 
 
 def _families(

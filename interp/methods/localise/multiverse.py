@@ -32,6 +32,7 @@ import xarray as xr
 
 from interp import axes, effects
 from interp.engine import patch
+from interp.engine.asked import one_or_more
 from interp.engine.background import Given
 from interp.engine.families import Where
 from interp.engine.precision import Precision
@@ -131,7 +132,7 @@ def multiverse(
         raise InputError(f"deviations={deviations!r}; expected a number of standard deviations above 0, such as 2.0")
     directions = _words("patching", patching, effects.PATCHING)
     ways = _words("normalisations", normalisations, NORMALISATIONS)
-    chosen = dict(corruptions) if isinstance(corruptions, Mapping) else {word: word for word in _listed(corruptions)}
+    chosen = dict(corruptions) if isinstance(corruptions, Mapping) else {word: word for word in one_or_more(corruptions)}
     options: dict[str, Any] = {"given": given, "rows": rows, "precision": precision, "progress": progress}
     options |= {"store": store, "tags": tags}
     found: list[tuple[dict[str, Any], np.ndarray[Any, Any]]] = []
@@ -141,7 +142,7 @@ def multiverse(
         if "source" in words and direction != "noising":
             continue
         called = f"{name}, {corruption}, {direction}" if store is not None else None
-        swept = patch(model, prompts, where, _listed(metrics), patching=direction, name=called, **words, **options)
+        swept = patch(model, prompts, where, one_or_more(metrics), patching=direction, name=called, **words, **options)
         assert isinstance(swept, xr.Dataset)
         if not effects.paired(swept):
             raise InputError("pairs are prompts without counterfactuals, whose effects cannot be normalised; give interp.Pairs")
@@ -158,14 +159,9 @@ def multiverse(
     return _together(found, result, deviations, {"name": name, "stored": store is not None})
 
 
-def _listed(given: Any) -> list[Any]:
-    """One or several."""
-    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
-
-
 def _words(argument: str, given: str | Sequence[str], known: Sequence[str]) -> list[str]:
     """Words that are known, at least one."""
-    words = _listed(given)
+    words = one_or_more(given)
     if not words:
         raise InputError(f"{argument} is empty; give some of {', '.join(map(repr, known))}")
     for word in words:

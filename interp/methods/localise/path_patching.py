@@ -29,7 +29,7 @@ from typing import Any
 
 import xarray as xr
 
-from interp.engine.asked import asked_pairs, together
+from interp.engine.asked import asked_pairs, one_or_more, together
 from interp.engine.background import Given, Hold, given_changes, held
 from interp.engine.families import Family, Where, asked, check_words, named, sourced
 from interp.engine.measure import sources
@@ -126,7 +126,7 @@ def path_patch(
     ends = {key: _received(model, one) for key, one in by_name.items()}
     if not ends:
         raise InputError("receivers are an empty mapping; name at least one family, as in {'direct': 'logits'}")
-    stops = [_received(model, one) for one in ([through] if isinstance(through, str | Site | Change) else through)]
+    stops = [_received(model, one) for one in one_or_more(through)]
     if any(change.site == LOGITS for stop in stops for change in stop):
         raise UnknownSiteError("stop", "logits", [], why="nothing lies behind the logits")
     sent = named(model, encoded, senders, _ASIS | {"source": sourced(source, "last")})
@@ -147,9 +147,8 @@ def path_patch(
 
 def _received(model: Model, receivers: Any) -> list[Change]:
     """Receivers as changes whose sites and positions count."""
-    several = list(receivers) if isinstance(receivers, Sequence) and not isinstance(receivers, str) else [receivers]
     found: list[Change] = []
-    for one in several:
+    for one in one_or_more(receivers):
         if not isinstance(one, str | Site | Change):
             raise InputError(
                 f"receivers hold {one!r} of type {type(one).__name__}; expected sites with positions, such as 'L9H6.q@END', or "

@@ -90,11 +90,12 @@ def test_one_key_closed_form_is_the_softmax_for_every_pair_of_tokens(sink: bool,
     row = AttentionRow.of(scores, pattern)
     found = row.shares(delta) * row.against(gradient)
     several = torch.rand(2, 7) < 0.5
+    atol = 1e-8 if sink else 1e-10  # a sink is what a row falls short of 1, known to rounding
     for at in (*(torch.eye(7, dtype=torch.bool)[[j, j]] for j in range(7)), several):
         step = softmax(scores + torch.where(at[:, None, None], delta, 0.0), beside) - pattern
-        torch.testing.assert_close(row.moved(delta, at), step, rtol=0, atol=1e-10)
+        torch.testing.assert_close(row.moved(delta, at), step, rtol=0, atol=atol)
         if at is not several:
-            torch.testing.assert_close(found[..., at[0]][..., 0], (step * gradient).sum(-1), rtol=0, atol=1e-10)
+            torch.testing.assert_close(found[..., at[0]][..., 0], (step * gradient).sum(-1), rtol=0, atol=atol)
 
 
 def test_one_key_closed_form_of_float32_patterns_is_as_exact_as_its_scores(seed: int) -> None:
