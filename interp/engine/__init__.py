@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from interp.engine.attribution import attribute
 from interp.engine.checking import Check, check
-from interp.engine.edge_patching import patch_edges
-from interp.engine.graph import Edge, edges
+from interp.engine.estimates.attribution import attribute
+from interp.engine.estimates.slopes import Gradients, gradients
+from interp.engine.graph.edges import Edge, edges
+from interp.engine.graph.patching import patch_edges
 from interp.engine.plan import Plan
 from interp.engine.single.edited import edited
 from interp.engine.single.ran import Run
 from interp.engine.single.run import run
-from interp.engine.slopes import Gradients, gradients
 from interp.engine.sweep import explain, patch
 from interp.engine.texts.generated import Generated
 from interp.engine.texts.generating import generate

@@ -23,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from interp.engine.asked import contrasted, listed
-from interp.engine.graph import Edge
+from interp.engine.graph.edges import Edge
 from interp.errors import LoadError, StoreError
 from interp.interventions.files import check_format, parsed, seal, tensors_of
 from interp.interventions.reading import Reader

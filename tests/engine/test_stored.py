@@ -11,7 +11,9 @@ import xarray as xr
 
 import interp
 from interp import effects as fx
-from interp.engine import edge_rows, estimates, measure, stored
+from interp.engine import measure, stored
+from interp.engine.estimates import estimated
+from interp.engine.graph import rows as edge_rows
 from interp.errors import StoreError
 from interp.metrics import FromLogits, Reads
 from interp.store import Store, writing
@@ -188,8 +190,8 @@ def test_one_cell_without_any_axis(model, pairs, tmp_path):
 
 @pytest.mark.parametrize("several", [False, True])
 def test_estimates_are_made_once(model, pairs, tmp_path, monkeypatch, several):
-    made, real = [], estimates.passes
-    monkeypatch.setattr(estimates, "passes", lambda *given: made.append(1) or real(*given))
+    made, real = [], estimated.passes
+    monkeypatch.setattr(estimated, "passes", lambda *given: made.append(1) or real(*given))
     where = {"heads": heads(), "stream": interp.grid("resid_pre", layer=..., position=...)} if several else heads()
     plain = interp.attribute(model, pairs, where)
     first = interp.attribute(model, pairs, where, store=tmp_path, name="mine", tags=["a"])

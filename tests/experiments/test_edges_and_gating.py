@@ -93,7 +93,7 @@ def test_the_links_are_the_edges_of_the_graph(modules: Any) -> None:
     every = question.every(networks.GPT2_SMALL)
     assert len(every) == len(set(every)) == 32_491
     from interp import load
-    from interp.engine.graph import edges
+    from interp.engine.graph.edges import edges
 
     shape = networks.TINY_GPT2
     links = [ours.edge(link) for link in question.every(shape)]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.engine.graph import EMBED, LOGITS, Edge
+from interp.engine.graph.edges import EMBED, LOGITS, Edge
 from interp.models import Model
 from interp.sites import Site
 

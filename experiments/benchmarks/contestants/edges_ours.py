@@ -11,7 +11,7 @@ from contestants.edges_question import Link, Links, Node, every
 from contestants.networks import Shape
 from contestants.timed import Contestant
 from interp.engine import patch_edges
-from interp.engine.graph import Edge
+from interp.engine.graph.edges import Edge
 from interp.sites import Site
 
 _SENDERS = {"embed": "embed", "head": "z", "mlp": "mlp_out"}

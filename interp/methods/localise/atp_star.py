@@ -6,7 +6,7 @@
 
 1. *Query and key fix.* A gradient through a softmax that sits at 0 or 1 is zero, whatever another query would do. Queries and
    keys are therefore followed through the softmax exactly, and to first order from the attention pattern on: score =
-   ⟨p' − p, ∂M/∂p⟩ (:mod:`interp.engine.query_key`).
+   ⟨p' − p, ∂M/∂p⟩ (:mod:`interp.engine.estimates.query_key`).
 2. *GradDrop.* A direct effect that a later layer takes back cancels in the gradient. For every layer ℓ one more backward pass,
    in which the gradient does not lead through what layer ℓ adds to the stream, only past it, gives AtP_ℓ(n).
 3. Score of a node = Σ_ℓ |AtP_ℓ(n)| / (L − 1) on each pair, then the mean over pairs: of L layers one is the node's own, which
@@ -28,15 +28,15 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from interp.engine.attribution import warn_of_least
 from interp.engine.background import Given, Hold
-from interp.engine.estimated_cells import Cells
-from interp.engine.estimates import Estimating, Moved, Part, estimated, reached
+from interp.engine.estimates.attribution import warn_of_least
+from interp.engine.estimates.cells import Cells
+from interp.engine.estimates.estimated import Estimating, Moved, Part, estimated, reached
+from interp.engine.estimates.query_key import QueryKey, needed
+from interp.engine.estimates.slopes import Slopes
 from interp.engine.families import Where
 from interp.engine.precision import Precision
 from interp.engine.prepared import Patching, Prepared
-from interp.engine.query_key import QueryKey, needed
-from interp.engine.slopes import Slopes
 from interp.engine.stored import StoreLike
 from interp.errors import InputError, UnknownNameError
 from interp.interventions import EditLike, Featurizer, Source

@@ -39,13 +39,13 @@ from interp.engine.asked import asked_pairs
 from interp.engine.background import Given, Hold
 from interp.engine.cells import Cell, place
 from interp.engine.edits import Edits
-from interp.engine.estimated_cells import apart, joint_writes
-from interp.engine.estimates import Estimating, Moved, Part, estimated, reached
+from interp.engine.estimates.cells import apart, joint_writes
+from interp.engine.estimates.estimated import Estimating, Moved, Part, estimated, reached
+from interp.engine.estimates.slopes import Slopes
 from interp.engine.families import Where
 from interp.engine.filling import fill
 from interp.engine.precision import Precision
 from interp.engine.prepared import Patching, Prepared
-from interp.engine.slopes import Slopes
 from interp.engine.stored import StoreLike
 from interp.errors import InputError, UnknownNameError, require_whole
 from interp.interventions import Activation, Change, EditLike, Featurizer, Intervention, Source

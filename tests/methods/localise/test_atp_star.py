@@ -20,7 +20,7 @@ import interp
 from interp import effects
 from interp.doctor import architectures
 from interp.engine import attribute, gradients, patch
-from interp.engine.query_key import AttentionRow
+from interp.engine.estimates.query_key import AttentionRow
 from interp.errors import InputError, UnknownNameError
 from interp.interventions import Add, Change, Constant, Interpolate, Intervention, Noise
 from interp.methods.localise.atp_star import ADDED, atp_star

@@ -20,7 +20,8 @@ from torch.overrides import TorchFunctionMode
 
 import interp
 from interp import effects
-from interp.engine import attribute, bundles, gradients, patch
+from interp.engine import attribute, gradients, patch
+from interp.engine.estimates import bundles
 from interp.errors import GradientError, HeadOutOfRangeError, OrderError, UnknownSiteError
 from interp.interventions import (
     Activation,

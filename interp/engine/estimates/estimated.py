@@ -30,13 +30,13 @@ from interp.engine.background import given_changes, held, in_force
 from interp.engine.batches import halvings, in_batches
 from interp.engine.cells import Cell
 from interp.engine.edits import Edits
-from interp.engine.estimated_cells import Cells
+from interp.engine.estimates.cells import Cells
+from interp.engine.estimates.slopes import Graph, Slopes, chained, differentiable, examples_a_pass, graph
 from interp.engine.families import asked, check_words, labelled, sourced
 from interp.engine.filling import fill
 from interp.engine.layout import LOGITS
 from interp.engine.measure import Measured, require_finite, sources, warn_of_nan
 from interp.engine.prepared import Options, Prepared, start
-from interp.engine.slopes import Graph, Slopes, chained, differentiable, examples_a_pass, graph
 from interp.engine.spans import recorded
 from interp.engine.stored import Into, Result, whole
 from interp.engine.swept import bare, joined

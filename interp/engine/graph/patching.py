@@ -32,11 +32,11 @@ from interp.engine.batches import halvings
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell
 from interp.engine.costs import Costs, rate
-from interp.engine.edge_given import refuse
-from interp.engine.edge_rows import EdgeRows
 from interp.engine.families import check_words
-from interp.engine.graph import LOGITS, SLOTS, Edge, check, node
-from interp.engine.graph import edges as every_edge
+from interp.engine.graph.edges import LOGITS, SLOTS, Edge, check, node
+from interp.engine.graph.edges import edges as every_edge
+from interp.engine.graph.given import refuse
+from interp.engine.graph.rows import EdgeRows
 from interp.engine.joins import refused
 from interp.engine.measure import bar, sources
 from interp.engine.precision import Precision, float32

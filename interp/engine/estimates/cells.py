@@ -15,13 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.engine.bundles import bundled, difference
 from interp.engine.cells import Cell, Place
 from interp.engine.edits import Edits
+from interp.engine.estimates.bundles import bundled, difference
+from interp.engine.estimates.slopes import Slopes
 from interp.engine.filling import fill
 from interp.engine.layout import canonical
 from interp.engine.prepared import Prepared
-from interp.engine.slopes import Slopes
 from interp.models.taps import Write
 from interp.sites import Site
 

@@ -20,7 +20,7 @@ from transformers import Olmo2Config
 
 from interp import effects, grid, load
 from interp.engine import edited, patch, patch_edges
-from interp.engine.graph import LOGITS, Edge, edges
+from interp.engine.graph.edges import LOGITS, Edge, edges
 from interp.errors import EdgesError
 from interp.interventions import Activation, Add, Change, Constant, Intervention, Scale
 from interp.models import Model

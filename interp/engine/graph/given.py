@@ -25,7 +25,7 @@ from interp.engine.behind import FINAL, AtRead, behind
 from interp.engine.cells import Cell
 from interp.engine.edits import Edits
 from interp.engine.filling import fill
-from interp.engine.graph import LOGITS, SLOTS
+from interp.engine.graph.edges import LOGITS, SLOTS
 from interp.engine.joins import begin, inside
 from interp.engine.readout import Reader
 from interp.engine.runs import Runs

@@ -23,9 +23,9 @@ from torch import Tensor
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell, Place, place
-from interp.engine.edge_given import Part, Standing
 from interp.engine.edits import changed
-from interp.engine.graph import EMBED, LOGITS, SLOTS, Edge
+from interp.engine.graph.edges import EMBED, LOGITS, SLOTS, Edge
+from interp.engine.graph.given import Part, Standing
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
 from interp.engine.shard import Shard

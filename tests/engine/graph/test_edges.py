@@ -17,7 +17,7 @@ from transformers import GraniteConfig, OPTConfig
 
 from interp import effects
 from interp.engine import patch_edges
-from interp.engine.graph import EMBED, LOGITS, Edge, edges, senders
+from interp.engine.graph.edges import EMBED, LOGITS, Edge, edges, senders
 from interp.errors import EdgesError, ShapeMismatchError, UnknownSiteError
 from interp.interventions import Constant, mean
 from interp.models import load

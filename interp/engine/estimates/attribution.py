@@ -9,7 +9,7 @@ base's plus Σ g · (h' − h), with h the base's activation, h' what the interv
 of the metric there (Nanda, "Attribution patching", 2023; Syed et al., arXiv 2310.10348). It is exact where the metric is linear
 in the site, and far off where attention saturates or a norm rescales: confirm what matters with :func:`interp.patch`.
 
-Cells of one change that differ in the head or unit alone are estimated together (:mod:`interp.engine.bundles`).
+Cells of one change that differ in the head or unit alone are estimated together (:mod:`interp.engine.estimates.bundles`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import xarray as xr
 
 from interp.engine.asked import contrasted
 from interp.engine.background import Given, Hold
-from interp.engine.estimates import Estimating, Found, Moved, Part, estimated
+from interp.engine.estimates.estimated import Estimating, Found, Moved, Part, estimated
 from interp.engine.families import Where
 from interp.engine.precision import Precision
 from interp.engine.prepared import Patching, Prepared

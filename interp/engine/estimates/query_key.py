@@ -29,13 +29,13 @@ from einops import reduce
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.engine.bundles import difference
 from interp.engine.cells import Cell, Place
-from interp.engine.estimated_cells import apart, covered, joint_writes
-from interp.engine.estimates import Estimating, Part
+from interp.engine.estimates.bundles import difference
+from interp.engine.estimates.cells import apart, covered, joint_writes
+from interp.engine.estimates.estimated import Estimating, Part
+from interp.engine.estimates.slopes import Slopes, chained
 from interp.engine.layout import canonical
 from interp.engine.prepared import Prepared
-from interp.engine.slopes import Slopes, chained
 from interp.models.taps import Write
 from interp.sites import Site
 

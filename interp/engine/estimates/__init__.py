@@ -1,0 +1,1 @@
+"""Effects estimated from gradients, which are not runs of what they estimate."""
