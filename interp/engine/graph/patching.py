@@ -25,6 +25,7 @@ import torch
 import xarray as xr
 
 from interp import axes, effects
+from interp.circuits import Graph
 from interp.engine import gauge, provenance
 from interp.engine.asked import BASE, encoded_pairs
 from interp.engine.background import Given, Hold, give, in_force
@@ -33,8 +34,7 @@ from interp.engine.budget import Budget
 from interp.engine.cells import Cell
 from interp.engine.costs import Costs, rate
 from interp.engine.families import check_words
-from interp.engine.graph.edges import LOGITS, SLOTS, Edge, check, node
-from interp.engine.graph.edges import edges as every_edge
+from interp.engine.graph.edges import LOGITS, Edge, check, graph
 from interp.engine.graph.given import refuse
 from interp.engine.graph.rows import EdgeRows
 from interp.engine.joins import refused
@@ -116,7 +116,7 @@ def patch_edges(
     reason = refused(model) or ("" if model.causal else "it is not causal")
     if reason:
         raise EdgesError(f"the edges of {model.name} cannot be swept: {reason}")
-    wanted = every_edge(model) if edges is None else _checked(model, edges)
+    shape, wanted = _every(model) if edges is None else _checked(model, edges)
     changes, frozen, together = beside(model, given, hold)
     if together is not None:
         refuse(model, together)
@@ -127,7 +127,9 @@ def patch_edges(
     runs = Runs(model, encoded, BASE[patching], budget.batch, reader)
     source = Activation() if source is None else source
     known, every = standing(runs, changes, frozen)
-    asked = _Asked(runs, wanted, source, budget, changes, frozen, known, every, sites, patching, precision, edges is None)
+    asked = _Asked(
+        runs, shape, wanted, source, budget, changes, frozen, known, every, sites, patching, precision, edges is None
+    )
     if into is not None:
         recipe = partial(recorded, "patch_edges", model, encoded, **said)
         found = keep(into, asked.bare(), asked.begin, {"/": asked.units()}, beside=recipe, progress=progress)
@@ -147,6 +149,7 @@ class _Asked:
     """A sweep of edges before anything is run."""
 
     runs: Runs
+    graph: Graph
     wanted: Sequence[Edge]
     source: Source
     budget: Budget
@@ -205,7 +208,7 @@ class _Asked:
             given=base if self.changes is not None else None,
             axes={axes.CELL: list(range(len(self.wanted)))},
             metrics=[m.name for m in self.reader.metrics],
-            coords=provenance.example_coordinates(self.runs.encoded) | _coordinates(self.runs.model, self.wanted),
+            coords=provenance.example_coordinates(self.runs.encoded) | self.graph.coords(self.graph.numbers(self.wanted)),
             attrs=provenance.attributes(self.subject, self.patching, self.reader.metrics) | self._asked | facts,
         )
 
@@ -249,7 +252,12 @@ class _Edges:
         return value.cpu().numpy(), {"out_of_memory": len(self.halved) - before}
 
 
-def _checked(model: Model, edges: Any) -> list[Edge]:
+def _every(model: Model) -> tuple[Graph, Sequence[Edge]]:
+    every = graph(model)
+    return every, every.edges
+
+
+def _checked(model: Model, edges: Any) -> tuple[Graph, Sequence[Edge]]:
     """Edges that were asked for, each of which the model has."""
     wanted: list[Any] = [edges] if isinstance(edges, Edge | str) else list(edges)
     for edge in wanted:
@@ -258,33 +266,6 @@ def _checked(model: Model, edges: Any) -> list[Edge]:
                 f"edges holds {edge!r} of type {type(edge).__name__}; expected edges as interp.engine.edges(model) lists them, "
                 "such as Edge.of('L0H1.z', 'L2.mlp_pre')"
             )
-        check(model, edge)
     if not wanted:
         raise ValueError("edges is an empty list; leave it out for all of them")
-    return wanted
-
-
-def _coordinates(model: Model, wanted: Sequence[Edge]) -> dict[str, Any]:
-    def number(site: Site, axis: str) -> int:
-        found = getattr(site, axis)
-        return -1 if found is None else int(found)
-
-    def heads(site: Site) -> int:
-        if site.name not in SLOTS:
-            return 0
-        return model.anatomy.size(Site("q", layer=site.layer), axes.HEAD) // model.anatomy.size(site.at(head=None), axes.HEAD)
-
-    shared = {site: heads(site) for site in dict.fromkeys(edge.receiver for edge in wanted)}
-    ends = {
-        f"{end}_{axis}": [number(getattr(edge, end), axis) for edge in wanted]
-        for end in ("sender", "receiver")
-        for axis in (axes.LAYER, axes.HEAD)
-    }
-    names = {
-        "edge": [repr(e) for e in wanted],
-        "sender": [node(e.sender) for e in wanted],
-        "receiver": [node(e.receiver) for e in wanted],
-        "slot": [e.receiver.name if e.receiver.name in SLOTS else "" for e in wanted],
-    }
-    many = {"receiver_heads": [shared[e.receiver] for e in wanted]}
-    return {name: (axes.CELL, values) for name, values in (names | ends | many).items()}
+    return check(model, wanted), wanted

@@ -17,7 +17,7 @@ from transformers import GraniteConfig, OPTConfig
 
 from interp import effects
 from interp.engine import patch_edges
-from interp.engine.graph.edges import EMBED, LOGITS, Edge, edges, senders
+from interp.engine.graph.edges import EMBED, LOGITS, Edge, edges, graph
 from interp.errors import EdgesError, ShapeMismatchError, UnknownSiteError
 from interp.interventions import Constant, mean
 from interp.models import load
@@ -32,7 +32,7 @@ def test_every_edge_is_two_whole_passes(kind: str, zero: bool, seed: int) -> Non
     pairs = sweeps.random_pairs(seed, [6, 4])
     every = edges(model)
     chosen = [every[i] for i in torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))[:24]]
-    chosen += [Edge(EMBED, LOGITS), Edge(senders(model)[-1], LOGITS)]
+    chosen += [Edge(EMBED, LOGITS), Edge(graph(model).senders[-1], LOGITS)]
     chosen += [edge for edge in every if edge.receiver.name == "mlp_pre"][-3:]
     found = patch_edges(model, pairs, "logit_diff", edges=chosen, source=Constant(0.0) if zero else None)
     encoded = model.encode(pairs)
