@@ -126,7 +126,7 @@ class Circuit:
 
     @cached_property
     def inside(self) -> Bools:
-        """``[sender]``, which of the nodes that write have an edge; one into keys and values that heads share is nobody's own."""
+        """``[sender]``, the nodes that have an edge; one into keys and values that heads share is nobody's own."""
         found = np.zeros(len(self.graph.senders), dtype=bool)
         found[self.graph.sender[self.kept]] = True
         served = self.graph.served[np.unique(self.graph.receiver[self.kept])]
