@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,24 +21,19 @@ from torch import Tensor
 
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
-from interp.engine.cells import Cell, Place, place
-from interp.engine.edits import changed
-from interp.engine.graph.edges import EMBED, LOGITS, SLOTS, Edge
+from interp.engine.cells import Cell
+from interp.engine.graph.edges import LOGITS, SLOTS, Edge
 from interp.engine.graph.given import Part, Standing
+from interp.engine.graph.writers import Writers
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
 from interp.engine.shard import Shard
-from interp.engine.sources import Sources
 from interp.engine.strategies import Progress
 from interp.engine.wave import through
 from interp.engine.wavefront import grouped, readout
-from interp.interventions import Change, Intervention, Source
+from interp.interventions import Intervention, Source
 from interp.models.hooks import Hooks
-from interp.models.maps import matrix
 from interp.sites import Site
-
-EMBED_STREAM = Site("resid_pre", layer=0)
-"""Where the embedding is seen as the stream has it, with positions and whatever scales it."""
 
 
 class EdgeRows:
@@ -62,7 +56,6 @@ class EdgeRows:
         beside: Cell | None = None,
     ) -> None:
         self.runs, self.budget, self.model, self.reader = runs, budget, runs.model, runs.reader
-        self.sources = Sources(runs)
         assert self.model.stack is not None
         self.stack, self.anatomy = self.model.stack, self.model.anatomy
         self.last = len(self.stack) - 1
@@ -76,11 +69,11 @@ class EdgeRows:
         middle = list(self.readers)[len(self.readers) // 2]
         self.readers[middle].append((len(wanted), len(self.writers), self.readers[middle][0][2]))
         self.cells = len(wanted)
-        self.given, self.known = given, known
+        self.known = known
         plain = beside is None and not self.anatomy.main.norms
         self.standing = None if plain else Standing(self.model, beside, self.writers)
         self._last: tuple[Shard, Tensor, dict[int, Tensor]] | None = None
-        self.changes = {site: Change(EMBED_STREAM if site == EMBED else site.tensor, source=source) for site in self.writers}
+        self.said = Writers(runs, self.writers, source, given)
 
     def open(self) -> dict[str, float]:
         """Make the base run and the sources', so that edges can be measured; returns the noise floor."""
@@ -89,11 +82,7 @@ class EdgeRows:
         runs.keep(dict.fromkeys(self._sites()), self.budget, besides=per_sender)
         if self.standing is not None:
             self.standing.fill(runs, self.known)
-        placed = place([Intervention((change,)) for change in dict.fromkeys(self.changes.values())], runs, self.given)
-        self.places = {cell.places[-1].change: cell.places[-1] for cell in placed}
-        for change in self.places:
-            self.sources.want(change)
-        self.first = torch.stack([cell.first for cell in placed]).amin(0)
+        self.said.place()
         everyone = torch.arange(len(runs.base), device=self.model.device)
         written_back = self.values(range(self.cells, self.cells + 1), range(len(everyone)), lambda n: None)[:, 0]
         base = self.reader.measure(runs.logits("base"), everyone, runs.reference)
@@ -111,7 +100,7 @@ class EdgeRows:
             moved, written = self._moving(shard)
             mine = torch.isin(shard.examples, wanted).nonzero().flatten()
             read = self.reader.positions_of(shard.tokens).amin(-1)
-            begins = torch.minimum(self.first[shard.examples], read)
+            begins = torch.minimum(self.said.first[shard.examples], read)
             for column, order in grouped(self.model, begins[mine], read[mine], torch.zeros_like(mine)):
                 for some in mine[order].split(self.budget.rows(runs.base.width - column)):
                     late = self.standing is not None and self.standing.late
@@ -134,9 +123,9 @@ class EdgeRows:
             sites |= {Site("resid_pre", layer=layer), Site("output", path=self.anatomy.attention[layer])}
             sites |= {Site(name, layer=layer) for name in ("z", *SLOTS)}
         for sender in self.writers:
-            sites.add(EMBED_STREAM if sender == EMBED else sender.tensor)
             if sender.name == "z" and sender.layer is not None:
                 sites.add(Site("output", path=self.anatomy.attention[sender.layer]))
+        sites |= self.said.sites()
         return sites if self.standing is None else sites | self.standing.sites()
 
     # what writers would write
@@ -154,9 +143,9 @@ class EdgeRows:
         known: dict[Site, Tensor] = {}
         written: dict[int, Tensor] = {}
         for i, sender in enumerate(self.writers):
-            site = self.changes[sender].site
+            site = self.said.changes[sender].site
             if site not in known:
-                known = {site: self._difference(self.places[self.changes[sender]], shard)}  # a layer's heads follow each other
+                known = {site: self.said.difference(sender, shard)}  # a layer's heads follow each other
             difference = known[site]
             moved[i] = difference if sender.name != "z" else self._through_w_o(sender, difference, shard)
             if self.standing is not None and self.standing.runs_own(sender):
@@ -164,35 +153,17 @@ class EdgeRows:
                 written[i] = new if sender.name != "z" else new[:, :, sender.head]
         return moved, written
 
-    def _difference(self, place: Place, shard: Shard) -> Tensor:
-        """Source less base at every real token; 0 at padding."""
-        values = self.sources.values(place.change, place.columns)
-        assert values is not None
-        own = place.columns[shard.examples]
-        example, slot = (own >= 0).nonzero(as_tuple=True)
-        base = shard.found[place.tensor].tensor
-        difference = torch.zeros_like(base)
-        column = own[example, slot]
-        here = base[example, column]
-        new = changed(replace(place, values=values), here, values.at(shard.examples[example], slot))
-        difference[example, column] = (new - here).to(base)
-        return difference
-
     def _through_w_o(self, sender: Site, difference: Tensor, shard: Shard) -> Tensor:
         """A head's change as the stream sees it: behind W_O, and behind the norm that follows it in some models."""
         assert sender.layer is not None
         assert sender.head is not None
-        moved = difference[:, :, sender.head] @ self._w_o(sender.layer)[sender.head]
-        tap, path = self.anatomy.taps.get(Site("attn_out", layer=sender.layer)), self.anatomy.attention[sender.layer]
-        if tap is None or f"{tap.path}.".startswith(f"{path}."):
+        moved = difference[:, :, sender.head] @ self.said.w_o(sender.layer)[sender.head]
+        path = self.said.normed_behind(sender.layer)
+        if path is None:
             return moved
-        norm, given = self.model.module.get_submodule(tap.path), shard.found[Site("output", path=path)].tensor
+        norm = self.model.module.get_submodule(path)
+        given = shard.found[Site("output", path=self.anatomy.attention[sender.layer])].tensor
         return norm(given + moved) - norm(given)
-
-    def _w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        head = self.model.sizes["head"]
-        weight = matrix(self.model.module.get_submodule(self.anatomy.w_o[layer]), head * self.model.sizes["d_head"], self.model)
-        return rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=head)
 
     # what readers make of it
 
@@ -256,8 +227,7 @@ class EdgeRows:
         stream = (part.base(Site("resid_pre", layer=layer), column) + moved).flatten(0, 1)
         path = self.anatomy.attention[layer]
         given = part.base(Site("output", path=path), column).expand(len(senders), -1, -1, -1).flatten(0, 1)
-        tap = self.anatomy.taps.get(Site("attn_out", layer=layer))
-        if tap is not None and tap.path.startswith(f"{path}."):  # attention adds to the stream itself
+        if self.said.adds_itself(layer):
             given = given + moved.flatten(0, 1)
         rows = part.examples.repeat(len(senders))
         left = self.stack.run(layer, stream, part.shard.arguments(part.from_(column)), rows, attention=given)
@@ -271,7 +241,7 @@ class EdgeRows:
         changed = self._heads_reading(part, site, every)
         column = part.tail if layer == self.last else part.start
         moved = changed[:, :, column - part.start :] - part.base(Site("z", layer=layer), column)
-        w_o = self._w_o(layer)
+        w_o = self.said.w_o(layer)
         group = len(w_o) // self.model.anatomy.size(site, "head")
         given = part.base(Site("output", path=self.anatomy.attention[layer]), column)
         outputs = given.expand(len(senders), -1, -1, -1).clone()
