@@ -78,7 +78,7 @@ def test_early_and_late_sites_of_fifty_facts(smol: interp.Model, tmp_path: Path,
     half = smol.sizes["layer"] // 2
     peaks = {
         f"{kind} at {role}": {
-            "layer": int(one.sel(position=role).argmax()),
+            "layer": int(one.sel(position=role).argmax("layer")),
             "AIE": round(float(one.sel(position=role).max()), 4),
         }
         for kind, one in indirect.items()
