@@ -51,10 +51,9 @@ def smol() -> interp.Model:
 
 @pytest.mark.done_when(7, GROUND)
 def test_ground_truths(figures: dict[str, Any]) -> None:
-    engine = [
-        f"tests/engine/test_{name}.py" for name in ("arranged", "corruption", "source_given", "means_by_token", "attribution")
-    ]
-    require(figures, "tests/methods", "tests/ground_truth", "tests/interventions", "tests/engine/test_knockouts.py", *engine)
+    engine = [f"tests/engine/test_{name}.py" for name in ("arranged", "corruption", "source_given", "means_by_token")]
+    engine += ["tests/engine/test_knockouts.py", "tests/engine/estimates"]
+    require(figures, "tests/methods", "tests/ground_truth", "tests/interventions", *engine)
 
 
 @pytest.mark.done_when(7, PARITY)
