@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from interp.verbs import promised
 
 if TYPE_CHECKING:
-    from interp import axes, effects, methods, metrics, models, sites, stats, store, tasks, training, views
+    from interp import axes, circuits, effects, methods, metrics, models, sites, stats, store, tasks, training, views
     from interp.effects import damage, effect, recovery, summary, top
-    from interp.engine import Run, attribute, check, edited, explain, generate, patch, patch_edges, run, score
+    from interp.engine import Run, attribute, check, edited, explain, generate, patch, patch_circuits, patch_edges, run, score
+    from interp.engine.graph.edges import graph
     from interp.engine.over import over
     from interp.engine.single.cache import cache
     from interp.interventions import (
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 
 _ROOMS = (
     "axes",
+    "circuits",
     "effects",
     "engine",
     "interventions",
@@ -87,6 +89,7 @@ _ROOMS = (
 )
 _NAMES = {
     "interp.prompts.asking": ("pairs",),
+    "interp.engine.graph.edges": ("graph",),
     "interp.engine.over": ("over",),
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
@@ -112,7 +115,10 @@ _NAMES = {
     "interp.methods.readouts.logit_lens": ("lens",),
     "interp.models.reweighted": ("reweighted",),
     "interp.effects": ("damage", "effect", "recovery", "summary", "top"),
-    "interp.engine": (*("Run", "attribute", "check", "edited", "explain", "generate", "patch", "patch_edges", "run", "score"),),
+    "interp.engine": (
+        *("Run", "attribute", "check", "edited", "explain", "generate", "patch", "patch_circuits", "patch_edges", "run"),
+        "score",
+    ),
     "interp.interventions": (
         *("Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Noise", "ProjectOut"),
         *("Replace", "Scale", "SetCoefficient", "Subspace", "doses"),
@@ -129,12 +135,13 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
-    "ablate", "all_for_one", "atp_star", "attention", "attribute", "axes", "cache", "causal_paths", "check",
+    "ablate", "all_for_one", "atp_star", "attention", "attribute", "axes", "cache", "causal_paths", "check", "circuits",
     "compare_choices", "concentration", "damage", "dla", "doses", "edited", "effect", "effects", "explain", "generate",
-    "grid", "hook_name", "integrated_gradients", "knockout", "knockout_readout", "lens", "load", "mediate", "methods",
-    "metrics", "models", "multiverse", "off_distribution", "optimal_constants", "over", "pairs", "patch", "patch_edges",
-    "path_patch", "positional_patterns", "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats",
-    "store", "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
+    "graph", "grid", "hook_name", "integrated_gradients", "knockout", "knockout_readout", "lens", "load", "mediate",
+    "methods", "metrics", "models", "multiverse", "off_distribution", "optimal_constants", "over", "pairs", "patch",
+    "patch_circuits", "patch_edges", "path_patch", "positional_patterns", "recovery", "rerun", "reweighted", "run", "score",
+    "self_repair", "sites", "stats", "store", "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training",
+    "verify", "views", "weights",
 ]  # fmt: skip
 
 

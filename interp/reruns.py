@@ -25,7 +25,7 @@ import xarray as xr
 
 from interp import axes
 from interp import effects as fx
-from interp.engine import attribute, patch, patch_edges
+from interp.engine import attribute, patch, patch_circuits, patch_edges
 from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
@@ -40,6 +40,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "patch": patch,
     "attribute": attribute,
     "patch_edges": patch_edges,
+    "patch_circuits": patch_circuits,
     "ablate": ablate,
     "path_patch": path_patch,
     "knockout": knockout,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from interp.engine.checking import Check, check
 from interp.engine.estimates.attribution import attribute
 from interp.engine.estimates.slopes import Gradients, gradients
+from interp.engine.graph.circuits import patch_circuits
 from interp.engine.graph.edges import Edge, edges
 from interp.engine.graph.patching import patch_edges
 from interp.engine.plan import Plan
@@ -31,6 +32,7 @@ __all__ = [
     "generate",
     "gradients",
     "patch",
+    "patch_circuits",
     "patch_edges",
     "run",
     "score",

@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from interp.circuits import Block, Circuit, Edge, Graph
 from interp.engine.asked import contrasted, listed
-from interp.engine.graph.edges import Edge
 from interp.errors import LoadError, StoreError
 from interp.interventions.files import check_format, parsed, seal, tensors_of
 from interp.interventions.reading import Reader
@@ -36,7 +36,7 @@ FORMAT = 1
 JSON, TENSORS = "recipe.json", "recipe.safetensors"
 ASIDE = ("model", "pairs", "store", "name", "tags", "progress")
 """Arguments of a sweep that no recipe has among its others."""
-_KNOWN = (Edge,)
+_KNOWN = (Edge, Circuit, Graph, Block)
 _NEEDED = ("call", "model", "pairs", "pairs_digest", "bos", "plain", "arguments", "unwritten")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,7 +23,9 @@ from interp.engine.runs import Runs
 from interp.engine.shard import Shard
 from interp.engine.sources import Sources
 from interp.interventions import Change, Intervention, Source
+from interp.models.decoding import form_of
 from interp.models.maps import matrix
+from interp.models.norms import bias_of
 from interp.sites import Site
 
 EMBED_STREAM = Site("resid_pre", layer=0)
@@ -80,6 +82,49 @@ class Writers:
         linear = self.model.module.get_submodule(anatomy.w_o[layer])
         weight = matrix(linear, head * self.model.sizes["d_head"], self.model)
         return rearrange(weight, "(head d_head) d_model -> head d_head d_model", head=head)
+
+    def parted(
+        self,
+        layer: int,
+        said: Float[Tensor, "*row position head d_head"],
+        here: Float[Tensor, "*row position head d_head"],
+        given: Float[Tensor, "*row position d_model"],
+    ) -> Float[Tensor, "*row position head d_model"]:
+        """How much more each head adds to the stream with one z than with another, in a sum over heads.
+
+        Where a norm follows attention, a head's part is its own share of what the norm makes of all heads together.
+
+        Args:
+            given: what the attention module gives with the second.
+        """
+        w_o, path = self.w_o(layer), self.normed_behind(layer)
+        if path is None:
+            return einsum(said - here, w_o, "... h d, h d m -> ... h m")
+        form, norm = form_of(self.model, Site("ln1_post_scale", layer=layer))
+        theirs = given + einsum(said - here, w_o, "... h d, h d m -> ... m")
+        first, second = (
+            form.centre(einsum(z, w_o, "... h d, h d m -> ... h m")) / form.scale(whole)[..., None, None]
+            for z, whole in ((said, theirs), (here, given))
+        )
+        return ((first - second) * form.gain(norm)).to(given.dtype)
+
+    def raw(self, layer: int, z: Float[Tensor, "*row position head d_head"]) -> Float[Tensor, "*row position d_model"]:
+        """What the output map of attention gives."""
+        bias = bias_of(self.model.module.get_submodule(self.model.anatomy.w_o[layer]))
+        return einsum(z, self.w_o(layer), "... h d, h d m -> ... m") + bias
+
+    def behind(self, layer: int, raw: Float[Tensor, "*row position d_model"]) -> Float[Tensor, "*row position d_model"]:
+        """What attention adds to the stream of what its output map gives."""
+        path = self.normed_behind(layer)
+        return raw if path is None else self.model.module.get_submodule(path)(raw)
+
+    def attended(self, layer: int, z: Float[Tensor, "*row position head d_head"]) -> Float[Tensor, "*row position d_model"]:
+        """What attention adds to the stream of what its heads give."""
+        return self.behind(layer, self.raw(layer, z))
+
+    def nothing(self, layer: int, stream: Float[Tensor, "row position d_model"]) -> Float[Tensor, "row position d_model"]:
+        """What an attention module gives that adds nothing: the stream where it adds to that itself."""
+        return stream if self.adds_itself(layer) else torch.zeros_like(stream)
 
     def normed_behind(self, layer: int) -> str | None:
         """The path of the norm through which attention reaches the stream; None where it reaches it as it is."""

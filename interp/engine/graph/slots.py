@@ -1,0 +1,75 @@
+"""What a head's queries, keys or values are of a stream of its own: its norm and its own rows of the projection.
+
+>>> slot = Slot.of(model, Site("q", layer=3))                                             # doctest: +SKIP
+>>> slot.read(stream).shape                  # from row, head, position, d_model             # doctest: +SKIP
+torch.Size([8, 17, 12, 64])
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from interp.errors import EdgesError, UnknownSiteError, WeightsError
+from interp.models import Model
+from interp.models.decoding import form_of
+from interp.models.deviation import rounding
+from interp.models.weights.projections import projection
+from interp.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One projection of a layer as a map of what each head sees of the stream."""
+
+    site: Site
+    norm: nn.Module | None
+    """Before the projection; None without one."""
+    weight: Float[Tensor, "head d_model d_head"]
+    bias: Float[Tensor, "head d_head"] | None
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: Model, site: Site) -> Slot:
+        """The projection at q, k or v of a layer.
+
+        Raises:
+            EdgesError: its weights or the norm before it are not known.
+        """
+        try:
+            found = projection(model, site)
+            scale = Site("ln1_scale", layer=site.layer)
+            norm = form_of(model, scale)[1] if model.has(scale) else None
+        except (WeightsError, UnknownSiteError) as error:
+            raise EdgesError(f"what {site!r} is of the stream of {model.name} is not known: {error}") from None
+        weight, bias = (None if t is None else t.to(_wide(model.dtype)) for t in found)
+        assert weight is not None
+        return cls(site, norm, weight, bias, model.dtype)
+
+    def read(self, stream: Float[Tensor, "*row head position d_model"]) -> Float[Tensor, "*row position head d_head"]:
+        """Queries, keys or values of heads that each see a stream of their own."""
+        normed = stream if self.norm is None else self.norm(stream.flatten(0, -3)).reshape(stream.shape)
+        made = einsum(normed.to(self.weight.dtype), self.weight, "... head position d, head d e -> ... position head e")
+        return (made if self.bias is None else made + self.bias).to(self.dtype)
+
+    def check(self, stream: Float[Tensor, "row position d_model"], expected: Float[Tensor, "row position head d_head"]) -> None:
+        """Raise unless the base's stream makes the base's own.
+
+        Raises:
+            EdgesError: it does not, because something else stands between.
+        """
+        found = self.read(stream[:, None].expand(-1, len(self.weight), -1, -1))
+        missed, size = float((found - expected).abs().max()), 1 + float(expected.abs().max())
+        if not missed <= 10 * rounding(self.dtype) * size:
+            raise EdgesError(
+                f"{self.site!r} is not one norm of the stream and its projection, off by {missed:.1e} (of {size:.1e}): heads "
+                "cannot be given streams of their own"
+            )
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
