@@ -159,7 +159,8 @@ def mediate(of: Case) -> Any:
     """TE = NDE + rNIE; and the first of growing sets is the strongest alone."""
     found = interp.mediate(of.model, of.pairs, of.parts)
     shares = effects.mediation(found)
-    close((shares["total"] - shares["direct"] - shares["reverse_indirect"]).fillna(0), 0)
+    size = 1 + max(float(abs(node["value"]).max()) for node in found.children.values())  # of the metric, whose rounding is left
+    close((shares["total"] - shares["direct"] - shares["reverse_indirect"]).fillna(0) / size, 0)
     sets = interp.concentration(of.model, of.pairs, of.parts, 1)
     single = found["indirect"]["value"]
     assert float(abs(single - sets["value"].isel(cell=0)).max("example").min()) <= TOLERANCE * (1 + float(abs(single).max()))
