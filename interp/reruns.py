@@ -29,6 +29,7 @@ from interp.engine import attribute, patch, patch_circuits, patch_edges
 from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
+from interp.methods.circuits.edge_attribution import attribute_edges
 from interp.methods.localise.atp_star import atp_star
 from interp.methods.localise.attention_knockout import knockout
 from interp.methods.localise.integrated_gradients import integrated_gradients
@@ -41,6 +42,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "attribute": attribute,
     "patch_edges": patch_edges,
     "patch_circuits": patch_circuits,
+    "attribute_edges": attribute_edges,
     "ablate": ablate,
     "path_patch": path_patch,
     "knockout": knockout,

@@ -8,14 +8,17 @@ What a graph is stands in :mod:`interp.circuits.graph`; here it is read off a mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from interp.circuits import EMBED, LOGITS, SLOTS, Block, Edge, Graph, node
+from interp.circuits.graph import Ints
 from interp.engine.joins import parallel
 from interp.models import Model
 from interp.sites import Site
 
-__all__ = ["EMBED", "LOGITS", "SLOTS", "Edge", "check", "edges", "graph", "node"]
+__all__ = ["EMBED", "LOGITS", "SLOTS", "Edge", "edges", "graph", "node", "wanted_edges"]
 
 
 def graph(model: Model) -> Graph:
@@ -54,15 +57,35 @@ def edges(model: Model) -> list[Edge]:
     return list(graph(model).edges)
 
 
-def check(model: Model, wanted: Sequence[Edge]) -> Graph:
-    """The graph of a model that has some edges.
+class WantedEdges(NamedTuple):
+    """Some edges of a model's graph."""
+
+    graph: Graph
+    numbers: Ints
+
+
+def wanted_edges(model: Model, edges: Any) -> WantedEdges:
+    """Edges that were asked for: one, several, or None for all of them.
 
     Raises:
-        UnknownSiteError: it has not.
+        UnknownSiteError: the model does not have one of them.
+        ValueError: something else was given, or nothing.
     """
-    found = _shape(model)
-    found.numbers(wanted)
+    if edges is None:
+        every = graph(model)
+        return WantedEdges(every, np.arange(len(every)))
+    wanted: list[Any] = [edges] if isinstance(edges, Edge | str) else list(edges)
+    for edge in wanted:
+        if not isinstance(edge, Edge):
+            raise ValueError(
+                f"edges holds {edge!r} of type {type(edge).__name__}; expected edges as interp.engine.edges(model) lists them, "
+                "such as Edge.of('L0H1.z', 'L2.mlp_pre')"
+            )
+    if not wanted:
+        raise ValueError("edges is an empty list; leave it out for all of them")
+    shape = _shape(model)
+    numbers = shape.numbers(wanted)
     for end in dict.fromkeys(end for edge in wanted for end in (edge.receiver, edge.sender)):
         if end not in (EMBED, LOGITS) and end.name != "mlp_pre":
             model.check(end)
-    return found
+    return WantedEdges(shape, numbers)

@@ -26,14 +26,14 @@ from einops import einsum, rearrange, repeat
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.circuits import LOGITS, SLOTS, Graph
+from interp.circuits import LOGITS, Graph
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
-from interp.engine.graph.slots import Slot
-from interp.engine.graph.writers import EMBED_STREAM, Writers
+from interp.engine.graph.said import Said
+from interp.engine.graph.slots import Slot, projections
+from interp.engine.graph.writers import Writers
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
-from interp.engine.shard import Shard
 from interp.engine.strategies import Measured, Progress
 from interp.engine.wavefront import grouped, readout
 from interp.errors import EdgesError
@@ -70,7 +70,7 @@ class Mixed:
         self.kept = kept
         self.writers = Writers(runs, graph.senders, source)
         layers = range(len(self.stack))
-        self.slots = {site: Slot.of(self.model, site) for layer in layers for site in _projections(graph, layer)}
+        self.slots = {site: Slot.of(self.model, site) for layer in layers for site in projections(graph, layer)}
         receivers = [site.tensor for site in graph.receivers]
         self.columns = {site: slice(receivers.index(site), receivers.index(site) + receivers.count(site)) for site in receivers}
         """Where the receivers of each tensor are."""
@@ -114,7 +114,7 @@ class Mixed:
         out, begins = self._out(kept)
         begins = begins if begin is None else torch.full_like(begins, begin)
         for shard in self.runs.shards(wanted):
-            source = Said(self, shard)
+            source = Said(self.writers, self.graph, shard)
             mine = torch.isin(shard.examples, wanted).nonzero().flatten()
             read = reader.positions_of(shard.tokens).amin(-1)
             first = torch.minimum(self.writers.first[shard.examples], read)
@@ -181,54 +181,6 @@ class Mixed:
         return max(1, min(fits, self.budget.rows(columns)))
 
 
-def _projections(graph: Graph, layer: int) -> list[Site]:
-    return [Site(slot, layer=layer) for slot in SLOTS] if graph.blocks[layer].heads else []
-
-
-class Said:
-    """What the source says of every writer, on the examples of a shard."""
-
-    def __init__(self, of: Mixed, shard: Shard) -> None:
-        self.of, self.shard = of, shard
-        self._tensors: dict[Site, Tensor] = {}
-
-    def tensor(self, site: Site) -> Tensor:
-        """The source's tensor at a site at which writers are seen, ``[example, position, …]``."""
-        if site not in self._tensors:
-            sender = next(sender for sender, change in self.of.writers.changes.items() if change.site == site)
-            self._tensors[site] = self.shard.found[site].tensor + self.of.writers.difference(sender, self.shard)
-        return self._tensors[site]
-
-    @cached_property
-    def gaps(self) -> Float[Tensor, "sender example position d_model"]:
-        """Source less base, of every writer, as the stream has it."""
-        found = [(self.tensor(EMBED_STREAM) - self.shard.found[EMBED_STREAM].tensor)[None]]
-        for layer, block in enumerate(self.of.graph.blocks):
-            z, mlp = Site("z", layer=layer), Site("mlp_out", layer=layer)
-            if block.heads:
-                raw = self.shard.found[Site("output", path=self.of.model.anatomy.attention[layer])].tensor
-                parts = self.of.writers.parted(layer, self.tensor(z), self.shard.found[z].tensor, raw)
-                found.append(rearrange(parts, "e p h m -> h e p m"))
-            if block.mlp:
-                found.append((self.tensor(mlp) - self.shard.found[mlp].tensor)[None])
-        return torch.cat(found)
-
-    @cached_property
-    def streams(self) -> dict[Site, Float[Tensor, "example position d_model"]]:
-        """What readers see that leave out everything."""
-        stream = self.tensor(EMBED_STREAM)
-        found: dict[Site, Tensor] = {}
-        for layer, block in enumerate(self.of.graph.blocks):
-            found |= dict.fromkeys(_projections(self.of.graph, layer), stream)
-            after = stream + self.of.writers.attended(layer, self.tensor(Site("z", layer=layer))) if block.heads else stream
-            if block.mlp:
-                reader = Site("mlp_pre", layer=layer)
-                found[reader] = stream if block.parallel else after
-                after = after + self.tensor(Site("mlp_out", layer=layer))
-            stream = after
-        return found | {LOGITS: stream}
-
-
 @dataclass(eq=False)
 class MixedRows:
     """Circuits on some examples of a shard, in one pass."""
@@ -281,7 +233,7 @@ class MixedRows:
         """What attention adds whose heads' queries, keys and values see sums of their own."""
         of, z = self.of, Site("z", layer=layer)
         writes: dict[Site, Callable[[Tensor], Tensor]] = {}
-        for site in _projections(of.graph, layer):
+        for site in projections(of.graph, layer):
             each = rearrange(self._seen(site, stream), "c h e p d -> (c e) h p d")
             writes[site] = partial(_instead, of.slots[site].read(each))
         hooks = Hooks(of.model.module, {site: of.model.taps(site) for site in (z, *writes)}, [z], writes)

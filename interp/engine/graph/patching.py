@@ -19,10 +19,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import xarray as xr
 
-from interp.circuits import Graph
 from interp.engine.background import Given, Hold
 from interp.engine.cells import Cell
-from interp.engine.graph.edges import Edge, check, graph
+from interp.engine.graph.edges import Edge, wanted_edges
 from interp.engine.graph.rows import EdgeRows
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
 from interp.engine.precision import Precision
@@ -92,7 +91,8 @@ def patch_edges(
     """
     said, into = others(locals()), Into.of(store, name, tags)
     require_edges(model)
-    shape, wanted = _every(model) if edges is None else _checked(model, edges)
+    shape, numbers = wanted_edges(model, edges)
+    wanted = [shape.edges[number] for number in numbers]
     asked = Asked.of(
         model,
         pairs,
@@ -100,7 +100,7 @@ def patch_edges(
         Words("patch_edges", patching, precision, Activation() if source is None else source, rows),
         Cells(
             count=len(wanted),
-            coords=shape.coords(shape.numbers(wanted)),
+            coords=shape.coords(numbers),
             spec={"edges": "all" if edges is None else [repr(edge) for edge in wanted]},
             senders=tuple(dict.fromkeys(edge.sender for edge in wanted)),
         ),
@@ -114,22 +114,3 @@ def patch_edges(
     return asked.swept(
         rows_of, Into.of(store, name, tags), partial(recorded, "patch_edges", model, asked.encoded, **said), progress
     )
-
-
-def _every(model: Model) -> tuple[Graph, Sequence[Edge]]:
-    every = graph(model)
-    return every, every.edges
-
-
-def _checked(model: Model, edges: Any) -> tuple[Graph, Sequence[Edge]]:
-    """Edges that were asked for, each of which the model has."""
-    wanted: list[Any] = [edges] if isinstance(edges, Edge | str) else list(edges)
-    for edge in wanted:
-        if not isinstance(edge, Edge):
-            raise ValueError(
-                f"edges holds {edge!r} of type {type(edge).__name__}; expected edges as interp.engine.edges(model) lists them, "
-                "such as Edge.of('L0H1.z', 'L2.mlp_pre')"
-            )
-    if not wanted:
-        raise ValueError("edges is an empty list; leave it out for all of them")
-    return check(model, wanted), wanted

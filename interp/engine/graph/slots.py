@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from einops import einsum
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.circuits import SLOTS, Graph
 from interp.errors import EdgesError, UnknownSiteError, WeightsError
 from interp.models import Model
 from interp.models.decoding import form_of
@@ -56,6 +57,18 @@ class Slot:
         made = einsum(normed.to(self.weight.dtype), self.weight, "... head position d, head d e -> ... position head e")
         return (made if self.bias is None else made + self.bias).to(self.dtype)
 
+    def back(
+        self,
+        stream: Float[Tensor, "example position d_model"],
+        gradient: Float[Tensor, "example position head d_head"],
+    ) -> Float[Tensor, "example position head d_model"]:
+        """The gradient at what each head sees of a stream, from that at its queries, keys or values."""
+        heads = self.weight.shape[0]
+        with torch.enable_grad():
+            each = stream[:, None].expand(-1, heads, -1, -1).detach().clone().requires_grad_()
+            (found,) = torch.autograd.grad(self.read(each), each, gradient)
+        return rearrange(found, "e h p d -> e p h d")
+
     def check(self, stream: Float[Tensor, "row position d_model"], expected: Float[Tensor, "row position head d_head"]) -> None:
         """Raise unless the base's stream makes the base's own.
 
@@ -69,6 +82,11 @@ class Slot:
                 f"{self.site!r} is not one norm of the stream and its projection, off by {missed:.1e} (of {size:.1e}): heads "
                 "cannot be given streams of their own"
             )
+
+
+def projections(graph: Graph, layer: int) -> list[Site]:
+    """Queries, keys and values of a layer; none where it has no heads."""
+    return [Site(slot, layer=layer) for slot in SLOTS] if graph.blocks[layer].heads else []
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

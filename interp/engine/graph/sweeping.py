@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol, TypeAlias
 
@@ -82,6 +82,10 @@ class Cells:
     spec: Mapping[str, Any]
     senders: Sequence[Site]
     """The writers that are seen from the source."""
+    together: bool = False
+    """Whether one is no less work than all of them."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Attributes of the result beside the usual ones, by which it is known in a store too."""
 
 
 def require_edges(model: Model) -> None:
@@ -181,6 +185,8 @@ class Asked:
     def units(self) -> dict[str, int]:
         """How long a unit is, from what half the blocks cost for every row."""
         model, sizes = self.runs.model, {axes.EXAMPLE: len(self.encoded), axes.CELL: self.cells.count}
+        if self.cells.together:
+            return sizes | {axes.EXAMPLE: min(len(self.encoded), self.budget.backward_rows())}
         operations = math.prod(sizes.values()) * Costs.of(model).whole(self.runs.base.width) / 2
         return cut(sizes, axes.CELL, operations / rate(str(model.device), model.dtype, model.sizes["d_model"]))
 
@@ -216,7 +222,7 @@ class Asked:
         """Attributes that say what was asked for."""
         model, words = self.runs.model, self.words
         written = [Intervention((Change(sender, source=words.source),)) for sender in self.cells.senders]
-        spec = {**self.cells.spec, "source": words.source.spec()}
+        spec = {**self.cells.spec, **self.cells.facts, "source": words.source.spec()}
         spec |= {"given": self.changes.spec()} if self.changes is not None else {}
         spec |= {"hold": [repr(change.site) for change in self.frozen.changes]} if self.frozen is not None else {}
         spec |= {"precision": words.precision} if words.precision != "full" else {}
@@ -226,8 +232,9 @@ class Asked:
             "positions": "all",
             "source": sources(written, words.patching),
             **in_force(model, self.changes, self.frozen),
-            "strategy": "wavefront",
+            "strategy": "attribution" if self.cells.together else "wavefront",
             "rows": self.cells.count * len(self.encoded),
+            **self.cells.facts,
             **gauge.attribute(model, [*written, *([self.changes] if self.changes else [])]),
             "spec": provenance.spec(self.subject, words.patching, self.reader.metrics, spec),
         }

@@ -28,9 +28,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
@@ -41,6 +40,7 @@ from interp.engine.cells import Cell, place
 from interp.engine.edits import Edits
 from interp.engine.estimates.cells import apart, joint_writes
 from interp.engine.estimates.estimated import Estimating, Moved, Part, estimated, reached
+from interp.engine.estimates.quadrature import Nodes, Quadrature, nodes
 from interp.engine.estimates.slopes import Slopes
 from interp.engine.families import Where
 from interp.engine.filling import fill
@@ -67,7 +67,6 @@ METHOD = Method(
     function="interp.integrated_gradients",
 )
 Along = Literal["embeddings", "activations"]
-Quadrature = Literal["gauss", "midpoint", "right"]
 
 
 def integrated_gradients(
@@ -104,7 +103,7 @@ def integrated_gradients(
         along: which path, see above; that of embeddings needs pairs of equal length.
         steps: points at which gradients are taken.
         quadrature: ``"gauss"`` (Gauss and Legendre's, exact for a gradient that is a polynomial in α of a degree below twice
-            the steps), ``"midpoint"``, or ``"right"``: α = 1/m, 2/m … 1, as in EAP-IG's code.
+            the steps), ``"midpoint"``, ``"left"``, ``"right"`` (α = 1/m, 2/m … 1, as in EAP-IG's code) or ``"trapezoid"``.
 
     Returns:
         What :func:`interp.attribute` returns; attributes ``along``, ``steps`` and ``quadrature`` say how it was made.
@@ -130,26 +129,6 @@ def integrated_gradients(
             "corrupted), or along='activations'"
         )
     return estimated("integrated_gradients", said, partial(_along_embeddings, points), facts, needs=_embeddings)
-
-
-class Nodes(NamedTuple):
-    """Points of the interval from 0 to 1, and their weights, which sum to 1."""
-
-    at: np.ndarray[Any, Any]
-    weight: np.ndarray[Any, Any]
-
-
-def nodes(quadrature: Quadrature, steps: int) -> Nodes:
-    """The points of a quadrature.
-
-    >>> nodes("right", 4).at.tolist(), nodes("gauss", 1).at.tolist()
-    ([0.25, 0.5, 0.75, 1.0], [0.5])
-    """
-    if quadrature == "gauss":
-        at, weight = np.polynomial.legendre.leggauss(steps)
-        return Nodes((at + 1) / 2, weight / 2)
-    shift = 0.5 if quadrature == "midpoint" else 1.0
-    return Nodes((np.arange(steps) + shift) / steps, np.full(steps, 1 / steps))
 
 
 # ------------------------------------------------------------------------------------------------------- the two paths

@@ -1,0 +1,1 @@
+"""Circuits: which edges of a network are a behaviour, found and tested."""
