@@ -241,8 +241,8 @@ def test_mistakes_are_named(seed: int) -> None:
     where = grid("z", head=...)
     with pytest.raises(UnknownNameError, match=r"unknown along 'inputs'.*embeddings, activations"):
         sweeps.unchecked(integrated_gradients)(model, pairs, where, along="inputs")
-    with pytest.raises(UnknownNameError, match=r"unknown quadrature 'left'.*gauss, midpoint, right"):
-        sweeps.unchecked(integrated_gradients)(model, pairs, where, quadrature="left")
+    with pytest.raises(UnknownNameError, match=r"unknown quadrature 'simpson'.*gauss, midpoint, left, right, trapezoid"):
+        sweeps.unchecked(integrated_gradients)(model, pairs, where, quadrature="simpson")
     with pytest.raises(ValueError, match="steps=0; expected at how many points gradients are taken, a whole number from 1 on"):
         integrated_gradients(model, pairs, where, steps=0)
     with pytest.raises(ValueError, match=r"steps=2\.5; expected at how many points"):
