@@ -239,7 +239,8 @@ def test_what_cannot_be_made_again(tmp_path: Path, model: Model, pairs: Pairs) -
         unchecked(rerun)(alone, kinds=3)
     strange = Store(tmp_path).save(result, beside=recorded("invented", model, model.encode(pairs)))
     with pytest.raises(
-        StoreError, match=r"it was made by 'invented'; this version of interp makes patch, attribute, patch_edges, abl"
+        StoreError,
+        match=r"it was made by 'invented'; this version of interp makes patch, attribute, patch_edges, patch_",
     ):
         rerun(strange)
 

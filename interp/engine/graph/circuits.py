@@ -19,6 +19,7 @@ import xarray as xr
 from interp import axes
 from interp.circuits import Circuit
 from interp.engine.cells import Cell
+from interp.engine.families import check_words
 from interp.engine.graph.edges import graph
 from interp.engine.graph.mixed import Mixed
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
@@ -77,6 +78,7 @@ def patch_circuits(
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
     said, into = others(locals()), Into.of(store, name, tags)
+    check_words(patching, precision=precision)
     require_edges(model)
     several = _checked(model, circuits)
     shape = several[0].graph

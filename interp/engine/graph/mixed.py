@@ -37,7 +37,7 @@ from interp.engine.runs import Runs
 from interp.engine.strategies import Measured, Progress
 from interp.engine.wavefront import grouped, readout
 from interp.errors import EdgesError
-from interp.interventions import Source
+from interp.interventions import Constant, Source
 from interp.models.hooks import Hooks
 from interp.models.stack import Arguments
 from interp.sites import Site
@@ -67,7 +67,7 @@ class Mixed:
                 f"the stream of {runs.model.name} is divided by norms between its blocks, and is no sum of its writers"
             )
         self.runs, self.graph, self.budget, self.model, self.stack = runs, graph, budget, runs.model, runs.model.stack
-        self.kept = kept
+        self.kept, self.constant = kept, isinstance(source, Constant)
         self.writers = Writers(runs, graph.senders, source)
         layers = range(len(self.stack))
         self.slots = {site: Slot.of(self.model, site) for layer in layers for site in projections(graph, layer)}
@@ -266,12 +266,12 @@ class MixedRows:
     ) -> Float[Tensor, "circuit receiver example carried d_model"]:
         """What every receiver of a tensor sees, from a column on.
 
-        Of readers that leave out most of what they read it is the source's stream with what is kept in its place: less of the
-        sum cancels.
+        Of readers that leave out most of what they read, or anything where the source is a constant, it is the source's stream
+        with what is kept in its place: less of the sum cancels, which a norm of next to nothing would show.
         """
         column, known = self.start if column is None else column, int(self.of.entering[self.begin])
         out = self.out[:, self.of.columns[tensor]][:, :, : self.of.graph.before[self.of.columns[tensor]][0]]
-        mostly = (out.detach().sum(-1) > out.shape[-1] / 2)[..., None]
+        mostly = (out.detach().sum(-1) > (0 if self.of.constant else out.shape[-1] / 2))[..., None]
         weights = torch.where(mostly, out - 1, out).to(stream)
         ends = stream[:, None, :, column - self.start :], self.source.streams[tensor][self.examples, column:]
         seen = torch.where(mostly[..., None, None], ends[1], ends[0])

@@ -21,6 +21,7 @@ import xarray as xr
 
 from interp.engine.background import Given, Hold
 from interp.engine.cells import Cell
+from interp.engine.families import check_words
 from interp.engine.graph.edges import Edge, wanted_edges
 from interp.engine.graph.rows import EdgeRows
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
@@ -90,6 +91,7 @@ def patch_edges(
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
     said, into = others(locals()), Into.of(store, name, tags)
+    check_words(patching, precision=precision)
     require_edges(model)
     shape, numbers = wanted_edges(model, edges)
     wanted = [shape.edges[number] for number in numbers]

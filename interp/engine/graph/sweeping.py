@@ -28,7 +28,6 @@ from interp.engine.batches import halvings
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell
 from interp.engine.costs import Costs, rate
-from interp.engine.families import check_words
 from interp.engine.graph.given import refuse
 from interp.engine.joins import refused
 from interp.engine.measure import bar, sources
@@ -130,7 +129,6 @@ class Asked:
             EdgesError: something is given or held that rows of edges do not meet.
             UnequalLengthsError, AnswerError, ShapeMismatchError, ValueError: see :func:`interp.patch`.
         """
-        check_words(words.patching, precision=words.precision)
         changes, frozen, together = beside(model, given, hold)
         if together is not None:
             refuse(model, together)
