@@ -142,6 +142,14 @@ class Graph:
         return np.array([*found, entering])
 
     @cached_property
+    def readers(self) -> dict[Site, range]:
+        """For each tensor that reads, such as a layer's queries, the numbers of its receivers; in the order of the network."""
+        found: dict[Site, range] = {}
+        for i, site in enumerate(self.receivers):
+            found[site.tensor] = range(found.get(site.tensor, range(i, i)).start, i + 1)
+        return found
+
+    @cached_property
     def _sender(self) -> dict[Site, int]:
         return {site: i for i, site in enumerate(self.senders)}
 

@@ -19,7 +19,6 @@ import xarray as xr
 from interp import axes
 from interp.circuits import Circuit
 from interp.engine.cells import Cell
-from interp.engine.families import check_words
 from interp.engine.graph.edges import graph
 from interp.engine.graph.mixed import Mixed
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
@@ -78,8 +77,7 @@ def patch_circuits(
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
     said, into = others(locals()), Into.of(store, name, tags)
-    check_words(patching, precision=precision)
-    require_edges(model)
+    require_edges(model, patching, precision)
     several = _checked(model, circuits)
     shape = several[0].graph
     digests = [sha256(np.packbits(one.kept).tobytes()).hexdigest()[:16] for one in several]

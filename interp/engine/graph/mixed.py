@@ -30,7 +30,7 @@ from interp.circuits import LOGITS, Graph
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.graph.said import Said
-from interp.engine.graph.slots import Slot, projections
+from interp.engine.graph.slots import projections, slots
 from interp.engine.graph.writers import Writers
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
@@ -69,12 +69,8 @@ class Mixed:
         self.runs, self.graph, self.budget, self.model, self.stack = runs, graph, budget, runs.model, runs.model.stack
         self.kept, self.constant = kept, isinstance(source, Constant)
         self.writers = Writers(runs, graph.senders, source)
-        layers = range(len(self.stack))
-        self.slots = {site: Slot.of(self.model, site) for layer in layers for site in projections(graph, layer)}
-        receivers = [site.tensor for site in graph.receivers]
-        self.columns = {site: slice(receivers.index(site), receivers.index(site) + receivers.count(site)) for site in receivers}
-        """Where the receivers of each tensor are."""
-        self.entering = np.searchsorted([-1 if s.layer is None else s.layer for s in graph.senders], [*layers, len(self.stack)])
+        self.slots = slots(self.model, graph)
+        self.entering = np.searchsorted([-1 if s.layer is None else s.layer for s in graph.senders], range(len(self.stack) + 1))
         """How many senders there are in front of each block."""
         device = self.model.device
         self.sender, self.receiver = (torch.tensor(ends, device=device) for ends in (graph.sender, graph.receiver))
@@ -151,7 +147,7 @@ class Mixed:
         real, every = shard.tokens.mask.bool(), range(shard.tokens.width)
         for site, slot in self.slots.items():
             stream, made = shard.base(Site("resid_pre", layer=site.layer), every), shard.base(site, every)
-            slot.check(stream[real][None], made[real][None])
+            slot.check(stream, made, real)
 
     def _out(self, weights: Weights) -> tuple[Float[Tensor, "circuit receiver sender"], Int[Tensor, " circuit"]]:
         """How much of each edge is left out, and the first block in which something is."""
@@ -270,7 +266,8 @@ class MixedRows:
         with what is kept in its place: less of the sum cancels, which a norm of next to nothing would show.
         """
         column, known = self.start if column is None else column, int(self.of.entering[self.begin])
-        out = self.out[:, self.of.columns[tensor]][:, :, : self.of.graph.before[self.of.columns[tensor]][0]]
+        readers = self.of.graph.readers[tensor]
+        out = self.out[:, readers.start : readers.stop, : self.of.graph.before[readers.start]]
         mostly = (out.detach().sum(-1) > (0 if self.of.constant else out.shape[-1] / 2))[..., None]
         weights = torch.where(mostly, out - 1, out).to(stream)
         ends = stream[:, None, :, column - self.start :], self.source.streams[tensor][self.examples, column:]

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
 
-import numpy as np
 import xarray as xr
 
 from interp.engine.background import Given, Hold
 from interp.engine.cells import Cell
-from interp.engine.families import check_words
 from interp.engine.graph.edges import Edge, wanted_edges
 from interp.engine.graph.rows import EdgeRows
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
@@ -33,8 +30,6 @@ from interp.interventions import Activation, Source
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
-
-Array: TypeAlias = np.ndarray[Any, Any]
 
 
 def patch_edges(
@@ -91,8 +86,7 @@ def patch_edges(
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
     said, into = others(locals()), Into.of(store, name, tags)
-    check_words(patching, precision=precision)
-    require_edges(model)
+    require_edges(model, patching, precision)
     shape, numbers = wanted_edges(model, edges)
     wanted = [shape.edges[number] for number in numbers]
     asked = Asked.of(
@@ -113,6 +107,4 @@ def patch_edges(
     def rows_of(known: Sequence[Cell]) -> EdgeRows:
         return EdgeRows(asked.runs, wanted, asked.words.source, asked.budget, asked.changes, known, asked.every)
 
-    return asked.swept(
-        rows_of, Into.of(store, name, tags), partial(recorded, "patch_edges", model, asked.encoded, **said), progress
-    )
+    return asked.swept(rows_of, into, partial(recorded, "patch_edges", model, asked.encoded, **said), progress)

@@ -13,7 +13,7 @@ front of it is worth beyond the stream behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,7 +26,7 @@ from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.estimates.slopes import Slopes, differentiable, slopes
 from interp.engine.graph.said import Said
-from interp.engine.graph.slots import Slot, projections
+from interp.engine.graph.slots import projections, slots
 from interp.engine.graph.writers import Writers
 from interp.engine.runs import Runs
 from interp.engine.shard import Shard
@@ -71,8 +71,7 @@ class EdgeSlopes:
     ) -> None:
         self.runs, self.graph, self.budget, self.model = runs, graph, budget, runs.model
         self.writers = Writers(runs, graph.senders, source)
-        layers = range(len(graph.blocks))
-        self.slots = {site: Slot.of(self.model, site) for layer in layers for site in projections(graph, layer)}
+        self.slots = slots(self.model, graph)
         self.points, self.checked = list(path(graph)), set[Site]()
         device = self.model.device
         self.sender, self.receiver = (torch.tensor(ends, device=device)[numbers] for ends in (graph.sender, graph.receiver))
@@ -103,23 +102,15 @@ class EdgeSlopes:
         for point in self.points:
             for site, gradient in self._gradients(said, at, point).items():
                 gradients[site] = gradients.get(site, 0.0) + point.weight * gradient
-        moved, first = [], 0
-        gaps = said.gaps[:, at]
-        for tensor, many in self._tensors():
-            before = int(self.graph.before[first])
-            moved.append(einsum(gaps[:before], gradients[tensor], "u e p d, metric e p r d -> metric e r u"))
-            moved[-1] = torch.nn.functional.pad(moved[-1], (0, len(gaps) - before))
-            first += many
+        moved, gaps = [], said.gaps[:, at]
+        for tensor, receivers in self.graph.readers.items():
+            before = int(self.graph.before[receivers.start])
+            own = einsum(gaps[:before], gradients[tensor], "u e p d, metric e p r d -> metric e r u")
+            moved.append(torch.nn.functional.pad(own, (0, len(gaps) - before)))
         dense = torch.cat(moved, dim=2)
         base = self.runs.reader.measure(self.runs.logits("base")[examples], examples, self.runs.reference)
         estimated = dense[:, :, self.receiver[cells], self.sender[cells]]
         return base[:, None] + rearrange(estimated, "metric e edge -> metric edge e").to(base)
-
-    def _tensors(self) -> Iterator[tuple[Site, int]]:
-        """Tensors that read, in the order of receivers, and how many of these each holds."""
-        tensors = [site.tensor for site in self.graph.receivers]
-        for tensor in dict.fromkeys(tensors):
-            yield tensor, tensors.count(tensor)
 
     def _gradients(self, said: Said, at: Tensor, point: Point) -> dict[Site, Float[Tensor, "metric e p receiver d"]]:
         """The gradient at what every receiver sees, by tensor."""
@@ -153,8 +144,7 @@ class EdgeSlopes:
     def _check(self, shard: Shard, at: Tensor, site: Site, stream: Tensor, made: Tensor) -> None:
         """Hold what heads read of the stream to the first run."""
         if site not in self.checked:
-            real = shard.tokens.mask[at].bool()
-            self.slots[site].check(stream[real][None], made[real][None])
+            self.slots[site].check(stream, made, shard.tokens.mask[at].bool())
             self.checked.add(site)
 
     def _sites(self) -> Sequence[Site]:

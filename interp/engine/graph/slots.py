@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from interp.circuits import SLOTS, Graph
@@ -69,12 +69,18 @@ class Slot:
             (found,) = torch.autograd.grad(self.read(each), each, gradient)
         return rearrange(found, "e h p d -> e p h d")
 
-    def check(self, stream: Float[Tensor, "row position d_model"], expected: Float[Tensor, "row position head d_head"]) -> None:
-        """Raise unless the base's stream makes the base's own.
+    def check(
+        self,
+        stream: Float[Tensor, "example position d_model"],
+        expected: Float[Tensor, "example position head d_head"],
+        real: Bool[Tensor, "example position"],
+    ) -> None:
+        """Raise unless a run's stream makes the run's own, at its real tokens.
 
         Raises:
             EdgesError: it does not, because something else stands between.
         """
+        stream, expected = stream[real][None], expected[real][None]
         found = self.read(stream[:, None].expand(-1, len(self.weight), -1, -1))
         missed, size = float((found - expected).abs().max()), 1 + float(expected.abs().max())
         if not missed <= 10 * rounding(self.dtype) * size:
@@ -82,6 +88,11 @@ class Slot:
                 f"{self.site!r} is not one norm of the stream and its projection, off by {missed:.1e} (of {size:.1e}): heads "
                 "cannot be given streams of their own"
             )
+
+
+def slots(model: Model, graph: Graph) -> dict[Site, Slot]:
+    """Every projection of a model; raises as :meth:`Slot.of`."""
+    return {site: Slot.of(model, site) for layer in range(len(graph.blocks)) for site in projections(graph, layer)}
 
 
 def projections(graph: Graph, layer: int) -> list[Site]:

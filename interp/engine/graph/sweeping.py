@@ -28,6 +28,7 @@ from interp.engine.batches import halvings
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell
 from interp.engine.costs import Costs, rate
+from interp.engine.families import check_words
 from interp.engine.graph.given import refuse
 from interp.engine.joins import refused
 from interp.engine.measure import bar, sources
@@ -87,8 +88,14 @@ class Cells:
     """Attributes of the result beside the usual ones, by which it is known in a store too."""
 
 
-def require_edges(model: Model) -> None:
-    """Raise ``EdgesError`` unless the edges of a model can be swept."""
+def require_edges(model: Model, patching: Any, precision: Any) -> None:
+    """Raise unless the edges of a model can be swept, and by words that are known.
+
+    Raises:
+        EdgesError: the model's blocks cannot be resumed, or it is not causal.
+        UnknownNameError: an unknown word.
+    """
+    check_words(patching, precision=precision)
     reason = refused(model) or ("" if model.causal else "it is not causal")
     if reason:
         raise EdgesError(f"the edges of {model.name} cannot be swept: {reason}")

@@ -35,7 +35,6 @@ import xarray as xr
 from interp.circuits import Edge, Graph
 from interp.engine.cells import Cell
 from interp.engine.estimates.quadrature import Quadrature, nodes
-from interp.engine.families import check_words
 from interp.engine.graph.edges import wanted_edges
 from interp.engine.graph.slopes import EdgeSlopes, Point, at_base
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
@@ -110,8 +109,7 @@ def attribute_edges(
         if value is not None and value not in get_args(known):
             raise UnknownNameError(argument, value, get_args(known))
     require_whole("steps", steps, "at how many points gradients are taken")
-    check_words(patching, precision=precision)
-    require_edges(model)
+    require_edges(model, patching, precision)
     shape, numbers = wanted_edges(model, edges)
     path = at_base if along is None else partial(_ALONG[along], quadrature=quadrature, steps=steps)
     how = {} if along is None else {"along": along, "steps": steps, "quadrature": quadrature}
