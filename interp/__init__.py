@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         doses,
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.circuits.acdc import acdc
     from interp.methods.circuits.edge_attribution import attribute_edges
     from interp.methods.localise.activation_patching import compare_choices
     from interp.methods.localise.all_for_one import all_for_one
@@ -94,6 +95,7 @@ _NAMES = {
     "interp.engine.over": ("over",),
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
+    "interp.methods.circuits.acdc": ("acdc",),
     "interp.methods.circuits.edge_attribution": ("attribute_edges",),
     "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
     "interp.methods.localise.activation_patching": ("compare_choices",),
@@ -137,7 +139,7 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
-    "ablate", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes", "cache", "causal_paths",
+    "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes", "cache", "causal_paths",
     "check", "circuits", "compare_choices", "concentration", "damage", "dla", "doses", "edited", "effect", "effects",
     "explain", "generate", "graph", "grid", "hook_name", "integrated_gradients", "knockout", "knockout_readout", "lens",
     "load", "mediate", "methods", "metrics", "models", "multiverse", "off_distribution", "optimal_constants", "over",

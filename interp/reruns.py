@@ -29,6 +29,7 @@ from interp.engine import attribute, patch, patch_circuits, patch_edges
 from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
+from interp.methods.circuits.acdc import acdc
 from interp.methods.circuits.edge_attribution import attribute_edges
 from interp.methods.localise.atp_star import atp_star
 from interp.methods.localise.attention_knockout import knockout
@@ -43,6 +44,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "patch_edges": patch_edges,
     "patch_circuits": patch_circuits,
     "attribute_edges": attribute_edges,
+    "acdc": acdc,
     "ablate": ablate,
     "path_patch": path_patch,
     "knockout": knockout,

@@ -5,11 +5,12 @@
 whole: 32,491 of 32,491 edges
 """
 
-from interp.circuits.circuit import KEPT, Circuit, random_circuits
+from interp.circuits.circuit import EDGE, KEPT, Circuit, circuits_of, random_circuits
 from interp.circuits.graph import EMBED, LOGITS, SLOTS, Block, Edge, Graph, node
-from interp.circuits.selecting import beyond, ranking, strongest
+from interp.circuits.pruning import Known, Pruned, backwards, prune
+from interp.circuits.selecting import BY, By, Scores, beyond, ranking, strongest
 
 __all__ = [
-    "EMBED", "KEPT", "LOGITS", "SLOTS", "Block", "Circuit", "Edge", "Graph", "beyond", "node", "random_circuits", "ranking",
-    "strongest",
+    "BY", "EDGE", "EMBED", "KEPT", "LOGITS", "SLOTS", "Block", "By", "Circuit", "Edge", "Graph", "Known", "Pruned", "Scores",
+    "backwards", "beyond", "circuits_of", "node", "prune", "random_circuits", "ranking", "strongest",
 ]  # fmt: skip

@@ -32,7 +32,11 @@ from interp.errors import EdgesError, require_whole
 from interp.sites import Site
 
 VERSION = 1
+ORIGIN = ("method", "estimate", "along", "steps", "quadrature", "model", "task", "source", "patching", "digest")
+"""Attributes of a result that say where a circuit comes from."""
 KEPT = "in_circuit"
+"""Which edges are in a circuit: ``[cell]`` of one, ``[cell, edge]`` of several, a circuit a cell."""
+EDGE = "edge"
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,7 +228,7 @@ class Circuit:
         if found["version"] != VERSION:
             raise EdgesError(f"this circuit is of version {found['version']}; version {VERSION} is read")
         graph = Graph(tuple(Block(**block) for block in found["blocks"]))
-        return cls.of(graph, found["edges"], found["name"], **found["origin"])
+        return replace(cls.of(graph, found["edges"], found["name"]), origin=found["origin"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON."""
@@ -234,6 +238,29 @@ class Circuit:
     def load(cls, path: str | os.PathLike[str]) -> Circuit:
         """Read it from JSON; raises as :meth:`from_json`."""
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+
+def circuits_of(found: xr.Dataset, graph: Graph) -> list[Circuit]:
+    """The circuits that a search found, see :func:`interp.acdc`.
+
+    Args:
+        found: with ``in_circuit``, ``[cell, edge]``.
+        graph: whose edges these are.
+
+    Raises:
+        EdgesError: they are of another graph, or there are none.
+    """
+    if KEPT not in found or found[KEPT].dims != (axes.CELL, EDGE):
+        raise EdgesError(f"expected the result of a search for circuits, with {KEPT!r} along {axes.CELL!r} and {EDGE!r}")
+    names = graph.coords()["edge"][1]
+    if found.sizes[EDGE] != len(graph) or (EDGE in found.coords and found[EDGE].values.tolist() != names):
+        raise EdgesError(f"these circuits have {found.sizes[EDGE]:,} edges, others than those of {graph!r}")
+    known = {key: found.attrs[key] for key in ORIGIN if key in found.attrs}
+    along = [str(name) for name, one in found.coords.items() if one.dims == (axes.CELL,) and name != axes.CELL]
+    return [
+        Circuit(graph, one[KEPT].values, str(one["circuit"].item()), known | {name: one[name].item() for name in along})
+        for one in (found.isel({axes.CELL: i}) for i in range(found.sizes[axes.CELL]))
+    ]
 
 
 def random_circuits(like: Circuit, count: int, *, seed: int = 0, by_layer: bool = False) -> list[Circuit]:

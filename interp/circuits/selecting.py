@@ -19,13 +19,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from interp import axes, effects
-from interp.circuits.circuit import Circuit
+from interp.circuits.circuit import ORIGIN, Circuit
 from interp.circuits.graph import Bools, Graph, Ints
 from interp.errors import EdgesError, UnknownNameError, require_whole
 
 By = Literal["size", "lowers", "raises"]
 Scores: TypeAlias = "xr.Dataset | xr.DataArray | NDArray[Any]"
-_BY = {"size": np.abs, "lowers": np.negative, "raises": np.positive}
+BY = {"size": np.abs, "lowers": np.negative, "raises": np.positive}
+"""A number that is the higher the more a change counts."""
 
 
 def strongest(
@@ -75,8 +76,8 @@ def beyond(
 
 def ranking(scores: Scores, graph: Graph, by: By = "size", metric: str | None = None) -> NDArray[np.float64]:
     """``[edge]``, by how much each counts; raises as :func:`strongest`."""
-    if by not in _BY:
-        raise UnknownNameError("by", by, list(_BY))
+    if by not in BY:
+        raise UnknownNameError("by", by, list(BY))
     values = scores if isinstance(scores, np.ndarray) else _means(scores, metric)
     if values.shape != (len(graph),):
         raise EdgesError(f"scores are of {'×'.join(map(str, values.shape))} edges, but {graph!r}")
@@ -87,7 +88,7 @@ def ranking(scores: Scores, graph: Graph, by: By = "size", metric: str | None = 
             raise EdgesError(f"scores are of other edges than the graph's: {other}")
     if np.isnan(values).any():
         raise EdgesError(f"{int(np.isnan(values).sum())} of {len(values)} scores are not a number")
-    return _BY[by](values.astype(float))
+    return BY[by](values.astype(float))
 
 
 def _means(scores: xr.Dataset | xr.DataArray, metric: str | None) -> NDArray[Any]:
@@ -122,5 +123,4 @@ def _connected(ranked: NDArray[np.float64], graph: Graph, count: int) -> Ints:
 
 def _origin(scores: Scores) -> dict[str, Any]:
     """What made the scores, as far as they say."""
-    known = ("method", "estimate", "along", "steps", "quadrature", "model", "task", "source", "patching", "digest")
-    return {} if isinstance(scores, np.ndarray) else {key: scores.attrs[key] for key in known if key in scores.attrs}
+    return {} if isinstance(scores, np.ndarray) else {key: scores.attrs[key] for key in ORIGIN if key in scores.attrs}

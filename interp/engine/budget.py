@@ -19,7 +19,9 @@ from interp.models import Model
 
 _CPU_BYTES = 1 << 30
 _CPU_TOKENS = 1024
-"""On a CPU larger passes stop paying: what a block leaves no longer fits in its caches."""
+_CPU_NUMBERS = 1024 * 768
+"""On a CPU larger passes stop paying: what a block leaves no longer fits in its caches. So many tokens, or so many numbers of
+the stream where it is narrow."""
 _BATCH = 256
 _KEYS = 16
 """Keys and values of so many positions, which every row has a copy of, take about what one carried position takes."""
@@ -88,7 +90,7 @@ class Budget:
     def _cpu_rows(self, columns: int) -> int:
         """Rows beyond which a pass stops paying; of a long prompt, as many as are no larger than a piece of one row."""
         if not is_long(self.model, self.columns):
-            return _CPU_TOKENS // columns
+            return max(_CPU_TOKENS, _CPU_NUMBERS // self.model.sizes.get("d_model", 1024)) // columns
         return size(self.model) // max(columns, self.columns // _KEYS)
 
     def taken(self, columns: int) -> int:

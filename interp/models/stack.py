@@ -209,14 +209,17 @@ class Stack:
         rows: Int[Tensor, " row"],
         changing: Hooks,
         output: nn.Module,
+        *,
+        whole: KeysValues | None = None,
     ) -> None:
         """A block up to the output map of its attention, with hooks that read and write inside; nothing after it is run.
 
         Args:
             output: W_O.
+            whole: keys and values of all positions, from :meth:`keys_values`.
         """
         if call.cache is not None:
-            call.cache.serve(layer, rows)
+            call.cache.serve(layer, rows, whole=whole)
         args, kwargs = self._call(layer, hidden, call, rows)
 
         with suppress(Left), standing_in({output: leave}), changing:

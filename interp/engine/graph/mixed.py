@@ -34,6 +34,7 @@ from interp.engine.graph.slots import projections, slots
 from interp.engine.graph.writers import Writers
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
+from interp.engine.shard import Shard
 from interp.engine.strategies import Measured, Progress
 from interp.engine.wavefront import grouped, readout
 from interp.errors import EdgesError
@@ -45,6 +46,8 @@ from interp.sites import Site
 Weights: TypeAlias = Float[Tensor, "circuit edge"]
 """1 where an edge is kept, 0 where it is left out, or between."""
 Stream: TypeAlias = Float[Tensor, "circuit example position d_model"]
+Later: TypeAlias = Float[Tensor, "circuit example carried d_model"]
+"""At the columns of a stream from one on."""
 
 
 class Mixed:
@@ -68,6 +71,9 @@ class Mixed:
             )
         self.runs, self.graph, self.budget, self.model, self.stack = runs, graph, budget, runs.model, runs.model.stack
         self.kept, self.constant = kept, isinstance(source, Constant)
+        self._latest: Said | None = None
+        self.passes = 0
+        """How many passes of rows there were."""
         self.writers = Writers(runs, graph.senders, source)
         self.slots = slots(self.model, graph)
         self.entering = np.searchsorted([-1 if s.layer is None else s.layer for s in graph.senders], range(len(self.stack) + 1))
@@ -97,20 +103,30 @@ class Mixed:
         wanted = torch.arange(examples.start, examples.stop, device=self.model.device)
         return self._values(self.kept[cells.start : cells.stop], wanted, progress)[:, :, wanted]
 
+    def means(self, kept: Weights) -> Float[Tensor, "metric circuit"]:
+        """Every metric of other circuits of the graph, on average over all examples."""
+        everyone = torch.arange(len(self.runs.base), device=self.model.device)
+        return self._values(kept, everyone, lambda n: None).double().mean(-1)
+
+    @property
+    def most(self) -> int:
+        """How many circuits fit in a pass with all examples."""
+        return max(1, self._rows(self.runs.base.width) // len(self.runs.base))
+
     def _values(
         self, kept: Weights, wanted: Int[Tensor, " example"], progress: Progress, begin: int | None = None
     ) -> Float[Tensor, "metric circuit example"]:
         """The same, with examples that are not wanted left at 0.
 
         Args:
-            begin: the first block that is run; by default the first in which something is left out.
+            begin: where rows begin, as :meth:`_out` says it; by default where something is left out first.
         """
         reader, width = self.runs.reader, self.runs.base.width
         value = torch.zeros(len(reader.metrics), len(kept), len(self.runs.base), dtype=reader.dtype, device=self.model.device)
         out, begins = self._out(kept)
         begins = begins if begin is None else torch.full_like(begins, begin)
         for shard in self.runs.shards(wanted):
-            source = Said(self.writers, self.graph, shard)
+            source = self._said(shard)
             mine = torch.isin(shard.examples, wanted).nonzero().flatten()
             read = reader.positions_of(shard.tokens).amin(-1)
             first = torch.minimum(self.writers.first[shard.examples], read)
@@ -135,11 +151,17 @@ class Mixed:
         order = begins.argsort(stable=True)
 
         def run(chunk: slice) -> Tensor:
-            which = order[chunk]
-            return MixedRows(self, source, at, column, out[which], int(begins[which].min())).measure()
+            which, self.passes = order[chunk], self.passes + 1
+            return MixedRows(self, source, at, column, out[which], *divmod(int(begins[which].min()), 2)).measure()
 
         parts = in_batches(len(order), max(1, most), run, lambda done: progress(done * len(at)))
         return torch.cat(parts, dim=1)[:, order.argsort()]
+
+    def _said(self, shard: Shard) -> Said:
+        """What the source says on a shard; the last one is kept."""
+        if self._latest is None or self._latest.shard is not shard:
+            self._latest = Said(self.writers, self.graph, shard)
+        return self._latest
 
     def _check(self) -> None:
         """Hold what heads read of the stream to the base run."""
@@ -150,14 +172,13 @@ class Mixed:
             slot.check(stream, made, real)
 
     def _out(self, weights: Weights) -> tuple[Float[Tensor, "circuit receiver sender"], Int[Tensor, " circuit"]]:
-        """How much of each edge is left out, and the first block in which something is."""
+        """How much of each edge is left out, and twice the first block in which something is, 1 more if of its MLP alone."""
         out = torch.zeros(len(weights), len(self.graph.receivers), len(self.graph.senders), device=weights.device)
         out = out.to(torch.promote_types(self.model.dtype, torch.float32))
         out[:, self.receiver, self.sender] = 1 - weights.to(out)
-        layers = torch.tensor(
-            [len(self.stack) if s.layer is None else s.layer for s in self.graph.receivers], device=out.device
-        )
-        begins = torch.where(out.detach().ne(0).any(-1), layers, len(self.stack)).amin(-1)
+        last = 2 * len(self.stack)
+        at = [last if s.layer is None else 2 * s.layer + (s.name == "mlp_pre") for s in self.graph.receivers]
+        begins = torch.where(out.detach().ne(0).any(-1), torch.tensor(at, device=out.device), last).amin(-1)
         return out, begins
 
     def _sites(self) -> set[Site]:
@@ -179,7 +200,7 @@ class Mixed:
 
 @dataclass(eq=False)
 class MixedRows:
-    """Circuits on some examples of a shard, in one pass."""
+    """Circuits on some examples of a shard, in one pass. Whatever has columns ends with the last one."""
 
     of: Mixed
     source: Said
@@ -190,99 +211,137 @@ class MixedRows:
     out: Float[Tensor, "circuit receiver sender"]
     begin: int
     """First block in which something is left out."""
+    standing: int
+    """1 where it is of that block's MLP alone, so that what its attention adds is the base run's; else 0."""
     own: list[Tensor] = field(default_factory=list)
-    """Gaps of the writers from the first block on, ``[circuit, sender, example, position, d_model]``."""
+    """Gaps of the writers from there on, ``[circuit, sender, example, position, d_model]``."""
 
     def measure(self) -> Float[Tensor, "metric circuit example"]:
         """Every metric of the rows."""
         mixed, shard, last = self.of, self.source.shard, len(self.of.stack) - 1
-        reader = mixed.runs.reader
         first = Site("resid_pre", layer=self.begin) if self.begin <= last else Site("resid_post", layer=last)
-        stream = repeat(self._kept(first), "e p d -> c e p d", c=len(self.out))
+        stream = repeat(self._base(first), "e p d -> c e p d", c=len(self.out))
         for layer in range(self.begin, last + 1):
             stream = self._block(layer, stream)
-        tail = int(reader.positions_of(shard.tokens)[self.examples].min())
-        read = self._seen(LOGITS, stream, tail)[:, 0]
+        read = self._seen(LOGITS, stream, self.tail)[:, 0]
         numbers = repeat(shard.examples[self.examples], "e -> (c e)", c=len(self.out))
-        found: Measured = readout(reader, shard, read.flatten(0, 1), numbers, tail, mixed.runs.reference)
+        found: Measured = readout(mixed.runs.reader, shard, read.flatten(0, 1), numbers, self.tail, mixed.runs.reference)
         return rearrange(found, "metric (c e) -> metric c e", c=len(self.out))
 
-    def _block(self, layer: int, stream: Stream) -> Stream:
-        """What leaves a block, every reader of which sees its own sum."""
+    def _block(self, layer: int, stream: Stream) -> Later:
+        """What leaves a block, every reader of which sees its own sum; the last one gives the columns that are read alone."""
         of, block = self.of, self.of.graph.blocks[layer]
-        after = stream + self._attention(layer, stream) if block.heads else stream
+        column = self.tail if layer == len(of.stack) - 1 and of.stack.resumes else self.start
+        after = self._from(column, stream)
+        if block.heads and layer == self.begin and self.standing:
+            after = after + self._from(column, of.writers.attended(layer, self._base(Site("z", layer=layer))))
+        elif block.heads:
+            after = after + self._attention(layer, stream, column)
         if not block.mlp:
             return after
-        reader, out = Site("mlp_pre", layer=layer), Site("mlp_out", layer=layer)
-        seen = self._seen(reader, stream if block.parallel else after)[:, 0].flatten(0, 1)
+        reader, out, call = Site("mlp_pre", layer=layer), Site("mlp_out", layer=layer), self._call(column)
+        seen = self._seen(reader, stream if block.parallel else after, column)[:, 0].flatten(0, 1)
         path = of.model.anatomy.attention.get(layer)
         nothing = of.writers.nothing(layer, seen) if path is not None else None
         if nothing is not None and not block.parallel and not of.writers.adds_itself(layer):
             seen = seen - of.writers.behind(layer, nothing)
         with Hooks(of.model.module, {out: of.model.taps(out)}, [out], {}) as hooks:
-            of.stack.run(layer, seen, self._call, self._rows, attention=nothing)
+            of.stack.run(layer, seen, call, self._rows, attention=nothing)
         made = rearrange(hooks.found[out], "(c e) p d -> c e p d", c=len(self.out))
-        self.own.append((self._said(out) - made)[:, None])
+        self.own.append((self._from(column, self._theirs(out), axis=1) - made)[:, None])
         return after + made
 
-    def _attention(self, layer: int, stream: Stream) -> Stream:
-        """What attention adds whose heads' queries, keys and values see sums of their own."""
-        of, z = self.of, Site("z", layer=layer)
-        writes: dict[Site, Callable[[Tensor], Tensor]] = {}
-        for site in projections(of.graph, layer):
-            each = rearrange(self._seen(site, stream), "c h e p d -> (c e) h p d")
-            writes[site] = partial(_instead, of.slots[site].read(each))
-        hooks = Hooks(of.model.module, {site: of.model.taps(site) for site in (z, *writes)}, [z], writes)
+    def _attention(self, layer: int, stream: Stream, column: int) -> Later:
+        """What attention adds from a column on, whose heads' queries, keys and values see sums of their own."""
+        of, z, whole, hidden = self.of, Site("z", layer=layer), None, stream.flatten(0, 1)
         output = of.model.module.get_submodule(of.model.anatomy.w_o[layer])
-        of.stack.heads(layer, stream.flatten(0, 1), self._call, self._rows, hooks, output)
+        queries, *others = projections(of.graph, layer)
+        asked = self._written(queries, stream, column)
+        attended = {site: write for other in others for site, write in self._written(other, stream, self.start).items()}
+        if column > self.start:
+            call = self._call(self.start)
+            with Hooks(of.model.module, {site: of.model.taps(site) for site in attended}, (), attended):
+                whole = of.stack.keys_values(layer, hidden, call, self._rows)
+            attended = {}
+        call, writes = self._call(column), asked | attended
+        hooks = Hooks(of.model.module, {site: of.model.taps(site) for site in (z, *writes)}, [z], writes)
+        of.stack.heads(layer, self._from(column, hidden, axis=1), call, self._rows, hooks, output, whole=whole)
         found = rearrange(hooks.found[z], "(c e) p h d -> c e p h d", c=len(self.out))
         raw = of.writers.raw(layer, found)
-        gaps = of.writers.parted(layer, self._said(z).expand_as(found), found, raw)
+        gaps = of.writers.parted(layer, self._from(column, self._theirs(z), axis=1).expand_as(found), found, raw)
         self.own.append(rearrange(gaps, "c e p h m -> c h e p m"))
         return of.writers.behind(layer, raw)
 
-    @cached_property
-    def _rows(self) -> Tensor:
-        return self.examples.repeat(len(self.out))
+    def _written(self, site: Site, stream: Stream, column: int) -> dict[Site, Callable[[Tensor], Tensor]]:
+        """Queries, keys or values, from a column on, of what each of the heads sees."""
+        each = rearrange(self._seen(site, stream, column), "c h e p d -> (c e) h p d")
+        return {site: partial(_instead, self.of.slots[site].read(each))}
 
-    @property
-    def _call(self) -> Arguments:
-        return self.source.shard.arguments(range(self.start, self.source.shard.tokens.width))
-
-    def _kept(self, site: Site) -> Tensor:
-        """The base run's tensor at the columns that are carried."""
-        return self.source.shard.base(site, range(self.start, self.source.shard.tokens.width))[self.examples]
-
-    def _said(self, site: Site) -> Tensor:
-        """What the source says at a site, at the columns that are carried."""
-        return self.source.tensor(site)[self.examples, self.start :]
-
-    def _seen(
-        self, tensor: Site, stream: Stream, column: int | None = None
-    ) -> Float[Tensor, "circuit receiver example carried d_model"]:
+    def _seen(self, tensor: Site, stream: Stream, column: int) -> Float[Tensor, "circuit receiver example carried d_model"]:
         """What every receiver of a tensor sees, from a column on.
 
         Of readers that leave out most of what they read, or anything where the source is a constant, it is the source's stream
         with what is kept in its place: less of the sum cancels, which a norm of next to nothing would show.
         """
-        column, known = self.start if column is None else column, int(self.of.entering[self.begin])
         readers = self.of.graph.readers[tensor]
         out = self.out[:, readers.start : readers.stop, : self.of.graph.before[readers.start]]
         mostly = (out.detach().sum(-1) > (0 if self.of.constant else out.shape[-1] / 2))[..., None]
         weights = torch.where(mostly, out - 1, out).to(stream)
-        ends = stream[:, None, :, column - self.start :], self.source.streams[tensor][self.examples, column:]
-        seen = torch.where(mostly[..., None, None], ends[1], ends[0])
-        gaps = [
-            self.source.gaps[None, :known, self.examples, column:],
-            *(own[..., column - self.start :, :] for own in self.own),
-        ]
+        theirs = self._from(column, self._chosen(self.source.streams[tensor]), axis=1)
+        seen = torch.where(mostly[..., None, None], theirs, self._from(column, stream)[:, None])
         first = 0
-        for some in gaps:
-            share = weights[:, :, first : first + some.shape[1]]
-            first += some.shape[1]
-            if share.requires_grad or bool(share.any()):
-                seen = seen + einsum(share, some.expand(len(share), *some.shape[1:]), "c r u, c u e p d -> c r e p d")
+        for gaps in (self._known, *self.own):
+            share = weights[:, :, first : first + gaps.shape[-4]]
+            first += gaps.shape[-4]
+            gaps = gaps.narrow(-4, 0, share.shape[-1])  # readers of a parallel block do not see the heads beside them
+            used = share.detach().ne(0).flatten(0, 1).any(0)
+            if not share.requires_grad and not bool(used.all()):
+                at = used.nonzero().flatten()
+                share, gaps = share[..., at], gaps.index_select(gaps.ndim - 4, at)
+            if share.shape[-1]:
+                each = "u e p d" if gaps.ndim == 4 else "c u e p d"
+                seen = seen + einsum(share, self._from(column, gaps), f"c r u, {each} -> c r e p d")
         return seen
+
+    @cached_property
+    def tail(self) -> int:
+        """First column that is read."""
+        reader = self.of.runs.reader
+        return int(reader.positions_of(self.source.shard.tokens)[self.examples].min())
+
+    @cached_property
+    def _known(self) -> Float[Tensor, "sender example position d_model"]:
+        """Gaps of the writers in front, which are the base run's."""
+        heads = self.of.graph.blocks[self.begin].heads if self.standing else 0
+        gaps = self.source.gaps[: int(self.of.entering[self.begin]) + heads]
+        return self._from(self.start, gaps if self._everyone else gaps[:, self.examples])
+
+    @cached_property
+    def _rows(self) -> Tensor:
+        return self.examples.repeat(len(self.out))
+
+    @cached_property
+    def _everyone(self) -> bool:
+        examples = self.source.shard.examples
+        return len(self.examples) == len(examples) and bool((self.examples.diff() == 1).all())
+
+    def _call(self, column: int) -> Arguments:
+        return self.source.shard.arguments(range(column, self.source.shard.tokens.width))
+
+    def _chosen(self, tensor: Tensor) -> Tensor:
+        return tensor if self._everyone else tensor[self.examples]
+
+    def _base(self, site: Site) -> Tensor:
+        """The base run's tensor at the columns that are carried."""
+        return self._chosen(self.source.shard.base(site, range(self.start, self.source.shard.tokens.width)))
+
+    def _theirs(self, site: Site) -> Tensor:
+        """What the source says at a site."""
+        return self._chosen(self.source.tensor(site))
+
+    def _from(self, column: int, tensor: Tensor, axis: int = -2) -> Tensor:
+        """The columns from one on, of something that ends with the last one."""
+        return tensor.narrow(axis, tensor.shape[axis] - (width := self.source.shard.tokens.width - column), width)
 
 
 def _instead(tensor: Tensor, h: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ front of it is worth beyond the stream behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
 from einops import einsum, rearrange
@@ -25,6 +24,7 @@ from interp.circuits import LOGITS, Graph
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.estimates.slopes import Slopes, differentiable, slopes
+from interp.engine.graph.along import Path, Point
 from interp.engine.graph.said import Said
 from interp.engine.graph.slots import projections, slots
 from interp.engine.graph.writers import Writers
@@ -34,24 +34,6 @@ from interp.engine.strategies import Progress
 from interp.interventions import Source
 from interp.models.taps import Write
 from interp.sites import Site
-
-
-class Point(NamedTuple):
-    """A run at which gradients are taken."""
-
-    site: Site | None
-    """Where it differs from the base; None for the base itself."""
-    way: float
-    """How far it goes from the base to the source there."""
-    weight: float
-
-
-Path = Callable[[Graph], Iterable[Point]]
-
-
-def at_base(graph: Graph) -> list[Point]:
-    """The base alone."""
-    return [Point(None, 0.0, 1.0)]
 
 
 class EdgeSlopes:

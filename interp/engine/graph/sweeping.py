@@ -219,11 +219,11 @@ class Asked:
             axes={axes.CELL: list(range(self.cells.count))},
             metrics=[m.name for m in self.reader.metrics],
             coords=provenance.example_coordinates(self.encoded) | dict(self.cells.coords),
-            attrs=provenance.attributes(self.subject, self.words.patching, self.reader.metrics) | self._attributes | facts,
+            attrs=provenance.attributes(self.subject, self.words.patching, self.reader.metrics) | self.attributes | facts,
         )
 
     @cached_property  # asked for before and after the base is run
-    def _attributes(self) -> dict[str, Any]:
+    def attributes(self) -> dict[str, Any]:
         """Attributes that say what was asked for."""
         model, words = self.runs.model, self.words
         written = [Intervention((Change(sender, source=words.source),)) for sender in self.cells.senders]

@@ -32,13 +32,13 @@ from typing import Literal, get_args
 import torch
 import xarray as xr
 
-from interp.circuits import Edge, Graph
+from interp.circuits import Edge
 from interp.engine.cells import Cell
-from interp.engine.estimates.quadrature import Quadrature, nodes
+from interp.engine.estimates.quadrature import Quadrature
+from interp.engine.graph.along import along_activations, along_embeddings, at_base
 from interp.engine.graph.edges import wanted_edges
-from interp.engine.graph.slopes import EdgeSlopes, Point, at_base
+from interp.engine.graph.slopes import EdgeSlopes
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
-from interp.engine.graph.writers import EMBED_STREAM
 from interp.engine.precision import Precision
 from interp.engine.prepared import Patching
 from interp.engine.recipe import others, recorded
@@ -49,7 +49,6 @@ from interp.methods.registry import Method
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
-from interp.sites import Site
 
 METHOD = Method(
     id="edge_attribution",
@@ -135,22 +134,4 @@ def attribute_edges(
     return asked.swept(rows_of, into, partial(recorded, "attribute_edges", model, asked.encoded, **said), progress)
 
 
-def _along_embeddings(graph: Graph, *, quadrature: Quadrature, steps: int) -> list[Point]:
-    return _toward([EMBED_STREAM], quadrature, steps)
-
-
-def _along_activations(graph: Graph, *, quadrature: Quadrature, steps: int) -> list[Point]:
-    sites = [EMBED_STREAM]
-    for layer, block in enumerate(graph.blocks):
-        sites += [Site("z", layer=layer)] if block.heads else []
-        sites += [Site("mlp_out", layer=layer)] if block.mlp else []
-    return _toward(sites, quadrature, steps)
-
-
-def _toward(sites: Sequence[Site], quadrature: Quadrature, steps: int) -> list[Point]:
-    """From the base to the source at each of some sites; weights sum to 1."""
-    found = nodes(quadrature, steps)
-    return [Point(site, float(at), float(w) / len(sites)) for site in sites for at, w in zip(*found, strict=True)]
-
-
-_ALONG = {"embeddings": _along_embeddings, "activations": _along_activations}
+_ALONG = {"embeddings": along_embeddings, "activations": along_activations}
