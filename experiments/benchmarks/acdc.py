@@ -26,7 +26,7 @@ from contestants.acdc_question import Search, edges
 import interp
 
 NAMES = ("plain", "interp-one-by-one", "interp")
-THRESHOLDS = (1.5e-7, 6e-6, 1e-4, 3e-3, 1.0)
+THRESHOLDS = (1.5e-7, 6e-6, 1e-4, 3e-3, 0.5)
 
 
 def question(quick: bool) -> tuple[Search, Any]:

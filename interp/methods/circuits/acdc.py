@@ -36,10 +36,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from interp import axes, effects
-from interp.circuits import BY, EDGE, KEPT, By, Graph, Known, Pruned, Scores, backwards, prune, ranking
+from interp.circuits import BY, By, Graph, Known, Scores, backwards, prune, ranking
 from interp.engine.cells import Cell
 from interp.engine.graph.along import along_embeddings
 from interp.engine.graph.edges import graph
+from interp.engine.graph.found import circuits_found, what_counts
 from interp.engine.graph.mixed import Mixed
 from interp.engine.graph.slopes import EdgeSlopes
 from interp.engine.graph.sweeping import Asked, Begun, Cells, Words, require_edges
@@ -48,11 +49,10 @@ from interp.engine.precision import Precision
 from interp.engine.prepared import Patching
 from interp.engine.recipe import others, recorded
 from interp.engine.stored import Into, StoreLike, whole
-from interp.errors import GradientError, InputError, UnknownNameError
+from interp.errors import GradientError, InputError
 from interp.interventions import Activation, Source
 from interp.methods.registry import Method
-from interp.metrics import KL, MetricLike
-from interp.metrics import resolve as resolve_metrics
+from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.prompts import Pair, Pairs
 
@@ -118,7 +118,7 @@ def acdc(
     """
     said, into = others(locals()), Into.of(store, name, tags)
     require_edges(model, patching, precision)
-    thresholds, counts = _thresholds(threshold), _counts(metric, by)
+    thresholds, counts = _thresholds(threshold), what_counts(metric, by)
     shape = graph(model)
     guess = None if foretold is None else ranking(foretold, shape, counts)
     words = Words("acdc", patching, precision, Activation() if source is None else source, rows)
@@ -167,27 +167,10 @@ class _Search:
             )
         pruned = prune(known, threshold, by=self.by, order=self.order, most=rows.most, progress=self.progress)
         passes, rows.passes = rows.passes, 0
-        rows.kept = torch.tensor(pruned.kept[None], device=one.runs.model.device).float()
-        value = rows.values(range(1), range(len(one.encoded)), lambda done: None).cpu().numpy()
-        result = sweep.skeleton.assign_attrs(one.attributes).assign_attrs(noise_floor=sweep.skeleton.attrs["noise_floor"])
-        result = result.assign(value=(result["value"].dims, value)).assign_coords(self._along(pruned, passes))
-        of_edges = {KEPT: pruned.kept, "change": pruned.change}
-        result = result.assign({name: ((axes.CELL, EDGE), numbers[None]) for name, numbers in of_edges.items()})
-        return effects.stamped(result.assign_attrs(wall_seconds=time.perf_counter() - began))
-
-    def _along(self, pruned: Pruned, passes: int) -> dict[str, Any]:
-        """What is said of the circuit, and of edges."""
-        edges = {name: (EDGE, values) for name, (_, values) in self.graph.coords().items()}
-        said = {
-            "circuit": f"acdc {pruned.threshold:g}",
-            "edges": int(pruned.kept.sum()),
-            "threshold": pruned.threshold,
-            "passes": passes,
-        }
-        said |= {"passes": passes} | {
-            name: getattr(pruned, name) for name in ("rounds", "evaluated", "by_rule", "misses", "closest")
-        }
-        return edges | {name: (axes.CELL, [value]) for name, value in said.items()}
+        told = {name: [getattr(pruned, name)] for name in ("threshold", "rounds", "evaluated", "by_rule", "misses", "closest")}
+        along = {"circuit": [f"acdc {threshold:g}"], **told, "passes": [passes]}
+        result = circuits_found(one, sweep, self.graph, pruned.kept[None], along, {"change": pruned.change[None]})
+        return result.assign_attrs(wall_seconds=time.perf_counter() - began)
 
     @cached_property
     def _begun(self) -> tuple[Begun, Mixed, Known]:
@@ -229,21 +212,6 @@ def _thresholds(given: Any) -> list[float]:
         if isinstance(one, bool) or not isinstance(one, float | int) or not one > 0:
             raise InputError(f"threshold={one!r}; expected a number above 0, in the metric's units, or several")
     return list(dict.fromkeys(float(one) for one in found))
-
-
-def _counts(metric: Any, by: Any) -> By:
-    """What keeps an edge."""
-    measured = resolve_metrics(metric)
-    if len(measured) != 1:
-        raise InputError(f"metric names {', '.join(one.name for one in measured)}; circuits are found by one metric at a time")
-    if by is not None and by not in BY:
-        raise UnknownNameError("by", by, list(BY))
-    if by is None and not isinstance(measured[0], KL):
-        raise InputError(
-            f"it has to be said what keeps an edge, by {measured[0].name}: by='lowers' where what helps lowers it when it is "
-            "left out, as of a logit difference; by='raises' where it raises it, as of a loss; by='size' for either"
-        )
-    return by or "raises"
 
 
 def _joined(found: Sequence[xr.Dataset]) -> xr.Dataset:
