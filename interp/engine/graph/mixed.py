@@ -108,13 +108,21 @@ class Mixed:
         everyone = torch.arange(len(self.runs.base), device=self.model.device)
         return self._values(kept, everyone, lambda n: None).double().mean(-1)
 
+    def losses(self, kept: Weights, examples: Int[Tensor, " example"]) -> Float[Tensor, " circuit"]:
+        """The first metric on average over some examples, with its gradient where one is wanted.
+
+        Args:
+            examples: ascending.
+        """
+        return self._values(kept, examples, lambda n: None)[0, :, examples].mean(-1)
+
     @property
     def most(self) -> int:
         """How many circuits fit in a pass with all examples."""
         return max(1, self._rows(self.runs.base.width) // len(self.runs.base))
 
     def _values(
-        self, kept: Weights, wanted: Int[Tensor, " example"], progress: Progress, begin: int | None = None
+        self, kept: Weights, wanted: Int[Tensor, " some"], progress: Progress, begin: int | None = None
     ) -> Float[Tensor, "metric circuit example"]:
         """The same, with examples that are not wanted left at 0.
 
