@@ -31,6 +31,7 @@ from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
 from interp.methods.circuits.acdc import acdc
 from interp.methods.circuits.edge_attribution import attribute_edges
+from interp.methods.circuits.interactions import interactions
 from interp.methods.localise.atp_star import atp_star
 from interp.methods.localise.attention_knockout import knockout
 from interp.methods.localise.integrated_gradients import integrated_gradients
@@ -45,6 +46,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "patch_circuits": patch_circuits,
     "attribute_edges": attribute_edges,
     "acdc": acdc,
+    "interactions": interactions,
     "ablate": ablate,
     "path_patch": path_patch,
     "knockout": knockout,
