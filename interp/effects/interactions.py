@@ -59,8 +59,8 @@ def pairwise(
 
     Returns:
         ``interaction`` with ``low``, ``high`` and ``se``, and ``together``, the mean effect of both, by (metric, first,
-        second): symmetric, and NaN on the diagonal; ``single``, the mean effect of each alone, by (metric, first). With ``flips`` also
-        ``p_adjusted`` and ``survives``: whether an interaction differs from 0, among all pairs.
+        second): symmetric, and NaN on the diagonal; ``single``, the mean effect of each alone, by (metric, first). With
+        ``flips`` also ``p_adjusted`` and ``survives``: whether an interaction differs from 0, among all pairs.
 
     Raises:
         EffectsError: as :func:`interaction`. UnknownNameError: another method.
