@@ -3,7 +3,8 @@
     I(a, b) = Δ(ab) − Δ(a) − Δ(b),        Δ = the metric with the change − the metric of the base
 
 Of two parts that help, I is below 0 where they are redundant (each makes up for the other, so that losing both costs more than
-the sum), and above 0 where one works through the other (losing the second costs nothing more). It is 0 where they add up.
+the sum), and above 0 where one works through the other (losing the second costs nothing more). It is 0 where they add up. Of a
+part that undoes what another one did it is below 0, without any redundancy: the single effects tell these apart.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@
 Nothing is approximated. The row of a pair leaves the row of the part that the network meets first at the block of the other one
 (:mod:`interp.engine.forks`), so that a pair costs the blocks behind its *second* part: of L blocks alike about L/3 instead of
 L. Of two parts that help, I is below 0 where they are redundant, as a head and its backup are, and above 0 where one works
-through the other. Parts that only add to a linear read-out have I = 0.
+through the other. A part that only undoes what another one did turns the second sign: with the other one gone it does nothing
+more, and I = −Δ of it is below 0 too, so look at the single effects. Parts that only add to a linear read-out have I = 0.
 
 The backup heads of Wang et al., "Interpretability in the Wild" (arXiv 2211.00593), are the case that single ablations miss.
 """
