@@ -31,6 +31,7 @@ from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
 from interp.methods.circuits.acdc import acdc
 from interp.methods.circuits.edge_attribution import attribute_edges
+from interp.methods.circuits.interactions import interactions
 from interp.methods.circuits.learned_masks import edge_pruning, subnetwork_probing
 from interp.methods.localise.atp_star import atp_star
 from interp.methods.localise.attention_knockout import knockout
@@ -48,6 +49,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "acdc": acdc,
     "edge_pruning": edge_pruning,
     "subnetwork_probing": subnetwork_probing,
+    "interactions": interactions,
     "ablate": ablate,
     "path_patch": path_patch,
     "knockout": knockout,

@@ -41,6 +41,7 @@ from interp.effects import curves
 from interp.effects.cells import at, behind, cell_name, choose_metric, furthest
 from interp.effects.clusters import FEWEST_CLUSTERS, Clusters, clusters_of
 from interp.effects.flagging import Overlap, flagged, overlap
+from interp.effects.interactions import interaction, pairwise
 from interp.effects.mediation import mediation
 from interp.effects.origin import STAMP, derived, stamped
 from interp.effects.quantities import damage, effect, noise_floor, quantity_of, recovery, value_of
@@ -68,7 +69,7 @@ from interp.effects.summaries import summary
 __all__ = [
     "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "STAMP", "Clusters", "EffectsError", "Overlap", "assemble",
     "at", "attrs_of", "base", "behind", "cell_name", "choose_metric", "clusters_of", "curves", "damage", "derived",
-    "digests", "effect", "examples_of", "families", "flagged", "furthest", "is_effects", "mark_in_sample", "mediation",
-    "noise_floor", "overlap", "paired", "quantity_of", "recovery", "sign_flip", "sign_flip_together", "stability", "stamped",
-    "summary", "swept_axes", "top", "unread", "validate", "value_of",
+    "digests", "effect", "examples_of", "families", "flagged", "furthest", "interaction", "is_effects", "mark_in_sample",
+    "mediation", "noise_floor", "overlap", "paired", "pairwise", "quantity_of", "recovery", "sign_flip",
+    "sign_flip_together", "stability", "stamped", "summary", "swept_axes", "top", "unread", "validate", "value_of",
 ]  # fmt: skip

@@ -48,9 +48,9 @@ class Lines:
         return roots, before
 
     def arranged(self, rows: Rows) -> Int[Tensor, " row"]:
-        """An order in which neighbours share what they can: by where their line begins, by line, by where they join."""
+        """An order in which neighbours share what they can: by where their line begins, by line, example, where they join."""
         roots = self.generations[0][rows[:, 0]]
-        return _lexicographic(torch.stack([self.joins[roots], roots, self.joins[rows[:, 0]]], dim=-1))
+        return _lexicographic(torch.stack([self.joins[roots], roots, rows[:, 1], self.joins[rows[:, 0]]], dim=-1))
 
     def share(self, rows: Rows) -> int:
         """How many rows one of these may bring into a pass, itself and those that it leaves."""

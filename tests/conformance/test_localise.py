@@ -321,13 +321,20 @@ def all_for_one(of: Case) -> Any:
     return found
 
 
+def interactions(of: Case) -> Any:
+    found = interp.interactions(of.model, of.pairs, of.parts)
+    assert found.attrs["method"] == "interactions"
+    assert bool(np.isfinite(found["interaction"].isel(cell=slice(found.attrs["parts"], None))).all())
+    return found.drop_vars("interaction")  # NaN where a part is alone
+
+
 METHODS: Mapping[str, Callable[[Case], Any]] = {
     one.__name__: one
     for one in (
         *(patch_windows, patch_corrupted, trace, mediate, attribute, atp_star, integrated_gradients),
         *(path_patch_stream, path_patch_query, path_patch_logits, self_repair),
         *(knockout, knockout_cross, knockout_readout, token_lens, spans, causal_paths, positional_patterns),
-        *(multiverse, verify, off_distribution, compare_choices, all_for_one),
+        *(multiverse, verify, off_distribution, compare_choices, all_for_one, interactions),
     )
 }
 

@@ -13,6 +13,7 @@ import pytest
 import sweeps
 
 from interp.engine import patch
+from interp.engine.lines import Lines
 from interp.engine.prepared import Options, prepare
 from interp.interventions import Add, Change, Constant, Intervention, Scale
 from interp.metrics import resolve
@@ -95,6 +96,20 @@ def test_forking_is_less_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("interp.engine.prepared.forked", lambda model, cells, begins: _unforked(cells, begins))
     patch(model, sweeps.random_pairs(0, [5]), asked, strategy="wavefront")
     assert forked < sum(counted)
+
+
+def test_rows_of_one_example_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six rows a pass, of six examples: ordered by where they join alone, each would bring the row that it leaves."""
+    model, counted = sweeps.model("gpt2"), sweeps.rows_of_blocks(monkeypatch)
+    single = heads(model)
+    asked = [*single, *(a & b for a, b in combinations(single, 2))]
+    first = patch(model, sweeps.random_pairs(0, [5] * 6), asked, strategy="wavefront", rows=12)
+    together = sum(counted)
+    counted.clear()
+    monkeypatch.setattr(Lines, "arranged", lambda self, rows: self.joins[rows[:, 0]].argsort(stable=True))
+    second = patch(model, sweeps.random_pairs(0, [5] * 6), asked, strategy="wavefront", rows=12)
+    assert together < 0.9 * sum(counted)
+    np.testing.assert_allclose(first["value"], second["value"], rtol=0, atol=largest(first))
 
 
 def _unforked(cells: Any, begins: Any) -> Any:

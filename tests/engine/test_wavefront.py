@@ -262,7 +262,7 @@ def test_out_of_memory_in_any_pass_loses_nothing(room: int, seed: int, monkeypat
         return run(self)
 
     monkeypatch.setattr(Pass, "run", fails)
-    for rows in (None, 5):
+    for rows in (None, 9):
         close(patch(model, pairs, asked, ["logit_diff", "kl"], rows=rows), expected, top(model, pairs))
     assert failed
 

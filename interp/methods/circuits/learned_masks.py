@@ -117,7 +117,7 @@ def edge_pruning(
         batch: pairs in a step.
         lr: of Adam on φ.
         multiplier_lr: of Adam on λ₁ and λ₂, which begin with 0.
-        start: the first φ; 10 is the paper's, from which few entries move in the first hundreds of steps.
+        start: the first φ.
         rows: most rows in one pass.
 
     Returns:
