@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from interp.methods.ablation.ablation import ablate, optimal_constants
     from interp.methods.circuits.acdc import acdc
     from interp.methods.circuits.edge_attribution import attribute_edges
+    from interp.methods.circuits.information_flow import information_flow
     from interp.methods.circuits.interactions import interactions
     from interp.methods.circuits.learned_masks import edge_pruning, subnetwork_probing
     from interp.methods.localise.activation_patching import compare_choices
@@ -100,6 +101,7 @@ _NAMES = {
     "interp.methods.circuits.acdc": ("acdc",),
     "interp.methods.circuits.edge_attribution": ("attribute_edges",),
     "interp.methods.circuits.learned_masks": ("edge_pruning", "subnetwork_probing"),
+    "interp.methods.circuits.information_flow": ("information_flow",),
     "interp.methods.circuits.interactions": ("interactions",),
     "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
     "interp.methods.localise.activation_patching": ("compare_choices",),
@@ -145,11 +147,12 @@ __all__ = [
     "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
     "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes", "cache", "causal_paths",
     "check", "circuits", "compare_choices", "concentration", "damage", "dla", "doses", "edge_pruning", "edited", "effect",
-    "effects", "explain", "generate", "graph", "grid", "hook_name", "integrated_gradients", "interactions", "knockout",
-    "knockout_readout", "lens", "load", "mediate", "methods", "metrics", "models", "multiverse", "off_distribution",
-    "optimal_constants", "over", "pairs", "patch", "patch_circuits", "patch_edges", "path_patch", "positional_patterns",
-    "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "subnetwork_probing",
-    "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
+    "effects", "explain", "generate", "graph", "grid", "hook_name", "information_flow", "integrated_gradients", "interactions",
+    "knockout", "knockout_readout", "lens", "load", "mediate", "methods", "metrics", "models", "multiverse",
+    "off_distribution", "optimal_constants", "over", "pairs", "patch", "patch_circuits", "patch_edges", "path_patch",
+    "positional_patterns", "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store",
+    "subnetwork_probing", "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views",
+    "weights",
 ]  # fmt: skip
 
 

@@ -42,8 +42,8 @@ def strongest(
     """The edges of highest score.
 
     Args:
-        scores: effects of all edges, as :func:`interp.patch_edges` and :func:`interp.attribute_edges` give them, of which the
-            mean over examples counts; or a number an edge, in the graph's order.
+        scores: effects of all edges, as :func:`interp.patch_edges` and :func:`interp.attribute_edges` give them, or another
+            ``score`` of theirs, of which the mean over examples counts; or a number an edge, in the graph's order.
         count: how many edges.
         by: ``"size"``, whatever the sign; ``"lowers"``, those whose being left out lowers the metric, as of a logit difference
             what helps does; ``"raises"``, those that raise it, as what helps does of a loss.
@@ -93,7 +93,9 @@ def ranking(scores: Scores, graph: Graph, by: By = "size", metric: str | None = 
 
 def _means(scores: xr.Dataset | xr.DataArray, metric: str | None) -> NDArray[Any]:
     """A number an edge."""
-    found = effects.effect(scores) if isinstance(scores, xr.Dataset) else scores
+    if isinstance(scores, xr.Dataset):
+        scores = scores["score"] if "score" in scores else effects.effect(scores)
+    found = scores
     if axes.METRIC in found.dims:
         known = [str(one) for one in found[axes.METRIC].values]
         if metric is None and len(known) > 1:
