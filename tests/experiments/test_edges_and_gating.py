@@ -215,3 +215,14 @@ def gated(network: Any, logits: Tensor, asked: Any) -> float:
     for handle in handles:
         handle.remove()
     return torch.nn.functional.cross_entropy(last, torch.tensor(asked.answers[: asked.batch])).item()
+
+
+def test_circuit_discovery_agrees_with_a_pass_an_edge() -> None:
+    """The script compares the edges themselves; none may differ."""
+    case = ran("acdc.py")
+    took = case["took"]["interp"]
+    assert case["max_abs_diff"] == 0
+    assert len(took["edges"]) == 2
+    assert took["edges"][0] > took["edges"][1]
+    assert case["took"]["interp-one-by-one"]["edges"] == took["edges"]
+    assert max(case["took"]["interp-one-by-one"]["rounds"]) > max(took["rounds"])

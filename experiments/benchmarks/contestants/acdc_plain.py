@@ -27,7 +27,8 @@ class Plain(Contestant):
         _, self.other = self._forward(asked.corrupted, asked, nothing_left_out, None)
         clean, _ = self._forward(asked.clean, asked, nothing_left_out, self.other)
         self.clean = clean.log_softmax(-1)
-        return torch.stack([self._pruned(asked, tau) for tau in asked.thresholds])
+        found = [self._pruned(asked, tau) for tau in asked.thresholds]
+        return torch.stack(found) if found else torch.zeros(0, len(asked.edges), dtype=torch.bool)
 
     def _pruned(self, asked: Search, tau: float) -> Tensor:
         kept = torch.ones(len(asked.edges), dtype=torch.bool)
