@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import interp
-from interp.circuits import Circuit, ranking
+from interp.circuits import Circuit, circuits_of, ranking
 from interp.effects import curves
 from interp.engine.graph.edges import graph
 from interp.interventions import Constant, Source
@@ -169,14 +169,18 @@ def test_acdc_finds_the_programs_under_zero_ablation(name: str) -> None:
     """AUROC 1.000 of both with the squared distance: Conmy et al. (arXiv 2304.14997), table 3.
 
     As τ goes to 0 the circuit is the truth itself; where it is larger edges are missed, and others may be left whose source is
-    then wanted.
+    then wanted. One edge after another finds the same circuits.
     """
-    of, every = known(name), Circuit.whole(known(name).truth.graph)
+    of, whole = known(name), Circuit.whole(known(name).truth.graph)
     some = interp.Pairs(of.pairs.items[:: 1 if name == "proportion" else 3], name)
-    sweep = [acdc_by_hand.acdc(model(name), some, every, "l2", threshold, source=ZERO) for threshold in (1e-12, 0.05, 10.0)]
+    thresholds = [1e-12, 1e-3, 1e-2, 0.05, 0.1, 0.3, 1.0, 10.0]
+    found = interp.acdc(model(name), some, thresholds, "l2", by="raises", split_embed=True, source=ZERO, progress=False)
+    sweep = circuits_of(found, whole.graph)
     assert sweep[0] == of.truth
     assert len(sweep[-1]) < len(of.truth)
     assert curves.roc_of_circuits(np.stack([circuit.kept for circuit in sweep]), of.truth.kept).auc == 1.0
+    for at in (0, 3):
+        assert acdc_by_hand.acdc(model(name), some, whole, "l2", thresholds[at], source=ZERO) == sweep[at]
 
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name != "backup"])

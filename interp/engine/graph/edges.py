@@ -18,7 +18,7 @@ from interp.engine.joins import parallel
 from interp.models import Model
 from interp.sites import Site
 
-__all__ = ["EMBED", "LOGITS", "SLOTS", "Edge", "edges", "graph", "node", "spec_of", "wanted_edges"]
+__all__ = ["EMBED", "LOGITS", "SLOTS", "Edge", "edges", "graph", "node", "spec_of", "spec_of_graph", "wanted_edges"]
 
 
 def graph(model: Model, *, split_embed: bool = False) -> Graph:
@@ -103,4 +103,9 @@ def wanted_edges(model: Model, edges: Any, *, split_embed: bool = False) -> Want
 def spec_of(edges: Any, graph: Graph, numbers: Ints) -> dict[str, Any]:
     """Edges that were asked for, as a sweep is known by."""
     found: dict[str, Any] = {"edges": "all" if edges is None else [repr(graph.edges[i]) for i in numbers]}
-    return found | ({"split_embed": True} if graph.split_embed else {})
+    return found | spec_of_graph(graph)
+
+
+def spec_of_graph(graph: Graph) -> dict[str, bool]:
+    """What a graph is known by beside its model; nothing of the usual one."""
+    return {"split_embed": True} if graph.split_embed else {}

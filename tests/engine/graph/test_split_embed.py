@@ -6,6 +6,7 @@ Tolerance: 1e-9 in float64.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import circuits_by_hand
 import edges_by_hand
@@ -18,7 +19,7 @@ from torch import nn
 from transformers import OPTConfig
 
 import interp
-from interp.circuits import Circuit, Edge, Graph
+from interp.circuits import Circuit, Edge, Graph, circuits_of
 from interp.engine.budget import Budget
 from interp.engine.graph.edges import graph
 from interp.engine.graph.mixed import Mixed
@@ -187,7 +188,13 @@ def test_kept_in_a_store_and_made_again(seed: int, tmp_path: Path) -> None:
     interp.patch_edges(model, pairs, edges=some.edges, split_embed=True, store=tmp_path / "runs", name="edges")
     interp.attribute_edges(model, pairs, edges=some.edges, split_embed=True, store=tmp_path / "runs", name="estimates")
     interp.patch_circuits(model, pairs, some, store=tmp_path / "runs", name="circuit")
-    for name in ("edges", "estimates", "circuit"):
+    interp.acdc(model, pairs, 0.1, split_embed=True, store=tmp_path / "runs", name="acdc")
+    learn: Any = {"seeds": 1, "steps": 3, "split_embed": True, "store": tmp_path / "runs"}
+    for over in ("edges", "nodes"):
+        found = interp.edge_pruning(model, pairs, 0.5, over=over, name=f"pruned {over}", **learn)
+        kept = circuits_of(found, some.graph)[0]
+    assert kept.kept[some.graph.sender < 2].all(), "a mask over nodes has neither embedding"
+    for name in ("edges", "estimates", "circuit", "acdc", "pruned edges", "pruned nodes"):
         assert interp.rerun(interp.Store(tmp_path / "runs").run(name)).within
 
 
