@@ -181,6 +181,16 @@ def test_which_graph_edges_are_of(seed: int, tmp_path: Path) -> None:
         interp.patch_edges(model, pairs, edges=Edge.of("pos_embed", "L1H0.q"))
 
 
+def test_shares_of_a_reader_add_up_to_one(seed: int) -> None:
+    """Information-flow routes: what is divided is the same, tokens and positions with a share each."""
+    model = sweeps.model("gpt2", torch.float64)
+    shape, pairs = graph(model, split_embed=True), sweeps.random_pairs(seed, [5])
+    score = interp.information_flow(model, pairs, split_embed=True)["score"].values[:, 0]
+    into = np.array([score[shape.receiver == number].sum() for number in range(len(shape.receivers))])
+    np.testing.assert_allclose(into, 1, rtol=0, atol=1e-9)
+    assert score[shape.sender == 1].max() > 0
+
+
 def test_kept_in_a_store_and_made_again(seed: int, tmp_path: Path) -> None:
     tiny.gpt2(seed).save_pretrained(tmp_path / "model")
     model, pairs = interp.load(tmp_path / "model"), sweeps.random_pairs(seed, [5, 5])
