@@ -92,7 +92,7 @@ class Circuit:
             UnknownNameError: a node that the graph does not have.
         """
         inside = np.zeros(len(graph.senders), dtype=bool)
-        inside[[0, *(graph.node(one) for one in nodes)]] = True
+        inside[[*range(len(graph.roots)), *(graph.node(one) for one in nodes)]] = True
         reading = graph.served @ inside
         reading[-1] = True
         return cls(graph, inside[graph.sender] & reading[graph.receiver], name, origin)
@@ -149,7 +149,7 @@ class Circuit:
         """
         graph, sender, receiver = self.graph, self.graph.sender[self.kept], self.graph.receiver[self.kept]
         fed, useful = np.zeros(len(graph.senders), dtype=bool), np.zeros(len(graph.receivers), dtype=bool)
-        fed[0], useful[-1] = True, True
+        fed[: len(graph.roots)], useful[-1] = True, True
         edges = np.split(sender, np.searchsorted(receiver, np.arange(1, len(graph.receivers))))
         for reader, read in enumerate(edges):  # receivers come in the order of the network
             if fed[read].any():
@@ -207,6 +207,7 @@ class Circuit:
             "name": self.name,
             "origin": dict(self.origin),
             "blocks": [asdict(block) for block in self.graph.blocks],
+            **({"split_embed": True} if self.graph.split_embed else {}),
             "edges": [repr(edge) for edge in self.edges],
         }
         return json.dumps(found, indent=1, ensure_ascii=False)
@@ -227,7 +228,7 @@ class Circuit:
             raise EdgesError("this JSON is no circuit of this library; its 'format' is not 'interp.circuit'")
         if found["version"] != VERSION:
             raise EdgesError(f"this circuit is of version {found['version']}; version {VERSION} is read")
-        graph = Graph(tuple(Block(**block) for block in found["blocks"]))
+        graph = Graph(tuple(Block(**block) for block in found["blocks"]), found.get("split_embed", False))
         return replace(cls.of(graph, found["edges"], found["name"]), origin=found["origin"])
 
     def save(self, path: str | os.PathLike[str]) -> None:

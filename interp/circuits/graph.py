@@ -10,6 +10,11 @@ Writers are the embedding, heads and MLPs; readers are the queries, keys and val
 edge is there where the writer comes before the reader (Conmy et al., arXiv 2304.14997, without their edges inside of heads).
 Keys and values are those of key/value heads: with grouped-query attention one reader serves several heads. A bias behind W_O
 is outside of every writer: no edge takes it away.
+
+What positions add to the stream may be a writer of its own (``split_embed``), as in networks that are compiled from programs:
+
+>>> Graph.like(2, heads=1, split_embed=True).edges[:2]
+(embed → L0H0.q, pos_embed → L0H0.q)
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from interp.errors import EdgesError, UnknownNameError, UnknownSiteError, requir
 from interp.sites import Site
 
 EMBED = Site("embed")
+POS_EMBED = Site("pos_embed")
 LOGITS = Site("logits")
 SLOTS = ("q", "k", "v")
 
@@ -39,7 +45,7 @@ class Edge:
     """What one node adds to the stream, as one reader sees it."""
 
     sender: Site
-    """``embed`` (with the position embedding), ``L3H0.z`` for a head, or ``L3.mlp_out``."""
+    """``embed`` (with the position embedding, unless that is ``pos_embed``), ``L3H0.z`` for a head, or ``L3.mlp_out``."""
     receiver: Site
     """``L9H6.q`` and so on, ``L9.mlp_pre`` for what the MLP reads, or ``logits``."""
 
@@ -83,9 +89,20 @@ class Graph:
     """
 
     blocks: tuple[Block, ...]
+    split_embed: bool = False
+    """Whether ``embed`` is the embedding of tokens alone, and ``pos_embed``, that of positions, a writer beside it."""
 
     @classmethod
-    def like(cls, layers: int, heads: int, *, kv_heads: int | None = None, mlp: bool = True, parallel: bool = False) -> Graph:
+    def like(
+        cls,
+        layers: int,
+        heads: int,
+        *,
+        kv_heads: int | None = None,
+        mlp: bool = True,
+        parallel: bool = False,
+        split_embed: bool = False,
+    ) -> Graph:
         """The graph of so many blocks that are alike.
 
         Raises:
@@ -97,7 +114,7 @@ class Graph:
             require_whole(argument, value, "how many there are")
         if heads % shared:
             raise EdgesError(f"heads={heads} cannot share kv_heads={shared} evenly")
-        return cls((Block(heads, shared, mlp, parallel),) * layers)
+        return cls((Block(heads, shared, mlp, parallel),) * layers, split_embed)
 
     def __repr__(self) -> str:
         return f"Graph({len(self.blocks)} blocks, {len(self.senders)} senders, {len(self):,} edges)"
@@ -108,10 +125,15 @@ class Graph:
 
     # nodes
 
+    @property
+    def roots(self) -> tuple[Site, ...]:
+        """What writes to the stream in front of the blocks."""
+        return (EMBED, POS_EMBED) if self.split_embed else (EMBED,)
+
     @cached_property
     def senders(self) -> tuple[Site, ...]:
         """Nodes that write to the stream, in the order of the network: of a block the heads, then the MLP."""
-        found = [EMBED]
+        found = [*self.roots]
         for layer, block in enumerate(self.blocks):
             found += self.heads(layer)
             found += [Site("mlp_out", layer=layer)] if block.mlp else []
@@ -134,7 +156,7 @@ class Graph:
     @cached_property
     def before(self) -> Ints:
         """``[receiver]``, how many senders each reads: those in front of it."""
-        entering, found = 1, list[int]()
+        entering, found = len(self.roots), list[int]()
         for block in self.blocks:
             found += [entering] * (block.heads + 2 * block.kv_heads)
             found += [entering + (0 if block.parallel else block.heads)] * block.mlp
@@ -235,7 +257,10 @@ class Graph:
         many = int(self.before[receiver])
         if sender is None or sender >= many:
             known = [repr(site) for site in self.senders[:many]]
-            raise UnknownSiteError("sender", repr(edge.sender), known, why=f"{node(edge.receiver)} does not read it")
+            why = f"{node(edge.receiver)} does not read it"
+            if edge.sender == POS_EMBED:
+                why = "positions are a writer of their own with split_embed=True alone"
+            raise UnknownSiteError("sender", repr(edge.sender), known, why=why)
         return int(self._first[receiver]) + sender
 
     @cached_property

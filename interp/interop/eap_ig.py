@@ -171,6 +171,8 @@ class _Theirs(NamedTuple):
 
 def _wide(graph: Graph) -> Graph:
     """The graph as they have it, with keys and values for every head."""
+    if graph.split_embed:
+        raise InteropError(f"in {graph!r} positions are a writer of their own; EAP-IG's graphs have one input, with both")
     alike = {(block.heads, block.mlp, block.parallel) for block in graph.blocks}
     if len(alike) != 1 or not graph.blocks[0].mlp:
         what = f"blocks differ ({', '.join(map(str, sorted(alike)))})" if len(alike) != 1 else "blocks have no MLP"

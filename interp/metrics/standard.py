@@ -1,13 +1,14 @@
-"""The usual metrics: logit difference, probability, log-probability, odds, KL, accuracy, probability difference, rank.
+"""The usual metrics: logit difference, probability, log-probability, odds, KL, L2, accuracy, probability difference, rank.
 
     >>> import interp
     >>> interp.metrics.names()
-    ('accuracy', 'kl', 'logit_diff', 'logprob', 'odds', 'prob', 'prob_diff', 'rank', 'top1')
+    ('accuracy', 'kl', 'l2', 'logit_diff', 'logprob', 'odds', 'prob', 'prob_diff', 'rank', 'top1')
 
 Alternatives of equal standing are pooled: logit differences compare the best right with the best wrong answer, probabilities
 add up. An answer of several tokens is read behind its own tokens (teacher forcing): its probability is the product over all of
 them, ``top1`` asks each of them to be the likeliest, and ``logit_diff`` and ``accuracy`` compare right and wrong at the first
-token in which they differ. ``rank`` is of the first token, and ``kl`` is at the prompt's last.
+token in which they differ. ``rank`` is of the first token, and ``kl`` and ``l2`` are at the prompt's
+last.
 """
 
 from __future__ import annotations
@@ -116,6 +117,24 @@ class KL:
 
 
 @dataclass(frozen=True, slots=True)
+class L2:
+    """Squared Euclidean distance of the row's logits from the clean run's. Zero is unchanged.
+
+    Of networks whose logits are numbers of their own rather than those of a distribution, such as compiled programs; at the
+    prompt's last token.
+    """
+
+    name: str = "l2"
+    reads: Reads = Reads(columns="all", reference=True)
+    unit: str = "logits²"
+
+    def __call__(self, readout: Readout) -> Values:
+        if readout.reference is None:
+            raise MetricError("the metric 'l2' needs the clean run's logits, which were not read")
+        return (readout.final - readout.reference[:, -1]).square().sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
 class Accuracy:
     """1 where the best right answer has a higher logit than every wrong one, else 0. Chance is one half with one of each.
 
@@ -202,5 +221,5 @@ class FromLogits:
         return values.to(readout.logits.dtype)
 
 
-_EVERY = (LogitDiff(), LogProb(), Prob(), ProbDiff(), Odds(), KL(), Accuracy(), Rank(), Top1())
+_EVERY = (LogitDiff(), LogProb(), Prob(), ProbDiff(), Odds(), KL(), L2(), Accuracy(), Rank(), Top1())
 STANDARD = {metric.name: metric for metric in _EVERY}

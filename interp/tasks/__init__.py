@@ -19,6 +19,14 @@ from interp.prompts import Pairs
 from interp.protocols import Tokenizer
 from interp.tasks import lexicon
 from interp.tasks.causal_sentences import CAUSAL_TEMPLATES, causal_sentences, render_causal
+from interp.tasks.circuits import (
+    CIRCUITS,
+    GREATER_THAN_HEADS,
+    IOI_HEADS,
+    docstring_circuit,
+    greater_than_circuit,
+    ioi_circuit,
+)
 from interp.tasks.facts import FACTS, facts, render_fact
 from interp.tasks.indirect_object import IOI_TEMPLATES, ioi, render_ioi
 from interp.tasks.known import RELATIONS
@@ -55,7 +63,8 @@ def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None =
 
 
 __all__ = [
-    "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "FACTS", "GREATER_THAN_TEMPLATES", "IOI_TEMPLATES", "RELATIONS", "TASKS",
-    "Template", "arithmetic", "causal_sentences", "facts", "greater_than", "induction", "ioi", "lexicon", "make", "names",
+    "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "CIRCUITS", "FACTS", "GREATER_THAN_HEADS", "GREATER_THAN_TEMPLATES",
+    "IOI_HEADS", "IOI_TEMPLATES", "RELATIONS", "TASKS", "Template", "arithmetic", "causal_sentences", "docstring_circuit",
+    "facts", "greater_than", "greater_than_circuit", "induction", "ioi", "ioi_circuit", "lexicon", "make", "names",
     "render_arithmetic", "render_causal", "render_fact", "render_greater_than", "render_induction", "render_ioi",
 ]  # fmt: skip

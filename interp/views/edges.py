@@ -28,6 +28,7 @@ POSITIVE, NEGATIVE = "#4393c3", "#d6604d"
 """Ends of ``RdBu`` that are seen on white and on black."""
 KEPT = "in_circuit"
 
+_EMBEDDINGS = ("embed", "pos_embed")
 ENDS = ("sender_layer", "sender_head", "receiver_layer", "receiver_head")
 Ints = NDArray[np.integer]
 
@@ -40,7 +41,7 @@ class Nodes:
     """−1 of the embedding, ``depth`` of the logits."""
     kind: Ints
     index: Ints
-    """Of the head, or of the keys and values."""
+    """Of the head, or of the keys and values; 1 of the embedding of positions, where it is apart from that of tokens."""
     serves: Ints
     """How many heads share these keys and values."""
     depth: int
@@ -49,10 +50,10 @@ class Nodes:
         return len(self.layer)
 
     def name(self, i: int) -> str:
-        """``embed``, ``L3H0``, ``m3``, ``L3KV1``, ``logits``."""
+        """``embed``, ``pos_embed``, ``L3H0``, ``m3``, ``L3KV1``, ``logits``."""
         layer, kind, index = int(self.layer[i]), self.kind[i], self.index[i]
         if layer in (-1, self.depth):
-            return "embed" if layer < 0 else "logits"
+            return "logits" if layer >= 0 else _EMBEDDINGS[index]
         return f"m{layer}" if kind == MLP else f"L{layer}{'KV' if kind == KV else 'H'}{index}"
 
     def heads(self, i: int) -> range:
@@ -240,6 +241,8 @@ def _ends(one: xr.Dataset | xr.DataArray) -> tuple[Nodes, Ints, Ints]:
     serves = one["receiver_heads"].values.astype(np.int64) if "receiver_heads" in one.coords else np.ones_like(receiver)
     shared = (serves > 1) & np.isin(slot, ("k", "v"))
     layers = np.concatenate([sender, np.where(receiver < 0, depth, receiver)])
+    apart = one["sender"].values == _EMBEDDINGS[1] if "sender" in one.coords else np.zeros_like(sender)
+    sender_head = np.where(sender < 0, apart, sender_head)
     heads = np.concatenate([sender_head, receiver_head])
     outer = (layers < 0) | (layers == depth)
     kinds = np.where(np.concatenate([np.zeros_like(shared), shared]), KV, np.where((heads < 0) & ~outer, MLP, HEAD))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from interp.circuits import EMBED, LOGITS, Block, Edge, Graph, node
+from interp.circuits import EMBED, LOGITS, POS_EMBED, Block, Circuit, Edge, Graph, node
 from interp.errors import EdgesError, UnknownNameError, UnknownSiteError
 from interp.sites import Site
 
@@ -54,6 +56,34 @@ def test_an_edge_is_where_the_writer_comes_first(graph: Graph) -> None:
     np.testing.assert_array_equal(graph.real, expected)
     assert [graph.number(edge) for edge in graph.edges] == list(range(len(graph)))
     assert graph.numbers([repr(edge) for edge in graph.edges]).tolist() == list(range(len(graph)))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_split_embedding_is_one_writer_more_of_every_reader(name: str) -> None:
+    whole, _, receivers, edges, merged = SHAPES[name]
+    split = Graph(whole.blocks, split_embed=True)
+    assert split.senders == (EMBED, POS_EMBED, *whole.senders[1:])
+    assert len(split) == edges + receivers
+    assert split.merged == merged + sum(site.name not in ("k", "v") for site in split.receivers)
+    assert split.receivers == whole.receivers
+    assert bool(split.real[:2].all())
+    np.testing.assert_array_equal(split.real[2:], whole.real[1:])
+
+
+def test_circuits_of_a_split_embedding(tmp_path: Path) -> None:
+    """They say so when they are written; both embeddings are where paths begin, and in every circuit of nodes."""
+    graph = Graph.like(2, 2, split_embed=True)
+    circuit = Circuit.of(graph, ["pos_embed → L0H1.q", "embed → L0H1.v", "L0H1 → logits", "L0H0 → m1"], "some")
+    circuit.save(tmp_path / "circuit.json")
+    again = Circuit.load(tmp_path / "circuit.json")
+    assert (again, again.graph) == (circuit, graph)
+    assert [repr(edge) for edge in again.pruned().edges] == ["pos_embed → L0H1.q", "embed → L0H1.v", "L0H1 → logits"]
+    assert "split_embed" not in Circuit.whole(Graph.like(2, 2)).to_json()
+    among = Circuit.among(graph, ["L0H1"])
+    assert among.nodes == ("embed", "pos_embed", "L0H1")
+    assert len(among) == 2 * 3 + 3  # both into q, k and v of the head; both and the head into the logits
+    assert graph.coords(graph.numbers(["pos_embed → m1"]))["sender_layer"][1] == [-1]
+    assert graph != Graph.like(2, 2)
 
 
 def test_keys_and_values_serve_the_heads_that_share_them() -> None:

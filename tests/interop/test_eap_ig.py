@@ -158,6 +158,8 @@ def test_what_does_not_fit_says_why(tmp_path: Path) -> None:
         eap_ig.read(path, Graph.like(2, 2, parallel=True))
     with pytest.raises(InteropError, match="blocks have no MLP; EAP-IG's graphs have as many heads and one MLP"):
         eap_ig.read(path, Graph.like(2, 2, mlp=False))
+    with pytest.raises(InteropError, match="positions are a writer of their own; EAP-IG's graphs have one input, with both"):
+        eap_ig.read(path, Graph.like(2, 2, split_embed=True))
     fewer = said | {"edges": {name: one for name, one in said["edges"].items() if name != "m0->m1"}}
     with pytest.raises(InteropError, match="lacks the edge m0->m1, but is of 2 blocks of 2 heads, which have 46 edges"):
         eap_ig.read(saved(tmp_path, fewer, "fewer.json"))

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.spatial
 import scipy.special
 import scipy.stats
 import torch
@@ -104,6 +105,17 @@ def test_kl_of_a_run_with_itself_is_zero_and_never_negative() -> None:
     assert by_name("kl")(readout(other, [[0]] * 50, [[1]] * 50, logits[0])).min() >= -1e-6
 
 
+def test_l2_by_hand() -> None:
+    """3² + 4², of the last position alone; a constant that is added to all logits counts, as of a divergence it does not."""
+    clean = torch.tensor([[1.0, 2.0, 3.0]])
+    moved = readout(clean[None] + torch.tensor([3.0, 0.0, -4.0]), [[0]], [[1]], clean)
+    assert by_name("l2")(moved).item() == 25
+    shifted = readout(clean[None] + 2.0, [[0]], [[1]], clean)
+    assert (by_name("l2")(shifted).item(), by_name("kl")(shifted).item()) == (12, 0)
+    with pytest.raises(MetricError, match="'l2' needs the clean run's logits, which were not read"):
+        by_name("l2")(readout(clean[None], [[0]], [[1]]))
+
+
 @st.composite
 def cases(draw: st.DrawFn) -> tuple[int, int, int, int, list[list[int]], list[list[int]]]:
     """Seed, rows, examples, vocabulary, and for every example disjoint right and wrong answers, one to three of each."""
@@ -136,6 +148,7 @@ def test_against_scipy(case: tuple[int, int, int, int, list[list[int]], list[lis
                 "prob_diff": p[a].sum() - p[w].sum(),
                 "odds": p[w].sum() / p[a].sum(),
                 "kl": scipy.stats.entropy(reference[e], p),
+                "l2": scipy.spatial.distance.sqeuclidean(x, clean[e]),
                 "accuracy": float(x[a].max() > x[w].max()),
                 "rank": float((x > x[a].max()).sum()),
                 "top1": float(int(x.argmax()) in a),
@@ -309,7 +322,7 @@ def test_metrics_are_values() -> None:
     assert LogitDiff() == LogitDiff()
     assert LogitDiff() != replace(LogitDiff(), name="other")
     assert hash(LogitDiff()) == hash(LogitDiff())
-    assert metrics.names() == ("accuracy", "kl", "logit_diff", "logprob", "odds", "prob", "prob_diff", "rank", "top1")
+    assert metrics.names() == ("accuracy", "kl", "l2", "logit_diff", "logprob", "odds", "prob", "prob_diff", "rank", "top1")
 
 
 # answers of several tokens

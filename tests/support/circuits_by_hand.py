@@ -24,10 +24,13 @@ class ByHand:
 
     Args:
         zero: what is left out says 0 instead of what it says on the other prompt.
+        split: tokens and positions are two writers.
     """
 
-    def __init__(self, model: Model, base: Sequence[int], source: Sequence[int], *, zero: bool = False) -> None:
-        self.model = model
+    def __init__(
+        self, model: Model, base: Sequence[int], source: Sequence[int], *, zero: bool = False, split: bool = False
+    ) -> None:
+        self.model, self.roots = model, ("embed", "pos_embed") if split else ("embed",)
         tokens = model.encode([tuple(base), tuple(source)])
         self.inputs, theirs = model.inputs(tokens.take([0])), model.inputs(tokens.take([1]))
         self.layers = range(model.sizes["layer"])
@@ -39,7 +42,8 @@ class ByHand:
     def logits(self, circuit: Circuit) -> Tensor:
         """The last logits of a circuit."""
         kept = {(repr(edge.sender), repr(edge.receiver)) for edge in circuit.edges}
-        own = {"embed": self._said(self.inputs)["embed"]}
+        here = self._said(self.inputs)
+        own = {name: here[name] for name in self.roots}
 
         def read(receiver: Site, before: Mapping[str, Tensor]) -> Tensor:
             rest = [self.rest[layer] for layer in self.layers if self._behind(receiver, layer)]
@@ -75,9 +79,10 @@ class ByHand:
     def _said(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What every writer says, and what attention adds beside its heads."""
         names = [name for name in ("z", "attn_out", "mlp_out") if self.model.has(Site(name, layer=0))]
-        sites = [EMBEDDED, *(Site(name, layer=layer) for layer in self.layers for name in names)]
+        embedded = [EMBEDDED] if len(self.roots) == 1 else [Site(name) for name in self.roots]
+        sites = [*embedded, *(Site(name, layer=layer) for layer in self.layers for name in names)]
         found = self._run({}, sites, inputs=inputs)
-        said = {"embed": found[EMBEDDED]}
+        said = {name: found[site] for name, site in zip(self.roots, embedded, strict=True)}
         for layer in self.layers:
             heads = self._through(layer, found[Site("z", layer=layer)])
             said |= {f"L{layer}H{head}.z": tensor for head, tensor in enumerate(heads)}

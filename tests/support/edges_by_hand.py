@@ -42,6 +42,7 @@ class ByHand:
         given: what is in force on the base and in every row, by site.
         hold: sites that are held in every row at what they are on the base.
         zero: the source says 0 instead of what the other prompt's run has.
+        split: the embedding is that of tokens alone.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class ByHand:
         given: Mapping[Site, Write] | None = None,
         hold: Sequence[Site] = (),
         zero: bool = False,
+        split: bool = False,
     ) -> None:
-        self.model, given = model, dict(given or {})
+        self.model, self.split, given = model, split, dict(given or {})
         tokens = model.encode([tuple(base), tuple(source)])
         self.inputs, theirs = model.inputs(tokens.take([0])), model.inputs(tokens.take([1]))
         self.square = any(site.name in ("scores", "pattern") for site in (*given, *hold))
@@ -87,7 +89,7 @@ class ByHand:
     def _only(self, sender: Site) -> dict[Site, Write]:
         """What leaves the stream to one writer."""
         outs = [s for s in self.base if s.name in ("attn_out", "mlp_out")]
-        own = EMBEDDED if sender == EMBED else sender.tensor
+        own = EMBEDDED if sender == EMBED and not self.split else sender.tensor
         held = {site: instead(self.base[site]) for site in outs if site != own}
         if sender.name == "z":
             held.pop(Site("attn_out", layer=sender.layer))

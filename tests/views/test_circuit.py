@@ -11,6 +11,7 @@ import xarray as xr
 
 from interp import effects as fx
 from interp import tasks, views
+from interp.circuits import Graph
 from interp.engine import patch_edges
 from interp.errors import InputError, UnknownNameError
 from interp.models import load
@@ -328,3 +329,17 @@ def test_real_edges():
     assert any(edge.endswith("→ logits") for edge in found["edge"].values[strongest])
     assert "zoo/induction-2l · induction · n=4" in figure.layout.title.text
     assert "source corrupted run" in figure.layout.title.text
+
+
+def test_tokens_and_positions_apart() -> None:
+    """Two nodes side by side under the others, each named in what its edges say; one in the middle as long as there is one."""
+    for split, expected in ((True, {"embed": -0.1, "pos_embed": 1.1}), (False, {"embed": 0.5})):
+        graph = Graph.like(2, heads=2, split_embed=split)
+        scores = xr.DataArray(np.linspace(0.1, 1, len(graph)), dims="cell", coords=graph.coords(), name="score")
+        figure = views.circuit(scores)
+        nodes = next(trace for trace in figure.data if trace.mode == "markers" and trace.text is not None)
+        at = {text.split("</b>")[0].removeprefix("<b>"): x for text, x in zip(nodes.text, nodes.x, strict=True)}
+        assert {name: x for name, x in at.items() if "embed" in name} == pytest.approx(expected)
+        told = {text.split("</b>")[0].removeprefix("<b>") for text in hovers(figure)}
+        assert ("pos_embed → L1H0.q" in told) == split
+        assert "embed → L1H0.q" in told

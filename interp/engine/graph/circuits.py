@@ -53,7 +53,7 @@ def patch_circuits(
     Args:
         model: one whose blocks can be resumed, and whose heads read the stream through a norm and a projection.
         pairs: prompts of equal length in each pair.
-        circuits: one or several, of the model's graph (:func:`interp.engine.graph.edges.graph`).
+        circuits: one or several, of the model's graph (:func:`interp.graph`), with its embedding split or not.
         metric: one or several.
         patching: ``"noising"`` runs on the clean prompt, and what is left out is seen from the corrupted one; ``"denoising"``
             the reverse.
@@ -110,10 +110,11 @@ def _checked(model: Model, circuits: Any) -> list[Circuit]:
     several = [circuits] if isinstance(circuits, Circuit) else list(circuits)
     if not several:
         raise InputError("circuits is empty; give at least one, such as Circuit.whole(graph)")
-    shape = graph(model)
     for one in several:
         if not isinstance(one, Circuit):
             raise InputError(f"circuits hold {one!r} of type {type(one).__name__}; expected interp.circuits.Circuit")
+    shape = graph(model, split_embed=several[0].graph.split_embed)
+    for one in several:
         if one.graph != shape:
             raise EdgesError(f"{one!r} is of another graph than {model.name}'s: {one.graph!r} and {shape!r}")
     return several

@@ -12,36 +12,43 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from interp.circuits import EMBED, LOGITS, SLOTS, Block, Edge, Graph, node
+from interp.circuits import EMBED, LOGITS, POS_EMBED, SLOTS, Block, Edge, Graph, node
 from interp.circuits.graph import Ints
 from interp.engine.joins import parallel
 from interp.models import Model
 from interp.sites import Site
 
-__all__ = ["EMBED", "LOGITS", "SLOTS", "Edge", "edges", "graph", "node", "wanted_edges"]
+__all__ = ["EMBED", "LOGITS", "SLOTS", "Edge", "edges", "graph", "node", "spec_of", "spec_of_graph", "wanted_edges"]
 
 
-def graph(model: Model) -> Graph:
+def graph(model: Model, *, split_embed: bool = False) -> Graph:
     """The graph of a model.
 
+    Args:
+        split_embed: take the embeddings of tokens and of positions as two writers, ``embed`` and ``pos_embed``, where a model
+            has learned positions that it adds to the stream.
+
     Raises:
-        UnknownSiteError: the model's heads cannot be told apart, or what its MLPs add to the stream is not known.
+        UnknownSiteError: the model's heads cannot be told apart, or what its MLPs add to the stream is not known; or no
+            position embedding is added to it.
     """
+    for root in (EMBED, POS_EMBED) if split_embed else ():
+        model.check(root)
     for layer in range(model.sizes.get("layer", 0)):
         for slot in SLOTS:
             model.check(Site(slot, layer=layer))
         if layer in model.anatomy.mlp:
             model.check(Site("mlp_out", layer=layer))
-    return _shape(model)
+    return _shape(model, split_embed)
 
 
-def _shape(model: Model) -> Graph:
+def _shape(model: Model, split_embed: bool) -> Graph:
     """The same, with what is known of it."""
     blocks = []
     for layer in range(model.sizes.get("layer", 0)):
         heads, kv_heads = (_heads(model, Site(name, layer=layer)) for name in ("z", "k"))
         blocks.append(Block(heads, kv_heads, layer in model.anatomy.mlp, parallel(model, layer)))
-    return Graph(tuple(blocks))
+    return Graph(tuple(blocks), split_embed)
 
 
 def _heads(model: Model, site: Site) -> int:
@@ -64,7 +71,7 @@ class WantedEdges(NamedTuple):
     numbers: Ints
 
 
-def wanted_edges(model: Model, edges: Any) -> WantedEdges:
+def wanted_edges(model: Model, edges: Any, *, split_embed: bool = False) -> WantedEdges:
     """Edges that were asked for: one, several, or None for all of them.
 
     Raises:
@@ -72,7 +79,7 @@ def wanted_edges(model: Model, edges: Any) -> WantedEdges:
         ValueError: something else was given, or nothing.
     """
     if edges is None:
-        every = graph(model)
+        every = graph(model, split_embed=split_embed)
         return WantedEdges(every, np.arange(len(every)))
     wanted: list[Any] = [edges] if isinstance(edges, Edge | str) else list(edges)
     for edge in wanted:
@@ -83,9 +90,22 @@ def wanted_edges(model: Model, edges: Any) -> WantedEdges:
             )
     if not wanted:
         raise ValueError("edges is an empty list; leave it out for all of them")
-    shape = _shape(model)
+    shape = _shape(model, split_embed)
     numbers = shape.numbers(wanted)
     for end in dict.fromkeys(end for edge in wanted for end in (edge.receiver, edge.sender)):
         if end not in (EMBED, LOGITS) and end.name != "mlp_pre":
             model.check(end)
+    for root in shape.roots if split_embed else ():
+        model.check(root)
     return WantedEdges(shape, numbers)
+
+
+def spec_of(edges: Any, graph: Graph, numbers: Ints) -> dict[str, Any]:
+    """Edges that were asked for, as a sweep is known by."""
+    found: dict[str, Any] = {"edges": "all" if edges is None else [repr(graph.edges[i]) for i in numbers]}
+    return found | spec_of_graph(graph)
+
+
+def spec_of_graph(graph: Graph) -> dict[str, bool]:
+    """What a graph is known by beside its model; nothing of the usual one."""
+    return {"split_embed": True} if graph.split_embed else {}

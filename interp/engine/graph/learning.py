@@ -39,8 +39,8 @@ class Masks:
     """
 
     def __init__(self, graph: Graph, over: Over, seeds: Sequence[int], start: float, device: torch.device) -> None:
-        self.sender = torch.tensor(graph.sender, device=device)
-        self.over, entries = over, len(graph) if over == "edges" else len(graph.senders) - 1
+        self.sender, self.roots = torch.tensor(graph.sender, device=device), len(graph.roots)
+        self.over, entries = over, len(graph) if over == "edges" else len(graph.senders) - self.roots
         self.each = [HardConcrete(entries, start=start, keep=True).to(device) for _ in seeds]
         self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
 
@@ -57,7 +57,8 @@ class Masks:
         """Numbers of entries as numbers of edges; edges out of the embedding, which no node mask has, get a 1."""
         if self.over == "edges":
             return entries
-        return torch.cat([torch.ones_like(entries[:, :1]), entries], dim=1)[:, self.sender]
+        always = torch.ones(len(entries), self.roots, dtype=entries.dtype, device=entries.device)
+        return torch.cat([always, entries], dim=1)[:, self.sender]
 
 
 class Objective(Protocol):

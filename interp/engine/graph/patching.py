@@ -19,7 +19,7 @@ import xarray as xr
 
 from interp.engine.background import Given, Hold
 from interp.engine.cells import Cell
-from interp.engine.graph.edges import Edge, wanted_edges
+from interp.engine.graph.edges import Edge, spec_of, wanted_edges
 from interp.engine.graph.rows import EdgeRows
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
 from interp.engine.precision import Precision
@@ -38,6 +38,7 @@ def patch_edges(
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     *,
     edges: Edge | Sequence[Edge] | None = None,
+    split_embed: bool = False,
     patching: Patching = "noising",
     source: Source | None = None,
     given: Given = None,
@@ -55,7 +56,9 @@ def patch_edges(
         model: one whose blocks can be resumed (:func:`interp.explain` says why not).
         pairs: prompts of equal length in each pair.
         metric: one or several.
-        edges: some of :func:`interp.engine.edges`, or one; all of them where left out.
+        edges: some of those of :func:`interp.graph`, or one; all of them where left out.
+        split_embed: whether ``embed`` is the embedding of tokens alone, and ``pos_embed``, that of positions, a writer beside
+            it.
         patching: ``"noising"`` runs on the clean prompt and lets the reader see the corrupted one's contribution;
             ``"denoising"`` the reverse.
         source: what the reader sees of the writer: by default the other prompt's contribution; a mean, another example's, or
@@ -80,14 +83,14 @@ def patch_edges(
 
     Raises:
         EdgesError: the model's blocks cannot be resumed, or it is not causal; or something is given or held that rows of edges
-            do not meet, such as another stream.
+            do not meet, such as another stream; or the embedding is no sum of those of tokens and positions.
         UnknownSiteError: an edge that the model does not have.
         ValueError: ``edges`` is empty or holds something else, or ``rows`` is less than 1.
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
     said, into = others(locals()), Into.of(store, name, tags)
     require_edges(model, patching, precision)
-    shape, numbers = wanted_edges(model, edges)
+    shape, numbers = wanted_edges(model, edges, split_embed=split_embed)
     wanted = [shape.edges[number] for number in numbers]
     asked = Asked.of(
         model,
@@ -97,7 +100,7 @@ def patch_edges(
         Cells(
             count=len(wanted),
             coords=shape.coords(numbers),
-            spec={"edges": "all" if edges is None else [repr(edge) for edge in wanted]},
+            spec=spec_of(edges, shape, numbers),
             senders=tuple(dict.fromkeys(edge.sender for edge in wanted)),
         ),
         given=given,
@@ -105,6 +108,6 @@ def patch_edges(
     )
 
     def rows_of(known: Sequence[Cell]) -> EdgeRows:
-        return EdgeRows(asked.runs, wanted, asked.words.source, asked.budget, asked.changes, known, asked.every)
+        return EdgeRows(asked.runs, shape, wanted, asked.words.source, asked.budget, asked.changes, known, asked.every)
 
     return asked.swept(rows_of, into, partial(recorded, "patch_edges", model, asked.encoded, **said), progress)

@@ -1,6 +1,6 @@
 """The rows of an edge sweep: what writers would write, and what readers make of it.
 
->>> sweep = EdgeRows(runs, edges(model), Activation(), budget)                         # doctest: +SKIP
+>>> sweep = EdgeRows(runs, graph(model), edges(model), Activation(), budget)           # doctest: +SKIP
 >>> sweep.open()                                                                        # doctest: +SKIP
 {'logit_diff': 0.0}
 >>> sweep.values(range(32491), range(64), print).shape           # metric, edge, example   # doctest: +SKIP
@@ -19,6 +19,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.circuits import Graph
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell
@@ -31,6 +32,7 @@ from interp.engine.shard import Shard
 from interp.engine.strategies import Progress
 from interp.engine.wave import through
 from interp.engine.wavefront import grouped, readout
+from interp.errors import EdgesError
 from interp.interventions import Intervention, Source
 from interp.models.hooks import Hooks
 from interp.sites import Site
@@ -40,6 +42,7 @@ class EdgeRows:
     """The edges that are wanted, by the block and the slot that reads them.
 
     Args:
+        graph: whose edges they are.
         given: what is given on the base.
         known: the same as a cell, filled, in a list; empty if nothing is given.
         beside: that with what is held; None if nothing is.
@@ -48,6 +51,7 @@ class EdgeRows:
     def __init__(
         self,
         runs: Runs,
+        graph: Graph,
         wanted: Sequence[Edge],
         source: Source,
         budget: Budget,
@@ -73,7 +77,13 @@ class EdgeRows:
         plain = beside is None and not self.anatomy.main.norms
         self.standing = None if plain else Standing(self.model, beside, self.writers)
         self._last: tuple[Shard, Tensor, dict[int, Tensor]] | None = None
-        self.said = Writers(runs, self.writers, source, given)
+        embedded = graph.roots if graph.split_embed and not set(graph.roots).isdisjoint(self.writers) else ()
+        if embedded and self.standing is not None and self.standing.between[0]:
+            raise EdgesError(
+                f"{self.standing.between[0][0]!r} is given or held, where tokens and positions have come together: edges out "
+                "of either of them cannot be swept; take the graph whose embedding is not split"
+            )
+        self.said = Writers(runs, tuple(dict.fromkeys([*self.writers, *embedded])), source, given)
 
     def open(self) -> dict[str, float]:
         """Make the base run and the sources', so that edges can be measured; returns the noise floor."""

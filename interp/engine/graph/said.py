@@ -14,7 +14,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits import LOGITS, Graph
+from interp.circuits import EMBED, LOGITS, POS_EMBED, Graph
 from interp.engine.graph.slots import projections
 from interp.engine.graph.writers import EMBED_STREAM, Writers
 from interp.engine.shard import Shard
@@ -30,6 +30,8 @@ class Said:
 
     def tensor(self, site: Site) -> Tensor:
         """The source's tensor at a site at which writers are seen, ``[example, position, …]``."""
+        if site == EMBED_STREAM and self.writers.split:
+            return self.tensor(EMBED) + self.tensor(POS_EMBED)
         if site not in self._tensors:
             sender = next(sender for sender, change in self.writers.changes.items() if change.site == site)
             self._tensors[site] = self.shard.found[site].tensor + self.writers.difference(sender, self.shard)
@@ -38,7 +40,8 @@ class Said:
     @cached_property
     def gaps(self) -> Float[Tensor, "sender example position d_model"]:
         """Source less base, of every writer, as the stream has it."""
-        found = [(self.tensor(EMBED_STREAM) - self.shard.found[EMBED_STREAM].tensor)[None]]
+        embedded = (EMBED, POS_EMBED) if self.writers.split else (EMBED_STREAM,)
+        found = [(self.tensor(site) - self.shard.found[site].tensor)[None] for site in embedded]
         for layer, block in enumerate(self.graph.blocks):
             z, mlp = Site("z", layer=layer), Site("mlp_out", layer=layer)
             if block.heads:

@@ -16,14 +16,16 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.circuits import EMBED, POS_EMBED
 from interp.engine.cells import Place, place
 from interp.engine.edits import changed
-from interp.engine.graph.edges import EMBED
 from interp.engine.runs import Runs
 from interp.engine.shard import Shard
 from interp.engine.sources import Sources
+from interp.errors import EdgesError
 from interp.interventions import Change, Intervention, Source
 from interp.models.decoding import form_of
+from interp.models.deviation import rounding
 from interp.models.maps import matrix
 from interp.models.norms import bias_of
 from interp.sites import Site
@@ -36,17 +38,20 @@ class Writers:
     """Senders of edges, in the base run and by the source.
 
     Args:
+        senders: with ``pos_embed`` among them, ``embed`` is the embedding of tokens alone.
         given: what is given on the base.
     """
 
     def __init__(self, runs: Runs, senders: Sequence[Site], source: Source, given: Intervention | None = None) -> None:
         self.runs, self.model, self.senders, self.given = runs, runs.model, tuple(senders), given
-        self.changes = {site: Change(EMBED_STREAM if site == EMBED else site.tensor, source=source) for site in senders}
+        self.split, self._checked = POS_EMBED in self.senders, False
+        embedded = EMBED if self.split else EMBED_STREAM
+        self.changes = {site: Change(embedded if site == EMBED else site.tensor, source=source) for site in senders}
         self.sources = Sources(runs)
 
     def sites(self) -> set[Site]:
         """What of the base run differences are counted from."""
-        return {change.site for change in self.changes.values()}
+        return {change.site for change in self.changes.values()} | ({EMBED, EMBED_STREAM} if self.split else set())
 
     def place(self) -> None:
         """Resolve what the source says; asked for once it is said what is kept of the base run.
@@ -63,6 +68,8 @@ class Writers:
 
     def difference(self, sender: Site, shard: Shard) -> Tensor:
         """Source less base at a sender's tensor, at every real token; 0 at padding. Of a head, that of all heads beside it."""
+        if self.split and not self._checked:
+            self._check(shard)
         found: Place = self.places[self.changes[sender]]
         values = self.sources.values(found.change, found.columns)
         assert values is not None
@@ -75,6 +82,22 @@ class Writers:
         new = changed(replace(found, values=values), here, values.at(shard.examples[example], slot))
         difference[example, column] = (new - here).to(base)
         return difference
+
+    def _check(self, shard: Shard) -> None:
+        """Raise unless what enters the first block is the embedding of tokens and that of positions.
+
+        Raises:
+            EdgesError: something else is done to them.
+        """
+        real = shard.tokens.mask.bool()
+        tokens, positions, stream = (shard.found[site].tensor[real] for site in (EMBED, POS_EMBED, EMBED_STREAM))
+        missed, size = float((tokens + positions - stream).abs().max()), 1 + float(stream.abs().max())
+        if not missed <= 10 * rounding(self.model.dtype) * size:
+            raise EdgesError(
+                f"the embedding of {self.model.name} cannot be split: what enters its first block is not the sum of {EMBED!r} "
+                f"and {POS_EMBED!r}, off by {missed:.1e} (of {size:.1e}); take interp.graph(model) as it is"
+            )
+        self._checked = True
 
     def w_o(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """W_O of a layer, head by head."""

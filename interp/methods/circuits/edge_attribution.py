@@ -36,7 +36,7 @@ from interp.circuits import Edge
 from interp.engine.cells import Cell
 from interp.engine.estimates.quadrature import Quadrature
 from interp.engine.graph.along import along_activations, along_embeddings, at_base
-from interp.engine.graph.edges import wanted_edges
+from interp.engine.graph.edges import spec_of, wanted_edges
 from interp.engine.graph.slopes import EdgeSlopes
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
 from interp.engine.precision import Precision
@@ -73,6 +73,7 @@ def attribute_edges(
     steps: int = 5,
     quadrature: Quadrature = "gauss",
     edges: Edge | Sequence[Edge] | None = None,
+    split_embed: bool = False,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -85,7 +86,7 @@ def attribute_edges(
     """Estimate the effect of edges, each alone.
 
     Args:
-        model, pairs, metric, edges, patching, source, precision, progress, store, name, tags: as for
+        model, pairs, metric, edges, split_embed, patching, source, precision, progress, store, name, tags: as for
             :func:`interp.patch_edges`, whose exact effects these estimate.
         along: a path along which gradients are taken, see above; None for the base run alone.
         steps: points of the path.
@@ -109,7 +110,7 @@ def attribute_edges(
             raise UnknownNameError(argument, value, get_args(known))
     require_whole("steps", steps, "at how many points gradients are taken")
     require_edges(model, patching, precision)
-    shape, numbers = wanted_edges(model, edges)
+    shape, numbers = wanted_edges(model, edges, split_embed=split_embed)
     path = at_base if along is None else partial(_ALONG[along], quadrature=quadrature, steps=steps)
     how = {} if along is None else {"along": along, "steps": steps, "quadrature": quadrature}
     asked = Asked.of(
@@ -120,7 +121,7 @@ def attribute_edges(
         Cells(
             count=len(numbers),
             coords=shape.coords(numbers),
-            spec={"edges": "all" if edges is None else [repr(shape.edges[i]) for i in numbers]},
+            spec=spec_of(edges, shape, numbers),
             senders=shape.senders,
             together=True,
             facts={"estimate": "first order" if along is None else "integrated gradients", **how},

@@ -49,6 +49,7 @@ def information_flow(
     model: Model,
     pairs: Pairs | Sequence[Pair] | Encoded,
     *,
+    split_embed: bool = False,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -59,6 +60,7 @@ def information_flow(
     Args:
         model, rows, precision: as for :func:`interp.patch_circuits`.
         pairs: the clean prompts are run; with ``patching="denoising"`` the corrupted ones.
+        split_embed: whether positions are a writer of their own, as for :func:`interp.patch_edges`.
         source: what a writer is held against; by default ``Constant(0.0)``, nothing, as in the paper. ``Activation()`` is what
             it says on the other prompt.
 
@@ -71,7 +73,7 @@ def information_flow(
         UnknownNameError: an unknown word.
     """
     require_edges(model, patching, precision)
-    shape, held = graph(model), Constant(0.0) if source is None else source
+    shape, held = graph(model, split_embed=split_embed), Constant(0.0) if source is None else source
     words = Words("information_flow", patching, precision, held, rows)
     asked = Asked.of(
         model, pairs, "kl", words, Cells(len(shape), shape.coords(), {"edges": "all"}, shape.senders, together=True)

@@ -38,7 +38,7 @@ import xarray as xr
 from interp import axes, effects
 from interp.circuits import By
 from interp.engine.cells import Cell
-from interp.engine.graph.edges import graph
+from interp.engine.graph.edges import graph, spec_of_graph
 from interp.engine.graph.found import circuits_found, what_counts
 from interp.engine.graph.learning import Lagrangian, Masks, Objective, Over, Pull, Steps, learn
 from interp.engine.graph.mixed import Mixed
@@ -94,6 +94,7 @@ def edge_pruning(
     lr: float = 0.8,
     multiplier_lr: float = 0.8,
     start: float = 10.0,
+    split_embed: bool = False,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -118,6 +119,7 @@ def edge_pruning(
         lr: of Adam on φ.
         multiplier_lr: of Adam on λ₁ and λ₂, which begin with 0.
         start: the first φ.
+        split_embed: whether positions are a writer of their own, as for :func:`interp.patch_edges`.
         rows: most rows in one pass.
 
     Returns:
@@ -163,6 +165,7 @@ def subnetwork_probing(
     batch: int = 32,
     lr: float = 0.1,
     start: float = math.log(9),
+    split_embed: bool = False,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -178,8 +181,8 @@ def subnetwork_probing(
         strength: λ above; one or several. 0 pulls nothing.
         epochs: passes over the pairs.
         start: the first φ, by default the logit of 0.9.
-        model, pairs, metric, by, over, seeds, batch, lr, patching, source, rows, precision, progress, store, name, tags: as for
-            :func:`edge_pruning`.
+        model, pairs, metric, by, over, seeds, batch, lr, split_embed, patching, source, rows, precision, progress, store, name,
+            tags: as for :func:`edge_pruning`.
 
     Returns:
         What :func:`edge_pruning` returns, a seed and a strength (``asked``) a cell.
@@ -223,7 +226,7 @@ def _learned(
         raise UnknownNameError("over", over, get_args(Over))
     require_whole("batch", said["batch"], "how many pairs a step sees")
     _numbers("lr", said["lr"], "more than 0")
-    counts, word, shape = what_counts(said["metric"], said["by"]), said["sizes"], graph(model)
+    counts, word, shape = what_counts(said["metric"], said["by"]), said["sizes"], graph(model, split_embed=said["split_embed"])
     if counts == "size":
         raise InputError("by='size': a mask is learned in one direction; say by='lowers' or by='raises'")
     cells = list(product(range(seeds) if isinstance(seeds, int) else seeds, np.atleast_1d(sizes).tolist()))
@@ -239,7 +242,7 @@ def _learned(
     told = {
         key: said[key] for key in ("over", "steps", "epochs", "ramp", "batch", "lr", "multiplier_lr", "start") if key in said
     }
-    spec = {"circuits": along["circuit"]}
+    spec = {"circuits": along["circuit"], **spec_of_graph(shape)}
     facts = {"by": counts, **told}
     asked = Asked.of(model, said["pairs"], said["metric"], words, Cells(len(cells), {}, spec, shape.senders, facts=facts))
 

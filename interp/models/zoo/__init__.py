@@ -11,6 +11,9 @@
     0     0     0
     1     0    20
 
+    >>> KNOWN["reverse"]()             # a network whose circuit is known edge by edge, with its prompts
+    reverse: 11 of 94 edges, 102 pairs
+
 Importing this room makes transformers' Auto classes know the zoo's architecture (``register``), so ``AutoModelForCausalLM``
 opens the folders too.
 """
@@ -23,6 +26,7 @@ import pandas as pd
 
 from interp.errors import UnknownNameError
 from interp.models.zoo.backup import BACKUP, PRIMARY, backup_construction, backup_prompts
+from interp.models.zoo.compiled import Compiler, Variable
 from interp.models.zoo.handmade import (
     INDUCTION_HEADS,
     EqualityRows,
@@ -32,14 +36,19 @@ from interp.models.zoo.handmade import (
     induction_sequences,
     induction_tokenizer,
 )
+from interp.models.zoo.known import KNOWN, KnownCircuit
 from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM, register
 
 __all__ = [
     "BACKUP",
     "INDUCTION_HEADS",
+    "KNOWN",
     "PRIMARY",
+    "Compiler",
     "EqualityRows",
     "HierarchicalEquality",
+    "KnownCircuit",
+    "Variable",
     "ZooConfig",
     "ZooForCausalLM",
     "backup_construction",
