@@ -61,7 +61,7 @@ def test_a_path_that_is_known(make_edges):
 @pytest.mark.parametrize("top", [1, 4, 9, 30])
 def test_chosen_edges_against_every_path(make_edges, top, seed):
     draw = np.random.default_rng([seed, top])
-    ds = make_edges(share=lambda i, s, r: float(draw.choice([-1, 1]) * draw.uniform(0.01, 1) ** 3))
+    ds = make_edges(share=lambda i, s, r: float(draw.choice([-1, 1]) * draw.uniform(0.1, 1) ** 3))
     size = np.abs(fx.damage(ds).values[0])
     every = whole_paths(ds)
     best = {edge: max(size[path].min() for path in every if edge in path) for edge in set(itertools.chain(*every))}
