@@ -43,7 +43,11 @@ if TYPE_CHECKING:
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
     from interp.methods.circuits.acdc import acdc
+    from interp.methods.circuits.diffmask import diffmask
     from interp.methods.circuits.edge_attribution import attribute_edges
+    from interp.methods.circuits.head_gating import gate_heads
+    from interp.methods.circuits.head_gating.contrastive import contrastive_gates
+    from interp.methods.circuits.head_gating.ordered import ordered_ablation
     from interp.methods.circuits.information_flow import information_flow
     from interp.methods.circuits.interactions import interactions
     from interp.methods.circuits.learned_masks import edge_pruning, subnetwork_probing
@@ -99,10 +103,14 @@ _NAMES = {
     "interp.engine.single.cache": ("cache",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.circuits.acdc": ("acdc",),
+    "interp.methods.circuits.diffmask": ("diffmask",),
     "interp.methods.circuits.edge_attribution": ("attribute_edges",),
     "interp.methods.circuits.learned_masks": ("edge_pruning", "subnetwork_probing"),
     "interp.methods.circuits.information_flow": ("information_flow",),
     "interp.methods.circuits.interactions": ("interactions",),
+    "interp.methods.circuits.head_gating": ("gate_heads",),
+    "interp.methods.circuits.head_gating.contrastive": ("contrastive_gates",),
+    "interp.methods.circuits.head_gating.ordered": ("ordered_ablation",),
     "interp.methods.localise.causal_mediation": ("concentration", "mediate"),
     "interp.methods.localise.activation_patching": ("compare_choices",),
     "interp.methods.localise.all_for_one": ("all_for_one",),
@@ -143,16 +151,16 @@ promised({"run": "interp.engine:run", "edited": "interp.engine:edited", "check":
 _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
-    "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
-    "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes", "cache", "causal_paths",
-    "check", "circuits", "compare_choices", "concentration", "damage", "dla", "doses", "edge_pruning", "edited", "effect",
-    "effects", "explain", "generate", "graph", "grid", "hook_name", "information_flow", "integrated_gradients", "interactions",
-    "knockout", "knockout_readout", "lens", "load", "mediate", "methods", "metrics", "models", "multiverse",
-    "off_distribution", "optimal_constants", "over", "pairs", "patch", "patch_circuits", "patch_edges", "path_patch",
-    "positional_patterns", "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store",
-    "subnetwork_probing", "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views",
-    "weights",
+    "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise",
+    "Pair", "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store",
+    "Subspace", "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes", "cache",
+    "causal_paths", "check", "circuits", "compare_choices", "concentration", "contrastive_gates", "damage", "diffmask",
+    "dla", "doses", "edge_pruning", "edited", "effect", "effects", "explain", "gate_heads", "generate", "graph", "grid",
+    "hook_name", "information_flow", "integrated_gradients", "interactions", "knockout", "knockout_readout", "lens",
+    "load", "mediate", "methods", "metrics", "models", "multiverse", "off_distribution", "optimal_constants",
+    "ordered_ablation", "over", "pairs", "patch", "patch_circuits", "patch_edges", "path_patch", "positional_patterns",
+    "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "subnetwork_probing",
+    "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
 ]  # fmt: skip
 
 

@@ -30,7 +30,10 @@ from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
 from interp.methods.circuits.acdc import acdc
+from interp.methods.circuits.diffmask import diffmask
 from interp.methods.circuits.edge_attribution import attribute_edges
+from interp.methods.circuits.head_gating import gate_heads
+from interp.methods.circuits.head_gating.contrastive import contrastive_gates
 from interp.methods.circuits.interactions import interactions
 from interp.methods.circuits.learned_masks import edge_pruning, subnetwork_probing
 from interp.methods.localise.atp_star import atp_star
@@ -50,6 +53,9 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "edge_pruning": edge_pruning,
     "subnetwork_probing": subnetwork_probing,
     "interactions": interactions,
+    "gate_heads": gate_heads,
+    "contrastive_gates": contrastive_gates,
+    "diffmask": diffmask,
     "ablate": ablate,
     "path_patch": path_patch,
     "knockout": knockout,
@@ -74,7 +80,7 @@ class Kept(Protocol):
 
 
 class Deviation(NamedTuple):
-    """How far numbers of one metric are from those that were kept."""
+    """How far numbers of one metric are from those that were kept; of a training, those of one variable."""
 
     metric: str
     largest: float
@@ -187,10 +193,18 @@ def _changed(old: xr.Dataset, new: xr.Dataset) -> list[str]:
     found = [f"sizes {dict(old.sizes)} → {dict(new.sizes)}"] if old.sizes != new.sizes else []
     known = [dim for dim in old.sizes if dim in old.indexes and dim in new.indexes]
     found += [f"what is along {dim}" for dim in known if not found and not old.indexes[dim].equals(new.indexes[dim])]
-    return found + [name for name in _NUMBERS if (name in old) != (name in new)]
+    return found + [name for name in (_NUMBERS if fx.is_effects(old) else _variables(old)) if (name in old) != (name in new)]
+
+
+def _variables(ds: xr.Dataset) -> list[str]:
+    """Those that hold numbers which rounding may move."""
+    return [str(name) for name, array in ds.data_vars.items() if array.dtype.kind == "f"]
 
 
 def _deviations(old: xr.Dataset, new: xr.Dataset) -> list[Deviation]:
+    if not fx.is_effects(old):  # of a training: its variables
+        each = {name: [of[name].values.ravel() for of in (old, new)] for name in _variables(old)}
+        return [Deviation(name, _apart(*both), _allowed(old, new, name, both[0])) for name, both in each.items()]
     found = []
     for metric in map(str, old[axes.METRIC].values):
         pairs = [(of.sel(metric=metric).values for of in (old[name], new[name])) for name in _NUMBERS if name in old]
@@ -207,10 +221,10 @@ def _apart(old: np.ndarray[Any, Any], new: np.ndarray[Any, Any]) -> float:
 
 
 def _allowed(old: xr.Dataset, new: xr.Dataset, metric: str, numbers: np.ndarray[Any, Any]) -> float:
-    """How far the numbers of a metric may be from what they were."""
+    """How far the numbers of a metric, or of a variable, may be from what they were."""
     finite = np.abs(numbers[np.isfinite(numbers)])
     relative = max(_rounding(of.attrs) for of in (old, new))
-    floor = max(of.attrs["noise_floor"][metric] for of in (old, new))
+    floor = max(of.attrs.get("noise_floor", {}).get(metric, 0.0) for of in (old, new))
     return max(relative * (1 + float(finite.max(initial=0.0))), 3 * floor)
 
 

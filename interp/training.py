@@ -14,6 +14,7 @@ training them together gives what training them one by one gives, up to rounding
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -52,6 +53,8 @@ Penalty = Callable[[Intervention], Tensor]
 """A number that is added to an intervention's loss: its sparsity, for instance."""
 Schedule = Callable[[float], float]
 """The share of the steps that is done, from 0 to 1, to a factor."""
+Objective = Callable[[Float[Tensor, " example"]], Float[Tensor, ""]]
+"""The metric's values on a step's examples, in the order of the pairs, to the loss of one intervention."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +85,17 @@ def fit(
     given: Given = None,
     hold: Hold = (),
     epochs: int = 1,
+    steps: int | None = None,
     batch: int = 8,
     lr: float | Sequence[float] = 1e-3,
     schedule: Schedule | None = None,
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    objective: Objective | None = None,
     penalty: Penalty | Sequence[Penalty | None] | None = None,
     clip: float | None = None,
     before_step: Callable[[int, int], object] | None = None,
     shuffle: bool = True,
+    tuples: int = 1,
     seed: int = 0,
     rows: int | None = None,
     precision: Precision = "full",
@@ -107,14 +113,19 @@ def fit(
         given: interventions in force on the base.
         hold: as for :func:`interp.patch`.
         epochs: passes over the pairs.
+        steps: in place of epochs, as many passes as so many steps take, the last of them broken off.
         batch: pairs in one step; the last step of an epoch may have fewer.
         lr: learning rate, of all or of each intervention.
         schedule: factor of the learning rate, by the share of steps done.
         optimizer: called with one list of parameters and ``lr=``, once for each intervention.
+        objective: the loss of an intervention from the metric's values, in place of minus their mean, for one in which examples
+            do not simply add up. It costs a further forward pass a step: its slopes in the values are known before the
+            backward passes.
         penalty: added to the loss, one for all interventions or one for each.
         clip: largest norm of an intervention's gradient.
         before_step: called with the step and the number of steps, to anneal a temperature or draw a mask.
         shuffle: draw the order of the pairs anew in every epoch; otherwise it is theirs.
+        tuples: how many neighbouring pairs belong together and are always in one step, in their order.
         seed: of the order.
         rows: most rows in one pass; by default what a memory budget allows.
         precision: as for :func:`interp.patch`.
@@ -127,6 +138,10 @@ def fit(
     many, encoded, metrics = listed(interventions, "interventions"), encoded_pairs(model, pairs), resolve_metrics(metric)
     if epochs < 1 or batch < 1:
         raise ValueError(f"epochs={epochs}, batch={batch}; expected at least 1 of each")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps={steps}; expected at least 1, or None for so many epochs")
+    if tuples < 1 or batch % tuples or len(encoded) % tuples:
+        raise ValueError(f"tuples={tuples} with batch={batch} of {len(encoded)} pairs; expected a divisor of both")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip={clip}; expected the largest norm of a gradient, more than 0, or None")
     if len(metrics) > 1:
@@ -139,9 +154,10 @@ def fit(
         for intervention, rate, of_run in zip(many, _each(lr, many, "lr"), _each(penalty, many, "penalty"), strict=True)
     ]
     _refuse(prepared, runs)
-    order = _order(len(encoded), batch, epochs, shuffle, seed)
+    passes = epochs if steps is None else math.ceil(steps / math.ceil(len(encoded) / batch))
+    order = _order(len(encoded), batch, passes, shuffle, seed, tuples)[:steps]
     with torch.enable_grad(), model.prepared(prepared.sites), float32(precision), frozen(model.module), halvings() as halved:
-        training = _Training(prepared, runs)
+        training = _Training(prepared, runs, objective)
         bar = {"disable": progress is False, "delay": 0 if progress else 1, "leave": False}
         try:
             for step, examples in enumerate(tqdm(order, unit="step", **bar)):
@@ -191,8 +207,8 @@ class _Run:
 
 
 class _Training:
-    def __init__(self, prepared: Prepared, runs: Sequence[_Run]) -> None:
-        self.prepared, self.runs = prepared, runs
+    def __init__(self, prepared: Prepared, runs: Sequence[_Run], objective: Objective | None) -> None:
+        self.prepared, self.runs, self.objective = prepared, runs, objective
         with torch.no_grad():
             reader = prepared.reader
             cells = fill(prepared.cells, prepared.runs, start(prepared))
@@ -205,13 +221,33 @@ class _Training:
         n, device = len(self.runs), self.prepared.model.device
         chosen = examples.sort().values.to(device)
         every = torch.stack([torch.arange(n, device=device).repeat_interleave(len(chosen)), chosen.repeat(n)], dim=-1)
-        losses = torch.zeros(n, dtype=self.work.reader.dtype, device=device)
+        losses, slopes = self._slopes(chosen, every)
         for group, limit in self._groups(chosen, every):
-            for cells, loss in in_batches(len(group.rows), limit, partial(self._backward, group, len(chosen))):
-                losses.index_add_(0, cells, loss)
+            for cells, loss in in_batches(len(group.rows), limit, partial(self._backward, group, chosen, slopes)):
+                if self.objective is None:
+                    losses.index_add_(0, cells, loss)
         for run, loss in zip(self.runs, losses, strict=True):
             run.losses.append(loss)
             run.step(factor)
+
+    def _slopes(
+        self, chosen: Int[Tensor, " example"], every: Rows
+    ) -> tuple[Float[Tensor, " run"], Float[Tensor, "run example"]]:
+        """The losses as far as they are known, and what a unit of the metric adds to them."""
+        shape = (len(self.runs), len(chosen))
+        plain = torch.zeros(shape, dtype=self.work.reader.dtype, device=chosen.device)
+        if self.objective is None:
+            return torch.zeros_like(plain[:, 0]), plain - 1 / len(chosen)
+        with torch.no_grad():
+            for group, limit in self._groups(chosen, every):
+                for rows, found in in_batches(len(group.rows), limit, partial(_forward, group)):
+                    plain[_located(rows, chosen)] = found
+        values = plain.requires_grad_()
+        losses = torch.stack([self.objective(own) for own in values])
+        if not losses.requires_grad:
+            return losses, torch.zeros_like(values)
+        [slopes] = torch.autograd.grad(losses.sum(), [values])
+        return losses.detach(), slopes
 
     def _groups(self, examples: Int[Tensor, " example"], rows: Rows) -> Iterator[tuple[Group | Whole, Callable[[], int]]]:
         """Rows that are run alike, and how many of them fit in a pass."""
@@ -225,15 +261,15 @@ class _Training:
         if not bool(resumed.all()):
             yield Whole(self.work, rows[~resumed]), budget.backward_rows
 
-    def _backward(self, group: Group | Whole, examples: int, part: slice) -> tuple[Tensor, Tensor]:
+    def _backward(self, group: Group | Whole, chosen: Tensor, slopes: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """Cells and losses of some rows, their gradients added to the parameters' once all of them are known."""
-        cells = group.rows[part, 0]
+        cells, columns = _located(group.rows[part], chosen)
         runs = [self.runs[cell] for cell in cells.unique().tolist()]
         parameters = [parameter for run in runs for parameter in run.parameters]
         with ExitStack() as held:
             for run in runs:
                 held.enter_context(once(run.intervention))
-            loss = -group.measure(part)[0] / examples
+            loss = slopes[cells, columns] * group.measure(part)[0]
             if not loss.requires_grad:
                 raise TrainingError(f"metric {self.work.reader.metrics[0].name!r} counts or compares, so it has no gradient")
             gradients = torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
@@ -298,8 +334,19 @@ def _each(given: Any, many: Sequence[Intervention], what: str) -> list[Any]:
     return list(given)
 
 
-def _order(n: int, batch: int, epochs: int, shuffle: bool, seed: int) -> list[Tensor]:
+def _forward(group: Group | Whole, part: slice) -> tuple[Rows, Tensor]:
+    """Some rows and the metric on each."""
+    return group.rows[part], group.measure(part)[0]
+
+
+def _located(rows: Rows, chosen: Int[Tensor, " example"]) -> tuple[Tensor, Tensor]:
+    """The run of each row, and which of a step's examples it is."""
+    return rows[:, 0], torch.searchsorted(chosen, rows[:, 1].contiguous())
+
+
+def _order(n: int, batch: int, epochs: int, shuffle: bool, seed: int, tuples: int) -> list[Tensor]:
     """Examples of every step."""
-    generator = torch.Generator().manual_seed(seed)
-    epoch = (torch.randperm(n, generator=generator) if shuffle else torch.arange(n) for _ in range(epochs))
-    return [part for order in epoch for part in order.split(batch)]
+    generator, count = torch.Generator().manual_seed(seed), n // tuples
+    epoch = (torch.randperm(count, generator=generator) if shuffle else torch.arange(count) for _ in range(epochs))
+    members = torch.arange(tuples)
+    return [(part[:, None] * tuples + members).flatten() for order in epoch for part in order.split(batch // tuples)]

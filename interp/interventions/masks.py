@@ -14,11 +14,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.interventions.learned import Select, Shape, Soft, started
+
+_POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(64)
+_NODES = (_POINTS + 1) / 2, _WEIGHTS / 2
+"""Gauss and Legendre's, of (0, 1)."""
 
 
 class Annealed(Soft):
@@ -164,6 +169,13 @@ class HardConcrete(Annealed):
     def probability(self) -> Float[Tensor, "*shape"]:
         """P(z > 0) = σ(logits − T · ln(−low / high))."""
         return (self.logits - self.temperature * math.log(-self.low / self.high)).sigmoid()
+
+    @property
+    def expectation(self) -> Float[Tensor, "*shape"]:
+        """E[z] over the noise: the mean over t in (0, 1) of P(z > t) = σ(logits − T · ln((t − low) / (high − t)))."""
+        t, weights = (torch.from_numpy(part).to(self.logits) for part in _NODES)
+        beyond = self.temperature * ((t - self.low) / (self.high - t)).log()
+        return ((self.logits[..., None] - beyond).sigmoid() * weights).sum(-1)
 
     @property
     def expected_l0(self) -> Float[Tensor, ""]:

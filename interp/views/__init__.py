@@ -8,6 +8,7 @@ from interp.views.dla import dla
 from interp.views.export import ExportError, can_export, exporting, save
 from interp.views.faithfulness import faithfulness
 from interp.views.fitting import fitting
+from interp.views.gates import gates
 from interp.views.head_to_head import head_to_head
 from interp.views.heatmap import heatmap
 from interp.views.iia import iia
@@ -34,6 +35,7 @@ __all__ = [
     "exporting",
     "faithfulness",
     "fitting",
+    "gates",
     "head_to_head",
     "heatmap",
     "iia",

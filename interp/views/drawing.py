@@ -23,10 +23,11 @@ from interp.views.curve import curve
 from interp.views.dla import dla
 from interp.views.edges import senders_by_receivers
 from interp.views.faithfulness import faithfulness
+from interp.views.gates import gates
 from interp.views.head_to_head import head_to_head
 from interp.views.heatmap import heatmap
 from interp.views.iia import iia
-from interp.views.kinds import ATTENTION, CURVE, DLA, EDGES, IIA, LENS, MAP, TOKENS
+from interp.views.kinds import ATTENTION, CURVE, DLA, EDGES, GATES, IIA, LENS, MAP, TOKENS
 from interp.views.lens import VALUES, lens
 from interp.views.pareto import pareto
 from interp.views.paths import paths
@@ -82,6 +83,8 @@ def draw(
         return lens(ds, quantity or next(iter(VALUES)), example=example or 0, **dress)
     if view == DLA:
         return dla(ds, example=example, **dress)
+    if view == GATES:
+        return gates(ds, **dress)
     if view == IIA:
         return iia(ds, x=x or kinds.along(ds["iia"]), **dress)
     if view == kinds.ROC:

@@ -19,7 +19,7 @@ from interp import axes as names
 from interp import effects as fx
 from interp.views import bands, kinds, together
 from interp.views.drawing import draw, draw_several
-from interp.views.kinds import ATTENTION, COMPARE, CURVE, DLA, IIA, LENS, MAP, PLAIN, SAYS, TOKENS
+from interp.views.kinds import ATTENTION, COMPARE, CURVE, DLA, GATES, IIA, LENS, MAP, PLAIN, SAYS, TOKENS
 from interp.views.lines import MOST
 
 Draw = Callable[..., go.Figure]
@@ -56,7 +56,7 @@ def _of_effects(ds: xr.Dataset) -> dict[str, Draw]:
 def _of_arrays(ds: xr.Dataset) -> dict[str, Draw]:
     found: dict[str, Draw] = {}
     for view in kinds.of_one(ds):
-        if view in (LENS, ATTENTION, DLA, IIA):
+        if view in (LENS, ATTENTION, DLA, GATES, IIA):
             found[SAYS[view]] = partial(draw, ds, view)
         elif view not in PLAIN:
             found |= {f"{v}: {SAYS[view]}": partial(draw, ds, view, quantity=v) for v in kinds.variables(ds, view)}

@@ -15,6 +15,7 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
+from interp.effects.gating import is_gating
 from interp.views.circuits import SIZE
 from interp.views.edges import ENDS
 from interp.views.known_circuit import truth_of
@@ -25,7 +26,7 @@ MAP, CURVE, TOKENS = "map", "curve", "tokens"
 EDGES, CIRCUIT, PATHS = "edges", "circuit", "paths"
 FAITHFULNESS, PARETO, ROC = "faithfulness", "pareto", "roc"
 LENS, ATTENTION, DLA, IIA = "lens", "attention", "dla", "iia"
-TRACING, COMPARE = "tracing", "compare"
+TRACING, COMPARE, GATES = "tracing", "compare", "gates"
 
 SAYS = {
     MAP: "map",
@@ -43,6 +44,7 @@ SAYS = {
     IIA: "interchange intervention accuracy",
     TRACING: "causal tracing",
     COMPARE: "cell against cell",
+    GATES: "roles of heads",
 }
 """What a reader calls each of them."""
 
@@ -65,6 +67,7 @@ def of_one(ds: xr.Dataset) -> list[str]:
         (LENS, {"token", "prob", "entropy"} <= set(ds)),
         (ATTENTION, "pattern" in ds),
         (DLA, "contribution" in ds),
+        (GATES, is_gating(ds)),
         (IIA, "iia" in ds and bool(axes_of(ds["iia"]))),
         *((view, bool(variables(ds, view))) for view in (EDGES, CIRCUIT, PATHS, FAITHFULNESS, PARETO)),
         (ROC, truth_of({"": ds}) is not None),

@@ -20,6 +20,7 @@ def kept(tmp_path_factory):
         "dla": interp.dla(model, pairs),
         "edges": interp.patch_edges(model, pairs, metric="logit_diff"),
         "copying": interp.weights.copying_score(model),
+        "gates": interp.gate_heads(model, pairs, seeds=2, updates=1, batch=2),
     }
     return Library(store), {name: store.save(result, name=name).id for name, result in results.items()}
 
@@ -32,6 +33,7 @@ def kept(tmp_path_factory):
         ("dla", "direct logit attribution: what each term adds"),
         ("edges", "damage of logit_diff, sender by receiver"),
         ("copying", "copying"),
+        ("gates", "roles of z"),
     ],
 )
 def test_each_kind_has_its_drawing(kept, kind, title):
@@ -43,7 +45,14 @@ def test_each_kind_has_its_drawing(kept, kind, title):
 def test_each_kind_has_its_choices(kept):
     library, ids = kept
     first = {kind: next(iter(answers.choose(library, [run], {}).options["view"]))[0] for kind, run in ids.items()}
-    assert first == {"lens": "lens", "attention": "attention", "dla": "dla", "edges": "edges", "copying": "map"}
+    assert first == {
+        "lens": "lens",
+        "attention": "attention",
+        "dla": "dla",
+        "edges": "edges",
+        "copying": "map",
+        "gates": "gates",
+    }
     for view, title in (("circuit", "edges: damage of logit_diff"), ("paths", "paths: damage of logit_diff")):
         assert answers.draw(library, [ids["edges"]], {"view": view})["a"].figure.layout.title.text.startswith(title)
     heads = answers.draw(library, [ids["dla"]], {"view": "map"})["a"].figure

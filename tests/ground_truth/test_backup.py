@@ -12,7 +12,7 @@ from interp import Change, Intervention, Pair, Site, effects, grid, patch
 from interp.engine import Edge, attribute, edited, gradients, patch_edges, run
 from interp.interventions import Constant, Scale
 from interp.models import load
-from interp.models.zoo import BACKUP, PRIMARY, backup_construction, backup_prompts
+from interp.models.zoo import BACKUP, INTERFERING, PRIMARY, backup_construction, backup_prompts
 from interp.prompts import Pairs
 
 STRENGTH = 0.75
@@ -31,6 +31,19 @@ def test_the_net_says_what_it_says() -> None:
     expected = torch.cat([torch.eye(4), torch.zeros(4, 2)], dim=-1).double()
     with torch.no_grad():
         torch.testing.assert_close(net(backup_prompts(net)).logits[:, -1], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("scale", "spoken"), [(1.0, 1.0), (0.05, 0.05), (0.02, 0.02 + STRENGTH), (0.0, STRENGTH)])
+def test_an_alert_backup_and_a_head_that_interferes(scale: float, spoken: float) -> None:
+    """With alert = 40 the backup is silent from a primary of 1/40 = 0.025 on; the third head takes 0.5 whatever they do."""
+    net = backup_construction(strength=STRENGTH, interference=0.5, alert=40.0, beta=400.0).double()
+    prompts = backup_prompts(net).tolist()
+    changes = [Change(f"L{layer}H{head}.z", edit=Scale(by)) for (layer, head), by in ((PRIMARY, scale), (INTERFERING, 1.0))]
+    model = load(net, name="backup")
+    for ids in prompts:
+        logits = np.asarray(run(model, [ids], Intervention(tuple(changes))).logits).reshape(-1, 5)[-1]
+        assert logits[ids[1]] == pytest.approx(spoken - 0.5, abs=1e-9)
+        assert np.abs(np.delete(logits, ids[1])).max() < 1e-9
 
 
 @pytest.mark.parametrize("strategy", ["serial", "batched", "wavefront"])

@@ -27,6 +27,7 @@ from plotly.colors import get_colorscale
 
 from interp import effects as fx
 from interp import views
+from interp.effects.gating import taxonomy
 from interp.errors import InputError, UnknownNameError
 
 MODEL = "an-organisation/a-model-of-a-rather-long-name-7b-instruct"
@@ -256,6 +257,15 @@ def ranked(layers: int, tokens: int) -> tuple[xr.DataArray, xr.DataArray]:
     coords, true = {"edge": range(4 * tokens)}, np.arange(4 * tokens) % 3 == 0
     scores = xr.DataArray(drawn(4 * tokens), coords, ("edge",), attrs={"model": MODEL})
     return scores, xr.DataArray(true, coords, ("edge",))
+
+
+@case("gates", n=False)
+def gates_of_heads(layers: int, tokens: int) -> xr.Dataset:
+    gate = np.random.default_rng(0).uniform(size=(10, 3, layers, 32))
+    coords = {"seed": range(10), "stage": ["A", "B+", "B-"], "layer": range(layers), "head": range(32)}
+    attrs = {"model": MODEL, "task": "ioi", "site": "z"}
+    found = xr.Dataset({"gate": (("seed", "stage", "layer", "head"), gate)}, coords, attrs)
+    return found.merge(taxonomy(found["gate"].sel(stage="B+", drop=True), found["gate"].sel(stage="B-", drop=True)))
 
 
 @case("iia", n=True)

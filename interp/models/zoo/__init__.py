@@ -25,7 +25,7 @@ from pathlib import Path
 import pandas as pd
 
 from interp.errors import UnknownNameError
-from interp.models.zoo.backup import BACKUP, PRIMARY, backup_construction, backup_prompts
+from interp.models.zoo.backup import BACKUP, INTERFERING, PRIMARY, backup_construction, backup_prompts
 from interp.models.zoo.compiled import Compiler, Variable
 from interp.models.zoo.handmade import (
     INDUCTION_HEADS,
@@ -42,6 +42,7 @@ from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM, register
 __all__ = [
     "BACKUP",
     "INDUCTION_HEADS",
+    "INTERFERING",
     "KNOWN",
     "PRIMARY",
     "Compiler",

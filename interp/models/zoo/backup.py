@@ -18,9 +18,13 @@ from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM
 
 PRIMARY, BACKUP = (0, 0), (1, 0)
 """The two (layer, head) that say anything."""
+INTERFERING = (1, 1)
+"""The one that speaks against them, where it is asked for."""
 
 
-def backup_construction(n_tokens: int = 3, strength: float = 0.75, beta: float = 60.0) -> ZooForCausalLM:
+def backup_construction(
+    n_tokens: int = 3, strength: float = 0.75, beta: float = 60.0, interference: float = 0.0, alert: float = 2.0
+) -> ZooForCausalLM:
     """Two attention layers that repeat the middle one of three tokens, ``[BOS, subject, END]``.
 
     The logit of the subject at END, all others being 0, to within exp(−beta)::
@@ -33,12 +37,15 @@ def backup_construction(n_tokens: int = 3, strength: float = 0.75, beta: float =
 
     The stream is ``token one-hot | position one-hot | what is said | whether the first head spoke``. L0H0 attends from END to
     the subject by position, says it and sets the mark. L1H0 attends there unless the mark is set, in which case it
-    attends to BOS, which says nothing. The other head of each layer is zero. There is no normalisation and no MLP.
+    attends to BOS, which says nothing. The other head of each layer is zero, unless L1H1 interferes: it attends to the subject
+    whatever the others do and takes ``interference`` from its logit. There is no normalisation and no MLP.
 
     Args:
         n_tokens: subjects there are; BOS and END are the two ids behind them.
         strength: what the backup says, where it speaks.
         beta: sharpness of attention.
+        interference: what L1H1 takes away.
+        alert: the backup speaks where the mark is below 1 / alert: of a first head that is scaled by g, it is g.
     """
     vocabulary, length = n_tokens + 2, 3
     said, mark = vocabulary + length, vocabulary + length + vocabulary
@@ -71,10 +78,16 @@ def backup_construction(n_tokens: int = 3, strength: float = 0.75, beta: float =
         first.v[n_tokens, subjects] = 1.0
         first.o[mark, n_tokens] = 1.0
         second.q[0, end] = beta
-        second.q[0, mark] = -2 * beta
+        second.q[0, mark] = -alert * beta
         second.k[0, subject] = 1.0
         second.v[subjects, subjects] = 1.0
         second.o[said + subjects, subjects] = strength
+        if interference:
+            against = Head(model, *INTERFERING)
+            against.q[0, end] = beta
+            against.k[0, subject] = 1.0
+            against.v[subjects, subjects] = 1.0
+            against.o[said + subjects, subjects] = -interference
         model.lm_head.weight[tokens, said + tokens] = 1.0
     return model
 
