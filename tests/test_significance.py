@@ -235,6 +235,8 @@ def test_a_result_on_the_examples_that_chose_it_is_in_sample(seed):
     first, second = (effects.mark_in_sample(ds.isel(example=part), chosen) for part in (slice(8, 24), slice(16, 32)))
     assert (first.attrs["in_sample"], first.attrs["in_sample_examples"]) == (True, 8)
     assert (second.attrs["in_sample"], second.attrs["in_sample_examples"]) == (False, 0)
+    shared = {*second["template"].values} & {*chosen.attrs["selected_on"]["templates"]}
+    assert second.attrs["in_sample_templates"] == len(shared) > 0
     assert "in_sample" not in ds.attrs
     again = effects.mark_in_sample(first, ds.isel(example=slice(24, 32)))  # chosen once more, on others
     assert again.attrs["in_sample"]
@@ -254,7 +256,9 @@ def test_without_prompts_pairs_are_compared_as_a_whole(seed):
 
 
 def test_the_words_of_a_figure_say_it():
-    assert labels.in_sample({}) == labels.in_sample({"in_sample": False}) == []
+    assert labels.in_sample({}) == labels.in_sample({"in_sample": None}) == []
+    assert labels.in_sample({"in_sample": False}) == ["out of sample"]
+    assert labels.in_sample({"in_sample": False, "in_sample_templates": 2}) == ["out of sample, but of the same templates"]
     assert labels.in_sample({"in_sample": True}) == ["in sample: the examples also selected what is shown"]
     assert labels.in_sample({"in_sample": True, "in_sample_examples": 3}) == [
         "in sample: 3 examples also selected what is shown"

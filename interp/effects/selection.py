@@ -22,14 +22,19 @@ from interp.effects.schema import EffectsError
 
 Result = TypeVar("Result", xr.Dataset, xr.DataArray)
 _PROMPTS = ("clean_prompt", "corrupted_prompt")
+_TEMPLATE = "template"
 
 
 def examples_of(source: xr.Dataset | xr.DataArray) -> dict[str, Any]:
-    """Which examples a result is of, JSON: ``pairs_digest``, and a digest of each example; None where it does not say."""
+    """Which examples a result is of, JSON: ``pairs_digest``, a digest of each example, and ``templates``; None where it does
+    not say.
+    """
     there = all(name in source.coords for name in _PROMPTS)
+    templates = sorted({str(one) for one in source[_TEMPLATE].values.ravel()} - {""}) if _TEMPLATE in source.coords else []
     return {
         "pairs_digest": source.attrs.get("pairs_digest"),
         "examples": digests(*(source[name].values.ravel().tolist() for name in _PROMPTS)) if there else None,
+        "templates": templates or None,
     }
 
 
@@ -42,7 +47,8 @@ def mark_in_sample(result: Result, selected_on: xr.Dataset | xr.DataArray | pd.D
     """``result`` with ``attrs["in_sample"]``: whether any of its examples took part in selecting what was measured.
 
     Examples are compared by their prompts, so halves of the same pairs are told apart; where one side has no prompts, the pairs
-    are compared as a whole. ``attrs["in_sample_examples"]`` says how many they are. What is in sample already stays so.
+    are compared as a whole. ``attrs["in_sample_examples"]`` says how many they are, and ``attrs["in_sample_templates"]``, where
+    both sides name theirs, how many of its templates took part. What is in sample already stays so.
 
     Args:
         result: what was measured.
@@ -52,7 +58,8 @@ def mark_in_sample(result: Result, selected_on: xr.Dataset | xr.DataArray | pd.D
     Raises:
         EffectsError: the two cannot be compared.
     """
-    here, there = examples_of(result), _asked(selected_on)
+    here: Mapping[str, Any] = examples_of(result)
+    there: Mapping[str, Any] = _asked(selected_on)
     if here["examples"] is not None and there.get("examples") is not None:
         seen = set(there["examples"])
         count: int | None = sum(example in seen for example in here["examples"])
@@ -68,6 +75,8 @@ def mark_in_sample(result: Result, selected_on: xr.Dataset | xr.DataArray | pd.D
     attrs: dict[str, Any] = {"in_sample": before or count != 0}
     if count is not None and not before:
         attrs["in_sample_examples"] = count
+    if here["templates"] is not None and there.get("templates") is not None:
+        attrs["in_sample_templates"] = len({*here["templates"]} & {*there["templates"]})
     return result.assign_attrs(attrs)
 
 

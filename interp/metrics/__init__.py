@@ -13,7 +13,21 @@ from torch import Tensor
 
 from interp.errors import MetricError, UnknownNameError
 from interp.metrics.protocol import Metric, Readout, Reads, require
-from interp.metrics.standard import KL, L2, STANDARD, Accuracy, FromLogits, LogitDiff, LogProb, Odds, Prob, ProbDiff, Rank, Top1
+from interp.metrics.standard import (
+    KL,
+    L2,
+    STANDARD,
+    Accuracy,
+    FromLogits,
+    LogitDiff,
+    LogProb,
+    Odds,
+    Prob,
+    ProbDiff,
+    Rank,
+    SameTop1,
+    Top1,
+)
 
 MetricLike = str | Metric | Callable[[Tensor], Tensor]
 
@@ -55,5 +69,5 @@ def _one(metric: MetricLike) -> Metric:
 
 __all__ = [
     "KL", "L2", "Accuracy", "FromLogits", "LogProb", "LogitDiff", "Metric", "MetricLike", "Odds", "Prob", "ProbDiff", "Rank",
-    "Readout", "Reads", "Top1", "names", "require", "resolve",
+    "Readout", "Reads", "SameTop1", "Top1", "names", "require", "resolve",
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
     >>> import interp
     >>> interp.metrics.names()
-    ('accuracy', 'kl', 'l2', 'logit_diff', 'logprob', 'odds', 'prob', 'prob_diff', 'rank', 'top1')
+    ('accuracy', 'kl', 'l2', 'logit_diff', 'logprob', 'odds', 'prob', 'prob_diff', 'rank', 'same_top1', 'top1')
 
 Alternatives of equal standing are pooled: logit differences compare the best right with the best wrong answer, probabilities
 add up. An answer of several tokens is read behind its own tokens (teacher forcing): its probability is the product over all of
@@ -186,6 +186,25 @@ class Top1:
 
 
 @dataclass(frozen=True, slots=True)
+class SameTop1:
+    """1 where the most likely token is the one that the clean run thinks most likely, else 0, whatever the answers are.
+
+    Exact match with the full model, at the prompt's last token; equally likely tokens of the clean run are all right.
+    """
+
+    name: str = "same_top1"
+    reads: Reads = Reads(columns="all", reference=True)
+    unit: str = "share"
+
+    def __call__(self, readout: Readout) -> Values:
+        assert readout.reference is not None  # as it declares
+        clean = readout.reference[:, -1]
+        said = readout.final.argmax(-1)
+        there = clean.expand(readout.final.shape).gather(-1, said[..., None])[..., 0]
+        return (there == clean.amax(-1)).to(readout.logits.dtype)
+
+
+@dataclass(frozen=True, slots=True)
 class FromLogits:
     """A metric from any function of logits ``[row, example, vocab]`` at the last position to ``[row, example]``.
 
@@ -221,5 +240,5 @@ class FromLogits:
         return values.to(readout.logits.dtype)
 
 
-_EVERY = (LogitDiff(), LogProb(), Prob(), ProbDiff(), Odds(), KL(), L2(), Accuracy(), Rank(), Top1())
+_EVERY = (LogitDiff(), LogProb(), Prob(), ProbDiff(), Odds(), KL(), L2(), Accuracy(), Rank(), Top1(), SameTop1())
 STANDARD = {metric.name: metric for metric in _EVERY}

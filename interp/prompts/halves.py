@@ -18,7 +18,7 @@ import numpy as np
 
 from interp.errors import UnknownNameError
 
-By = Literal["template", "entity"] | None
+By = Literal["auto", "template", "entity"] | None
 
 
 class Tagged(Protocol):
@@ -34,7 +34,7 @@ class Tagged(Protocol):
 def halves(pairs: Sequence[Tagged], by: By, fraction: float, seed: int) -> tuple[list[int], list[int], int]:
     """Numbers of the pairs of one set and of the other, and how many are in neither; see :meth:`interp.prompts.Pairs.split`."""
     if by not in ("template", "entity", None):
-        raise UnknownNameError("by", by, ("template", "entity"))
+        raise UnknownNameError("by", by, ("auto", "template", "entity"))
     if not 0 < fraction < 1:
         raise ValueError(f"fraction={fraction}; expected a number between 0 and 1, such as 0.5")
     tags = [_tags(pair, by) for pair in pairs]
@@ -46,9 +46,7 @@ def halves(pairs: Sequence[Tagged], by: By, fraction: float, seed: int) -> tuple
     if len(order) < 2:
         what = {"template": "templates", "entity": "entities", None: "different pairs"}[by]
         raise ValueError(f"split(by={by!r}) needs two {what} at least, one for each set; the pairs have {len(order)}")
-    first = set(order[: min(max(math.floor(fraction * len(order) + 0.5), 1), len(order) - 1)])
-    one = [i for i, own in enumerate(tags) if own <= first]
-    other = [i for i, own in enumerate(tags) if not own & first]
+    one, other = _cut(tags, order, fraction)
     lost = len(pairs) - len(one) - len(other)
     if not one or not other:
         raise ValueError(
@@ -62,6 +60,24 @@ def halves(pairs: Sequence[Tagged], by: By, fraction: float, seed: int) -> tuple
             stacklevel=3,
         )
     return one, other, lost
+
+
+def furthest(pairs: Sequence[Tagged], fraction: float, seed: int) -> By:
+    """By what the two sets differ most: templates where there are several, entities where that loses no pair, else pairs."""
+    templates, entities = ([_tags(pair, by) for pair in pairs] for by in ("template", "entity"))
+    if all(templates) and len(set(templates)) > 1:
+        return "template"
+    if all(entities):
+        sides = _cut(entities, _order(entities, np.random.default_rng(seed)), fraction)
+        if all(sides) and sum(map(len, sides)) == len(pairs):
+            return "entity"
+    return None
+
+
+def _cut(tags: Sequence[frozenset[str]], order: Sequence[str], fraction: float) -> tuple[list[int], list[int]]:
+    """Numbers of what has tags of the first part of an order alone, and of what has none of them."""
+    first = set(order[: min(max(math.floor(fraction * len(order) + 0.5), 1), len(order) - 1)])
+    return [i for i, own in enumerate(tags) if own <= first], [i for i, own in enumerate(tags) if not own & first]
 
 
 def _tags(pair: Tagged, by: By) -> frozenset[str]:

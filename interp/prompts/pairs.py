@@ -29,7 +29,7 @@ import numpy as np
 
 from interp.errors import AnswerError, InputError, PositionError
 from interp.prompts.chats import Message, checked, is_chat, pieces, speakers, transcript
-from interp.prompts.halves import By, halves
+from interp.prompts.halves import By, furthest, halves
 from interp.prompts.spans import Said, Span, spanned
 from interp.verbs import fulfil
 
@@ -343,15 +343,18 @@ class Pairs(Sequence[Pair]):
         drawn = np.random.default_rng(seed).permutation(len(self))[:n].tolist()
         return self._some(drawn, sample={"n": n, "of": len(self), "seed": seed})
 
-    def split(self, by: By = None, fraction: float = 0.5, seed: int = 0) -> tuple[Pairs, Pairs]:
+    def split(self, by: By = "auto", fraction: float = 0.5, seed: int = 0) -> tuple[Pairs, Pairs]:
         """Two sets of pairs that share nothing: no pair, no template or no entity.
 
         >>> train, test = pairs.split(by="template", fraction=0.8)                           # doctest: +SKIP
 
+        What is found on one set is tested on the other, so that by default they are as different as they can be told to be.
         What is drawn does not depend on the order of the pairs, which stay in theirs.
 
         Args:
-            by: ``"template"``, ``"entity"``, or None for the pairs themselves, equal ones together.
+            by: ``"template"``, ``"entity"``, or None for the pairs themselves, equal ones together. ``"auto"`` is by template
+                where pairs name several; else by entity where no pair has to be left out for it; else the pairs themselves.
+                ``made_by`` says which.
             fraction: of the templates, entities or different pairs, that the first set has.
             seed: of the draw.
 
@@ -362,6 +365,7 @@ class Pairs(Sequence[Pair]):
         Warns:
             RuntimeWarning: pairs with entities of both sets are in neither; ``made_by`` holds their number.
         """
+        by = furthest(self.items, fraction, seed) if by == "auto" else by
         *sides, lost = halves(self.items, by, fraction, seed)
         how = {"by": by or "pair", "fraction": fraction, "seed": seed, "left_out": lost}
         one, other = (

@@ -253,9 +253,14 @@ def _short(given: str) -> str:
 
 
 def in_sample(attrs: Mapping[Hashable, Any]) -> list[str]:
-    """``in sample``, of a result that was measured on examples that selected it; how many, where not all did."""
-    if not attrs.get("in_sample"):
+    """``in sample``, of a result that was measured on examples that selected it; how many, where not all did.
+
+    ``out of sample`` where it is known that none did; nothing where that is not known.
+    """
+    if attrs.get("in_sample") is None:
         return []
+    if not attrs["in_sample"]:
+        return ["out of sample" + (", but of the same templates" if attrs.get("in_sample_templates") else "")]
     found = attrs.get("in_sample_examples")
     return [f"in sample: {'the' if found is None else found} examples also selected what is shown"]
 

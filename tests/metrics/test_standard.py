@@ -89,6 +89,14 @@ def test_a_tie_is_no_success() -> None:
     assert by_name("top1")(flat).item() == 1
 
 
+def test_the_same_top_token_as_the_clean_runs() -> None:
+    """Whatever the answers; of a clean run that is undecided either token is right."""
+    clean = torch.tensor([[0.0, 2.0, 1.0], [0.0, 2.0, 2.0]])
+    rows = torch.tensor([[[0.0, 0.1, 0.0]] * 2, [[0.0, 1.0, 2.0]] * 2, [[3.0, 1.0, 2.0]] * 2])
+    found = by_name("same_top1")(readout(rows, [[0], [0]], [[2], [2]], clean))
+    assert found.tolist() == [[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]]
+
+
 def test_kl_by_hand() -> None:
     """D(clean ‖ row) with clean (1/2, 1/2) and row (1/4, 3/4): ½ ln 2 + ½ ln(2/3), not the other way round."""
     clean, row = torch.tensor([[0.0, 0.0]], dtype=torch.float64), torch.tensor([[[0.0, LN3]]], dtype=torch.float64)
@@ -152,6 +160,7 @@ def test_against_scipy(case: tuple[int, int, int, int, list[list[int]], list[lis
                 "accuracy": float(x[a].max() > x[w].max()),
                 "rank": float((x > x[a].max()).sum()),
                 "top1": float(int(x.argmax()) in a),
+                "same_top1": float(x.argmax() == clean[e].argmax()),
             }
             assert set(expected) == set(found)
             for name, number in expected.items():
@@ -322,7 +331,8 @@ def test_metrics_are_values() -> None:
     assert LogitDiff() == LogitDiff()
     assert LogitDiff() != replace(LogitDiff(), name="other")
     assert hash(LogitDiff()) == hash(LogitDiff())
-    assert metrics.names() == ("accuracy", "kl", "l2", "logit_diff", "logprob", "odds", "prob", "prob_diff", "rank", "top1")
+    named = ("accuracy", "kl", "l2", "logit_diff", "logprob", "odds", "prob", "prob_diff", "rank", "same_top1", "top1")
+    assert metrics.names() == named
 
 
 # answers of several tokens

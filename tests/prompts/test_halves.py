@@ -83,14 +83,14 @@ def test_entities_that_no_pair_connects_are_parted_where_nothing_is_lost() -> No
 
 def test_equal_pairs_stay_together(seed: int) -> None:
     pairs = Pairs(tuple(pair for pair in made(6) for _ in range(2)))
-    one, other = pairs.split(seed=seed)
+    one, other = pairs.split(None, seed=seed)
     assert (len(one), len(other)) == (6, 6)
     assert not {pair.clean.text for pair in one} & {pair.clean.text for pair in other}
 
 
 @pytest.mark.parametrize(("fraction", "first"), [(0.01, 1), (0.5, 5), (0.55, 6), (0.99, 9)])
 def test_the_fraction_is_rounded_and_leaves_both_something(fraction: float, first: int) -> None:
-    assert [len(side) for side in made(10).split(fraction=fraction)] == [first, 10 - first]
+    assert [len(side) for side in made(10).split(None, fraction=fraction)] == [first, 10 - first]
 
 
 def test_what_cannot_be_split() -> None:
@@ -107,6 +107,20 @@ def test_what_cannot_be_split() -> None:
     everyone = Pairs(tuple(Pair(f"c{a}{b}", "d", entities=(a, b)) for a, b in itertools.combinations("xyz", 2)))
     with pytest.raises(ValueError, match="leaves a set empty: of 3 pairs"):
         everyone.split(by="entity")
+
+
+def test_by_default_the_sets_share_no_template_else_no_entity(seed: int) -> None:
+    def how(pairs: Pairs) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return pairs.split(seed=seed)[0].made_by["split"]["by"]
+
+    assert how(made(12)) == "template"
+    assert how(made(12, templates=1)) == "pair"
+    apart = [Pair(f"c{i}", f"d{i}", template="t", entities=(f"a{i % 4}", f"b{i % 4}")) for i in range(10)]
+    assert how(Pairs(tuple(apart))) == "entity"
+    assert how(made(12, templates=1, entities=12)) == "pair", "every entity is met with another: pairs would be lost"
+    assert how(Pairs((Pair("a", "b", template="x"), Pair("c", "d")))) == "pair", "one names no template"
 
 
 def test_adding_and_sampling(seed: int) -> None:
