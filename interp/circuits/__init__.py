@@ -5,12 +5,15 @@
 whole: 32,491 of 32,491 edges
 """
 
-from interp.circuits.circuit import EDGE, KEPT, Circuit, circuits_of, random_circuits
+from interp.circuits.circuit import EDGE, KEPT, SELECTED, Circuit, circuits_of, random_circuits
+from interp.circuits.comparing import Overlap, chance, jaccard, overlap, roc
 from interp.circuits.graph import EMBED, LOGITS, POS_EMBED, SLOTS, Block, Edge, Graph, node
 from interp.circuits.pruning import Known, Pruned, backwards, prune
 from interp.circuits.selecting import BY, By, Scores, beyond, ranking, strongest
+from interp.circuits.stability import BAR, stability
 
 __all__ = [
-    "BY", "EDGE", "EMBED", "KEPT", "LOGITS", "POS_EMBED", "SLOTS", "Block", "By", "Circuit", "Edge", "Graph", "Known", "Pruned",
-    "Scores", "backwards", "beyond", "circuits_of", "node", "prune", "random_circuits", "ranking", "strongest",
+    "BAR", "BY", "EDGE", "EMBED", "KEPT", "LOGITS", "POS_EMBED", "SELECTED", "SLOTS", "Block", "By", "Circuit", "Edge",
+    "Graph", "Known", "Overlap", "Pruned", "Scores", "backwards", "beyond", "chance", "circuits_of", "jaccard", "node", "overlap", "prune",
+    "random_circuits", "ranking", "roc", "stability", "strongest",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from interp import axes
+from interp import axes, effects
 from interp.circuits.graph import Block, Bools, Edge, Graph, Ints, node
 from interp.errors import EdgesError, require_whole
 from interp.sites import Site
@@ -34,6 +34,8 @@ from interp.sites import Site
 VERSION = 1
 ORIGIN = ("method", "estimate", "along", "steps", "quadrature", "model", "task", "source", "patching", "digest")
 """Attributes of a result that say where a circuit comes from."""
+SELECTED = "selected_on"
+"""What of a circuit's origin says which examples made it."""
 KEPT = "in_circuit"
 """Which edges are in a circuit: ``[cell]`` of one, ``[cell, edge]`` of several, a circuit a cell."""
 EDGE = "edge"
@@ -141,11 +143,25 @@ class Circuit:
         """Heads, MLPs and the embedding that have an edge, by their short names."""
         return tuple(node(site) for site, inside in zip(self.graph.senders, self.inside, strict=True) if inside)
 
+    def without(self, nodes: Iterable[Site | str]) -> Circuit:
+        """Without the edges out of some nodes and those into them; what others read too, such as shared keys, they still read.
+
+        Raises:
+            UnknownNameError: a node that the graph does not have.
+        """
+        gone = np.zeros(len(self.graph.senders), dtype=bool)
+        gone[[self.graph.node(one) for one in nodes]] = True
+        served = self.graph.served.astype(int)
+        left, many = served @ ~gone, served.sum(-1)
+        dead = (left == 0) & (many > 0)
+        return replace(self, kept=self.kept & ~gone[self.graph.sender] & ~dead[self.graph.receiver])
+
     def pruned(self) -> Circuit:
         """Without the edges that are on no path from the embedding to the logits.
 
         Where the source is the other prompt's run, what reads nothing of this one says the same as there, and what nothing
-        reads says nothing: the pruned circuit gives the same numbers.
+        reads says nothing: the pruned circuit gives the same numbers. Not so where heads are normed together before the stream
+        has them, as in Gemma 2: there what nothing reads still counts, through the scale.
         """
         graph, sender, receiver = self.graph, self.graph.sender[self.kept], self.graph.receiver[self.kept]
         fed, useful = np.zeros(len(graph.senders), dtype=bool), np.zeros(len(graph.receivers), dtype=bool)
@@ -241,6 +257,15 @@ class Circuit:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
+def origin_of(result: Any) -> dict[str, Any]:
+    """What made a result, as far as it says, and of which examples: ``selected_on``, see :func:`interp.effects.examples_of`."""
+    if not isinstance(result, xr.Dataset | xr.DataArray):
+        return {}
+    examples = {name: known for name, known in effects.examples_of(result).items() if known is not None}
+    known = {key: result.attrs[key] for key in ORIGIN if key in result.attrs}
+    return known | ({SELECTED: examples} if examples else {})
+
+
 def circuits_of(found: xr.Dataset, graph: Graph) -> list[Circuit]:
     """The circuits that a search found, see :func:`interp.acdc`.
 
@@ -256,7 +281,7 @@ def circuits_of(found: xr.Dataset, graph: Graph) -> list[Circuit]:
     names = graph.coords()["edge"][1]
     if found.sizes[EDGE] != len(graph) or (EDGE in found.coords and found[EDGE].values.tolist() != names):
         raise EdgesError(f"these circuits have {found.sizes[EDGE]:,} edges, others than those of {graph!r}")
-    known = {key: found.attrs[key] for key in ORIGIN if key in found.attrs}
+    known = origin_of(found)
     along = [str(name) for name, one in found.coords.items() if one.dims == (axes.CELL,) and name != axes.CELL]
     return [
         Circuit(graph, one[KEPT].values, str(one["circuit"].item()), known | {name: one[name].item() for name in along})

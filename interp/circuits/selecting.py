@@ -19,12 +19,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from interp import axes, effects
-from interp.circuits.circuit import ORIGIN, Circuit
+from interp.circuits.circuit import Circuit, origin_of
 from interp.circuits.graph import Bools, Graph, Ints
 from interp.errors import EdgesError, UnknownNameError, require_whole
 
 By = Literal["size", "lowers", "raises"]
-Scores: TypeAlias = "xr.Dataset | xr.DataArray | NDArray[Any]"
+Scores: TypeAlias = xr.Dataset | xr.DataArray | NDArray[Any]
 BY = {"size": np.abs, "lowers": np.negative, "raises": np.positive}
 """A number that is the higher the more a change counts."""
 
@@ -63,7 +63,7 @@ def strongest(
     order = np.argsort(-ranked, kind="stable")[:count] if not connected else _connected(ranked, graph, count)
     kept = np.zeros(len(graph), dtype=bool)
     kept[order] = True
-    return Circuit(graph, kept, name, _origin(scores) | {"count": count, "by": by, "connected": connected})
+    return Circuit(graph, kept, name, origin_of(scores) | {"count": count, "by": by, "connected": connected})
 
 
 def beyond(
@@ -71,7 +71,7 @@ def beyond(
 ) -> Circuit:
     """The edges whose score is more than a threshold; arguments and errors as for :func:`strongest`."""
     kept: Bools = ranking(scores, graph, by, metric) > threshold
-    return Circuit(graph, kept, name, _origin(scores) | {"threshold": float(threshold), "by": by})
+    return Circuit(graph, kept, name, origin_of(scores) | {"threshold": float(threshold), "by": by})
 
 
 def ranking(scores: Scores, graph: Graph, by: By = "size", metric: str | None = None) -> NDArray[np.float64]:
@@ -93,6 +93,12 @@ def ranking(scores: Scores, graph: Graph, by: By = "size", metric: str | None = 
 
 def _means(scores: xr.Dataset | xr.DataArray, metric: str | None) -> NDArray[Any]:
     """A number an edge."""
+    found = numbers_of(scores, metric)
+    return found.mean(axes.EXAMPLE).values if axes.EXAMPLE in found.dims else found.values
+
+
+def numbers_of(scores: xr.Dataset | xr.DataArray, metric: str | None = None) -> xr.DataArray:
+    """Scores of one metric, of every example where there are any; raises as :func:`strongest`."""
     if isinstance(scores, xr.Dataset):
         scores = scores["score"] if "score" in scores else effects.effect(scores)
     found = scores
@@ -103,7 +109,7 @@ def _means(scores: xr.Dataset | xr.DataArray, metric: str | None) -> NDArray[Any
         if metric is not None and metric not in known:
             raise UnknownNameError("metric", metric, known)
         found = found.sel({axes.METRIC: metric or known[0]})
-    return found.mean(axes.EXAMPLE).values if axes.EXAMPLE in found.dims else found.values
+    return found
 
 
 def _connected(ranked: NDArray[np.float64], graph: Graph, count: int) -> Ints:
@@ -121,8 +127,3 @@ def _connected(ranked: NDArray[np.float64], graph: Graph, count: int) -> Ints:
             for more in into[receiver]:
                 heapq.heappush(heap, (-ranked[more], int(more)))
     return np.array(chosen, dtype=np.int64)
-
-
-def _origin(scores: Scores) -> dict[str, Any]:
-    """What made the scores, as far as they say."""
-    return {} if isinstance(scores, np.ndarray) else {key: scores.attrs[key] for key in ORIGIN if key in scores.attrs}
