@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
     from interp.methods.circuits.acdc import acdc
+    from interp.methods.circuits.completeness import completeness, minimality
     from interp.methods.circuits.diffmask import diffmask
     from interp.methods.circuits.edge_attribution import attribute_edges
+    from interp.methods.circuits.evaluation import evaluate_circuits
     from interp.methods.circuits.head_gating import gate_heads
     from interp.methods.circuits.head_gating.contrastive import contrastive_gates
     from interp.methods.circuits.head_gating.ordered import ordered_ablation
@@ -104,7 +106,9 @@ _NAMES = {
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.circuits.acdc": ("acdc",),
     "interp.methods.circuits.diffmask": ("diffmask",),
+    "interp.methods.circuits.completeness": ("completeness", "minimality"),
     "interp.methods.circuits.edge_attribution": ("attribute_edges",),
+    "interp.methods.circuits.evaluation": ("evaluate_circuits",),
     "interp.methods.circuits.learned_masks": ("edge_pruning", "subnetwork_probing"),
     "interp.methods.circuits.information_flow": ("information_flow",),
     "interp.methods.circuits.interactions": ("interactions",),
@@ -153,14 +157,15 @@ _HOME = {name: home for home, names in _NAMES.items() for name in names}
 __all__ = [
     "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise",
     "Pair", "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store",
-    "Subspace", "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes", "cache",
-    "causal_paths", "check", "circuits", "compare_choices", "concentration", "contrastive_gates", "damage", "diffmask",
-    "dla", "doses", "edge_pruning", "edited", "effect", "effects", "explain", "gate_heads", "generate", "graph", "grid",
-    "hook_name", "information_flow", "integrated_gradients", "interactions", "knockout", "knockout_readout", "lens",
-    "load", "mediate", "methods", "metrics", "models", "multiverse", "off_distribution", "optimal_constants",
-    "ordered_ablation", "over", "pairs", "patch", "patch_circuits", "patch_edges", "path_patch", "positional_patterns",
-    "recovery", "rerun", "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "subnetwork_probing",
-    "subset_bound", "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
+    "Subspace", "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes",
+    "cache", "causal_paths", "check", "circuits", "compare_choices", "completeness", "concentration",
+    "contrastive_gates", "damage", "diffmask", "dla", "doses", "edge_pruning", "edited", "effect", "effects",
+    "evaluate_circuits", "explain", "gate_heads", "generate", "graph", "grid", "hook_name", "information_flow",
+    "integrated_gradients", "interactions", "knockout", "knockout_readout", "lens", "load", "mediate", "methods",
+    "metrics", "minimality", "models", "multiverse", "off_distribution", "optimal_constants", "ordered_ablation",
+    "over", "pairs", "patch", "patch_circuits", "patch_edges", "path_patch", "positional_patterns", "recovery", "rerun",
+    "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "subnetwork_probing", "subset_bound",
+    "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
 ]  # fmt: skip
 
 

@@ -40,6 +40,7 @@ Several families are an ``xarray.DataTree`` of such datasets.
 from interp.effects import curves
 from interp.effects.cells import at, behind, cell_name, choose_metric, furthest
 from interp.effects.clusters import FEWEST_CLUSTERS, Clusters, clusters_of
+from interp.effects.faithfulness import against_random, circuit_areas, faithfulness
 from interp.effects.flagging import Overlap, flagged, overlap
 from interp.effects.interactions import interaction, pairwise
 from interp.effects.mediation import mediation
@@ -67,9 +68,10 @@ from interp.effects.strongest import top
 from interp.effects.summaries import summary
 
 __all__ = [
-    "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "STAMP", "Clusters", "EffectsError", "Overlap", "assemble",
-    "at", "attrs_of", "base", "behind", "cell_name", "choose_metric", "clusters_of", "curves", "damage", "derived",
-    "digests", "effect", "examples_of", "families", "flagged", "furthest", "interaction", "is_effects", "mark_in_sample",
-    "mediation", "noise_floor", "overlap", "paired", "pairwise", "quantity_of", "recovery", "sign_flip",
-    "sign_flip_together", "stability", "stamped", "summary", "swept_axes", "top", "unread", "validate", "value_of",
+    "DENOISING", "FEWEST_CLUSTERS", "PATCHING", "PROVENANCE", "STAMP", "Clusters", "EffectsError", "Overlap",
+    "against_random", "assemble", "at", "attrs_of", "base", "behind", "cell_name", "choose_metric", "circuit_areas",
+    "clusters_of", "curves", "damage", "derived", "digests", "effect", "examples_of", "faithfulness", "families", "flagged",
+    "furthest", "interaction", "is_effects", "mark_in_sample", "mediation", "noise_floor", "overlap", "paired", "pairwise",
+    "quantity_of", "recovery", "sign_flip", "sign_flip_together", "stability", "stamped", "summary", "swept_axes", "top",
+    "unread", "validate", "value_of",
 ]  # fmt: skip
