@@ -14,6 +14,6 @@ from interp.circuits.stability import BAR, stability
 
 __all__ = [
     "BAR", "BY", "EDGE", "EMBED", "KEPT", "LOGITS", "POS_EMBED", "SELECTED", "SLOTS", "Block", "By", "Circuit", "Edge",
-    "Graph", "Known", "Overlap", "Pruned", "Scores", "backwards", "beyond", "chance", "circuits_of", "jaccard", "node", "overlap", "prune",
-    "random_circuits", "ranking", "roc", "stability", "strongest",
+    "Graph", "Known", "Overlap", "Pruned", "Scores", "backwards", "beyond", "chance", "circuits_of", "jaccard", "node",
+    "overlap", "prune", "random_circuits", "ranking", "roc", "stability", "strongest",
 ]  # fmt: skip
