@@ -4,8 +4,10 @@ python experiments/circuits/smollm2_ioi.py --model FOLDER              # SmolLM2
 python experiments/circuits/smollm2_ioi.py --model FOLDER --quick --out somewhere --store ""                    # a minute
 
 Edges are scored by integrated gradients along embeddings on half of the names and half of the templates; circuits of the
-strongest are run on the other halves, whatever is not in them said of the prompt with three other names. What is asked for
-stands in smollm2_ioi.json. Sweeps are kept in a store, unit by unit: stopped at any moment, the same command goes on.
+strongest are run on the other halves, whatever is not in them said of the other prompt. That is one in which the other name is
+said again (``swap``), so that f = 0 is the wrong answer, or one with three other names (``--corruption abc``), so that f = 0 is
+neither. What is asked for stands in smollm2_ioi.json. Sweeps are kept in a store, unit by unit: stopped at any moment, the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -67,7 +69,12 @@ def halves(model: interp.Model, config: dict[str, Any]) -> tuple[interp.Pairs, i
 def measure(model: interp.Model, config: dict[str, Any], store: Path | None) -> Found:
     """Scores of all edges, what circuits of the strongest do, and whether other examples would have chosen them."""
     discovery, held_out = halves(model, config)
-    how = {"along": "embeddings", "steps": config["steps"], "store": store, "name": "ioi, scores" if store else None}
+    how = {
+        "along": "embeddings",
+        "steps": config["steps"],
+        "store": store,
+        "name": f"ioi {config['corruption']}, scores" if store else None,
+    }
     scores = interp.attribute_edges(model, discovery, **how)
     evaluated = interp.evaluate_circuits(
         model,
@@ -80,7 +87,7 @@ def measure(model: interp.Model, config: dict[str, Any], store: Path | None) -> 
         by_layer=config["random_by_layer"],
         seed=config["seed"],
         store=store,
-        name="ioi, circuits" if store else None,
+        name=f"ioi {config['corruption']}, circuits" if store else None,
     )
     graph = interp.graph(model)
     counts = [max(1, int(share * len(graph))) for share in config["sizes"] if share < 1]
@@ -139,19 +146,20 @@ def written(told: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a folder, or whatever interp.load takes")
+    parser.add_argument("--corruption", default=CONFIG["corruption"], help="swap, abc or names: see interp.tasks.ioi")
     parser.add_argument("--quick", action="store_true", help="a few pairs, sizes and random circuits")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--store", default="runs", help="where sweeps are kept; empty for nowhere")
     given = parser.parse_args()
     model = interp.load(given.model, name=Path(given.model).name)
-    config = CONFIG | (QUICK if given.quick else {})
+    config = CONFIG | (QUICK if given.quick else {}) | {"corruption": given.corruption}
     began = time.perf_counter()
     found = measure(model, config, Path(given.store) if given.store else None)
     told = table(found, config)
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / f"ioi-{model.name}.json").write_text(written(told))
+    (given.out / f"ioi-{given.corruption}-{model.name}.json").write_text(written(told))
     figure = interp.views.faithfulness(found.evaluated, metric="logit_diff", log=True)
-    interp.views.save(figure, given.out / f"ioi-{model.name}.svg")
+    interp.views.save(figure, given.out / f"ioi-{given.corruption}-{model.name}.svg")
     for row in told["faithfulness"]["logit_diff"]:
         print(f"{row['line']:38s} {100 * row['share']:6.1f} %  f = {row['f']:.3f} [{row['low']:.3f}, {row['high']:.3f}]")
     print(f"stability by size: {told['stability']['jaccard']}, of halves {told['stability']['halves']}")

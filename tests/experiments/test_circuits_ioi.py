@@ -30,7 +30,7 @@ def test_the_script_makes_a_table_and_finds_its_sweeps_again(script: Any, tmp_pa
     config = script.CONFIG | script.QUICK | {"discovery": 16, "by": ["size"], "random_by_layer": 0, "sizes": [0.05, 0.2, 1.0]}
     told = script.table(script.measure(model, config, tmp_path / "runs"), config)
     assert script.table(script.measure(model, config, tmp_path / "runs"), config) == told
-    assert sorted(run.name for run in interp.Store(tmp_path / "runs")) == ["ioi, circuits", "ioi, scores"]
+    assert sorted(run.name for run in interp.Store(tmp_path / "runs")) == ["ioi swap, circuits", "ioi swap, scores"]
     assert json.loads(script.written(told)) == told
     assert (told["in_sample"], told["in_sample_examples"], told["in_sample_templates"]) == (False, 0, 0)
     assert told["held_out"] == {"pairs": 20, "digest": told["held_out"]["digest"]} != told["discovery"]

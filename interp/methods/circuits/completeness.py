@@ -108,6 +108,7 @@ def completeness(
     """
     nodes, asked = _nodes(circuit), _Asked(model, pairs, metric, source, rows, precision, progress)
     require_whole("greedy", greedy, "how many nodes are searched for at most", least=0)
+    require_whole("draws", draws, "how many sets are drawn", least=0)
     whole = Circuit.whole(circuit.graph)
     sets = _sets(circuit, nodes, knockouts, draws, seed)
     said = list(sets.values())
@@ -164,6 +165,7 @@ def minimality(
     """
     nodes, asked = _nodes(circuit), _Asked(model, pairs, metric, source, rows, precision, progress)
     require_whole("greedy", greedy, "how many nodes are searched for at most, for every node", least=0)
+    require_whole("draws", draws, "how many sets are drawn", least=0)
     sets = list(_sets(circuit, nodes, knockouts, draws, seed))
     tried: dict[str, list[Nodes]] = {v: list(dict.fromkeys(tuple(n for n in k if n != v) for k in sets)) for v in nodes}
 
@@ -245,7 +247,6 @@ def _nodes(circuit: Any) -> Nodes:
 
 def _sets(circuit: Circuit, nodes: Nodes, knockouts: Any, draws: int, seed: int) -> dict[Nodes, str]:
     """What is knocked out, and how it was come by."""
-    require_whole("draws", draws, "how many sets are drawn", least=0)
     given = knockouts.items() if isinstance(knockouts, Mapping) else [(", ".join(k), k) for k in knockouts]
     found: dict[Nodes, str] = {(): ""}
     for name, some in given:
