@@ -44,8 +44,8 @@ GATING = (
 )
 PAIRS = (
     "`experiments/interactions/`: exact pairwise ablation of all head pairs (I(a,b) = Δ(ab) − Δ(a) − Δ(b)) by rows forking "
-    "from rows, on the zoo in full and on SmolLM2 for a few examples with the extrapolation; backup heads appear with one sign, "
-    "serial composition with the other."
+    "from rows, on the zoo in full and on SmolLM2 for a few examples with the extrapolation; backup heads appear with one "
+    "sign, serial composition with the other."
 )
 H200 = 67e12
 """FLOP/s of a H200 in float32 without tensor cores, by its data sheet."""
