@@ -82,11 +82,14 @@ class Known:
     Args:
         evaluate: gives circuits their numbers.
         guess: ``[edge]``, what leaving out each is foretold to change, as far as it counts; by default nothing.
+        shown: ``[receiver, sender]``, the writers in whose words a reader shows: those that it serves, by default, and others
+            that are normed together with them.
     """
 
     graph: Graph
     evaluate: Evaluate
     guess: Floats | None = None
+    shown: Bools | None = None
     values: dict[int, float] = field(default_factory=dict)
     """Numbers of circuits, by their keys."""
 
@@ -182,7 +185,7 @@ class Search:
         self.known, self.threshold, self.order, self.sizes = known, threshold, order.tolist(), sizes
         graph = known.graph
         self.graph, self.receiver, self.sender = graph, graph.receiver.tolist(), graph.sender.tolist()
-        self.serves = [np.flatnonzero(row).tolist() for row in graph.served]
+        self.serves = [np.flatnonzero(row).tolist() for row in (graph.served if known.shown is None else known.shown)]
         self.kept = np.ones(len(graph), dtype=bool)
         self.change = np.full(len(graph), np.nan)
         self.heard = [False] * len(graph.senders)

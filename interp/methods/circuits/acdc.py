@@ -184,7 +184,18 @@ class _Search:
         def evaluate(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
             return rows.means(torch.from_numpy(kept).float().to(asked.runs.model.device))[0].cpu().numpy()
 
-        return sweep, rows, Known(self.graph, evaluate, self._foretold() if self.guess is None else self.guess)
+        guess = self._foretold() if self.guess is None else self.guess
+        return sweep, rows, Known(self.graph, evaluate, guess, self._shown(rows))
+
+    def _shown(self, rows: Mixed) -> NDArray[np.bool_]:
+        """In whose words readers show: where a norm follows attention, what one head says changes what the others are worth."""
+        shown = self.graph.served.copy()
+        of = [-1 if site.layer is None or site.name != "z" else site.layer for site in self.graph.senders]
+        for layer in range(len(self.graph.blocks)):
+            if self.graph.blocks[layer].heads and rows.writers.normed_behind(layer) is not None:
+                together = np.array([one == layer for one in of])
+                shown |= np.outer(shown[:, together].any(-1), together)
+        return shown
 
     def _rows(self, given: Sequence[Cell]) -> Mixed:
         none = torch.zeros(0, len(self.graph), device=self.asked.runs.model.device)

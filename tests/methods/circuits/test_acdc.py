@@ -25,7 +25,7 @@ from interp.metrics import resolve
 from interp.models import Model
 from interp.prompts import Pairs
 
-TAUS = {"kl": [1e-4, 0.01, 0.1], "logit_diff": [0.01, 0.1, 0.5]}
+TAUS = {"kl": [1e-4, 0.01, 0.3], "logit_diff": [0.01, 0.1, 0.5]}
 
 
 def a_model(kind: str) -> Model:
@@ -66,14 +66,15 @@ def one_by_one(
         ("llama", "logit_diff", "lowers", None),
         ("neox", "logit_diff", "size", Constant(0.0)),
         ("zoo", "kl", "raises", Constant(0.0)),
+        ("gemma2", "kl", "raises", None),
     ],
 )
 def test_circuits_are_those_of_asking_one_by_one(kind: str, metric: str, by: By, source: Source | None, seed: int) -> None:
     model, pairs = a_model(kind), sweeps.random_pairs(seed, [5, 6])
-    tau = TAUS[metric][1]
+    tau = TAUS[metric][2 if kind == "gemma2" else 1]
     found = interp.acdc(model, pairs, tau, metric, by=by, source=source, order=seed, progress=False)
     expected = one_by_one(model, pairs, tau, metric, by, seed, source)
-    assert found["closest"].item() > 1e-9  # else which edges stay is rounding
+    assert found["closest"].item() > (1e-9 if model.dtype == torch.float64 else 1e-6)  # else which edges stay is rounding
     np.testing.assert_array_equal(found[KEPT].values[0], expected)
     assert 0 < expected.sum() < len(expected)
     assert found["by_rule"].item() == int(np.isnan(found["change"]).sum())
