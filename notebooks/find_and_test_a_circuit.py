@@ -49,7 +49,10 @@ eap_ig = interp.attribute_edges(model, discovery, along="embeddings")
 interp.top(exact, 8)
 
 # %%
-interp.views.compare({"EAP": eap, "EAP-IG": eap_ig}, exact)
+interp.views.compare(eap, exact)
+
+# %%
+interp.views.compare(eap_ig, exact)
 
 # %% [markdown]
 # ## From scores to a circuit
@@ -59,7 +62,7 @@ interp.views.compare({"EAP": eap, "EAP-IG": eap_ig}, exact)
 # %%
 circuit = strongest(eap_ig, graph, 25, name="EAP-IG, 25 edges").pruned()
 print(circuit, "·", *circuit.nodes)
-interp.views.circuit(exact, circuit.dataset())
+interp.views.circuit(exact.assign(in_circuit=circuit.dataset()["in_circuit"]))
 
 # %% [markdown]
 # ## Does it do what the model does?
@@ -97,7 +100,7 @@ for cell, one in enumerate(circuits_of(pruned, graph)):
 # sizes are learned together, as rows of the same passes. The circuit that is read off is measured with whole edges.
 
 # %%
-learned = interp.edge_pruning(model, discovery[:24], [0.9, 0.95], seeds=2, steps=150, batch=8)
+learned = interp.edge_pruning(model, discovery[:24], [0.8, 0.9], seeds=2, steps=200, batch=8)
 for cell, one in enumerate(circuits_of(learned, graph)):
     print(f"{one!r}: divergence {float(learned['value'][0, cell].mean()):.3f}")
 
@@ -114,7 +117,10 @@ for name, other in (("ACDC", by_acdc), ("edge pruning", by_mask)):
     print(f"{name}: {shared.both} edges shared, Jaccard {shared.jaccard:.2f} (by chance {shared.chance:.2f})")
 
 stable = stability(eap_ig, graph, [10, 25, 100])
-print("Jaccard of circuits from resampled prompts:", dict(zip([10, 25, 100], stable["jaccard"].values.round(2), strict=True)))
+print(
+    "Jaccard of circuits from resampled prompts:",
+    dict(zip([10, 25, 100], stable["jaccard"].values.round(2).tolist(), strict=True)),
+)
 
 # %% [markdown]
 # ## Where the truth is known
