@@ -132,8 +132,8 @@ print(
 known = KNOWN["reverse"]()
 compiled = interp.load(known.net, tokenizer=known.tokenizer, name=known.name)
 zero = interp.Constant(0.0)
-effects = interp.patch_edges(compiled, known.pairs, "l2", split_embed=True, source=zero)
-flow = interp.information_flow(compiled, known.pairs, split_embed=True)["score"]
+effects = interp.patch_edges(compiled, known.pairs, "l2", graph=known.truth.graph, source=zero)
+flow = interp.information_flow(compiled, known.pairs, graph=known.truth.graph)["score"]
 interp.views.roc({"exact": effects, "information flow": flow}, known.truth.dataset()["in_circuit"])
 
 # %% [markdown]

@@ -27,9 +27,9 @@ import numpy as np
 import xarray as xr
 
 from interp import axes, effects
-from interp.circuits.graph import Block, Bools, Edge, Graph, Ints, node
+from interp.circuits.graph import Block, Bools, Graph, Ints
+from interp.circuits.nodes import At, Coordinates, Edge, Node, node
 from interp.errors import EdgesError, require_whole
-from interp.sites import Site
 
 VERSION = 1
 ORIGIN = ("method", "estimate", "along", "steps", "quadrature", "model", "task", "source", "patching", "digest")
@@ -84,7 +84,7 @@ class Circuit:
         return cls(graph, np.zeros(len(graph), dtype=bool), name)
 
     @classmethod
-    def among(cls, graph: Graph, nodes: Iterable[Site | str], name: str = "circuit", **origin: Any) -> Circuit:
+    def among(cls, graph: Graph, nodes: Iterable[Node | At | str], name: str = "circuit", **origin: Any) -> Circuit:
         """All edges among some nodes, embedding and logits with them: a circuit of nodes.
 
         Args:
@@ -96,7 +96,7 @@ class Circuit:
         inside = np.zeros(len(graph.senders), dtype=bool)
         inside[[*range(len(graph.roots)), *(graph.node(one) for one in nodes)]] = True
         reading = graph.served @ inside
-        reading[-1] = True
+        reading[-graph.ends :] = True
         return cls(graph, inside[graph.sender] & reading[graph.receiver], name, origin)
 
     def __repr__(self) -> str:
@@ -143,7 +143,7 @@ class Circuit:
         """Heads, MLPs and the embedding that have an edge, by their short names."""
         return tuple(node(site) for site, inside in zip(self.graph.senders, self.inside, strict=True) if inside)
 
-    def without(self, nodes: Iterable[Site | str]) -> Circuit:
+    def without(self, nodes: Iterable[Node | At | str]) -> Circuit:
         """Without the edges out of some nodes and those into them; what others read too, such as shared keys, they still read.
 
         Raises:
@@ -165,7 +165,7 @@ class Circuit:
         """
         graph, sender, receiver = self.graph, self.graph.sender[self.kept], self.graph.receiver[self.kept]
         fed, useful = np.zeros(len(graph.senders), dtype=bool), np.zeros(len(graph.receivers), dtype=bool)
-        fed[: len(graph.roots)], useful[-1] = True, True
+        fed[: len(graph.roots)], useful[-graph.ends :] = True, True
         edges = np.split(sender, np.searchsorted(receiver, np.arange(1, len(graph.receivers))))
         for reader, read in enumerate(edges):  # receivers come in the order of the network
             if fed[read].any():
@@ -224,16 +224,22 @@ class Circuit:
             "origin": dict(self.origin),
             "blocks": [asdict(block) for block in self.graph.blocks],
             **({"split_embed": True} if self.graph.split_embed else {}),
+            **({"coordinates": [_told(one) for one in self.graph.coordinates]} if self.graph.coordinates else {}),
+            **({"spans": list(self.graph.spans[:-1])} if self.graph.spans else {}),
             "edges": [repr(edge) for edge in self.edges],
         }
         return json.dumps(found, indent=1, ensure_ascii=False)
 
     @classmethod
-    def from_json(cls, text: str) -> Circuit:
+    def from_json(cls, text: str, graph: Graph | None = None) -> Circuit:
         """The circuit that was written.
 
+        Args:
+            graph: whose circuit it is, which a file says too; what a file cannot say are featurizers by which nodes are told
+                apart.
+
         Raises:
-            EdgesError: it is no circuit, or one that a later version wrote.
+            EdgesError: it is no circuit, one that a later version wrote, or one of another graph.
             UnknownNameError: an edge that its own graph does not have.
         """
         try:
@@ -244,17 +250,28 @@ class Circuit:
             raise EdgesError("this JSON is no circuit of this library; its 'format' is not 'interp.circuit'")
         if found["version"] != VERSION:
             raise EdgesError(f"this circuit is of version {found['version']}; version {VERSION} is read")
-        graph = Graph(tuple(Block(**block) for block in found["blocks"]), found.get("split_embed", False))
-        return replace(cls.of(graph, found["edges"], found["name"]), origin=found["origin"])
+        own = Graph(tuple(Block(**block) for block in found["blocks"]), found.get("split_embed", False))
+        own = own.apart(map(_coordinates, found.get("coordinates", ())), found.get("spans", ()))
+        if graph is not None and graph != own:
+            raise EdgesError(f"this circuit, {found['name']}, is of another graph: {own!r} and {graph!r}")
+        return replace(cls.of(graph or own, found["edges"], found["name"]), origin=found["origin"])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON."""
         Path(path).write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Circuit:
-        """Read it from JSON; raises as :meth:`from_json`."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+    def load(cls, path: str | os.PathLike[str], graph: Graph | None = None) -> Circuit:
+        """Read it from JSON; arguments and errors as for :meth:`from_json`."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"), graph)
+
+
+def _told(one: Coordinates) -> dict[str, Any]:
+    return {"site": repr(one.site), "features": list(one.features), "name": one.name, "basis": one.basis}
+
+
+def _coordinates(told: Mapping[str, Any]) -> Coordinates:
+    return replace(Coordinates.of(told["site"], told["features"], None, told["name"]), basis=told["basis"])
 
 
 def origin_of(result: Any) -> dict[str, Any]:

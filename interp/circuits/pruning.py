@@ -158,7 +158,8 @@ def backwards(graph: Graph, seed: int | None = None) -> Ints:
 def _stages(graph: Graph) -> Ints:
     """``[receiver]``, a number that is higher where what a reader makes can be read in front of it no more."""
     last = 2 * len(graph.blocks)
-    return np.array([last if s.layer is None else 2 * s.layer + (s.name == "mlp_pre") for s in graph.receivers])
+    stages = [last if s.layer is None else 2 * s.layer + (s.name == "mlp_pre") for s in graph.reading]
+    return np.repeat(stages, graph.ends)
 
 
 def _checked(graph: Graph, order: Ints) -> Ints:
@@ -265,7 +266,7 @@ class Search:
 
     def _leads(self, receiver: int, heard: Sequence[bool]) -> bool:
         """Whether something leads from a reader to the logits."""
-        return receiver == len(self.serves) - 1 or any(heard[sender] for sender in self.serves[receiver])
+        return receiver >= len(self.serves) - self.graph.ends or any(heard[sender] for sender in self.serves[receiver])
 
     @property
     def result(self) -> Pruned:

@@ -116,8 +116,8 @@ def _connected(ranked: NDArray[np.float64], graph: Graph, count: int) -> Ints:
     """The best edge that leads to what is connected, so many times."""
     into = np.split(np.arange(len(graph)), np.cumsum(graph.before)[:-1])
     reading = [np.flatnonzero(graph.served[:, sender]) for sender in range(len(graph.senders))]
-    open_, chosen = {len(graph.receivers) - 1}, list[int]()
-    heap = [(-ranked[edge], int(edge)) for edge in into[-1]]
+    open_, chosen = set(range(len(graph.receivers) - graph.ends, len(graph.receivers))), list[int]()
+    heap = [(-ranked[edge], int(edge)) for logits in open_ for edge in into[logits]]
     heapq.heapify(heap)
     while heap and len(chosen) < count:
         _, edge = heapq.heappop(heap)

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from interp.circuits import Block, Circuit, Edge, Graph
+from interp.circuits import At, Block, Circuit, Coordinates, Edge, Graph
 from interp.engine.asked import contrasted, listed
 from interp.errors import LoadError, StoreError
 from interp.interventions.files import check_format, parsed, seal, tensors_of
@@ -36,7 +36,7 @@ FORMAT = 1
 JSON, TENSORS = "recipe.json", "recipe.safetensors"
 ASIDE = ("model", "pairs", "store", "name", "tags", "progress")
 """Arguments of a sweep that no recipe has among its others."""
-_KNOWN = (Edge, Circuit, Graph, Block)
+_KNOWN = (Edge, Circuit, Graph, Block, Coordinates, At)
 _NEEDED = ("call", "model", "pairs", "pairs_digest", "bos", "plain", "arguments", "unwritten")
 
 

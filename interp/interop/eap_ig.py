@@ -173,6 +173,8 @@ def _wide(graph: Graph) -> Graph:
     """The graph as they have it, with keys and values for every head."""
     if graph.split_embed:
         raise InteropError(f"in {graph!r} positions are a writer of their own; EAP-IG's graphs have one input, with both")
+    if graph.coordinates or graph.spans:
+        raise InteropError(f"in {graph!r} nodes are told apart, in coordinates or by tokens; EAP-IG's graphs have whole ones")
     alike = {(block.heads, block.mlp, block.parallel) for block in graph.blocks}
     if len(alike) != 1 or not graph.blocks[0].mlp:
         what = f"blocks differ ({', '.join(map(str, sorted(alike)))})" if len(alike) != 1 else "blocks have no MLP"
@@ -183,7 +185,7 @@ def _wide(graph: Graph) -> Graph:
 
 def _home(graph: Graph, wide: Graph) -> NDArray[np.int64]:
     """``[receiver of theirs]``, the number of the one in which it is here."""
-    at = {site: number for number, site in enumerate(graph.receivers)}
+    at = {site: number for number, site in enumerate(graph.reading)}
 
     def place(site: Site) -> int:
         if site.name not in SLOTS[1:]:
@@ -191,7 +193,7 @@ def _home(graph: Graph, wide: Graph) -> NDArray[np.int64]:
         block = graph.blocks[site.layer or 0]
         return at[site.at(head=(site.head or 0) * block.kv_heads // block.heads)]
 
-    return np.array([place(site) for site in wide.receivers])
+    return np.array([place(site) for site in wide.reading])
 
 
 def _described(graph: Graph) -> str:
@@ -235,8 +237,8 @@ def _named(path: Path) -> _Theirs:
         raise InteropError(
             f"{path.name} is a circuit of neurons; our graph has whole heads and MLPs: export it by edges or nodes"
         )
-    senders = {_sender(site): number for number, site in enumerate(wide.senders)}
-    receivers = {_receiver(site): number for number, site in enumerate(wide.receivers)}
+    senders = {_sender(site): number for number, site in enumerate(wide.whole)}
+    receivers = {_receiver(site): number for number, site in enumerate(wide.reading)}
     ends = [name.partition("->")[::2] for name in said["edges"]]
     strange = next((f"{a}->{b}" for a, b in ends if a not in senders or b not in receivers), None)
     strange = strange or next((name for name in said["nodes"] if name not in senders and name != "logits"), None)
@@ -248,7 +250,7 @@ def _named(path: Path) -> _Theirs:
     there[rows, columns] = True
     if (there != wide.real).any():
         a, b = np.argwhere(there != wide.real)[0]
-        edge = f"{_sender(wide.senders[a])}->{_receiver(wide.receivers[b])}"
+        edge = f"{_sender(wide.whole[a])}->{_receiver(wide.reading[b])}"
         raise InteropError(
             f"{path.name} {'has' if there[a, b] else 'lacks'} the edge {edge}, but is of {_described(wide)}, which have "
             f"{len(wide):,} edges"
@@ -287,7 +289,7 @@ def _tensors(path: Path) -> _Theirs:
 
 
 def _write_named(path: Path, wide: Graph, cfg: dict[str, Any], dense: dict[str, Any], inside: NDArray[np.bool_]) -> None:
-    senders, receivers = [_sender(site) for site in wide.senders], [_receiver(site) for site in wide.receivers]
+    senders, receivers = [_sender(site) for site in wide.whole], [_receiver(site) for site in wide.reading]
     pairs = zip(wide.sender.tolist(), wide.receiver.tolist(), strict=True)
     edges = {
         f"{senders[a]}->{receivers[b]}": {"score": float(dense["scores"][a, b]), "in_graph": bool(dense["kept"][a, b])}
@@ -301,8 +303,8 @@ def _write_named(path: Path, wide: Graph, cfg: dict[str, Any], dense: dict[str, 
 def _write_tensors(path: Path, wide: Graph, cfg: dict[str, Any], dense: dict[str, Any], inside: NDArray[np.bool_]) -> None:
     said = {
         "cfg": cfg,
-        "src_nodes": [_sender(site) for site in wide.senders],
-        "dst_nodes": [_receiver(site) for site in wide.receivers],
+        "src_nodes": [_sender(site) for site in wide.whole],
+        "dst_nodes": [_receiver(site) for site in wide.reading],
         "edges_scores": torch.from_numpy(np.ascontiguousarray(dense["scores"])).float(),
         "edges_in_graph": torch.from_numpy(np.ascontiguousarray(dense["kept"])),
         "nodes_in_graph": torch.from_numpy(inside.copy()),

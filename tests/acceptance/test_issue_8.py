@@ -131,9 +131,9 @@ def test_both_programs_are_found_again(name: str, figures: dict[str, Any]) -> No
     known, zero = KNOWN[name](), interp.Constant(0.0)
     model = interp.load(known.net, tokenizer=known.tokenizer, name=name, progress=False)
     taus = np.geomspace(1e-12, 10, 14).tolist()
-    found = interp.acdc(model, known.pairs, taus, "l2", by="raises", split_embed=True, source=zero, progress=False)
+    found = interp.acdc(model, known.pairs, taus, "l2", by="raises", graph=known.truth.graph, source=zero, progress=False)
     circuits = found["in_circuit"].values
-    exact = interp.patch_edges(model, known.pairs, "l2", split_embed=True, source=zero, progress=False)
+    exact = interp.patch_edges(model, known.pairs, "l2", graph=known.truth.graph, source=zero, progress=False)
     score = np.abs(interp.effect(exact).values[0]).mean(-1)
     figures |= {
         "edges": len(known.truth.graph),

@@ -78,7 +78,7 @@ def effects(name: str) -> np.ndarray[Any, Any]:
 
 
 def of_edges(model: Model, of: KnownCircuit, source: Source | None) -> np.ndarray[Any, Any]:
-    found = interp.patch_edges(model, of.pairs, "l2", split_embed=True, source=source, progress=False)
+    found = interp.patch_edges(model, of.pairs, "l2", graph=of.truth.graph, source=source, progress=False)
     return interp.effect(found).values[0]
 
 
@@ -174,7 +174,16 @@ def test_acdc_finds_the_programs_under_zero_ablation(name: str) -> None:
     of, whole = known(name), Circuit.whole(known(name).truth.graph)
     some = interp.Pairs(of.pairs.items[:: 1 if name == "proportion" else 3], name)
     thresholds = [1e-12, 1e-3, 1e-2, 0.05, 0.1, 0.3, 1.0, 10.0]
-    found = interp.acdc(model(name), some, thresholds, "l2", by="raises", split_embed=True, source=ZERO, progress=False)
+    found = interp.acdc(
+        model(name),
+        some,
+        thresholds,
+        "l2",
+        by="raises",
+        graph=graph(model(name), split_embed=True),
+        source=ZERO,
+        progress=False,
+    )
     sweep = circuits_of(found, whole.graph)
     assert sweep[0] == of.truth
     assert len(sweep[-1]) < len(of.truth)
@@ -255,6 +264,6 @@ def test_a_program_of_your_own() -> None:
 def test_numbers_are_ranked_by_size() -> None:
     """The effects of all edges, as :func:`interp.circuits.strongest` ranks them, put the truth first."""
     of = known("reverse")
-    found = interp.patch_edges(model("reverse"), of.pairs, "l2", split_embed=True, source=ZERO)
+    found = interp.patch_edges(model("reverse"), of.pairs, "l2", graph=of.truth.graph, source=ZERO)
     assert interp.circuits.strongest(found, of.truth.graph, 11) == of.truth
     assert ranking(found, of.truth.graph).shape == (94,)

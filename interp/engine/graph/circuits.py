@@ -8,6 +8,7 @@ array(['copying', '~copying'], dtype=object)
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from typing import Any
@@ -19,7 +20,7 @@ import xarray as xr
 from interp import axes
 from interp.circuits import Circuit
 from interp.engine.cells import Cell
-from interp.engine.graph.edges import graph
+from interp.engine.graph.edges import as_asked, spec_of_graph
 from interp.engine.graph.mixed import Mixed
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
 from interp.engine.precision import Precision
@@ -53,7 +54,7 @@ def patch_circuits(
     Args:
         model: one whose blocks can be resumed, and whose heads read the stream through a norm and a projection.
         pairs: prompts of equal length in each pair.
-        circuits: one or several, of the model's graph (:func:`interp.graph`), with its embedding split or not.
+        circuits: one or several, of the model's graph (:func:`interp.graph`), with its nodes told apart or not.
         metric: one or several.
         patching: ``"noising"`` runs on the clean prompt, and what is left out is seen from the corrupted one; ``"denoising"``
             the reverse.
@@ -93,8 +94,8 @@ def patch_circuits(
                 "edges": (axes.CELL, [len(one) for one in several]),
                 "digest": (axes.CELL, digests),
             },
-            spec={"circuits": digests},
-            senders=shape.senders,
+            spec={"circuits": digests, **spec_of_graph(shape)},
+            senders=shape.whole,
         ),
     )
 
@@ -113,8 +114,8 @@ def _checked(model: Model, circuits: Any) -> list[Circuit]:
     for one in several:
         if not isinstance(one, Circuit):
             raise InputError(f"circuits hold {one!r} of type {type(one).__name__}; expected interp.circuits.Circuit")
-    shape = graph(model, split_embed=several[0].graph.split_embed)
+    shape = as_asked(model, several[0].graph)
     for one in several:
-        if one.graph != shape:
-            raise EdgesError(f"{one!r} is of another graph than {model.name}'s: {one.graph!r} and {shape!r}")
-    return several
+        if one.graph != several[0].graph:
+            raise EdgesError(f"{one!r} is of another graph than {several[0]!r}: {one.graph!r} and {several[0].graph!r}")
+    return [replace(one, graph=shape) for one in several]

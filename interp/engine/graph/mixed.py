@@ -29,6 +29,7 @@ from torch import Tensor
 from interp.circuits import LOGITS, Graph
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
+from interp.engine.graph.apart import Apart, Tokens
 from interp.engine.graph.said import Said
 from interp.engine.graph.slots import projections, slots
 from interp.engine.graph.writers import Writers
@@ -69,17 +70,24 @@ class Mixed:
             raise EdgesError(
                 f"the stream of {runs.model.name} is divided by norms between its blocks, and is no sum of its writers"
             )
-        self.runs, self.graph, self.budget, self.model, self.stack = runs, graph, budget, runs.model, runs.model.stack
-        self.kept, self.constant = kept, isinstance(source, Constant)
+        self.runs, self.graph, self.budget, self.model, self.stack = runs, graph.base, budget, runs.model, runs.model.stack
+        self.kept, self.constant, self.tokens = kept, isinstance(source, Constant), Tokens(runs, graph)
         self._latest: Said | None = None
         self.passes = 0
         """How many passes of rows there were."""
-        self.writers = Writers(runs, graph.senders, source)
-        self.slots = slots(self.model, graph)
-        self.entering = np.searchsorted([-1 if s.layer is None else s.layer for s in graph.senders], range(len(self.stack) + 1))
+        self.writers = Writers(runs, graph.written, source)
+        self.apart = Apart(self.writers, self.graph)
+        self.slots = slots(self.model, self.graph)
+        layers = [-1 if one.layer is None else one.layer for one in self.graph.senders]
+        self.entering = np.searchsorted(layers, range(len(self.stack) + 1))
         """How many senders there are in front of each block."""
-        device = self.model.device
-        self.sender, self.receiver = (torch.tensor(ends, device=device) for ends in (graph.sender, graph.receiver))
+        self.attending = [
+            sum(one.layer == layer and one.head is not None for one in self.graph.senders) for layer in range(len(self.stack))
+        ]
+        """How many senders the heads of each block are."""
+        device, self.many = self.model.device, graph.ends
+        sender, receiver = (torch.tensor(ends, device=device) for ends in (graph.sender, graph.receiver))
+        self.sender, self.receiver, self.span = sender // self.many, receiver // self.many, receiver % self.many
 
     def open(self) -> dict[str, float]:
         """Keep what rows begin from, and resolve what the source says; returns the noise floor.
@@ -93,7 +101,7 @@ class Mixed:
         self.writers.place()
         self._check()
         everyone = torch.arange(len(runs.base), device=device)
-        every_edge = torch.ones(1, len(self.graph), device=device)
+        every_edge = torch.ones(1, len(self.sender), device=device)
         again = self._values(every_edge, everyone, lambda n: None, begin=0)[:, 0]  # what it moves is rounding
         base = runs.reader.measure(runs.logits("base"), everyone, runs.reference)
         return noise_floor(again, base, self.model, runs.reader.metrics)
@@ -150,7 +158,7 @@ class Mixed:
         source: Said,
         at: Int[Tensor, " example"],
         column: int,
-        out: Float[Tensor, "circuit receiver sender"],
+        out: Float[Tensor, "circuit receiver span sender"],
         begins: Int[Tensor, " circuit"],
         most: int,
         progress: Progress,
@@ -179,14 +187,14 @@ class Mixed:
             stream, made = shard.base(Site("resid_pre", layer=site.layer), every), shard.base(site, every)
             slot.check(stream, made, real)
 
-    def _out(self, weights: Weights) -> tuple[Float[Tensor, "circuit receiver sender"], Int[Tensor, " circuit"]]:
+    def _out(self, weights: Weights) -> tuple[Float[Tensor, "circuit receiver span sender"], Int[Tensor, " circuit"]]:
         """How much of each edge is left out, and twice the first block in which something is, 1 more if of its MLP alone."""
-        out = torch.zeros(len(weights), len(self.graph.receivers), len(self.graph.senders), device=weights.device)
-        out = out.to(torch.promote_types(self.model.dtype, torch.float32))
-        out[:, self.receiver, self.sender] = 1 - weights.to(out)
+        shape = (len(weights), len(self.graph.reading), self.many, len(self.graph.senders))
+        out = torch.zeros(shape, device=weights.device, dtype=torch.promote_types(self.model.dtype, torch.float32))
+        out[:, self.receiver, self.span, self.sender] = 1 - weights.to(out)
         last = 2 * len(self.stack)
-        at = [last if s.layer is None else 2 * s.layer + (s.name == "mlp_pre") for s in self.graph.receivers]
-        begins = torch.where(out.detach().ne(0).any(-1), torch.tensor(at, device=out.device), last).amin(-1)
+        at = [last if s.layer is None else 2 * s.layer + (s.name == "mlp_pre") for s in self.graph.reading]
+        begins = torch.where(out.detach().ne(0).any(-1).any(-1), torch.tensor(at, device=out.device), last).amin(-1)
         return out, begins
 
     def _sites(self) -> set[Site]:
@@ -197,7 +205,7 @@ class Mixed:
 
     def _bytes(self, columns: int) -> int:
         """What the gaps of one row take."""
-        wide = max(len(self.graph.heads(layer)) for layer in range(len(self.stack)))
+        wide = max(self.attending)
         return columns * (len(self.graph.senders) + 4 * wide) * self.model.sizes["d_model"] * max(4, self.model.dtype.itemsize)
 
     def _rows(self, columns: int) -> int:
@@ -216,7 +224,7 @@ class MixedRows:
     """Where they are in the shard."""
     start: int
     """First column that is carried."""
-    out: Float[Tensor, "circuit receiver sender"]
+    out: Float[Tensor, "circuit receiver span sender"]
     begin: int
     """First block in which something is left out."""
     standing: int
@@ -253,11 +261,17 @@ class MixedRows:
         nothing = of.writers.nothing(layer, seen) if path is not None else None
         if nothing is not None and not block.parallel and not of.writers.adds_itself(layer):
             seen = seen - of.writers.behind(layer, nothing)
-        with Hooks(of.model.module, {out: of.model.taps(out)}, [out], {}) as hooks:
+        sites = [out, *of.apart.units(layer)]
+        with Hooks(of.model.module, {site: of.model.taps(site) for site in sites}, sites, {}) as hooks:
             of.stack.run(layer, seen, call, self._rows, attention=nothing)
-        made = rearrange(hooks.found[out], "(c e) p d -> c e p d", c=len(self.out))
-        self.own.append((self._from(column, self._theirs(out), axis=1) - made)[:, None])
-        return after + made
+        made = {site: rearrange(hooks.found[site], "(c e) p d -> c e p d", c=len(self.out)) for site in sites}
+
+        def theirs(site: Site) -> Tensor:
+            return self._from(column, self._theirs(site), axis=1).expand_as(made[site])
+
+        gaps = of.apart.of_mlp(layer, theirs, made.__getitem__)
+        self.own.append(gaps.movedim(0, 1))
+        return after + made[out]
 
     def _attention(self, layer: int, stream: Stream, column: int) -> Later:
         """What attention adds from a column on, whose heads' queries, keys and values see sums of their own."""
@@ -276,7 +290,7 @@ class MixedRows:
         of.stack.heads(layer, self._from(column, hidden, axis=1), call, self._rows, hooks, output, whole=whole)
         found = rearrange(hooks.found[z], "(c e) p h d -> c e p h d", c=len(self.out))
         raw = of.writers.raw(layer, found)
-        gaps = of.writers.parted(layer, self._from(column, self._theirs(z), axis=1).expand_as(found), found, raw)
+        gaps = of.apart.of_heads(layer, self._from(column, self._theirs(z), axis=1).expand_as(found), found, raw)
         self.own.append(rearrange(gaps, "c e p h m -> c h e p m"))
         return of.writers.behind(layer, raw)
 
@@ -286,13 +300,26 @@ class MixedRows:
         return {site: partial(_instead, self.of.slots[site].read(each))}
 
     def _seen(self, tensor: Site, stream: Stream, column: int) -> Float[Tensor, "circuit receiver example carried d_model"]:
-        """What every receiver of a tensor sees, from a column on.
+        """What every receiver of a tensor sees, from a column on; at the tokens of each span a sum of its own."""
+        masks = self.of.tokens.masks
+        if masks is None:
+            return self._sum(tensor, stream, column, 0)
+        masks = self._from(column, masks[:, self.source.shard.examples[self.examples]], axis=-1)
+        seen = torch.zeros((), dtype=stream.dtype, device=stream.device)
+        for span, mask in enumerate(masks):
+            seen = torch.where(mask[..., None], self._sum(tensor, stream, column, span), seen)
+        return seen
+
+    def _sum(
+        self, tensor: Site, stream: Stream, column: int, span: int
+    ) -> Float[Tensor, "circuit receiver example carried d_model"]:
+        """What every receiver of a tensor sees, by the edges between tokens of one span.
 
         Of readers that leave out most of what they read, or anything where the source is a constant, it is the source's stream
         with what is kept in its place: less of the sum cancels, which a norm of next to nothing would show.
         """
         readers = self.of.graph.readers[tensor]
-        out = self.out[:, readers.start : readers.stop, : self.of.graph.before[readers.start]]
+        out = self.out[:, readers.start : readers.stop, span, : self.of.graph.before[readers.start]]
         mostly = (out.detach().sum(-1) > (0 if self.of.constant else out.shape[-1] / 2))[..., None]
         weights = torch.where(mostly, out - 1, out).to(stream)
         theirs = self._from(column, self._chosen(self.source.streams[tensor]), axis=1)
@@ -320,7 +347,7 @@ class MixedRows:
     @cached_property
     def _known(self) -> Float[Tensor, "sender example position d_model"]:
         """Gaps of the writers in front, which are the base run's."""
-        heads = self.of.graph.blocks[self.begin].heads if self.standing else 0
+        heads = self.of.attending[self.begin] if self.standing else 0
         gaps = self.source.gaps[: int(self.of.entering[self.begin]) + heads]
         return self._from(self.start, gaps if self._everyone else gaps[:, self.examples])
 

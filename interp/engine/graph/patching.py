@@ -17,9 +17,10 @@ from functools import partial
 
 import xarray as xr
 
+from interp.circuits import Edge, Graph, whole_of
 from interp.engine.background import Given, Hold
 from interp.engine.cells import Cell
-from interp.engine.graph.edges import Edge, spec_of, wanted_edges
+from interp.engine.graph.edges import spec_of, wanted_edges
 from interp.engine.graph.rows import EdgeRows
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
 from interp.engine.precision import Precision
@@ -37,8 +38,8 @@ def patch_edges(
     pairs: Pairs | Sequence[Pair] | Encoded,
     metric: MetricLike | Sequence[MetricLike] = "logit_diff",
     *,
-    edges: Edge | Sequence[Edge] | None = None,
-    split_embed: bool = False,
+    edges: Edge | str | Sequence[Edge | str] | None = None,
+    graph: Graph | None = None,
     patching: Patching = "noising",
     source: Source | None = None,
     given: Given = None,
@@ -56,9 +57,10 @@ def patch_edges(
         model: one whose blocks can be resumed (:func:`interp.explain` says why not).
         pairs: prompts of equal length in each pair.
         metric: one or several.
-        edges: some of those of :func:`interp.graph`, or one; all of them where left out.
-        split_embed: whether ``embed`` is the embedding of tokens alone, and ``pos_embed``, that of positions, a writer beside
-            it.
+        edges: some of those of :func:`interp.graph`, or one, or as they are printed, ``"L3H0 → L9H6.q"``; all of them where
+            left out.
+        graph: by default ``interp.graph(model)``; one whose embedding is split, or whose nodes are told apart in coordinates or
+            by tokens.
         patching: ``"noising"`` runs on the clean prompt and lets the reader see the corrupted one's contribution;
             ``"denoising"`` the reverse.
         source: what the reader sees of the writer: by default the other prompt's contribution; a mean, another example's, or
@@ -83,14 +85,15 @@ def patch_edges(
 
     Raises:
         EdgesError: the model's blocks cannot be resumed, or it is not causal; or something is given or held that rows of edges
-            do not meet, such as another stream; or the embedding is no sum of those of tokens and positions.
+            do not meet, such as another stream; or the embedding is no sum of those of tokens and positions; or the graph is
+            another model's.
         UnknownSiteError: an edge that the model does not have.
         ValueError: ``edges`` is empty or holds something else, or ``rows`` is less than 1.
         UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch`.
     """
     said, into = others(locals()), Into.of(store, name, tags)
     require_edges(model, patching, precision)
-    shape, numbers = wanted_edges(model, edges, split_embed=split_embed)
+    shape, numbers = wanted_edges(model, edges, graph)
     wanted = [shape.edges[number] for number in numbers]
     asked = Asked.of(
         model,
@@ -101,7 +104,7 @@ def patch_edges(
             count=len(wanted),
             coords=shape.coords(numbers),
             spec=spec_of(edges, shape, numbers),
-            senders=tuple(dict.fromkeys(edge.sender for edge in wanted)),
+            senders=shape.whole if edges is None else tuple(dict.fromkeys(whole_of(edge.sender) for edge in wanted)),
         ),
         given=given,
         hold=hold,

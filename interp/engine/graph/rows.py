@@ -19,12 +19,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits import Graph
+from interp.circuits import At, Graph, Node, bare
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.cells import Cell
+from interp.engine.graph.apart import Tokens
 from interp.engine.graph.edges import LOGITS, SLOTS, Edge
 from interp.engine.graph.given import Part, Standing
+from interp.engine.graph.said import Said
 from interp.engine.graph.writers import Writers
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
@@ -63,27 +65,38 @@ class EdgeRows:
         assert self.model.stack is not None
         self.stack, self.anatomy = self.model.stack, self.model.anatomy
         self.last = len(self.stack) - 1
-        self.writers = list(dict.fromkeys(edge.sender for edge in wanted))
+        self.graph, self.apart = graph, bool(graph.coordinates or graph.spans)
+        self.writers: list[Node | At] = list(dict.fromkeys(edge.sender for edge in wanted))
         number = {site: i for i, site in enumerate(self.writers)}
         self.readers: dict[Site, list[tuple[int, int, int]]] = defaultdict(list)
         """For each tensor that reads: number of the edge, of the sender, and the head."""
         for i, edge in enumerate(wanted):
-            self.readers[edge.receiver.tensor].append((i, number[edge.sender], edge.receiver.head or 0))
+            reader = bare(edge.receiver)
+            assert isinstance(reader, Site)
+            self.readers[reader.tensor].append((i, number[edge.sender], reader.head or 0))
         # One more row an example: a reader in the middle that sees what it would have seen. What it moves is rounding.
         middle = list(self.readers)[len(self.readers) // 2]
         self.readers[middle].append((len(wanted), len(self.writers), self.readers[middle][0][2]))
         self.cells = len(wanted)
         self.known = known
         plain = beside is None and not self.anatomy.main.norms
-        self.standing = None if plain else Standing(self.model, beside, self.writers)
+        if not plain and self.apart:
+            raise EdgesError(
+                "something is given or held, or norms divide the stream itself: edges of nodes that are told apart cannot be "
+                "swept beside it; take the graph whose nodes are whole"
+            )
+        whole = [site for site in self.writers if isinstance(site, Site)]
+        self.standing = None if plain else Standing(self.model, beside, whole)
         self._last: tuple[Shard, Tensor, dict[int, Tensor]] | None = None
-        embedded = graph.roots if graph.split_embed and not set(graph.roots).isdisjoint(self.writers) else ()
+        roots = [site for site in graph.whole if site.layer is None]
+        embedded = roots if graph.split_embed and not set(roots).isdisjoint(self.writers) else ()
         if embedded and self.standing is not None and self.standing.between[0]:
             raise EdgesError(
                 f"{self.standing.between[0][0]!r} is given or held, where tokens and positions have come together: edges out "
                 "of either of them cannot be swept; take the graph whose embedding is not split"
             )
-        self.said = Writers(runs, tuple(dict.fromkeys([*self.writers, *embedded])), source, given)
+        self.said = Writers(runs, graph.written if self.apart else list(dict.fromkeys([*whole, *embedded])), source, given)
+        self.tokens = Tokens(runs, graph)
 
     def open(self) -> dict[str, float]:
         """Make the base run and the sources', so that edges can be measured; returns the noise floor."""
@@ -132,7 +145,7 @@ class EdgeRows:
         for layer in {site.layer for site in self.readers if site.layer is not None}:
             sites |= {Site("resid_pre", layer=layer), Site("output", path=self.anatomy.attention[layer])}
             sites |= {Site(name, layer=layer) for name in ("z", *SLOTS)}
-        for sender in self.writers:
+        for sender in self.said.changes:
             if sender.name == "z" and sender.layer is not None:
                 sites.add(Site("output", path=self.anatomy.attention[sender.layer]))
         sites |= self.said.sites()
@@ -150,9 +163,13 @@ class EdgeRows:
         moved = torch.zeros(
             len(self.writers) + 1, len(shard.examples), shard.tokens.width, width, dtype=base.dtype, device=base.device
         )
+        if self.apart:
+            moved[:-1] = self._told_apart(shard)
+            return moved, {}
         known: dict[Site, Tensor] = {}
         written: dict[int, Tensor] = {}
         for i, sender in enumerate(self.writers):
+            assert isinstance(sender, Site)
             site = self.said.changes[sender].site
             if site not in known:
                 known = {site: self.said.difference(sender, shard)}  # a layer's heads follow each other
@@ -162,6 +179,15 @@ class EdgeRows:
                 new = shard.found[site].tensor + difference
                 written[i] = new if sender.name != "z" else new[:, :, sender.head]
         return moved, written
+
+    def _told_apart(self, shard: Shard) -> Float[Tensor, "sender example position d_model"]:
+        """The same of nodes that are told apart."""
+        gaps, masks, base = Said(self.said, self.graph.base, shard).gaps, self.tokens.masks, self.graph.base
+        found = gaps[[base.node(bare(sender)) for sender in self.writers]]
+        if masks is None:
+            return found
+        spans = [self.graph.spans.index(sender.span) for sender in self.writers if isinstance(sender, At)]
+        return found * masks[spans][:, shard.examples, :, None]
 
     def _through_w_o(self, sender: Site, difference: Tensor, shard: Shard) -> Tensor:
         """A head's change as the stream sees it: behind W_O, and behind the norm that follows it in some models."""

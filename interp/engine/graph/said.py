@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.circuits import EMBED, LOGITS, POS_EMBED, Graph
+from interp.engine.graph.apart import Apart
 from interp.engine.graph.slots import projections
 from interp.engine.graph.writers import EMBED_STREAM, Writers
 from interp.engine.shard import Shard
@@ -25,7 +26,7 @@ class Said:
     """What the source says of every writer, on the examples of a shard."""
 
     def __init__(self, writers: Writers, graph: Graph, shard: Shard) -> None:
-        self.writers, self.graph, self.shard = writers, graph, shard
+        self.writers, self.graph, self.shard, self.apart = writers, graph, shard, Apart(writers, graph)
         self._tensors: dict[Site, Tensor] = {}
 
     def tensor(self, site: Site) -> Tensor:
@@ -40,17 +41,21 @@ class Said:
     @cached_property
     def gaps(self) -> Float[Tensor, "sender example position d_model"]:
         """Source less base, of every writer, as the stream has it."""
-        embedded = (EMBED, POS_EMBED) if self.writers.split else (EMBED_STREAM,)
-        found = [(self.tensor(site) - self.shard.found[site].tensor)[None] for site in embedded]
+        embedded = {EMBED: EMBED, POS_EMBED: POS_EMBED} if self.writers.split else {EMBED: EMBED_STREAM}
+        found = [self.apart.of_root(root, self.tensor(site), self._here(site)) for root, site in embedded.items()]
         for layer, block in enumerate(self.graph.blocks):
-            z, mlp = Site("z", layer=layer), Site("mlp_out", layer=layer)
+            z = Site("z", layer=layer)
             if block.heads:
-                raw = self.shard.found[Site("output", path=self.writers.model.anatomy.attention[layer])].tensor
-                parts = self.writers.parted(layer, self.tensor(z), self.shard.found[z].tensor, raw)
+                raw = self._here(Site("output", path=self.writers.model.anatomy.attention[layer]))
+                parts = self.apart.of_heads(layer, self.tensor(z), self._here(z), raw)
                 found.append(rearrange(parts, "e p h m -> h e p m"))
             if block.mlp:
-                found.append((self.tensor(mlp) - self.shard.found[mlp].tensor)[None])
+                found.append(self.apart.of_mlp(layer, self.tensor, self._here))
         return torch.cat(found)
+
+    def _here(self, site: Site) -> Tensor:
+        """The base run's tensor."""
+        return self.shard.found[site].tensor
 
     @cached_property
     def streams(self) -> dict[Site, Float[Tensor, "example position d_model"]]:

@@ -9,11 +9,13 @@ torch.Size([1, 32491, 64])
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.circuits import LOGITS, Graph
 from interp.engine.budget import Budget
+from interp.engine.graph.apart import Tokens
 from interp.engine.graph.said import Said
 from interp.engine.graph.slots import projections
 from interp.engine.graph.writers import EMBED_STREAM, Writers
@@ -28,15 +30,15 @@ class Shares:
     """Edges of one graph in the base run of a sweep.
 
     Of a reader that sees r = Σ_u a_u, writer u has relu(‖r‖₁ − ‖r − (a_u − ã_u)‖₁), over the sum of these, on average over real
-    tokens; of the logits over those that are read.
+    tokens; of the logits over those that are read. Of nodes at some tokens alone, over those; 0 where there are none.
 
     Args:
         source: what is seen in the place of a writer.
     """
 
     def __init__(self, runs: Runs, graph: Graph, source: Source, budget: Budget) -> None:
-        self.runs, self.graph, self.budget, self.model = runs, graph, budget, runs.model
-        self.writers = Writers(runs, graph.senders, source)
+        self.runs, self.graph, self.budget, self.model = runs, graph.base, budget, runs.model
+        self.writers, self.tokens = Writers(runs, graph.written, source), Tokens(runs, graph)
 
     def open(self) -> dict[str, float]:
         """Keep the base run's streams, and resolve what the source says."""
@@ -57,6 +59,7 @@ class Shares:
     def _of(self, shard: Shard, at: Int[Tensor, " example"]) -> Float[Tensor, "edge example"]:
         gaps = Said(self.writers, self.graph, shard).gaps[:, at]
         mask, read = shard.tokens.mask[at].bool(), self.runs.reader.positions_of(shard.tokens)[at]
+        masks = self.tokens.masks
         last = torch.zeros_like(mask).scatter_(1, read.to(mask.device), True)
         found = []
         for tensor, stream in self._streams().items():
@@ -65,9 +68,10 @@ class Shares:
             nearer = torch.stack([(seen.abs().sum(-1) - (seen + gap).abs().sum(-1)).clamp(min=0) for gap in own])
             total = nearer.sum(0)
             share = torch.where(total > 0, nearer / torch.where(total > 0, total, 1), 0)
-            where = (last if tensor == LOGITS else mask).to(share)
-            mean = (share * where).sum(-1) / where.sum(-1)
-            found.append(mean.repeat(len(receivers), 1))
+            where = last if tensor == LOGITS else mask
+            spans = [where] if masks is None else [where & own for own in masks[:, shard.examples[at]]]
+            means = torch.stack([(share * own).sum(-1) / own.sum(-1).clamp(min=1) for own in spans])
+            found.append(rearrange(means, "span u e -> (span u) e").repeat(len(receivers), 1))
         return torch.cat(found)
 
     def _streams(self) -> dict[Site, Site]:

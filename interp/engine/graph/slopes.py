@@ -25,6 +25,7 @@ from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.estimates.slopes import Slopes, differentiable, slopes
 from interp.engine.graph.along import Path, Point
+from interp.engine.graph.apart import Tokens
 from interp.engine.graph.said import Said
 from interp.engine.graph.slots import projections, slots
 from interp.engine.graph.writers import Writers
@@ -51,12 +52,13 @@ class EdgeSlopes:
     def __init__(
         self, runs: Runs, graph: Graph, numbers: Int[Tensor, " edge"], source: Source, budget: Budget, path: Path
     ) -> None:
-        self.runs, self.graph, self.budget, self.model = runs, graph, budget, runs.model
-        self.writers = Writers(runs, graph.senders, source)
-        self.slots = slots(self.model, graph)
-        self.points, self.checked = list(path(graph)), set[Site]()
-        device = self.model.device
-        self.sender, self.receiver = (torch.tensor(ends, device=device)[numbers] for ends in (graph.sender, graph.receiver))
+        self.runs, self.graph, self.budget, self.model = runs, graph.base, budget, runs.model
+        self.writers, self.tokens = Writers(runs, graph.written, source), Tokens(runs, graph)
+        self.slots = slots(self.model, self.graph)
+        self.points, self.checked = list(path(self.graph)), set[Site]()
+        device, many = self.model.device, graph.ends
+        sender, receiver = (torch.tensor(ends, device=device)[numbers] for ends in (graph.sender, graph.receiver))
+        self.sender, self.receiver, self.span = sender // many, receiver // many, receiver % many
 
     def open(self) -> dict[str, float]:
         """Keep what gaps are counted from, and resolve what the source says."""
@@ -84,15 +86,23 @@ class EdgeSlopes:
         for point in self.points:
             for site, gradient in self._gradients(said, at, point).items():
                 gradients[site] = gradients.get(site, 0.0) + point.weight * gradient
-        moved, gaps = [], said.gaps[:, at]
+        gaps, masks = said.gaps[:, at], self.tokens.masks
+        spans = [gaps] if masks is None else [gaps * mask[examples][..., None] for mask in masks]
+        dense = torch.stack([self._dense(own, gradients) for own in spans], dim=2)
+        base = self.runs.reader.measure(self.runs.logits("base")[examples], examples, self.runs.reference)
+        estimated = dense[:, :, self.span[cells], self.receiver[cells], self.sender[cells]]
+        return base[:, None] + rearrange(estimated, "metric e edge -> metric edge e").to(base)
+
+    def _dense(
+        self, gaps: Float[Tensor, "u e p d"], gradients: dict[Site, Tensor]
+    ) -> Float[Tensor, "metric e receiver sender"]:
+        """Every gap times the gradient at every reader."""
+        moved = []
         for tensor, receivers in self.graph.readers.items():
             before = int(self.graph.before[receivers.start])
             own = einsum(gaps[:before], gradients[tensor], "u e p d, metric e p r d -> metric e r u")
             moved.append(torch.nn.functional.pad(own, (0, len(gaps) - before)))
-        dense = torch.cat(moved, dim=2)
-        base = self.runs.reader.measure(self.runs.logits("base")[examples], examples, self.runs.reference)
-        estimated = dense[:, :, self.receiver[cells], self.sender[cells]]
-        return base[:, None] + rearrange(estimated, "metric e edge -> metric edge e").to(base)
+        return torch.cat(moved, dim=2)
 
     def _gradients(self, said: Said, at: Tensor, point: Point) -> dict[Site, Float[Tensor, "metric e p receiver d"]]:
         """The gradient at what every receiver sees, by tensor."""

@@ -112,6 +112,7 @@ class Writers:
         said: Float[Tensor, "*row position head d_head"],
         here: Float[Tensor, "*row position head d_head"],
         given: Float[Tensor, "*row position d_model"],
+        of: Sequence[int] | None = None,
     ) -> Float[Tensor, "*row position head d_model"]:
         """How much more each head adds to the stream with one z than with another, in a sum over heads.
 
@@ -119,8 +120,10 @@ class Writers:
 
         Args:
             given: what the attention module gives with the second.
+            of: where some of a head's z stands apart from the rest, the head of each.
         """
         w_o, path = self.w_o(layer), self.normed_behind(layer)
+        w_o = w_o if of is None else w_o[list(of)]
         if path is None:
             return einsum(said - here, w_o, "... h d, h d m -> ... h m")
         form, norm = form_of(self.model, Site("ln1_post_scale", layer=layer))

@@ -39,7 +39,7 @@ from interp import axes, effects
 from interp.circuits import BY, By, Graph, Known, Scores, backwards, prune, ranking
 from interp.engine.cells import Cell
 from interp.engine.graph.along import along_embeddings
-from interp.engine.graph.edges import graph, spec_of_graph
+from interp.engine.graph.edges import as_asked, spec_of_graph
 from interp.engine.graph.found import circuits_found, what_counts
 from interp.engine.graph.mixed import Mixed
 from interp.engine.graph.slopes import EdgeSlopes
@@ -77,7 +77,7 @@ def acdc(
     by: By | None = None,
     order: int | None = None,
     foretold: Scores | None = None,
-    split_embed: bool = False,
+    graph: Graph | None = None,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -100,7 +100,7 @@ def acdc(
             goes.
         foretold: estimates of all edges from which decisions are foretold, as :func:`interp.attribute_edges` gives them. By
             default they are made, along embeddings. They are not seen in the result, but in how long it takes.
-        split_embed: whether positions are a writer of their own, as for :func:`interp.patch_edges`.
+        graph: as for :func:`interp.patch_edges`.
         store, name, tags: where to keep the circuits, each threshold's as soon as it is found, a run of its own; those that are
             there are not looked for again.
 
@@ -121,10 +121,10 @@ def acdc(
     said, into = others(locals()), Into.of(store, name, tags)
     require_edges(model, patching, precision)
     thresholds, counts = _thresholds(threshold), what_counts(metric, by)
-    shape = graph(model, split_embed=split_embed)
+    shape = as_asked(model, graph)
     guess = None if foretold is None else ranking(foretold, shape, counts)
     words = Words("acdc", patching, precision, Activation() if source is None else source, rows)
-    cells = Cells(count=1, coords={}, spec=spec_of_graph(shape), senders=shape.senders)
+    cells = Cells(count=1, coords={}, spec=spec_of_graph(shape), senders=shape.whole)
     asked = Asked.of(model, pairs, metric, words, cells)
     facts: dict[str, Any] = {"by": counts, "order": order}
     each = {tau: replace(asked, cells=replace(cells, facts=facts | {"threshold": tau})) for tau in sorted(thresholds)}
@@ -190,7 +190,7 @@ class _Search:
     def _shown(self, rows: Mixed) -> NDArray[np.bool_]:
         """In whose words readers show: where a norm follows attention, what one head says changes what the others are worth."""
         shown = self.graph.served.copy()
-        of = [-1 if site.layer is None or site.name != "z" else site.layer for site in self.graph.senders]
+        of = [-1 if one.layer is None or one.head is None else one.layer for one in self.graph.senders]
         for layer in range(len(self.graph.blocks)):
             if self.graph.blocks[layer].heads and rows.writers.normed_behind(layer) is not None:
                 together = np.array([one == layer for one in of])

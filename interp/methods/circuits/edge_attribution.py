@@ -32,7 +32,7 @@ from typing import Literal, get_args
 import torch
 import xarray as xr
 
-from interp.circuits import Edge
+from interp.circuits import Edge, Graph
 from interp.engine.cells import Cell
 from interp.engine.estimates.quadrature import Quadrature
 from interp.engine.graph.along import along_activations, along_embeddings, at_base
@@ -72,8 +72,8 @@ def attribute_edges(
     along: Along | None = None,
     steps: int = 5,
     quadrature: Quadrature = "gauss",
-    edges: Edge | Sequence[Edge] | None = None,
-    split_embed: bool = False,
+    edges: Edge | str | Sequence[Edge | str] | None = None,
+    graph: Graph | None = None,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -86,7 +86,7 @@ def attribute_edges(
     """Estimate the effect of edges, each alone.
 
     Args:
-        model, pairs, metric, edges, split_embed, patching, source, precision, progress, store, name, tags: as for
+        model, pairs, metric, edges, graph, patching, source, precision, progress, store, name, tags: as for
             :func:`interp.patch_edges`, whose exact effects these estimate.
         along: a path along which gradients are taken, see above; None for the base run alone.
         steps: points of the path.
@@ -110,7 +110,7 @@ def attribute_edges(
             raise UnknownNameError(argument, value, get_args(known))
     require_whole("steps", steps, "at how many points gradients are taken")
     require_edges(model, patching, precision)
-    shape, numbers = wanted_edges(model, edges, split_embed=split_embed)
+    shape, numbers = wanted_edges(model, edges, graph)
     path = at_base if along is None else partial(_ALONG[along], quadrature=quadrature, steps=steps)
     how = {} if along is None else {"along": along, "steps": steps, "quadrature": quadrature}
     asked = Asked.of(
@@ -122,7 +122,7 @@ def attribute_edges(
             count=len(numbers),
             coords=shape.coords(numbers),
             spec=spec_of(edges, shape, numbers),
-            senders=shape.senders,
+            senders=shape.whole,
             together=True,
             facts={"estimate": "first order" if along is None else "integrated gradients", **how},
         ),

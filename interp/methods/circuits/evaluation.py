@@ -38,7 +38,7 @@ from interp import axes, effects
 from interp.circuits import BY, SELECTED, By, Circuit, Graph, Scores, random_circuits, strongest
 from interp.effects.faithfulness import RANDOM, SIZE
 from interp.engine.graph.circuits import patch_circuits
-from interp.engine.graph.edges import graph
+from interp.engine.graph.edges import as_asked
 from interp.engine.precision import Precision
 from interp.engine.stored import StoreLike
 from interp.errors import InputError, UnknownNameError, require_whole
@@ -74,6 +74,7 @@ def evaluate_circuits(
     by: By | Sequence[By] = "size",
     connected: bool = False,
     scored: str | None = None,
+    graph: Graph | None = None,
     random: int = 20,
     by_layer: int = 0,
     prune: bool = True,
@@ -99,6 +100,7 @@ def evaluate_circuits(
         by: which scores are high, see :func:`interp.circuits.strongest`; or several, a line each.
         connected: take edges from the logits backwards (MIB's greedy search, off there too).
         scored: the metric of the scores, where they are of several.
+        graph: that scores are of, as for :func:`interp.patch_edges`; circuits say it themselves.
         random: random circuits of every size, drawn evenly; 0 for none.
         by_layer: the same with as many edges between each two layers.
         prune: drop what is on no path from the embedding to the logits. Where the source is a run this changes no number, but
@@ -123,7 +125,7 @@ def evaluate_circuits(
         UnknownNameError, EdgesError, UnequalLengthsError, AnswerError, ShapeMismatchError: see :func:`interp.patch_circuits`
             and :func:`interp.circuits.strongest`.
     """
-    shape = graph(model)
+    shape = as_asked(model, _of_one(circuits) if graph is None else graph)
     for argument, value in (("random", random), ("by_layer", by_layer)):
         require_whole(argument, value, "how many random circuits of every size are drawn", least=0)
     lines = _asked(circuits, shape, sizes, by, connected, scored)
@@ -151,6 +153,13 @@ def evaluate_circuits(
     )
     found = {line.name: _measured(swept, line, at) for line, at in zip(lines, numbers, strict=True)}
     return xr.DataTree.from_dict(found)
+
+
+def _of_one(circuits: Any) -> Graph | None:
+    """The graph of a circuit among what is given, if there is one."""
+    several = circuits.values() if isinstance(circuits, Mapping) and not isinstance(circuits, xr.Dataset) else [circuits]
+    flat = (one for given in several for one in (given if isinstance(given, Sequence) else [given]))
+    return next((one.graph for one in flat if isinstance(one, Circuit)), None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,9 @@ from collections.abc import Sequence
 import xarray as xr
 
 from interp import axes
+from interp.circuits import Graph
 from interp.engine.cells import Cell
-from interp.engine.graph.edges import graph
+from interp.engine.graph.edges import as_asked, spec_of_graph
 from interp.engine.graph.shares import Shares
 from interp.engine.graph.sweeping import Asked, Cells, Words, require_edges
 from interp.engine.precision import Precision
@@ -49,7 +50,7 @@ def information_flow(
     model: Model,
     pairs: Pairs | Sequence[Pair] | Encoded,
     *,
-    split_embed: bool = False,
+    graph: Graph | None = None,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -60,7 +61,7 @@ def information_flow(
     Args:
         model, rows, precision: as for :func:`interp.patch_circuits`.
         pairs: the clean prompts are run; with ``patching="denoising"`` the corrupted ones.
-        split_embed: whether positions are a writer of their own, as for :func:`interp.patch_edges`.
+        graph: as for :func:`interp.patch_edges`.
         source: what a writer is held against; by default ``Constant(0.0)``, nothing, as in the paper. ``Activation()`` is what
             it says on the other prompt.
 
@@ -73,10 +74,14 @@ def information_flow(
         UnknownNameError: an unknown word.
     """
     require_edges(model, patching, precision)
-    shape, held = graph(model, split_embed=split_embed), Constant(0.0) if source is None else source
+    shape, held = as_asked(model, graph), Constant(0.0) if source is None else source
     words = Words("information_flow", patching, precision, held, rows)
     asked = Asked.of(
-        model, pairs, "kl", words, Cells(len(shape), shape.coords(), {"edges": "all"}, shape.senders, together=True)
+        model,
+        pairs,
+        "kl",
+        words,
+        Cells(len(shape), shape.coords(), {"edges": "all", **spec_of_graph(shape)}, shape.whole, together=True),
     )
 
     def rows_of(known: Sequence[Cell]) -> Shares:

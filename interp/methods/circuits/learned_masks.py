@@ -36,9 +36,9 @@ import torch
 import xarray as xr
 
 from interp import axes, effects
-from interp.circuits import By
+from interp.circuits import By, Graph
 from interp.engine.cells import Cell
-from interp.engine.graph.edges import graph, spec_of_graph
+from interp.engine.graph.edges import as_asked, spec_of_graph
 from interp.engine.graph.found import circuits_found, what_counts
 from interp.engine.graph.learning import Lagrangian, Masks, Objective, Over, Pull, Steps, learn
 from interp.engine.graph.mixed import Mixed
@@ -94,7 +94,7 @@ def edge_pruning(
     lr: float = 0.8,
     multiplier_lr: float = 0.8,
     start: float = 10.0,
-    split_embed: bool = False,
+    graph: Graph | None = None,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -119,7 +119,7 @@ def edge_pruning(
         lr: of Adam on φ.
         multiplier_lr: of Adam on λ₁ and λ₂, which begin with 0.
         start: the first φ.
-        split_embed: whether positions are a writer of their own, as for :func:`interp.patch_edges`.
+        graph: as for :func:`interp.patch_edges`.
         rows: most rows in one pass.
 
     Returns:
@@ -165,7 +165,7 @@ def subnetwork_probing(
     batch: int = 32,
     lr: float = 0.1,
     start: float = math.log(9),
-    split_embed: bool = False,
+    graph: Graph | None = None,
     patching: Patching = "noising",
     source: Source | None = None,
     rows: int | None = None,
@@ -181,7 +181,7 @@ def subnetwork_probing(
         strength: λ above; one or several. 0 pulls nothing.
         epochs: passes over the pairs.
         start: the first φ, by default the logit of 0.9.
-        model, pairs, metric, by, over, seeds, batch, lr, split_embed, patching, source, rows, precision, progress, store, name,
+        model, pairs, metric, by, over, seeds, batch, lr, graph, patching, source, rows, precision, progress, store, name,
             tags: as for :func:`edge_pruning`.
 
     Returns:
@@ -226,7 +226,7 @@ def _learned(
         raise UnknownNameError("over", over, get_args(Over))
     require_whole("batch", said["batch"], "how many pairs a step sees")
     _numbers("lr", said["lr"], "more than 0")
-    counts, word, shape = what_counts(said["metric"], said["by"]), said["sizes"], graph(model, split_embed=said["split_embed"])
+    counts, word, shape = what_counts(said["metric"], said["by"]), said["sizes"], as_asked(model, said["graph"])
     if counts == "size":
         raise InputError("by='size': a mask is learned in one direction; say by='lowers' or by='raises'")
     cells = list(product(range(seeds) if isinstance(seeds, int) else seeds, np.atleast_1d(sizes).tolist()))
@@ -244,7 +244,7 @@ def _learned(
     }
     spec = {"circuits": along["circuit"], **spec_of_graph(shape)}
     facts = {"by": counts, **told}
-    asked = Asked.of(model, said["pairs"], said["metric"], words, Cells(len(cells), {}, spec, shape.senders, facts=facts))
+    asked = Asked.of(model, said["pairs"], said["metric"], words, Cells(len(cells), {}, spec, shape.whole, facts=facts))
 
     def rows_of(known: Sequence[Cell]) -> Mixed:
         return Mixed(asked.runs, shape, source, asked.budget, torch.zeros(0, len(shape), device=model.device))

@@ -5,7 +5,7 @@
     reverse: 11 of 94 edges, 102 pairs
     >>> model = interp.load(known.net, tokenizer=known.tokenizer, name=known.name)             # doctest: +SKIP
     >>> zero = interp.Constant(0.0)                                                           # doctest: +SKIP
-    >>> found = interp.patch_edges(model, known.pairs, "l2", split_embed=True, source=zero)   # doctest: +SKIP
+    >>> found = interp.patch_edges(model, known.pairs, "l2", graph=known.truth.graph, source=zero)   # doctest: +SKIP
 
 The truth is what the weights have, and holds where an edge that is left out carries 0: every other edge carries coordinates
 that its reader does not read. Of another prompt an edge may carry the same, as what positions and constants add always is.

@@ -18,7 +18,7 @@ from transformers import GraniteConfig, OPTConfig
 from interp import effects
 from interp.engine import patch_edges
 from interp.engine.graph.edges import EMBED, LOGITS, Edge, edges, graph
-from interp.errors import EdgesError, ShapeMismatchError, UnknownSiteError
+from interp.errors import EdgesError, ShapeMismatchError, UnknownNameError, UnknownSiteError
 from interp.interventions import Constant, mean
 from interp.models import load
 from interp.sites import Site
@@ -130,11 +130,13 @@ def test_edges_that_are_not_there() -> None:
     with pytest.raises(ValueError, match="empty list"):
         patch_edges(model, pairs, edges=[])
     sweep: Any = sweeps.unchecked(patch_edges)
-    for wrong in ([(EMBED, LOGITS)], ["embed → logits"], [3], "all"):
-        with pytest.raises(
-            ValueError, match=r"edges holds (\(|'embed|3|'all').* expected edges as interp.engine.edges\(model\)"
-        ):
+    for wrong in ([(EMBED, LOGITS)], [3]):
+        with pytest.raises(ValueError, match=r"edges holds (\(|3).* expected edges as interp.engine.edges\(model\)"):
             sweep(model, pairs, edges=wrong)
+    with pytest.raises(UnknownNameError, match="'all' is no edge as it is printed"):
+        patch_edges(model, pairs, edges="all")
+    named = patch_edges(model, pairs, edges=["embed → logits", "L0H1 → m1"])
+    assert named["edge"].values.tolist() == ["embed → logits", "L0H1 → m1"]
     for rows in (0, -1):
         with pytest.raises(ValueError, match=f"rows={rows}; a pass has at least one row"):
             patch_edges(model, pairs, edges=edges(model)[:1], rows=rows)
