@@ -1,7 +1,8 @@
 """Edges of a graph of heads and MLPs, as views draw them: their ends, their numbers, and what is said of them.
 
 Anything will do that has, along ``cell``, the layers and heads of both ends as :func:`interp.patch_edges` gives them: its
-results, or scores of edges. Where there is ``in_circuit`` along ``cell`` too, only edges for which it is true are drawn.
+results, or scores of edges. Where there is ``in_circuit`` along ``cell`` too, only edges for which it is true are drawn. Nodes
+that are told apart, in coordinates or by tokens, are drawn at one place; the names of their edges say which they are.
 """
 
 from __future__ import annotations
@@ -145,10 +146,12 @@ class Edges:
 
     @property
     def names(self) -> list[str]:
-        """``L0H3 → L1H2.k`` of each; shared keys and values by their own number."""
-        found = []
-        for s, r, slot in zip(self.sender.tolist(), self.receiver.tolist(), self.slots, strict=True):
-            found.append(labels.escape(f"{self.nodes.name(s)} → {self.nodes.name(r)}{f'.{slot}' if slot else ''}"))
+        """``L0H3 → L1H2.k`` of each; shared keys and values by their own number, what is told apart of a node by its name."""
+        known, found = self.results.coords, list[str]()
+        said = known["edge"].values.tolist() if "edge" in known else [""] * len(self)
+        for s, r, slot, own in zip(self.sender.tolist(), self.receiver.tolist(), self.slots, said, strict=True):
+            whole = f"{self.nodes.name(s)} → {self.nodes.name(r)}{f'.{slot}' if slot else ''}"
+            found.append(labels.escape(own if {"[", "@"} & {*own} else whole))
         return found
 
     @property

@@ -11,7 +11,7 @@ import xarray as xr
 
 from interp import effects as fx
 from interp import tasks, views
-from interp.circuits import Graph
+from interp.circuits import Coordinates, Graph
 from interp.engine import patch_edges
 from interp.errors import InputError, UnknownNameError
 from interp.models import load
@@ -343,3 +343,12 @@ def test_tokens_and_positions_apart() -> None:
         told = {text.split("</b>")[0].removeprefix("<b>") for text in hovers(figure)}
         assert ("pos_embed → L1H0.q" in told) == split
         assert "embed → L1H0.q" in told
+
+
+def test_what_is_told_apart_is_named() -> None:
+    """At its node's place, and the edges of whole nodes as ever."""
+    graph = Graph.like(2, heads=2).apart([Coordinates.of("L0.mlp_post[5]")], ["END"])
+    scores = xr.DataArray(np.linspace(0.1, 1, len(graph)), dims="cell", coords=graph.coords(), name="score")
+    told = {text.split("</b>")[0].removeprefix("<b>") for text in hovers(views.circuit(scores))}
+    assert told == {repr(edge) for edge in graph.edges}
+    assert {"m0[5]@END → logits@END", "m0@rest → L1H1.v@rest"} <= told

@@ -87,7 +87,7 @@ class EdgeSlopes:
             for site, gradient in self._gradients(said, at, point).items():
                 gradients[site] = gradients.get(site, 0.0) + point.weight * gradient
         gaps, masks = said.gaps[:, at], self.tokens.masks
-        spans = [gaps] if masks is None else [gaps * mask[examples][..., None] for mask in masks]
+        spans = iter([gaps]) if masks is None else (gaps * mask[examples][..., None] for mask in masks)
         dense = torch.stack([self._dense(own, gradients) for own in spans], dim=2)
         base = self.runs.reader.measure(self.runs.logits("base")[examples], examples, self.runs.reference)
         estimated = dense[:, :, self.span[cells], self.receiver[cells], self.sender[cells]]

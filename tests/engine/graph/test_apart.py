@@ -193,7 +193,7 @@ def test_searches_take_the_graph(seed: int, tmp_path: Path) -> None:
     np.testing.assert_allclose(
         interp.patch_circuits(model, pairs, back)["value"], interp.patch_circuits(model, pairs, circuit)["value"]
     )
-    with pytest.raises(EdgesError, match="basis of .* is not at hand"):
+    with pytest.raises(EdgesError, match=r"basis of .* is not at hand"):
         interp.patch_circuits(model, pairs, Circuit.load(tmp_path / "circuit.json"))
     with pytest.raises(EdgesError, match="is of another graph"):
         Circuit.load(tmp_path / "circuit.json", interp.graph(model))
@@ -222,7 +222,7 @@ def test_what_cannot_be_told_apart_says_why(tmp_path: Path) -> None:
     model, pairs = a_model("gpt2"), sweeps.random_pairs(0, [5, 5])
     with pytest.raises(HeadOutOfRangeError, match="coordinate 4096 of m0\\[4096\\] does not exist"):
         interp.graph(model, coordinates=Coordinates.of("L0.mlp_post", 4096))
-    with pytest.raises(HeadOutOfRangeError, match="coordinate 3 of .* does not exist: there are 3"):
+    with pytest.raises(HeadOutOfRangeError, match=r"coordinate 3 of .* does not exist: there are 3"):
         interp.graph(model, coordinates=Coordinates.of("L0H0.z", 3, a_basis(model.sizes["d_head"], 0)))
     with pytest.raises(UnknownSiteError, match="what is told apart is what one head, MLP or embedding writes"):
         Coordinates.of("L0.resid_pre", 1)
