@@ -11,6 +11,7 @@ import torch
 from einops import einsum
 
 import interp
+from interp import axes
 from interp.circuits import strongest
 from interp.engine.graph.edges import graph
 from interp.errors import UnknownNameError
@@ -18,8 +19,13 @@ from interp.interventions import Activation, Constant, mean
 from interp.sites import Site
 
 
-def by_hand(model: interp.Model, ids: list[int], other: list[int] | None) -> np.ndarray[Any, Any]:
-    """``[edge]``, of a GPT-2 or a Llama: heads by W_O, streams by sums of what was said and biases."""
+def by_hand(model: interp.Model, ids: list[int], others: list[list[int]], *, pooled: bool = False) -> np.ndarray[Any, Any]:
+    """``[edge]``, of a GPT-2 or a Llama: heads by W_O, streams by sums of what was said and biases.
+
+    Args:
+        others: prompts, the mean of which is seen in the place of a writer; of none of them, nothing.
+        pooled: whether that mean is over positions too.
+    """
     shape = graph(model)
     sites = [Site("resid_pre", layer=0)]
     for layer in range(len(shape.blocks)):
@@ -39,7 +45,9 @@ def by_hand(model: interp.Model, ids: list[int], other: list[int] | None) -> np.
         return writers, found
 
     own, found = said(ids)
-    theirs = said(other)[0] if other is not None else [torch.zeros_like(one) for one in own]
+    read = [torch.stack(of) for of in zip(*(said(other)[0] for other in others), strict=True)]
+    theirs = [one.mean(0) for one in read] if others else [torch.zeros_like(one) for one in own]
+    theirs = [one.mean(0, keepdim=True).expand_as(one) for one in theirs] if pooled else theirs
     shares = []
     for number, receiver in enumerate(shape.receivers):
         layer = receiver.layer
@@ -63,9 +71,20 @@ def test_shares_are_those_of_the_formula(kind: str, source: Activation | None, s
     model, pairs = sweeps.model(kind, torch.float64), sweeps.random_pairs(seed, [6, 4])
     found = interp.information_flow(model, pairs, source=source)
     for example, pair in enumerate(pairs):
-        other = list(pair.corrupted.text) if source is not None else None
-        expected = by_hand(model, list(pair.clean.text), other)
+        others = [list(pair.corrupted.text)] if source is not None else []
+        expected = by_hand(model, list(pair.clean.text), others)
         np.testing.assert_allclose(found["score"][:, example], expected, rtol=0, atol=1e-6 if kind == "llama" else 1e-9)
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["positional mean", "mean"])
+def test_shares_beyond_a_mean(pooled: bool, seed: int) -> None:
+    model, pairs = sweeps.model("gpt2", torch.float64), sweeps.random_pairs(seed, [6, 6, 6])
+    source = mean("source", over=(axes.EXAMPLE, axes.POSITION)) if pooled else mean("source")
+    found = interp.information_flow(model, pairs, source=source)
+    others = [list(pair.corrupted.text) for pair in pairs]
+    for example, pair in enumerate(pairs):
+        expected = by_hand(model, list(pair.clean.text), others, pooled=pooled)
+        np.testing.assert_allclose(found["score"][:, example], expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", sorted(sweeps.MAKERS))
