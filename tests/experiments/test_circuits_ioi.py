@@ -39,7 +39,7 @@ def test_the_script_makes_a_table_and_finds_its_sweeps_again(script: Any, tmp_pa
     assert rows["EAP-IG", 0.05]["f"] > rows["random", 0.05]["high"] + 0.3
     assert told["smallest_share_with_the_aim"] in (0.05, 0.2)
     assert {row["line"] for row in told["areas"]["kl"]} == {"EAP-IG", "random"}
-    assert len(told["stability"]["jaccard"]) == 2, "of every size but all edges"
+    assert len(told["stability"]["size"]["jaccard"]) == 2, "of every size but all edges"
 
 
 def test_the_config_asks_for_what_the_issue_does(script: Any) -> None:
