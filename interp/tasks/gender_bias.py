@@ -110,8 +110,8 @@ def gender_bias(
         n: number of pairs. The first pairs do not depend on it.
         seed: chooses everything; the clean prompts do not depend on ``corruption``.
         corruption: one of the above.
-        templates: indices into ``GENDER_BIAS_TEMPLATES``; None for all. Templates and stereotypes are used equally often (± 1),
-            and an occupation comes back in a template when all others of its stereotype have been there.
+        templates: indices into ``GENDER_BIAS_TEMPLATES``; None for all. Every template is used equally often (± 1) with either
+            stereotype, and an occupation comes back in a template when all others of its stereotype have been there.
         occupations: some of ``OCCUPATIONS``; None for all.
         tokenizer: if given, occupations are single tokens of it (others are left out, your own are refused), and both prompts
             of every pair have equally many tokens (checked).

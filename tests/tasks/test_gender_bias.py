@@ -84,8 +84,9 @@ def test_templates_and_stereotypes_are_balanced_and_nothing_comes_twice_before_a
     every = 18 * 72
     pairs = gender_bias(every, seed=seed)
     assert len({(pair.template, pair.entities) for pair in pairs}) == every
-    assert set(Counter(pair.template for pair in pairs[:40]).values()) == {2, 3}  # 40 pairs, 18 templates of 2 kinds
-    assert Counter(pair.answers[0] for pair in pairs[:36]) == {" he": 18, " she": 18}
+    kinds = Counter((pair.template, pair.answers) for pair in pairs[:40])
+    assert set(kinds.values()) == {1, 2}  # 40 pairs, 18 templates with either stereotype
+    assert len(kinds) == 36
     again = gender_bias(10, seed=seed, templates=[3], occupations=["nurse", "boss"])
     assert Counter(pair.entities for pair in again) == {("nurse",): 5, ("boss",): 5}
 
