@@ -2,7 +2,7 @@
 
     >>> from interp import tasks
     >>> tasks.names()
-    ('arithmetic', 'causal_sentences', 'facts', 'greater_than', 'induction', 'ioi')
+    ('arithmetic', 'causal_sentences', 'facts', 'gender_bias', 'greater_than', 'induction', 'ioi')
     >>> tasks.make("ioi", 64, seed=0, corruption="abc") == tasks.ioi(64, seed=0, corruption="abc")
     True
 
@@ -28,6 +28,7 @@ from interp.tasks.circuits import (
     ioi_circuit,
 )
 from interp.tasks.facts import FACTS, facts, render_fact
+from interp.tasks.gender_bias import GENDER_BIAS_TEMPLATES, OCCUPATIONS, gender_bias, render_gender_bias
 from interp.tasks.indirect_object import IOI_TEMPLATES, ioi, render_ioi
 from interp.tasks.known import RELATIONS
 from interp.tasks.repeats import induction, render_induction
@@ -40,6 +41,7 @@ TASKS: Mapping[str, Callable[..., Pairs]] = {
     "arithmetic": arithmetic,
     "causal_sentences": causal_sentences,
     "facts": facts,
+    "gender_bias": gender_bias,
     "greater_than": greater_than,
     "induction": induction,
     "ioi": ioi,
@@ -63,8 +65,9 @@ def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None =
 
 
 __all__ = [
-    "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "CIRCUITS", "FACTS", "GREATER_THAN_HEADS", "GREATER_THAN_TEMPLATES",
-    "IOI_HEADS", "IOI_TEMPLATES", "RELATIONS", "TASKS", "Template", "arithmetic", "causal_sentences", "docstring_circuit",
-    "facts", "greater_than", "greater_than_circuit", "induction", "ioi", "ioi_circuit", "lexicon", "make", "names",
-    "render_arithmetic", "render_causal", "render_fact", "render_greater_than", "render_induction", "render_ioi",
+    "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "CIRCUITS", "FACTS", "GENDER_BIAS_TEMPLATES", "GREATER_THAN_HEADS",
+    "GREATER_THAN_TEMPLATES", "IOI_HEADS", "IOI_TEMPLATES", "OCCUPATIONS", "RELATIONS", "TASKS", "Template", "arithmetic",
+    "causal_sentences", "docstring_circuit", "facts", "gender_bias", "greater_than", "greater_than_circuit", "induction",
+    "ioi", "ioi_circuit", "lexicon", "make", "names", "render_arithmetic", "render_causal", "render_fact",
+    "render_gender_bias", "render_greater_than", "render_induction", "render_ioi",
 ]  # fmt: skip

@@ -12,9 +12,13 @@ from transformers import PreTrainedTokenizerFast
 from interp import tasks
 from interp.tasks import lexicon
 from interp.tasks.causal_sentences import NEUTRAL, PEOPLE, PURPOSES
+from interp.tasks.gender_bias import GENDERED
+from interp.tasks.gender_bias import NEUTRAL as NOBODY
 
 _SAMPLES = [
     *(template.text for template in (*tasks.IOI_TEMPLATES, *tasks.GREATER_THAN_TEMPLATES, *tasks.CAUSAL_TEMPLATES)),
+    " ".join([*(template.text for template in tasks.GENDER_BIAS_TEMPLATES), *GENDERED, *GENDERED.values(), NOBODY]),
+    *(" ".join(some) for some in tasks.OCCUPATIONS.values()),
     " ".join(["because so", *(" ".join(words) for words in (*PURPOSES, PEOPLE, NEUTRAL))]),
     *(" ".join(words) for words in lexicon.LISTS.values()),
     *(template.text.replace("{subject}", "") for relation in tasks.RELATIONS.values() for template in relation.templates),
