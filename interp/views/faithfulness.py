@@ -155,8 +155,9 @@ def _under(found: Reading, unit: str, log: bool) -> str:
         alike = np.allclose(ends, ends[0], rtol=0.05)  # numbers of edges are rounded shares
         over = f"shares {ends[0, 0]:.2g} to {ends[0, 1]:.2g}" if alike else "each line's own shares"
         parts.append(f"CPR = ∫ f, CMD = ∫ |1 − f| over {over}{', on a linear axis' if log else ''}")
-        if any(one.line.interval.endswith("from") for one in found.circuits):
-            parts.append("intervals of areas: range of the seeds")
+        of_seeds = [one.line.interval.endswith("from") for one in found.circuits]
+        if any(of_seeds):
+            parts.append(f"intervals of areas: {'range' if all(of_seeds) else 'of random lines the range'} of the seeds")
     else:
         parts.append("no areas: the size of the whole graph is not known, give total=" if not found.shares else "")
     return " · ".join(part for part in (*parts, found.band) if part)
