@@ -1,7 +1,7 @@
 """The circuit of zoo/induction-2l, found and verified exactly: what it needs, what it lacks, and that nothing smaller does it.
 
-python experiments/verified_circuit/run.py                         # all that the table holds: half an hour of one core
-python experiments/verified_circuit/run.py --quick --out somewhere      # fewer pairs, and sets of up to 3 edges: minutes
+python experiments/verified_circuit/run.py                         # all that the table holds: a quarter of an hour of one core
+python experiments/verified_circuit/run.py --quick --out somewhere      # fewer pairs, and sets of up to 3 edges: a minute
 python experiments/verified_circuit/run.py --ship                  # write the circuit into the package too
 
 Prompts are lists of different words … A B … C D … A, answered by B; the other prompt is another such list, with other words
@@ -40,6 +40,8 @@ QUICK = {"discovery": 16, "held_out": 32, "reference": 32, "seeds": 3, "enumerat
 NAME = "induction-2l"
 SHIPPED = 64
 """Held-out pairs that the package has."""
+SHOWN = 0.01
+"""Edges weaker than this are not drawn."""
 AT_ONCE = 4000
 """Circuits of one sweep."""
 REFERENCE = 1000
@@ -310,11 +312,11 @@ def found(bench: Bench) -> Circuit:
     return replace(bench.search(bench.discovery, ablation, [tau])[0], name=NAME)
 
 
-def drawn(bench: Bench, circuit: Circuit, where: Path) -> None:
-    """Effects of all edges, the circuit marked."""
+def drawn(bench: Bench, where: Path) -> None:
+    """Effects of all edges on held-out pairs: what each alone takes of the logit difference, of 1."""
     exact = interp.patch_edges(bench.model, bench.held_out, "logit_diff", progress=False)
-    marked = exact.assign_coords(truth=("cell", circuit.kept))
-    interp.views.save(interp.views.circuit(marked, title=f"{bench.config['model']}: its circuit"), where)
+    title = f"{bench.config['model']}: what goes without each edge alone"
+    interp.views.save(interp.views.circuit(exact, threshold=SHOWN, title=title), where)
 
 
 def main() -> None:
@@ -333,7 +335,7 @@ def main() -> None:
         (path(NAME) / PAIRS).write_text(f"[\n{records}\n]\n", encoding="utf-8")
         return
     given.out.mkdir(parents=True, exist_ok=True)
-    drawn(bench, circuit, given.out / "circuit.svg")
+    drawn(bench, given.out / "circuit.svg")
     told: dict[str, Any] = {
         "model": bench.model.name,
         "config": config,
