@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ from interp.models.origin import Origin
 from interp.models.proof import proved
 from interp.models.sources import HUB, locate
 from interp.protocols import Tokenizer
+
+if TYPE_CHECKING:
+    from interp.models.zoo import KnownCircuit
 
 _PATIENCE = 2.0
 """Seconds after which it is said what is done."""
@@ -57,9 +60,9 @@ def load(
     """Load a model and let it prove its sites.
 
     Args:
-        model: a hub id, a folder, a GGUF file, ``zoo/<name>``, or a live module or pipeline of diffusers, which is used as it
-            is. Of a pipeline ``steps``, ``guidance`` and ``output`` say how images are generated
-            (:class:`interp.models.diffusion.Settings`).
+        model: a hub id, a folder, a GGUF file, ``zoo/<name>`` (what ships, or is in :data:`interp.models.zoo.KNOWN`), or
+            a live module or pipeline of diffusers, which is used as it is. Of a pipeline ``steps``, ``guidance`` and
+            ``output`` say how images are generated (:class:`interp.models.diffusion.Settings`).
         tokenizer: for a live module; otherwise the model's own. Without one, prompts are given as token ids.
         processor: what makes images or sound into the model's inputs, for a live module; otherwise the model's own.
         name: what results call the model; by default the id, the folder's or the class's name.
@@ -116,6 +119,16 @@ def load(
                 f"device={device!r} and device_map={options['device_map']!r} both say where the model goes; give one"
             )
         dtype = named_dtype(dtype)
+        if (made := _by_formulas(model)) is not None:
+            _refuse_files(model, allow_pickle, remote, revision, options)
+            at("finding sites")
+            tokenizer = tokenizer or made.tokenizer
+            module = moved(made.net, device or "cpu")
+            module = module.to(dtype) if isinstance(dtype, torch.dtype) else module
+            module, shown["peer"] = backends.wrapped(backend, module, tokenizer, live=False)
+            loaded = Model(module, tokenizer, processor=processor, name=name or model, **shown)
+            loaded.origin = Origin.of(model, given | {"name": loaded.name})
+            return _shown(loaded, example, check, at)
         hub = {key: options[key] for key in HUB if key in options} | ({"revision": revision} if revision is not None else {})
         source = locate(model, hub, allow_pickle=allow_pickle)
         options = {key: value for key, value in options.items() if key not in HUB}
@@ -172,6 +185,22 @@ def _refuse_changes(
         raise LoadError(
             f"a live module is used as it is, so {', '.join(given)} cannot apply; change the module before loading it"
         )
+
+
+def _by_formulas(model: Any) -> KnownCircuit | None:
+    """A network that is made by formulas, if a name is that of one."""
+    if not isinstance(model, str) or not model.startswith("zoo/"):
+        return None
+    from interp.models import zoo
+
+    make = zoo.KNOWN.get(model.removeprefix("zoo/"))
+    return None if make is None else make()
+
+
+def _refuse_files(model: str, allow_pickle: bool, remote: bool, revision: str | None, options: Mapping[str, Any]) -> None:
+    of_files = {"allow_pickle": allow_pickle, "remote": remote, "revision": revision is not None}
+    if given := [*options, *(name for name, one in of_files.items() if one)]:
+        raise LoadError(f"{model} is made by formulas and not read from files, so {', '.join(given)} cannot apply")
 
 
 def _pipeline(pipeline: Any, settings: diffusion.Settings, name: str | None, bos: Bos, check: bool) -> Model:

@@ -207,6 +207,7 @@ def test_wrong_use_is_answered() -> None:
     with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
         tiny()()
     with pytest.raises(
-        UnknownNameError, match=r"unknown zoo model 'induction-2'; did you mean 'induction-2l' or 'induction-forming'\?"
+        UnknownNameError,
+        match=r"unknown zoo model 'induction-2'; did you mean 'induction-2l' or 'induction' or 'induction-forming'\?",
     ):
         zoo.path("zoo/induction-2")

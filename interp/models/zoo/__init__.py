@@ -13,6 +13,10 @@
 
     >>> KNOWN["reverse"]()             # a network whose circuit is known edge by edge, with its prompts
     reverse: 11 of 94 edges, 102 pairs
+    >>> interp.load("zoo/reverse")     # the network alone
+    Model(zoo/reverse: layer 4, d_model 29, head 1, d_head 8, unit 6, float64 on cpu)
+    >>> VERIFIED["induction-2l"]()     # a trained one, whose circuit was found and verified exactly
+    induction-2l: 5 of 81 edges, 64 pairs
 
 Importing this room makes transformers' Auto classes know the zoo's architecture (``register``), so ``AutoModelForCausalLM``
 opens the folders too.
@@ -38,6 +42,7 @@ from interp.models.zoo.handmade import (
 )
 from interp.models.zoo.known import KNOWN, KnownCircuit
 from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM, register
+from interp.models.zoo.verified import VERIFIED, WEIGHTS, VerifiedCircuit
 
 __all__ = [
     "BACKUP",
@@ -45,11 +50,13 @@ __all__ = [
     "INTERFERING",
     "KNOWN",
     "PRIMARY",
+    "VERIFIED",
     "Compiler",
     "EqualityRows",
     "HierarchicalEquality",
     "KnownCircuit",
     "Variable",
+    "VerifiedCircuit",
     "ZooConfig",
     "ZooForCausalLM",
     "backup_construction",
@@ -64,19 +71,17 @@ __all__ = [
     "series",
 ]
 
-_WEIGHTS = Path(__file__).parent / "weights"
-
 register()
 
 
 def names() -> tuple[str, ...]:
     """The trained models that ship with the package; for models stored while they were trained, see :func:`series`."""
-    return tuple(sorted(folder.parent.name for folder in _WEIGHTS.glob("*/config.json")))
+    return tuple(sorted(folder.parent.name for folder in WEIGHTS.glob("*/config.json")))
 
 
 def series() -> tuple[str, ...]:
     """What ships as many checkpoints of one training, from several seeds."""
-    return tuple(sorted({folder.parents[2].name for folder in _WEIGHTS.glob("*/seed*/step*/config.json")}))
+    return tuple(sorted({folder.parents[2].name for folder in WEIGHTS.glob("*/seed*/step*/config.json")}))
 
 
 def checkpoints(name: str) -> pd.DataFrame:
@@ -92,7 +97,7 @@ def checkpoints(name: str) -> pd.DataFrame:
     if found not in series():
         raise UnknownNameError("series of zoo models", name, series())
     rows = []
-    for config in (_WEIGHTS / found).glob("seed*/step*/config.json"):
+    for config in (WEIGHTS / found).glob("seed*/step*/config.json"):
         step, seed = config.parent, config.parents[1]
         numbers = (int(seed.name.removeprefix("seed")), int(step.name.removeprefix("step")))
         rows.append((*numbers, f"zoo/{found}/{seed.name}/{step.name}", step))
@@ -105,21 +110,23 @@ def path(name: str) -> Path:
     Of a series the name goes on to the checkpoint: ``induction-forming/seed0/step0400``.
 
     Raises:
-        UnknownNameError: no such model, with the near matches.
+        UnknownNameError: no such model, with the near matches, or one of :data:`KNOWN`, which has no folder.
     """
     found = name.removeprefix("zoo/")
     first = found.split("/")[0]
     if first in series():
         return _checkpoint(found, first)
     if found not in names():
-        raise UnknownNameError("zoo model", found, (*names(), *series()))
-    return _WEIGHTS / found
+        why = f"it is made by formulas and has no folder; interp.load('zoo/{found}') makes it" if found in KNOWN else ""
+        made = f"made by formulas, and without a folder: {', '.join(KNOWN)}"
+        raise UnknownNameError("zoo model", found, (*names(), *series()), aliases=KNOWN, why=why, listing=made)
+    return WEIGHTS / found
 
 
 def _checkpoint(found: str, first: str) -> Path:
     table = checkpoints(first)
     if f"zoo/{found}" in set(table["name"]):
-        return _WEIGHTS / found
+        return WEIGHTS / found
     seeds, steps = (", ".join(map(str, table[column].unique())) for column in ("seed", "step"))
     last = table["name"].iloc[-1]
     why = f"{first} is a series of {len(table)} checkpoints, seeds {seeds} at steps {steps}; write {last!r}"
