@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from einops import einsum, rearrange, repeat
 from jaxtyping import Float, Int
@@ -30,6 +29,7 @@ from interp.circuits import LOGITS, Graph
 from interp.engine.batches import in_batches
 from interp.engine.budget import Budget
 from interp.engine.graph.apart import Apart, Tokens
+from interp.engine.graph.ends import Ends
 from interp.engine.graph.said import Said
 from interp.engine.graph.slots import projections, slots
 from interp.engine.graph.writers import Writers
@@ -78,16 +78,7 @@ class Mixed:
         self.writers = Writers(runs, graph.written, source)
         self.apart = Apart(self.writers, self.graph)
         self.slots = slots(self.model, self.graph)
-        layers = [-1 if one.layer is None else one.layer for one in self.graph.senders]
-        self.entering = np.searchsorted(layers, range(len(self.stack) + 1))
-        """How many senders there are in front of each block."""
-        self.attending = [
-            sum(one.layer == layer and one.head is not None for one in self.graph.senders) for layer in range(len(self.stack))
-        ]
-        """How many senders the heads of each block are."""
-        device, self.many = self.model.device, graph.ends
-        sender, receiver = (torch.tensor(ends, device=device) for ends in (graph.sender, graph.receiver))
-        self.sender, self.receiver, self.span = sender // self.many, receiver // self.many, receiver % self.many
+        self.ends = Ends(graph, self.model.device)
 
     def open(self) -> dict[str, float]:
         """Keep what rows begin from, and resolve what the source says; returns the noise floor.
@@ -101,7 +92,7 @@ class Mixed:
         self.writers.place()
         self._check()
         everyone = torch.arange(len(runs.base), device=device)
-        every_edge = torch.ones(1, len(self.sender), device=device)
+        every_edge = torch.ones(1, len(self.ends), device=device)
         again = self._values(every_edge, everyone, lambda n: None, begin=0)[:, 0]  # what it moves is rounding
         base = runs.reader.measure(runs.logits("base"), everyone, runs.reference)
         return noise_floor(again, base, self.model, runs.reader.metrics)
@@ -135,12 +126,12 @@ class Mixed:
         """The same, with examples that are not wanted left at 0.
 
         Args:
-            begin: where rows begin, as :meth:`_out` says it; by default where something is left out first.
+            begin: where rows begin, as :attr:`Ends.reached` says it; by default where something is left out first.
         """
         reader, width = self.runs.reader, self.runs.base.width
         value = torch.zeros(len(reader.metrics), len(kept), len(self.runs.base), dtype=reader.dtype, device=self.model.device)
-        out, begins = self._out(kept)
-        begins = begins if begin is None else torch.full_like(begins, begin)
+        out = self.ends.left_out(kept, torch.promote_types(self.model.dtype, torch.float32))
+        begins = self.ends.begins(out) if begin is None else torch.full((len(out),), begin, device=out.device)
         for shard in self.runs.shards(wanted):
             source = self._said(shard)
             mine = torch.isin(shard.examples, wanted).nonzero().flatten()
@@ -187,16 +178,6 @@ class Mixed:
             stream, made = shard.base(Site("resid_pre", layer=site.layer), every), shard.base(site, every)
             slot.check(stream, made, real)
 
-    def _out(self, weights: Weights) -> tuple[Float[Tensor, "circuit receiver span sender"], Int[Tensor, " circuit"]]:
-        """How much of each edge is left out, and twice the first block in which something is, 1 more if of its MLP alone."""
-        shape = (len(weights), len(self.graph.reading), self.many, len(self.graph.senders))
-        out = torch.zeros(shape, device=weights.device, dtype=torch.promote_types(self.model.dtype, torch.float32))
-        out[:, self.receiver, self.span, self.sender] = 1 - weights.to(out)
-        last = 2 * len(self.stack)
-        at = [last if s.layer is None else 2 * s.layer + (s.name == "mlp_pre") for s in self.graph.reading]
-        begins = torch.where(out.detach().ne(0).any(-1).any(-1), torch.tensor(at, device=out.device), last).amin(-1)
-        return out, begins
-
     def _sites(self) -> set[Site]:
         sites = self.writers.sites() | {Site("resid_post", layer=len(self.stack) - 1), *self.slots}
         for layer in range(len(self.stack)):
@@ -205,7 +186,7 @@ class Mixed:
 
     def _bytes(self, columns: int) -> int:
         """What the gaps of one row take."""
-        wide = max(self.attending)
+        wide = max(self.ends.attending)
         return columns * (len(self.graph.senders) + 4 * wide) * self.model.sizes["d_model"] * max(4, self.model.dtype.itemsize)
 
     def _rows(self, columns: int) -> int:
@@ -347,8 +328,8 @@ class MixedRows:
     @cached_property
     def _known(self) -> Float[Tensor, "sender example position d_model"]:
         """Gaps of the writers in front, which are the base run's."""
-        heads = self.of.attending[self.begin] if self.standing else 0
-        gaps = self.source.gaps[: int(self.of.entering[self.begin]) + heads]
+        heads = self.of.ends.attending[self.begin] if self.standing else 0
+        gaps = self.source.gaps[: self.of.ends.entering[self.begin] + heads]
         return self._from(self.start, gaps if self._everyone else gaps[:, self.examples])
 
     @cached_property

@@ -26,6 +26,7 @@ from interp.engine.budget import Budget
 from interp.engine.estimates.slopes import Slopes, differentiable, slopes
 from interp.engine.graph.along import Path, Point
 from interp.engine.graph.apart import Tokens
+from interp.engine.graph.ends import Ends
 from interp.engine.graph.said import Said
 from interp.engine.graph.slots import projections, slots
 from interp.engine.graph.writers import Writers
@@ -56,9 +57,8 @@ class EdgeSlopes:
         self.writers, self.tokens = Writers(runs, graph.written, source), Tokens(runs, graph)
         self.slots = slots(self.model, self.graph)
         self.points, self.checked = list(path(self.graph)), set[Site]()
-        device, many = self.model.device, graph.ends
-        sender, receiver = (torch.tensor(ends, device=device)[numbers] for ends in (graph.sender, graph.receiver))
-        self.sender, self.receiver, self.span = sender // many, receiver // many, receiver % many
+        ends = Ends(graph, self.model.device)
+        self.span, self.receiver, self.sender = ends.span[numbers], ends.receiver[numbers], ends.sender[numbers]
 
     def open(self) -> dict[str, float]:
         """Keep what gaps are counted from, and resolve what the source says."""
