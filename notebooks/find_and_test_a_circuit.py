@@ -81,6 +81,24 @@ interp.views.faithfulness(found, log=True)
 interp.effects.circuit_areas(found)
 
 # %% [markdown]
+# ## At which tokens? In which neurons?
+#
+# A graph's nodes can be told apart: by tokens, where an edge is between the same tokens of its ends, for tokens meet
+# inside of heads alone; and in coordinates, such as neurons, beside which the node itself is the rest. Everything here
+# takes such a graph. The three strongest neurons of an MLP, by attribution patching, are nodes here, and none of them is
+# strong enough to enter: the MLP does it with many.
+
+# %%
+neurons = interp.attribute(model, discovery, interp.grid("mlp_post", layer=1, unit=..., position=["END"]))
+strong = [f"L1.mlp_post[{unit}]" for unit in np.argsort(-np.abs(interp.damage(neurons).values.ravel()))[:3]]
+told_apart = interp.graph(model, coordinates=strong, spans=["S2", "END"])
+by_token = interp.attribute_edges(model, discovery, along="embeddings", graph=told_apart)
+smallest = strongest(by_token, told_apart, 24, name="at tokens").pruned()
+alone = interp.patch_circuits(model, held_out, smallest)
+print(f"{smallest}; logit difference {float(alone['value'].mean()):.2f} of {float(alone['clean'].mean()):.2f}")
+print(*(repr(edge) for edge in smallest.edges), sep="\n")
+
+# %% [markdown]
 # ## Leaving out one edge after the other: ACDC
 #
 # Edges are left out from the logits backwards, as long as the divergence from the full model rises by less than a
