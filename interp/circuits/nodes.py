@@ -76,6 +76,10 @@ class Coordinates:
             given: list[Any] = [] if where.unit is None else [where.unit]
         else:
             given = [features] if isinstance(features, int) else list(features)
+        if features is None and not given:
+            raise EdgesError(
+                f"{where!r} does not say which of its coordinates; give features=[0, 1], or name one, {where!r}[0]"
+            )
         if not given or any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in given):
             raise EdgesError(f"features={features!r} of {where!r}; expected numbers of coordinates from 0 on, such as [0, 1]")
         title = ",".join(map(str, given)) if name is None else name

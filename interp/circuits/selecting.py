@@ -80,7 +80,9 @@ def ranking(scores: Scores, graph: Graph, by: By = "size", metric: str | None = 
         raise UnknownNameError("by", by, list(BY))
     values = scores if isinstance(scores, np.ndarray) else _means(scores, metric)
     if values.shape != (len(graph),):
-        raise EdgesError(f"scores are of {'×'.join(map(str, values.shape))} edges, but {graph!r}")
+        raise EdgesError(
+            f"scores are of {'×'.join(map(str, values.shape))} edges, but {graph!r}; give the graph that they are of"
+        )
     if not isinstance(scores, np.ndarray) and "edge" in scores.coords:
         names = graph.coords()["edge"][1]
         other = next((f"{a!r} where {b!r} is" for a, b in zip(scores["edge"].values, names, strict=True) if a != b), "")

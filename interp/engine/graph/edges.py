@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ def graph(
     *,
     split_embed: bool = False,
     coordinates: Coordinates | str | Iterable[Coordinates | str] = (),
-    spans: str | Iterable[PositionsLike] = (),
+    spans: str | SupportsIndex | Iterable[PositionsLike] = (),
 ) -> Graph:
     """The graph of a model.
 
@@ -61,7 +61,7 @@ def graph(
             model.check(Site("mlp_out", layer=layer))
     several = [coordinates] if isinstance(coordinates, Coordinates | str) else coordinates
     told_apart = [_known(model, Coordinates.of(one) if isinstance(one, str) else one) for one in several]
-    named = [spans] if isinstance(spans, str) else spans
+    named = [spans] if isinstance(spans, str | SupportsIndex) else spans
     return _shape(model, split_embed).apart(told_apart, [repr(Positions.parse(one)) for one in named])
 
 

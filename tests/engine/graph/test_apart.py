@@ -226,7 +226,10 @@ def test_what_cannot_be_told_apart_says_why(tmp_path: Path) -> None:
         interp.graph(model, coordinates=Coordinates.of("L0H0.z", 3, a_basis(model.sizes["d_head"], 0)))
     with pytest.raises(UnknownSiteError, match="what is told apart is what one head, MLP or embedding writes"):
         Coordinates.of("L0.resid_pre", 1)
-    for nothing in ([], None, [-1]):
+    with pytest.raises(EdgesError, match="does not say which of its coordinates"):
+        interp.graph(model, coordinates="L0.mlp_post")
+    assert interp.graph(model, spans=-1) == interp.graph(model, spans=[-1])
+    for nothing in ([], [-1]):
         with pytest.raises(EdgesError, match="expected numbers of coordinates"):
             Coordinates.of("L0.mlp_post", nothing)
     with pytest.raises(InputError, match="coordinates hold a dict"):
