@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -171,9 +171,16 @@ def table(
     return told | {"searches": [row(name, one, areas, truth) for name, one in searches.found.items()]}, tree
 
 
-def compiled(config: Mapping[str, Any], steps: int, out: Path) -> dict[str, Any]:
+class Part(NamedTuple):
+    """Tables and figures by name."""
+
+    told: dict[str, Any]
+    figures: dict[str, go.Figure]
+
+
+def compiled(config: Mapping[str, Any], steps: int) -> Part:
     """Programs whose edges are known, zero ablation, all inputs."""
-    told = {}
+    told, figures = {}, {}
     for name in config["programs"]:
         known = interp.models.zoo.KNOWN[name]()
         model = interp.load(known.net, tokenizer=known.tokenizer, name=name, progress=False)
@@ -186,14 +193,13 @@ def compiled(config: Mapping[str, Any], steps: int, out: Path) -> dict[str, Any]
         scores = {
             key: xr.DataArray(one.size, dims="cell", coords=truth.coords, name="score") for key, one in searches.found.items()
         }
-        figure = interp.views.roc(scores, truth, absolute=False, title=f"{name}: its edges found again")
-        interp.views.save(figure, out / f"roc-{name}.svg")
-    return told
+        figures[f"roc-{name}"] = interp.views.roc(scores, truth, absolute=False, title=f"{name}: its edges found again")
+    return Part(told, figures)
 
 
-def zoo(config: Mapping[str, Any], steps: int, out: Path, seed: int) -> dict[str, Any]:
+def zoo(config: Mapping[str, Any], steps: int, seed: int) -> Part:
     """A trained model, small enough for every search."""
-    told = {}
+    told, figures = {}, {}
     model = interp.load(config["model"], progress=False)
     for name in config["tasks"]:
         pairs = getattr(interp.tasks, name)(config["pairs"], seed=seed, tokenizer=model.tokenizer)
@@ -205,13 +211,13 @@ def zoo(config: Mapping[str, Any], steps: int, out: Path, seed: int) -> dict[str
         searches.searches()
         truth = circuits.strongest(searches.found["exact"].size, graph, max(1, int(config["truth"] * len(graph))), by="raises")
         told[name], tree = table(searches, truth, held_out, config)
-        _curves(tree, f"language-4l, {name}", out / f"curves-zoo-{name}.svg")
-    return told
+        figures[f"curves-zoo-{name}"] = _curves(tree, f"language-4l, {name}")
+    return Part(told, figures | {"cost-zoo": drawn(told)})
 
 
-def smollm2(config: Mapping[str, Any], steps: int, out: Path, seed: int, folder: str) -> dict[str, Any]:
+def smollm2(config: Mapping[str, Any], steps: int, seed: int, folder: str) -> Part:
     """A model of 70,651 edges, for the searches that take no pass an edge; of the others, how long they would take."""
-    told = {}
+    told, figures = {}, {}
     model = interp.load(folder, name=Path(folder).name, progress=False)
     for name in config["tasks"]:
         discovery, held_out = (asked(model, name, config["pairs"], seed)).split()
@@ -220,8 +226,8 @@ def smollm2(config: Mapping[str, Any], steps: int, out: Path, seed: int, folder:
         searches.estimates(steps, config["activations"])
         told[name], tree = table(searches, None, held_out, config)
         told[name]["not run"] = extrapolated(searches, config["sample"], seed)
-        _curves(tree, f"{model.name}, {name}", out / f"curves-smollm2-{name}.svg")
-    return told
+        figures[f"curves-smollm2-{name}"] = _curves(tree, f"{model.name}, {name}")
+    return Part(told, figures | {"cost-smollm2": drawn(told)})
 
 
 def asked(model: interp.Model, name: str, count: int, seed: int) -> interp.Pairs:
@@ -252,10 +258,10 @@ def extrapolated(searches: Searches, sample: int, seed: int) -> dict[str, Any]:
     return {"edges timed": sample, "hours for all edges by exact patching, at most": round(hours, 1)}
 
 
-def _curves(tree: xr.DataTree | None, title: str, path: Path) -> None:
+def _curves(tree: xr.DataTree | None, title: str) -> go.Figure:
     assert tree is not None
     shown = {name: one.to_dataset() for name, one in tree.children.items() if name.endswith(", size") or name == "random"}
-    interp.views.save(interp.views.faithfulness(shown, log=True, title=title), path)
+    return interp.views.faithfulness(shown, log=True, title=title)
 
 
 def drawn(told: Mapping[str, Mapping[str, Any]]) -> go.Figure:
@@ -302,15 +308,15 @@ def main() -> None:
     for part in given.parts:
         config = CONFIG[part] | (QUICK[part] if given.quick else {})
         if part == "compiled":
-            told = compiled(config, steps, given.out)
+            made = compiled(config, steps)
         elif part == "zoo":
-            told = zoo(config, steps, given.out, seed)
+            made = zoo(config, steps, seed)
         else:
-            told = smollm2(config, steps, given.out, seed, given.model)
-        (given.out / f"table-{part}.json").write_text(written({"config": config, "tasks": told}), encoding="utf-8")
-        if part != "compiled":
-            interp.views.save(drawn(told), given.out / f"cost-{part}.svg")
-        for task, one in told.items():
+            made = smollm2(config, steps, seed, given.model)
+        (given.out / f"table-{part}.json").write_text(written({"config": config, "tasks": made.told}), encoding="utf-8")
+        for name, figure in made.figures.items():
+            interp.views.save(figure, given.out / f"{name}.svg")
+        for task, one in made.told.items():
             print(f"{part}, {task}: {one['edges']:,} edges")
             for each in one["searches"]:
                 numbers = "  ".join(f"{key} {each[key]}" for key in ("auroc", "cpr", "cmd") if key in each)

@@ -200,7 +200,7 @@ def test_shares_of_a_reader_add_up_to_one(seed: int) -> None:
 def test_kept_in_a_store_and_made_again(seed: int, tmp_path: Path) -> None:
     tiny.gpt2(seed).save_pretrained(tmp_path / "model")
     model, pairs = interp.load(tmp_path / "model"), sweeps.random_pairs(seed, [5, 5])
-    some = drawn(interp.split_of(model), seed, 0.1)[0]
+    some = drawn(split_of(model), seed, 0.1)[0]
     interp.patch_edges(model, pairs, edges=some.edges, graph=split_of(model), store=tmp_path / "runs", name="edges")
     interp.attribute_edges(model, pairs, edges=some.edges, graph=split_of(model), store=tmp_path / "runs", name="estimates")
     interp.patch_circuits(model, pairs, some, store=tmp_path / "runs", name="circuit")
