@@ -40,6 +40,9 @@ Item: TypeAlias = str | go.Figure | pd.DataFrame | Mapping[str, Any]
 
 Sections: TypeAlias = Mapping[str, Item | Iterable[Item]] | Iterable[tuple[str, Item | Iterable[Item]]]
 
+_CIRCUITS = 8
+"""How many circuits are named."""
+
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:; worker-src blob:"
@@ -189,14 +192,21 @@ def of_result(ds: xr.Dataset, *, strongest: int = 10) -> list[Item]:
 
     Args:
         ds: a dataset; of a tree, one family.
-        strongest: how many cells.
+        strongest: how many cells, or circuits.
     """
-    items = _figures(ds)
-    if fx.is_effects(ds) and fx.swept_axes(ds):
-        for metric in map(str, ds["metric"].values.ravel()):
-            table = strongest_cells(ds, strongest, metric)
-            items += [f"The {len(table)} strongest cells by {metric}, chosen on these same examples:", table]
-    return items
+    return _figures(ds) + [item for said, table in tables(ds, strongest) for item in (f"The {said}:", table)]
+
+
+def tables(ds: xr.Dataset, k: int) -> list[tuple[str, pd.DataFrame]]:
+    """For every metric of a sweep the table of its strongest cells, or of the first of its circuits, with what it is of."""
+    if not fx.is_effects(ds) or not fx.swept_axes(ds):
+        return []
+    metrics = list(map(str, ds["metric"].values.ravel()))
+    if _are_circuits(ds):
+        return [(f"circuits by {metric}", _table_of_circuits(ds, k, metric)) for metric in metrics]
+    found = {metric: strongest_cells(ds, k, metric) for metric in metrics}
+    said = "{} by {}, chosen on these same examples"
+    return [(said.format(_counted(len(one), "strongest cell"), metric), one) for metric, one in found.items()]
 
 
 def strongest_cells(ds: xr.Dataset, k: int, metric: str) -> pd.DataFrame:
@@ -225,6 +235,7 @@ def provenance(ds: xr.Dataset) -> dict[str, Any]:
             "patching": attrs.get("patching"),
             "site": attrs.get("site"),
             "sweep": " × ".join(f"{sizes[d]} {d}s" for d in swept),
+            "circuits": _circuits(ds),
             "source": attrs.get("source"),
             "edit": attrs.get("edit"),
             "depends on how the model is written": attrs.get("gauge"),
@@ -241,6 +252,31 @@ def provenance(ds: xr.Dataset) -> dict[str, Any]:
             "versions": attrs.get("versions"),
         }
     )
+
+
+def _are_circuits(ds: xr.Dataset) -> bool:
+    """Whether each cell is a circuit, of which leaving out little changes little: the strongest is the emptiest."""
+    return all(name in ds.coords and ds[name].dims == (names.CELL,) for name in ("circuit", "edges"))
+
+
+def _table_of_circuits(ds: xr.Dataset, k: int, metric: str) -> pd.DataFrame:
+    """The first circuits with what is left of the metric."""
+    table = fx.summary(fx.choose_metric(ds, metric), "value").isel({names.METRIC: 0, names.CELL: slice(k)})
+    columns = ("circuit", "edges", "mean", "low", "high", "n")
+    return pd.DataFrame({name: table[name].values for name in columns}).rename(columns={"mean": metric})
+
+
+def _circuits(ds: xr.Dataset) -> str | None:
+    """The names of circuits along ``cell``, with how many edges they have."""
+    if not _are_circuits(ds):
+        return None
+    every = [f"{name} ({edges:,} edges)" for name, edges in zip(ds["circuit"].values, ds["edges"].values, strict=True)]
+    more = len(every) - _CIRCUITS
+    return ", ".join(every[:_CIRCUITS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _counted(count: int, what: str) -> str:
+    return what if count == 1 else f"{count} {what}s"
 
 
 def _known(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,8 +108,9 @@ print(*(repr(edge) for edge in smallest.edges), sep="\n")
 # %%
 pruned = interp.acdc(model, discovery[:24], threshold=[0.001, 0.01, 0.1])
 for cell, one in enumerate(circuits_of(pruned, graph)):
-    asked, by_rule = (int(pruned[name][cell]) for name in ("evaluated", "by_rule"))
-    print(f"{one!r}: divergence {float(pruned['value'][0, cell].mean()):.3f}; {asked} rows, {by_rule} edges by rule")
+    asked, unasked = (int(pruned[name][cell]) for name in ("evaluated", "unasked"))
+    print(f"{one!r}: divergence {float(pruned['value'][0, cell].mean()):.3f}; {asked} rows, {unasked} edges by rule")
+interp.views.circuit(pruned.isel(cell=1))
 
 # %% [markdown]
 # ## Masks by gradient: edge pruning

@@ -200,3 +200,22 @@ def test_a_figure_that_cannot_be_drawn_says_why(monkeypatch):
 def test_provenance_of_a_result_that_is_no_sweep():
     ds = xr.Dataset({"prob": (("example", "layer"), np.ones((2, 3)))}, attrs={"model": "m", "method": "logit lens"})
     assert report.provenance(ds) == {"model": "m", "examples": "2", "method": "logit lens"}
+
+
+def test_circuits_are_listed_by_name_and_size_and_not_by_strength():
+    ds = effects.assemble(
+        np.array([[[2e-6, 4e-6], [1.0, 3.0]]]),
+        np.zeros((1, 2)),
+        np.full((1, 2), 5.0),
+        axes={"cell": range(2)},
+        metrics=["kl"],
+        attrs={"patching": "noising", "noise_floor": {"kl": 0.0}, "engine_semantics": 1, "spec": {}},
+    ).assign_coords(circuit=("cell", ["most", "few"]), edges=("cell", [1200, 3]))
+    assert report.provenance(ds)["circuits"] == "most (1,200 edges), few (3 edges)"
+    [(said, table)] = report.tables(ds, 10)
+    assert said == "circuits by kl"
+    assert table[["circuit", "edges", "n"]].values.tolist() == [["most", 1200, 2], ["few", 3, 2]]
+    assert table["kl"].tolist() == pytest.approx([3e-6, 2.0])
+    assert len(report.tables(ds, 1)[0][1]) == 1
+    many = ds.isel(cell=[0, 1] * 6)
+    assert report.provenance(many)["circuits"].endswith("most (1,200 edges), few (3 edges) and 4 more")

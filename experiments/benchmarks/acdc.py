@@ -96,7 +96,7 @@ def measured(asked: Search, network: Any, made: dict[str, Any], given: Any) -> d
     common.race(case, expected, made, rate, given.repeats, lambda name: executed(made[name], asked))
     ours = next((made[name] for name in ("interp", "interp-one-by-one") if name in made), None)
     if ours is not None:
-        case.floor = least(asked, network, [len(asked.edges) - count for count in ours.took["by_rule"]])
+        case.floor = least(asked, network, [len(asked.edges) - count for count in ours.took["unasked"]])
     alone = forward_an_edge(asked, network)
     case.notes = {
         "about": f"{len(asked.clean)} pairs of {asked.clean.shape[1]} tokens, KL, thresholds "

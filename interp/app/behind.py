@@ -14,6 +14,7 @@ from interp.app.answers import Seen, shown, within
 from interp.app.choices import across
 from interp.app.data import Library
 from interp.views import labels
+from interp.views.edges import of_search
 from interp.views.kinds import CIRCUIT, FAITHFULNESS, PARETO, PATHS
 
 STRIP = 520
@@ -106,7 +107,9 @@ _STRONGEST = {
 def strongest(library: Library, ids: Sequence[str], wanted: Mapping[str, Any]) -> Any:
     """The table of the strongest cells; None of a result that is no sweep, and of circuits: the smallest change most."""
     _, _, sets, choice = shown(library, ids, wanted)
-    if len(sets) != 1 or not fx.is_effects(sets[0]) or not fx.swept_axes(sets[0]) or choice.kind in (FAITHFULNESS, PARETO):
+    if len(sets) != 1 or not fx.is_effects(sets[0]) or not fx.swept_axes(sets[0]):
+        return None
+    if choice.kind in (FAITHFULNESS, PARETO) or of_search(sets[0]):
         return None
     table, places = cells.strongest(sets[0], choice)
     if table.empty:

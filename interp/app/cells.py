@@ -72,7 +72,8 @@ def said(ds: xr.Dataset, choice: Choice, cell: Mapping[str, int]) -> str:
         return ""
     one = fx.choose_metric(ds, choice.metric).isel(cell)
     metric = str(one[names.METRIC].values)
-    quantity = choice.quantity or ("recovery" if choice.kind in _OF_CIRCUITS else "effect")
+    usual = "recovery" if choice.kind in _OF_CIRCUITS else "effect"
+    quantity = (choice.quantity or usual) if kinds.measures(ds, choice.kind) else "value"
     if bool(one["absent"]) if "absent" in one else False:
         return "there is no such site"
     if bool(one["value"].isnull().all()):

@@ -105,7 +105,7 @@ def resolve(runs: Sequence[Families], wanted: Mapping[str, Any]) -> Offer:
     metrics = together.metrics(sets) if view not in (LENS, ATTENTION, DLA, IIA, TABLE) else []
     pick("metric", ((m, m) for m in metrics), "prob" if view == kinds.TRACING else None)
     pick("quantity", ((q, q) for q in _quantities(sets, choice)), _usual(ds, view, chosen["metric"]))
-    variable = None if fx.is_effects(ds) else chosen["quantity"]
+    variable = None if kinds.measures(ds, view) else chosen["quantity"]
     x, y, rest = _axes(pick, sets, choice, variable)
     pick("example", _examples(ds, choice), _first(ds, choice))
     asked = wanted.get("at")
@@ -117,7 +117,8 @@ def resolve(runs: Sequence[Families], wanted: Mapping[str, Any]) -> Offer:
 
 def labels(ds: xr.Dataset, axis: str) -> list[str]:
     """What the places along an axis are called."""
-    values = ds[axis].values.tolist() if axis in ds.coords else range(ds.sizes[axis])
+    told = kinds.told(ds, axis)
+    values = ds[told].values.tolist() if told in ds.coords else range(ds.sizes[axis])
     return [str(value) for value in values]
 
 
@@ -135,8 +136,8 @@ def across(first: xr.Dataset, other: xr.Dataset, place: Mapping[str, int]) -> di
 
 
 def _called(ds: xr.Dataset, axis: str) -> list[str]:
-    if (told := kinds.told(ds, axis)) != axis:
-        return [str(value) for value in ds[told].values.tolist()]
+    if kinds.told(ds, axis) != axis:
+        return labels(ds, axis)
     said = [ds[word].values.tolist() for word in (METHOD, SIZE) if word in ds.coords and ds[word].dims == (axis,)]
     return [" ".join(map(str, words)) for words in zip(*said, strict=True)] if said else labels(ds, axis)
 
@@ -160,10 +161,11 @@ def _views(sets: Sequence[xr.Dataset], *, alone: bool, sides: bool) -> list[tupl
 
 def _quantities(sets: Sequence[xr.Dataset], choice: Choice) -> list[str]:
     view = choice.kind
-    if all(map(fx.is_effects, sets)):
+    measure = [kinds.measures(ds, view) for ds in sets]
+    if all(measure):
         known = QUANTITIES if all(map(fx.paired, sets)) else ("effect", "value")
         return list(known) if view in _OF_QUANTITY else []
-    if any(map(fx.is_effects, sets)):
+    if any(measure):
         return []
     if choice.together:
         return together.shared_variables(sets, view) if view in (COMPARE, CURVE) else []
@@ -172,7 +174,7 @@ def _quantities(sets: Sequence[xr.Dataset], choice: Choice) -> list[str]:
 
 
 def _usual(ds: xr.Dataset, view: str, metric: str | None) -> str | None:
-    if not fx.is_effects(ds) or metric is None:
+    if not kinds.measures(ds, view) or metric is None:
         return None
     return "effect" if view == COMPARE else default_quantity(fx.choose_metric(ds, metric))
 

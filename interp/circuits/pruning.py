@@ -7,7 +7,7 @@
 >>> found = prune(Known(graph, loss), 0.5)
 >>> [repr(graph.edges[i]) for i in np.flatnonzero(found.kept)]
 ['embed → L0H1.v', 'L0H1 → m1', 'm1 → logits']
->>> found.by_rule, found.evaluated, found.misses
+>>> found.unasked, found.evaluated, found.misses
 (30, 26, 3)
 
 An edge stays where leaving it out, of what is left, changes a number by at least a threshold (Conmy et al., arXiv 2304.14997).
@@ -60,8 +60,8 @@ class Pruned:
     """How near the threshold a change came."""
 
     @property
-    def by_rule(self) -> int:
-        """Edges that went without an evaluation."""
+    def unasked(self) -> int:
+        """Edges that went by rule, without an evaluation."""
         return int(np.isnan(self.change).sum())
 
 

@@ -28,7 +28,7 @@ class Show:
 
     def run(self) -> None:
         from interp import effects as fx
-        from interp.report import fact, provenance, strongest_cells
+        from interp.report import fact, provenance, tables
         from interp.store.run import RUNNING, UNFINISHED
 
         run = opened(self.store).run(self.run_id)
@@ -48,9 +48,8 @@ class Show:
             print(f"  {', '.join(f'{axis} {size}' for axis, size in ds.sizes.items())}")
             facts = {name: fact(value) for name, value in provenance(ds).items()}
             print("\n".join(f"  {name:<{max(map(len, facts))}}  {value}" for name, value in facts.items()))
-            for metric in map(str, ds["metric"].values.ravel()) if fx.is_effects(ds) and fx.swept_axes(ds) else ():
-                table = strongest_cells(known, self.top, metric)
-                print(f"\nthe {len(table)} strongest cells by {metric}\n{table.to_string(index=False)}")
+            for said, table in tables(known, self.top):
+                print(f"\nthe {said}\n{table.to_string(index=False, float_format='{:.3g}'.format)}")
 
 
 @dataclass(frozen=True)

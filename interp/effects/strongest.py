@@ -18,7 +18,7 @@ from interp.effects.selection import examples_of
 from interp.effects.significance import sign_flip
 from interp.effects.summaries import summary
 
-_TOLD = ("edge", "intervention")
+_TOLD = ("circuit", "edge", "intervention")
 """Coordinates that say what a cell of a list is."""
 _OF_TEST = ("p_adjusted", "survives")
 
@@ -29,7 +29,7 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     The strongest of many are partly strong by luck, so what is adjusted for the choice stands beside what is not:
 
     =============================  ================================================================================
-    ``cell`` and the swept axes    ``L9H6``, or the intervention or edge that it is
+    ``cell`` and the swept axes    ``L9H6``, or the intervention, edge or circuit that it is
     ``effect``, ``low``, ``high``  mean and interval of the cell as if it had been chosen before looking
     ``recovery`` or ``damage``     whichever fits the run; NaN where undefined, left out without counterfactuals
     ``effect_adjusted``            the mean effect that a cell of this rank keeps on examples that did not rank it
@@ -75,7 +75,8 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     data = {c: np.broadcast_to(flat[c].values, flat.sizes["place"]) for c in columns}
     data |= {c: flat[c].values for c in ("mean", "low", "high", *normalised, *_OF_TEST, "n")}
     frame = pd.DataFrame(data).rename(columns={"mean": "effect"}).dropna(subset=["effect"])
-    told = [name for name in _TOLD if name in flat.coords] or [names.CELL] * (names.CELL in axes and not columns)
+    told = [name for name in _TOLD if name in flat.coords and set(flat[name].dims) <= {"place"}]
+    told = told or [names.CELL] * (names.CELL in axes and not columns)
     said = np.broadcast_to(flat[told[0]].values, flat.sizes["place"])[frame.index] if told else [""] * len(frame)
     at = [cell_name(row) for row in frame[columns].to_dict("records")] if columns or not told else [""] * len(frame)
     frame.insert(0, "cell", [" ".join(filter(None, (str(one), where))) for one, where in zip(said, at, strict=True)])

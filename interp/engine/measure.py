@@ -173,9 +173,9 @@ class Measuring:
         )
 
 
-def bar(progress: bool | None, rows: int) -> Any:
-    """A bar of rows; by default after the first second."""
-    return tqdm(total=rows, unit="row", disable=progress is False, delay=0 if progress else 1, leave=False)
+def bar(progress: bool | None, total: int, unit: str = "row") -> Any:
+    """A bar of rows, or of steps; by default after the first second."""
+    return tqdm(total=total, unit=unit, disable=progress is False, delay=0 if progress else 1, leave=False)
 
 
 def sources(interventions: Sequence[Intervention], patching: Patching) -> str:

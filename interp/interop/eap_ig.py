@@ -18,8 +18,9 @@ sum, as the gradient at what is shared is a sum. A circuit that is written has a
 score: so what is written is read again, and edges are as many as they count. An edge counts if both its ends are in their
 graph, which is what their pruning leaves.
 
-Circuits of single neurons are refused: our graph has no edges of those. Nothing of theirs is imported, and a ``.pt`` file is
-read without running anything in it.
+Their circuits of neurons, which are coordinates of what a node adds to the stream, are refused, and so is a graph of ours whose
+nodes are told apart: what goes over is whole heads and MLPs. Nothing of theirs is imported, and a ``.pt`` file is read without
+running anything in it.
 """
 
 from __future__ import annotations
@@ -235,7 +236,7 @@ def _named(path: Path) -> _Theirs:
     wide = _of_cfg(said["cfg"], path)
     if "neurons" in said or any("neurons" in node for node in said["nodes"].values()):
         raise InteropError(
-            f"{path.name} is a circuit of neurons; our graph has whole heads and MLPs: export it by edges or nodes"
+            f"{path.name} is a circuit of neurons; what is read is of whole heads and MLPs: export it by edges or nodes"
         )
     senders = {_sender(site): number for number, site in enumerate(wide.whole)}
     receivers = {_receiver(site): number for number, site in enumerate(wide.reading)}
@@ -276,7 +277,7 @@ def _tensors(path: Path) -> _Theirs:
     wide = _of_cfg(said["cfg"], path)
     if "neurons_in_graph" in said:
         raise InteropError(
-            f"{path.name} is a circuit of neurons; our graph has whole heads and MLPs: export it by edges or nodes"
+            f"{path.name} is a circuit of neurons; what is read is of whole heads and MLPs: export it by edges or nodes"
         )
     shapes = [tuple(said[name].shape) for name in ("edges_scores", "edges_in_graph")]
     if set(shapes) != {wide.real.shape} or len(said["nodes_in_graph"]) != len(wide.senders):

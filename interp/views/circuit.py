@@ -2,6 +2,7 @@
 
     >>> views.circuit(interp.patch_edges(model, pairs))                                     # doctest: +SKIP
     >>> views.circuit(effects, threshold=0.05, width=views.COLUMN)                         # doctest: +SKIP
+    >>> views.circuit(interp.acdc(model, pairs, [0.1, 0.01]).isel(cell=1))                    # doctest: +SKIP
 
 An edge is as wide as its number is large, blue above 0 and red below. The slider says how large a number must be to be drawn;
 it works in a page without a server.
@@ -78,7 +79,8 @@ def circuit(
     Args:
         results: from :func:`interp.patch_edges`; or scores of edges, an array or a dataset, with the coordinates
             ``sender_layer``, ``sender_head``, ``receiver_layer`` and ``receiver_head`` along ``cell``. Where ``in_circuit`` is
-            there too, only edges for which it is true are drawn.
+            there too, only edges for which it is true are drawn. Or one circuit of a search, such as
+            ``interp.acdc(…).isel(cell=0)``.
         quantity: of effects: recovery, damage, effect or value, by default as in :func:`heatmap`; of scores, the variable.
         metric: by default the first.
         threshold: draw the edges that are at least this strong, and no slider, as print wants it.

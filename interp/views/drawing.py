@@ -21,7 +21,7 @@ from interp.views.circuit import circuit
 from interp.views.compare import compare
 from interp.views.curve import curve
 from interp.views.dla import dla
-from interp.views.edges import senders_by_receivers
+from interp.views.edges import of_search, senders_by_receivers
 from interp.views.faithfulness import faithfulness
 from interp.views.gates import gates
 from interp.views.head_to_head import head_to_head
@@ -166,9 +166,11 @@ def chosen(
     ds: xr.Dataset, view: str, metric: str | None, quantity: str | None, at: Mapping[str, int]
 ) -> tuple[xr.Dataset | xr.DataArray, str | None]:
     """What is drawn, and the quantity of a sweep; of another result the variable is chosen by then."""
-    if fx.is_effects(ds):
+    if kinds.measures(ds, view):
         return select(ds, metric, at), quantity
     fit = kinds.variables(ds, view)
+    if view == kinds.CIRCUIT and of_search(ds):
+        return ds.isel({axis: i for axis, i in at.items() if axis in ds.dims}), quantity if quantity in fit else fit[0]
     return array(ds, quantity if quantity in fit else fit[0], metric, at), None
 
 

@@ -1,8 +1,9 @@
 """Edges of a graph of heads and MLPs, as views draw them: their ends, their numbers, and what is said of them.
 
 Anything will do that has, along ``cell``, the layers and heads of both ends as :func:`interp.patch_edges` gives them: its
-results, or scores of edges. Where there is ``in_circuit`` along ``cell`` too, only edges for which it is true are drawn. Nodes
-that are told apart, in coordinates or by tokens, are drawn at one place; the names of their edges say which they are.
+results, or scores of edges. Where there is ``in_circuit`` along ``cell`` too, only edges for which it is true are drawn. What a
+search for circuits gives, ``in_circuit`` along ``cell`` and ``edge``, is drawn a circuit at a time. Nodes that are told apart,
+in coordinates or by tokens, are drawn at one place; the names of their edges say which they are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ KV, HEAD, MLP = 0, 1, 2
 """Kinds of node, in the order in which a layer runs them; embedding and logits are of the kind of heads."""
 POSITIVE, NEGATIVE = "#4393c3", "#d6604d"
 """Ends of ``RdBu`` that are seen on white and on black."""
-KEPT = "in_circuit"
+KEPT, EDGE = "in_circuit", "edge"
 
 _EMBEDDINGS = ("embed", "pos_embed")
 ENDS = ("sender_layer", "sender_head", "receiver_layer", "receiver_head")
@@ -177,6 +178,37 @@ class Edges:
         return " · ".join([labels.provenance(self.results, xr.Dataset(attrs=known)), *self.left_out])
 
 
+def of_search(results: xr.Dataset | xr.DataArray) -> bool:
+    """Whether it is what a search for circuits gives: edges along an axis of their own."""
+    return EDGE in results.dims and all(name in results.coords and results[name].dims == (EDGE,) for name in ENDS)
+
+
+def scores_of_search(results: xr.Dataset) -> list[str]:
+    """The numbers that a search gives of every edge: what leaving it out changed, the logit of its mask."""
+    return [str(name) for name, v in results.data_vars.items() if v.dtype.kind == "f" and {*v.dims} - {names.CELL} == {EDGE}]
+
+
+def one_circuit(results: xr.Dataset | xr.DataArray, what: str) -> xr.Dataset | xr.DataArray:
+    """The edges of the one circuit of a search, along ``cell``.
+
+    Raises:
+        InputError: several circuits.
+    """
+    if results.sizes.get(names.CELL, 1) != 1:
+        called = [str(one) for one in results["circuit"].values[:3]] if "circuit" in results.coords else []
+        said = f" ({', '.join(called)} …)" if called else ""
+        raise InputError(
+            f"{what} draws one circuit, and this result has {results.sizes[names.CELL]} along 'cell'{said}; choose one, e.g. "
+            "results.isel(cell=0)"
+        )
+    one = results.isel({names.CELL: 0}) if names.CELL in results.dims else results
+    if isinstance(one, xr.Dataset):
+        one = one[[name for name, v in one.data_vars.items() if v.dims == (EDGE,)]].assign_attrs(results.attrs)
+    known = one[EDGE].values
+    bare = one.drop_vars([EDGE, *({names.CELL} & {*one.coords})])
+    return bare.rename({EDGE: names.CELL}).assign_coords({EDGE: (names.CELL, known)})
+
+
 def read(
     results: xr.Dataset | xr.DataArray, quantity: str | None, metric: str | None, what: str, *, level: float, seed: int
 ) -> Edges:
@@ -186,6 +218,7 @@ def read(
         InputError: not edges, none of them, or more axes than theirs.
         UnknownNameError: a metric, quantity or variable that is not there.
     """
+    results = one_circuit(results, what) if of_search(results) else results
     if lacking := [name for name in ENDS if name not in results.coords or results[name].dims != (names.CELL,)]:
         raise InputError(
             f"{what} draws edges, such as interp.patch_edges gives, and this result has no {', '.join(lacking)} along 'cell'"
@@ -262,7 +295,8 @@ def _drawable(edges: Edges, results: xr.Dataset | xr.DataArray, there: xr.DataAr
     kept, said = np.ones(len(edges), bool), []
     if KEPT in results.coords or (isinstance(results, xr.Dataset) and KEPT in results):
         kept = results[KEPT].values.astype(bool)
-        said.append(f"circuit of {kept.sum():,} of {len(kept):,} edges")
+        name = labels.escape(results["circuit"].item()) if "circuit" in results.coords and not results["circuit"].ndim else ""
+        said.append(f"circuit {name}{': ' if name else 'of '}{kept.sum():,} of {len(kept):,} edges")
     lacking = there.isnull()
     missing = (lacking.any(names.EXAMPLE) if names.EXAMPLE in lacking.dims else lacking).values
     undefined = np.isnan(edges.mean) & ~missing & kept

@@ -17,7 +17,7 @@ from interp import axes as names
 from interp import effects as fx
 from interp.effects.gating import is_gating
 from interp.views.circuits import SIZE
-from interp.views.edges import ENDS
+from interp.views.edges import ENDS, of_search, scores_of_search
 from interp.views.known_circuit import truth_of
 from interp.views.lens import VALUES
 from interp.views.matching import BY_NAME
@@ -87,10 +87,17 @@ def _of_sweep(ds: xr.Dataset) -> list[tuple[str, bool]]:
     ]
 
 
+def measures(ds: xr.Dataset, view: str) -> bool:
+    """Whether a view draws what a sweep measured; as a graph, a search for circuits shows what it says of edges."""
+    return fx.is_effects(ds) and not (view == CIRCUIT and of_search(ds))
+
+
 def variables(ds: xr.Dataset, view: str) -> list[str]:
     """The variables of which a view draws one at a time: of a lens its values, of a sweep the one that it measures."""
     if view == LENS:
         return [name for name in VALUES if name in ds]
+    if view == CIRCUIT and of_search(ds):
+        return scores_of_search(ds)
     if view not in _DRAWS:
         return []
     known = ["value"] if fx.is_effects(ds) else map(str, ds.data_vars)
@@ -121,6 +128,8 @@ def swept(ds: xr.Dataset, view: str, variable: str | None = None) -> list[str]:
         return [axis for axis in (names.LAYER, names.HEAD) if axis in ds["pattern"].dims]
     if view not in _DRAWS or view in (FAITHFULNESS, PARETO, COMPARE):
         return []  # it has a place for all of them
+    if view == CIRCUIT and of_search(ds):
+        return [names.CELL] if names.CELL in ds.dims else []
     array = ds["value"] if fx.is_effects(ds) else ds[variable or variables(ds, view)[0]]
     return [axis for axis in axes_of(array) if view in (MAP, CURVE) or axis not in _fixed(array, view)]
 
@@ -183,7 +192,7 @@ def opening_example(ds: xr.Dataset) -> int | None:
 
 
 def told(ds: xr.Dataset, axis: str) -> str:
-    """The coordinate that says what is at each place of an axis: of cells the edge or the intervention that each is."""
+    """The coordinate that says what is at each place of an axis: of cells the edge, circuit or intervention that each is."""
     return next((t for t in BY_NAME if t in ds.coords and ds[t].dims == (axis,)), axis)
 
 

@@ -18,7 +18,7 @@ from interp import stats
 from interp.errors import InputError, ShapeMismatchError
 from interp.views import bands, labels
 
-BY_NAME = ("edge", "intervention")
+BY_NAME = ("circuit", "edge", "intervention")
 """Coordinates along ``cell`` that say what a cell is, whatever its number."""
 
 

@@ -1,10 +1,12 @@
 """What the app answers, as plain functions: what can be chosen, what is drawn, what is behind a cell, what is subtracted."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+import searches
 import xarray as xr
 from pages import texts
 
@@ -489,3 +491,22 @@ def test_runs_to_compare_with_are_of_the_same_model_and_task_first(library, ids)
     models = ["tiny" in label for _, label in answers._others(library, library.run(ids["stream"]))]
     assert models == sorted(models, reverse=True)
     assert ids["heads"] in others[-2:]
+
+
+def test_a_search_shows_its_circuits_one_at_a_time(tmp_path):
+    store = Store(tmp_path)
+    run = store.save(searches.found())
+    library = Library(store)
+    offer = answers.choose(library, [run.id], {})
+    assert offer.values["view"] == "circuit"
+    assert offer.values["quantity"] == "change"
+    assert offer.sliders == {"cell": ["few", "more"]}
+    for cell, name in enumerate(searches.KEPT):
+        figure = answers.draw(library, [run.id], {"at": {"cell": cell}})["a"].figure
+        assert f"circuit {name}: {len(searches.KEPT[name])} of 46 edges" in figure.layout.title.text
+    assert behind.strongest(library, [run.id], {}) is None
+    ds = store.load(run.id)
+    clicked = clicks.clicked(ds, replace(offer.choice, at={"cell": 1}), {"text": "<b>m1 → logits</b> 46"}, {})
+    assert clicked.cell == {"cell": 1}
+    said = " ".join(texts(behind.detail(library, [run.id], {"at": {"cell": 1}}, {"cell": clicked.cell}, "plotly_white")))
+    assert said.startswith("more kl 1.00 ± 0.00 (n=4) example clean corrupted changed effect 0 0 10 1 1 ")

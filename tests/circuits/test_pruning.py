@@ -76,7 +76,7 @@ def test_decisions_are_those_of_asking_one_by_one(kind: str, by: str, shuffled: 
         asked = ~np.isnan(found.change)
         np.testing.assert_allclose(found.change[asked], changes[asked], atol=1e-12)
         np.testing.assert_allclose(changes[~asked], 0, atol=1e-12)  # by rule goes what changes nothing
-        assert found.by_rule == (~asked).sum()
+        assert found.unasked == (~asked).sum()
         assert not kept[~asked].any()
         assert found.value == pytest.approx(value, abs=1e-12)
         assert found.closest == pytest.approx(np.abs(changes[asked] - tau).min(), abs=1e-12)
@@ -94,7 +94,7 @@ def test_what_is_foretold_changes_the_work_and_not_the_result(kind: str, seed: i
     for found in (rightly, wrongly, by_lot):
         np.testing.assert_array_equal(found.kept, kept)
     assert rightly.misses == 0
-    assert rightly.evaluated == len(graph) - rightly.by_rule
+    assert rightly.evaluated == len(graph) - rightly.unasked
     assert min(wrongly.misses, by_lot.misses) > 0
     assert min(wrongly.rounds, by_lot.rounds) > rightly.rounds
 

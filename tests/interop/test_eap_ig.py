@@ -169,7 +169,7 @@ def test_what_does_not_fit_says_why(tmp_path: Path) -> None:
     with pytest.raises(InteropError, match=r"has 'a5.h0->m1', but is of 2 blocks"):
         eap_ig.read(saved(tmp_path, said | {"edges": {"a5.h0->m1": {"score": 0.0, "in_graph": True}}}, "other.json"))
     neurons = said | {"nodes": said["nodes"] | {"m0": {"in_graph": True, "neurons": [True, False]}}}
-    with pytest.raises(InteropError, match="is a circuit of neurons; our graph has whole heads and MLPs"):
+    with pytest.raises(InteropError, match="is a circuit of neurons; what is read is of whole heads and MLPs"):
         eap_ig.read(saved(tmp_path, neurons, "neurons.json"))
     with pytest.raises(LoadError, match="is no graph of EAP-IG: it lacks nodes, edges"):
         eap_ig.read(saved(tmp_path, {"cfg": {}}, "empty.json"))

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import plotly.io as pio
 import pytest
+import searches
 import xarray as xr
 
 from interp import effects as fx
@@ -352,3 +353,20 @@ def test_what_is_told_apart_is_named() -> None:
     told = {text.split("</b>")[0].removeprefix("<b>") for text in hovers(views.circuit(scores))}
     assert told == {repr(edge) for edge in graph.edges}
     assert {"m0[5]@END → logits@END", "m0@rest → L1H1.v@rest"} <= told
+
+
+def test_of_a_search_one_circuit_is_drawn_as_wide_as_its_edges_count():
+    found = searches.found()
+    with pytest.raises(InputError, match=r"draws one circuit, and this result has 2 along 'cell' \(few, more …\); choose one"):
+        views.circuit(found)
+    figure = views.circuit(found.isel(cell=1))
+    said = figure.layout.title.text
+    assert said.startswith("edges: change<br>")
+    assert "circuit more: 4 of 46 edges" in said
+    number = {edge: i + 1 for i, edge in enumerate(found["edge"].values.tolist())}
+    expected = {f"<b>{edge}</b> {number[edge]:.4g}" for edge in searches.KEPT["more"]}
+    assert {html.unescape(text) for text in hovers(figure)} == expected
+    alone = views.circuit(found.isel(cell=[0]))
+    assert "circuit few: 2 of 46 edges" in alone.layout.title.text
+    with pytest.raises(UnknownNameError, match="change"):
+        views.circuit(found.isel(cell=1), "logit")

@@ -28,6 +28,6 @@ class Interp(Contestant):
         prompts = zip(asked.clean.tolist(), asked.corrupted.tolist(), strict=True)
         pairs = [interp.Pair(*(interp.Prompt(tuple(ids)) for ids in both)) for both in prompts]
         found = interp.acdc(self.model, pairs, asked.thresholds, "kl", rows=rows, progress=False)
-        told = ("threshold", "edges", "rounds", "passes", "evaluated", "by_rule", "misses", "closest")
+        told = ("threshold", "edges", "rounds", "passes", "evaluated", "unasked", "misses", "closest")
         self.took = {name: found[name].values.tolist() for name in told}
         return torch.from_numpy(found["in_circuit"].values)

@@ -107,7 +107,7 @@ def acdc(
     Returns:
         What :func:`interp.patch_circuits` returns for the circuits that were found, one a threshold along ``cell``, and
         ``in_circuit`` and ``change``, ``[cell, edge]``: what leaving out an edge changed when it was asked about, as far as it
-        counts; NaN where an edge went by rule. Along ``cell`` also ``threshold``; ``rounds``, ``evaluated``, ``by_rule`` and
+        counts; NaN where an edge went by rule. Along ``cell`` also ``threshold``; ``rounds``, ``evaluated``, ``unasked`` and
         ``misses``, what it took (see :class:`interp.circuits.Pruned`), in ``passes`` of rows through the blocks; and
         ``closest``, how near the threshold a change came.
         :func:`interp.circuits.circuits_of` makes circuits of it.
@@ -169,7 +169,7 @@ class _Search:
             )
         pruned = prune(known, threshold, by=self.by, order=self.order, most=rows.most, progress=self.progress)
         passes, rows.passes = rows.passes, 0
-        told = {name: [getattr(pruned, name)] for name in ("threshold", "rounds", "evaluated", "by_rule", "misses", "closest")}
+        told = {name: [getattr(pruned, name)] for name in ("threshold", "rounds", "evaluated", "unasked", "misses", "closest")}
         along = {"circuit": [f"acdc {threshold:g}"], **told, "passes": [passes]}
         result = circuits_found(one, sweep, self.graph, pruned.kept[None], along, {"change": pruned.change[None]})
         return result.assign_attrs(wall_seconds=time.perf_counter() - began)

@@ -251,7 +251,7 @@ def _learned(
 
     def make() -> xr.Dataset:
         began, n = time.perf_counter(), len(asked.encoded)
-        with asked.begin(rows_of) as sweep, bar(said["progress"], steps(n)) as shown:
+        with asked.begin(rows_of) as sweep, bar(said["progress"], steps(n), "step") as shown:
             mixed = sweep.made
             assert isinstance(mixed, Mixed)
             masks = Masks(shape, over, along["seed"], said["start"], model.device)

@@ -77,7 +77,7 @@ def test_circuits_are_those_of_asking_one_by_one(kind: str, metric: str, by: By,
     assert found["closest"].item() > (1e-9 if model.dtype == torch.float64 else 1e-6)  # else which edges stay is rounding
     np.testing.assert_array_equal(found[KEPT].values[0], expected)
     assert 0 < expected.sum() < len(expected)
-    assert found["by_rule"].item() == int(np.isnan(found["change"]).sum())
+    assert found["unasked"].item() == int(np.isnan(found["change"]).sum())
 
 
 @pytest.mark.parametrize("kind", ["bloom", "gemma2", "llama", "neox", "zoo"])
