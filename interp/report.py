@@ -203,7 +203,8 @@ def tables(ds: xr.Dataset, k: int) -> list[tuple[str, pd.DataFrame]]:
         return []
     metrics = list(map(str, ds["metric"].values.ravel()))
     if _are_circuits(ds):
-        return [(f"circuits by {metric}", _table_of_circuits(ds, k, metric)) for metric in metrics]
+        alone = fx.swept_axes(ds) == (names.CELL,)  # of random ones, drawn many times, the figure says more than a table
+        return [(f"circuits by {metric}", _table_of_circuits(ds, k, metric)) for metric in metrics if alone]
     found = {metric: strongest_cells(ds, k, metric) for metric in metrics}
     said = "{} by {}, chosen on these same examples"
     return [(said.format(_counted(len(one), "strongest cell"), metric), one) for metric, one in found.items()]
@@ -256,19 +257,19 @@ def provenance(ds: xr.Dataset) -> dict[str, Any]:
 
 def _are_circuits(ds: xr.Dataset) -> bool:
     """Whether each cell is a circuit, of which leaving out little changes little: the strongest is the emptiest."""
-    return all(name in ds.coords and ds[name].dims == (names.CELL,) for name in ("circuit", "edges"))
+    return "edges" in ds.coords and names.CELL in ds["edges"].dims
 
 
 def _table_of_circuits(ds: xr.Dataset, k: int, metric: str) -> pd.DataFrame:
     """The first circuits with what is left of the metric."""
     table = fx.summary(fx.choose_metric(ds, metric), "value").isel({names.METRIC: 0, names.CELL: slice(k)})
-    columns = ("circuit", "edges", "mean", "low", "high", "n")
+    columns = [name for name in ("circuit", "size", "edges", "mean", "low", "high", "n") if name in table.variables]
     return pd.DataFrame({name: table[name].values for name in columns}).rename(columns={"mean": metric})
 
 
 def _circuits(ds: xr.Dataset) -> str | None:
     """The names of circuits along ``cell``, with how many edges they have."""
-    if not _are_circuits(ds):
+    if not _are_circuits(ds) or "circuit" not in ds.coords:
         return None
     every = [f"{name} ({edges:,} edges)" for name, edges in zip(ds["circuit"].values, ds["edges"].values, strict=True)]
     more = len(every) - _CIRCUITS
