@@ -18,8 +18,8 @@ sum, as the gradient at what is shared is a sum. A circuit that is written has a
 score: so what is written is read again, and edges are as many as they count. An edge counts if both its ends are in their
 graph, which is what their pruning leaves.
 
-What is written here was read by EAP-IG itself (hannamw/EAP-IG at 795f560, its graph alone): its pruning, its strongest n and its
-greedy selection left the same edges as ours. Their circuits of neurons, which are coordinates of what a node adds to the
+What is written here was read by EAP-IG itself (hannamw/EAP-IG at 795f560, its graph alone): its pruning, its strongest n and
+its greedy selection left the same edges as ours. Their circuits of neurons, which are coordinates of what a node adds to the
 stream, are refused, and so is a graph of ours whose nodes are told apart: what goes over is whole heads and MLPs. Nothing of
 theirs is imported, and a ``.pt`` file is read without running anything in it.
 """
