@@ -9,7 +9,7 @@ torch.Size([1, 50, 64])
 A reader's input is r_v = Σ_u w_uv·a_u + (1 − w_uv)·ã_u, with a_u what u says in this row, ã_u what the source says and w_uv 1
 for an edge that is kept: the stream of the row, and for edges that are not kept the gaps ã_u − a_u. So any circuit is one row,
 and readers that keep all their edges cost nothing more. Below the first block in which a row leaves something out it is the
-base run, whose gaps all rows of an example share. Where a norm stands between attention and the stream, a head's part of what
+base run, whose gaps all rows of an example share; in that block heads that leave out the same are seen once. Where a norm stands between attention and the stream, a head's part of what
 attention adds is its own share of the norm's output, so that the sum stays a sum.
 """
 
@@ -31,7 +31,7 @@ from interp.engine.budget import Budget
 from interp.engine.graph.apart import Apart, Tokens
 from interp.engine.graph.ends import Ends
 from interp.engine.graph.said import Said
-from interp.engine.graph.slots import projections, slots
+from interp.engine.graph.slots import projections, slots, spared
 from interp.engine.graph.writers import Writers
 from interp.engine.measure import noise_floor
 from interp.engine.runs import Runs
@@ -40,7 +40,7 @@ from interp.engine.strategies import Measured, Progress
 from interp.engine.wavefront import grouped, readout
 from interp.errors import EdgesError
 from interp.interventions import Constant, Source
-from interp.models.hooks import Hooks
+from interp.models.hooks import Hooks, standing_in
 from interp.models.stack import Arguments
 from interp.sites import Site
 
@@ -220,7 +220,7 @@ class MixedRows:
         stream = repeat(self._base(first), "e p d -> c e p d", c=len(self.out))
         for layer in range(self.begin, last + 1):
             stream = self._block(layer, stream)
-        read = self._seen(LOGITS, stream, self.tail)[:, 0]
+        read = self._seen(LOGITS, stream, self.tail, self._out(LOGITS))[:, 0]
         numbers = repeat(shard.examples[self.examples], "e -> (c e)", c=len(self.out))
         found: Measured = readout(mixed.runs.reader, shard, read.flatten(0, 1), numbers, self.tail, mixed.runs.reference)
         return rearrange(found, "metric (c e) -> metric c e", c=len(self.out))
@@ -237,7 +237,7 @@ class MixedRows:
         if not block.mlp:
             return after
         reader, out, call = Site("mlp_pre", layer=layer), Site("mlp_out", layer=layer), self._call(column)
-        seen = self._seen(reader, stream if block.parallel else after, column)[:, 0].flatten(0, 1)
+        seen = self._seen(reader, stream if block.parallel else after, column, self._out(reader))[:, 0].flatten(0, 1)
         path = of.model.anatomy.attention.get(layer)
         nothing = of.writers.nothing(layer, seen) if path is not None else None
         if nothing is not None and not block.parallel and not of.writers.adds_itself(layer):
@@ -263,12 +263,15 @@ class MixedRows:
         attended = {site: write for other in others for site, write in self._written(other, stream, self.start).items()}
         if column > self.start:
             call = self._call(self.start)
-            with Hooks(of.model.module, {site: of.model.taps(site) for site in attended}, (), attended):
+            every = [of.slots[site] for site in (queries, *others)]  # queries are not used at all
+            hooks = Hooks(of.model.module, {site: of.model.taps(site) for site in attended}, (), attended)
+            with standing_in(spared(of.model, every)), hooks:
                 whole = of.stack.keys_values(layer, hidden, call, self._rows)
             attended = {}
         call, writes = self._call(column), asked | attended
         hooks = Hooks(of.model.module, {site: of.model.taps(site) for site in (z, *writes)}, [z], writes)
-        of.stack.heads(layer, self._from(column, hidden, axis=1), call, self._rows, hooks, output, whole=whole)
+        with standing_in(spared(of.model, [of.slots[site] for site in writes])):
+            of.stack.heads(layer, self._from(column, hidden, axis=1), call, self._rows, hooks, output, whole=whole)
         found = rearrange(hooks.found[z], "(c e) p h d -> c e p h d", c=len(self.out))
         raw = of.writers.raw(layer, found)
         gaps = of.apart.of_heads(layer, self._from(column, self._theirs(z), axis=1).expand_as(found), found, raw)
@@ -276,31 +279,50 @@ class MixedRows:
         return of.writers.behind(layer, raw)
 
     def _written(self, site: Site, stream: Stream, column: int) -> dict[Site, Callable[[Tensor], Tensor]]:
-        """Queries, keys or values, from a column on, of what each of the heads sees."""
-        each = rearrange(self._seen(site, stream, column), "c h e p d -> (c e) h p d")
-        return {site: partial(_instead, self.of.slots[site].read(each))}
+        """Queries, keys or values, from a column on, of what each of the heads sees.
 
-    def _seen(self, tensor: Site, stream: Stream, column: int) -> Float[Tensor, "circuit receiver example carried d_model"]:
-        """What every receiver of a tensor sees, from a column on; at the tokens of each span a sum of its own."""
+        In the first block circuits have one stream, and heads that leave out the same see the same: that is made once.
+        """
+        slot, out = self.of.slots[site], self._out(site)
+        if site.layer != self.begin or out.requires_grad:
+            each = rearrange(self._seen(site, stream, column, out), "c h e p d -> (c e) h p d")
+            return {site: partial(_instead, slot.read(each))}
+        distinct, heads, where = _distinct(out)
+        each = rearrange(self._seen(site, stream[:1], column, distinct), "v 1 e p d -> e v p d")
+        made = slot.read(each, heads)[:, :, where]
+        return {site: partial(_instead, rearrange(made, "e p c h k -> (c e) p h k"))}
+
+    def _out(self, tensor: Site) -> Float[Tensor, "circuit receiver span sender"]:
+        """What every receiver of a tensor leaves out of what it reads."""
+        readers = self.of.graph.readers[tensor]
+        return self.out[:, readers.start : readers.stop, :, : self.of.graph.before[readers.start]]
+
+    def _seen(
+        self, tensor: Site, stream: Stream, column: int, out: Float[Tensor, "row receiver span sender"]
+    ) -> Float[Tensor, "row receiver example carried d_model"]:
+        """What receivers of a tensor see, from a column on; at the tokens of each span a sum of its own.
+
+        Args:
+            stream: of every row, or one that all of them have.
+            out: what each leaves out.
+        """
         masks = self.of.tokens.masks
         if masks is None:
-            return self._sum(tensor, stream, column, 0)
+            return self._sum(tensor, stream, column, out[:, :, 0])
         masks = self._from(column, masks[:, self.source.shard.examples[self.examples]], axis=-1)
         seen = torch.zeros((), dtype=stream.dtype, device=stream.device)
         for span, mask in enumerate(masks):
-            seen = torch.where(mask[..., None], self._sum(tensor, stream, column, span), seen)
+            seen = torch.where(mask[..., None], self._sum(tensor, stream, column, out[:, :, span]), seen)
         return seen
 
     def _sum(
-        self, tensor: Site, stream: Stream, column: int, span: int
-    ) -> Float[Tensor, "circuit receiver example carried d_model"]:
-        """What every receiver of a tensor sees, by the edges between tokens of one span.
+        self, tensor: Site, stream: Stream, column: int, out: Float[Tensor, "row receiver sender"]
+    ) -> Float[Tensor, "row receiver example carried d_model"]:
+        """What receivers of a tensor see, by the edges between tokens of one span.
 
         Of readers that leave out most of what they read, or anything where the source is a constant, it is the source's stream
         with what is kept in its place: less of the sum cancels, which a norm of next to nothing would show.
         """
-        readers = self.of.graph.readers[tensor]
-        out = self.out[:, readers.start : readers.stop, span, : self.of.graph.before[readers.start]]
         mostly = (out.detach().sum(-1) > (0 if self.of.constant else out.shape[-1] / 2))[..., None]
         weights = torch.where(mostly, out - 1, out).to(stream)
         theirs = self._from(column, self._chosen(self.source.streams[tensor]), axis=1)
@@ -358,6 +380,17 @@ class MixedRows:
     def _from(self, column: int, tensor: Tensor, axis: int = -2) -> Tensor:
         """The columns from one on, of something that ends with the last one."""
         return tensor.narrow(axis, tensor.shape[axis] - (width := self.source.shard.tokens.width - column), width)
+
+
+def _distinct(
+    out: Float[Tensor, "circuit receiver span sender"],
+) -> tuple[Float[Tensor, "distinct 1 span sender"], Int[Tensor, " distinct"], Int[Tensor, "circuit receiver"]]:
+    """What receivers leave out, each once; whose it is; and where among these each circuit has it."""
+    circuits, receivers = out.shape[:2]
+    whose = torch.arange(receivers, device=out.device).to(out).expand(circuits, -1)[..., None]
+    rows = torch.cat([whose, out.flatten(2)], dim=-1).flatten(0, 1)
+    once, where = torch.unique(rows, dim=0, return_inverse=True)
+    return once[:, 1:].reshape(len(once), 1, *out.shape[2:]), once[:, 0].long(), where.reshape(circuits, receivers)
 
 
 def _instead(tensor: Tensor, h: Tensor) -> Tensor:

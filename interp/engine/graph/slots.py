@@ -7,11 +7,14 @@ torch.Size([8, 17, 12, 64])
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import einsum, rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.circuits import SLOTS, Graph
@@ -19,6 +22,9 @@ from interp.errors import EdgesError, UnknownSiteError, WeightsError
 from interp.models import Model
 from interp.models.decoding import form_of
 from interp.models.deviation import rounding
+from interp.models.hooks import Forward
+from interp.models.layouts import Heads
+from interp.models.maps import in_out
 from interp.models.weights.projections import projection
 from interp.sites import Site
 
@@ -51,11 +57,20 @@ class Slot:
         assert weight is not None
         return cls(site, norm, weight, bias, model.dtype)
 
-    def read(self, stream: Float[Tensor, "*row head position d_model"]) -> Float[Tensor, "*row position head d_head"]:
-        """Queries, keys or values of heads that each see a stream of their own."""
+    def read(
+        self, stream: Float[Tensor, "*row head position d_model"], heads: Int[Tensor, " head"] | None = None
+    ) -> Float[Tensor, "*row position head d_head"]:
+        """Queries, keys or values of heads that each see a stream of their own.
+
+        Args:
+            heads: whose each stream is; by default one of every head.
+        """
+        weight, bias = self.weight, self.bias
+        if heads is not None:
+            weight, bias = weight[heads], None if bias is None else bias[heads]
         normed = stream if self.norm is None else self.norm(stream.flatten(0, -3)).reshape(stream.shape)
-        made = einsum(normed.to(self.weight.dtype), self.weight, "... head position d, head d e -> ... position head e")
-        return (made if self.bias is None else made + self.bias).to(self.dtype)
+        made = einsum(normed.to(weight.dtype), weight, "... head position d, head d e -> ... position head e")
+        return (made if bias is None else made + bias).to(self.dtype)
 
     def back(
         self,
@@ -93,6 +108,30 @@ class Slot:
 def slots(model: Model, graph: Graph) -> dict[Site, Slot]:
     """Every projection of a model; raises as :meth:`Slot.of`."""
     return {site: Slot.of(model, site) for layer in range(len(graph.blocks)) for site in projections(graph, layer)}
+
+
+def spared(model: Model, written: Iterable[Slot]) -> dict[nn.Module, Forward]:
+    """What stands in for linear maps that would be written over, all they give: nothing is computed of it.
+
+    Args:
+        written: slots that are written whole. Maps that carry a hook or a forward of somebody's own are run as they are.
+    """
+    wide, found = Counter[str](), dict[nn.Module, Forward]()
+    for slot in written:
+        tap = model.taps(slot.site)
+        if tap.event == "output" and isinstance(tap.layout, Heads):
+            wide[tap.path] += slot.weight.shape[0] * slot.weight.shape[-1]
+    for path, features in wide.items():
+        module = model.module.get_submodule(path)
+        weight = in_out(module)
+        alone = not module._forward_hooks and not module._forward_pre_hooks and "forward" not in module.__dict__
+        if alone and weight is not None and weight.shape[1] == features:
+            found[module] = partial(_empty, features)
+    return found
+
+
+def _empty(features: int, x: Tensor) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], features)
 
 
 def projections(graph: Graph, layer: int) -> list[Site]:
