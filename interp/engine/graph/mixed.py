@@ -9,8 +9,9 @@ torch.Size([1, 50, 64])
 A reader's input is r_v = Σ_u w_uv·a_u + (1 − w_uv)·ã_u, with a_u what u says in this row, ã_u what the source says and w_uv 1
 for an edge that is kept: the stream of the row, and for edges that are not kept the gaps ã_u − a_u. So any circuit is one row,
 and readers that keep all their edges cost nothing more. Below the first block in which a row leaves something out it is the
-base run, whose gaps all rows of an example share; in that block heads that leave out the same are seen once. Where a norm stands between attention and the stream, a head's part of what
-attention adds is its own share of the norm's output, so that the sum stays a sum.
+base run, whose gaps all rows of an example share; in that block heads that leave out the same are seen once. Where a norm
+stands between attention and the stream, a head's part of what attention adds is its own share of the norm's output, so that
+the sum stays a sum.
 """
 
 from __future__ import annotations
