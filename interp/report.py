@@ -203,11 +203,15 @@ def tables(ds: xr.Dataset, k: int) -> list[tuple[str, pd.DataFrame]]:
         return []
     metrics = list(map(str, ds["metric"].values.ravel()))
     if _are_circuits(ds):
-        alone = fx.swept_axes(ds) == (names.CELL,)  # of random ones, drawn many times, the figure says more than a table
-        return [(f"circuits by {metric}", _table_of_circuits(ds, k, metric)) for metric in metrics if alone]
-    found = {metric: strongest_cells(ds, k, metric) for metric in metrics}
-    said = "{} by {}, chosen on these same examples"
-    return [(said.format(_counted(len(one), "strongest cell"), metric), one) for metric, one in found.items()]
+        if fx.swept_axes(ds) != (names.CELL,):
+            return []  # of random ones, drawn many times, the figure says more than a table
+        return [(f"circuits by {metric}", _table_of_circuits(ds, k, metric)) for metric in metrics]
+    found = []
+    for metric in metrics:
+        table = strongest_cells(ds, k, metric)
+        many = "strongest cell" if len(table) == 1 else f"{len(table)} strongest cells"
+        found.append((f"{many} by {metric}, chosen on these same examples", table))
+    return found
 
 
 def strongest_cells(ds: xr.Dataset, k: int, metric: str) -> pd.DataFrame:
@@ -274,10 +278,6 @@ def _circuits(ds: xr.Dataset) -> str | None:
     every = [f"{name} ({edges:,} edges)" for name, edges in zip(ds["circuit"].values, ds["edges"].values, strict=True)]
     more = len(every) - _CIRCUITS
     return ", ".join(every[:_CIRCUITS]) + (f" and {more} more" if more > 0 else "")
-
-
-def _counted(count: int, what: str) -> str:
-    return what if count == 1 else f"{count} {what}s"
 
 
 def _known(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,7 +86,7 @@ def clicked(ds: xr.Dataset, choice: Choice, point: Point, figure: Mapping[str, A
         return _named(ds, {str(axis): _bold(point)}, choice.at)
     if view == EDGES:
         return _of_pair(ds, choice, *(html.unescape(str(point.get(end))) for end in "yx"))
-    if view == CIRCUIT and edges.of_search(ds):
+    if kinds.shows_search(ds, view):
         return Clicked(dict(choice.at))  # the circuit itself: none of its edges was run alone
     if view in (CIRCUIT, PATHS):
         return _of_graph(ds, choice, _bold(point))

@@ -12,6 +12,9 @@ from interp import axes as names
 from interp.effects.schema import validate
 from interp.errors import UnknownNameError
 
+BY_NAME = ("circuit", "edge", "intervention")
+"""Coordinates along ``cell`` that say what a cell is, whatever its number."""
+
 
 def at(ds: xr.Dataset, **coords: Any) -> xr.Dataset:
     """The cells at some coordinates, ``at(effects, layer=3, position=-1)``: ``sel``, which knows what a position is.

@@ -10,7 +10,7 @@ import xarray as xr
 
 from interp import axes as names
 from interp import stats
-from interp.effects.cells import behind, cell_name, choose_metric
+from interp.effects.cells import BY_NAME, behind, cell_name, choose_metric
 from interp.effects.clusters import clusters_of
 from interp.effects.quantities import effect
 from interp.effects.schema import DENOISING, EffectsError, paired, swept_axes
@@ -18,8 +18,6 @@ from interp.effects.selection import examples_of
 from interp.effects.significance import sign_flip
 from interp.effects.summaries import summary
 
-_TOLD = ("circuit", "edge", "intervention")
-"""Coordinates that say what a cell of a list is."""
 _OF_TEST = ("p_adjusted", "survives")
 
 
@@ -75,7 +73,7 @@ def top(ds: xr.Dataset, k: int = 10, metric: str | None = None, *, level: float 
     data = {c: np.broadcast_to(flat[c].values, flat.sizes["place"]) for c in columns}
     data |= {c: flat[c].values for c in ("mean", "low", "high", *normalised, *_OF_TEST, "n")}
     frame = pd.DataFrame(data).rename(columns={"mean": "effect"}).dropna(subset=["effect"])
-    told = [name for name in _TOLD if name in flat.coords and set(flat[name].dims) <= {"place"}]
+    told = [name for name in BY_NAME if name in flat.coords and set(flat[name].dims) <= {"place"}]
     told = told or [names.CELL] * (names.CELL in axes and not columns)
     said = np.broadcast_to(flat[told[0]].values, flat.sizes["place"])[frame.index] if told else [""] * len(frame)
     at = [cell_name(row) for row in frame[columns].to_dict("records")] if columns or not told else [""] * len(frame)

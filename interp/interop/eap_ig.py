@@ -45,6 +45,7 @@ from interp.errors import EdgesError, InteropError, LoadError, require_whole
 from interp.sites import Site
 
 _SIZES = ("n_layers", "n_heads", "parallel_attn_mlp")
+_OF_NEURONS = "is a circuit of neurons; what is read is of whole heads and MLPs: export it by edges or nodes"
 _TENSORS = ("cfg", "src_nodes", "dst_nodes", "edges_scores", "edges_in_graph", "nodes_in_graph")
 
 
@@ -236,9 +237,7 @@ def _named(path: Path) -> _Theirs:
         raise LoadError(f"{path.name} is no graph of EAP-IG: it lacks {', '.join(lacking)}")
     wide = _of_cfg(said["cfg"], path)
     if "neurons" in said or any("neurons" in node for node in said["nodes"].values()):
-        raise InteropError(
-            f"{path.name} is a circuit of neurons; what is read is of whole heads and MLPs: export it by edges or nodes"
-        )
+        raise InteropError(f"{path.name} {_OF_NEURONS}")
     senders = {_sender(site): number for number, site in enumerate(wide.whole)}
     receivers = {_receiver(site): number for number, site in enumerate(wide.reading)}
     ends = [name.partition("->")[::2] for name in said["edges"]]
@@ -277,9 +276,7 @@ def _tensors(path: Path) -> _Theirs:
         raise LoadError(f"{path.name} is no graph of EAP-IG: it lacks {', '.join(lacking)}")
     wide = _of_cfg(said["cfg"], path)
     if "neurons_in_graph" in said:
-        raise InteropError(
-            f"{path.name} is a circuit of neurons; what is read is of whole heads and MLPs: export it by edges or nodes"
-        )
+        raise InteropError(f"{path.name} {_OF_NEURONS}")
     shapes = [tuple(said[name].shape) for name in ("edges_scores", "edges_in_graph")]
     if set(shapes) != {wide.real.shape} or len(said["nodes_in_graph"]) != len(wide.senders):
         raise InteropError(f"{path.name} has edges of shape {shapes[0]}; {_described(wide)} have {wide.real.shape}")

@@ -21,7 +21,7 @@ from interp.views.circuit import circuit
 from interp.views.compare import compare
 from interp.views.curve import curve
 from interp.views.dla import dla
-from interp.views.edges import of_search, senders_by_receivers
+from interp.views.edges import senders_by_receivers
 from interp.views.faithfulness import faithfulness
 from interp.views.gates import gates
 from interp.views.head_to_head import head_to_head
@@ -169,7 +169,7 @@ def chosen(
     if kinds.measures(ds, view):
         return select(ds, metric, at), quantity
     fit = kinds.variables(ds, view)
-    if view == kinds.CIRCUIT and of_search(ds):
+    if kinds.shows_search(ds, view):
         return ds.isel({axis: i for axis, i in at.items() if axis in ds.dims}), quantity if quantity in fit else fit[0]
     return array(ds, quantity if quantity in fit else fit[0], metric, at), None
 

@@ -183,11 +183,6 @@ def of_search(results: xr.Dataset | xr.DataArray) -> bool:
     return EDGE in results.dims and all(name in results.coords and results[name].dims == (EDGE,) for name in ENDS)
 
 
-def scores_of_search(results: xr.Dataset) -> list[str]:
-    """The numbers that a search gives of every edge: what leaving it out changed, the logit of its mask."""
-    return [str(name) for name, v in results.data_vars.items() if v.dtype.kind == "f" and {*v.dims} - {names.CELL} == {EDGE}]
-
-
 def one_circuit(results: xr.Dataset | xr.DataArray, what: str) -> xr.Dataset | xr.DataArray:
     """The edges of the one circuit of a search, along ``cell``.
 
@@ -203,10 +198,9 @@ def one_circuit(results: xr.Dataset | xr.DataArray, what: str) -> xr.Dataset | x
         )
     one = results.isel({names.CELL: 0}) if names.CELL in results.dims else results
     if isinstance(one, xr.Dataset):
-        one = one[[name for name, v in one.data_vars.items() if v.dims == (EDGE,)]].assign_attrs(results.attrs)
-    known = one[EDGE].values
-    bare = one.drop_vars([EDGE, *({names.CELL} & {*one.coords})])
-    return bare.rename({EDGE: names.CELL}).assign_coords({EDGE: (names.CELL, known)})
+        one = one[[name for name, v in one.data_vars.items() if v.dims == (EDGE,)]]
+    bare = one.drop_vars([EDGE, names.CELL], errors="ignore").rename({EDGE: names.CELL})
+    return bare.assign_coords({EDGE: (names.CELL, one[EDGE].values)})
 
 
 def read(

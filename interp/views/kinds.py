@@ -15,12 +15,12 @@ import xarray as xr
 
 from interp import axes as names
 from interp import effects as fx
+from interp.effects.cells import BY_NAME
 from interp.effects.gating import is_gating
 from interp.views.circuits import SIZE
-from interp.views.edges import ENDS, of_search, scores_of_search
+from interp.views.edges import EDGE, ENDS, of_search
 from interp.views.known_circuit import truth_of
 from interp.views.lens import VALUES
-from interp.views.matching import BY_NAME
 
 MAP, CURVE, TOKENS = "map", "curve", "tokens"
 EDGES, CIRCUIT, PATHS = "edges", "circuit", "paths"
@@ -89,18 +89,21 @@ def _of_sweep(ds: xr.Dataset) -> list[tuple[str, bool]]:
 
 def measures(ds: xr.Dataset, view: str) -> bool:
     """Whether a view draws what a sweep measured; as a graph, a search for circuits shows what it says of edges."""
-    return fx.is_effects(ds) and not (view == CIRCUIT and of_search(ds))
+    return fx.is_effects(ds) and not shows_search(ds, view)
+
+
+def shows_search(ds: xr.Dataset, view: str) -> bool:
+    """Whether a view draws what a search for circuits says of edges, a circuit at a time."""
+    return view == CIRCUIT and of_search(ds)
 
 
 def variables(ds: xr.Dataset, view: str) -> list[str]:
     """The variables of which a view draws one at a time: of a lens its values, of a sweep the one that it measures."""
     if view == LENS:
         return [name for name in VALUES if name in ds]
-    if view == CIRCUIT and of_search(ds):
-        return scores_of_search(ds)
     if view not in _DRAWS:
         return []
-    known = ["value"] if fx.is_effects(ds) else map(str, ds.data_vars)
+    known = ["value"] if measures(ds, view) else map(str, ds.data_vars)
     found = [name for name in known if ds[name].dtype.kind in "fiub" and _DRAWS[view](ds[name])]
     return sorted(found, key=lambda name: ds[name].dtype.kind != "f")  # ids and flags last
 
@@ -128,9 +131,7 @@ def swept(ds: xr.Dataset, view: str, variable: str | None = None) -> list[str]:
         return [axis for axis in (names.LAYER, names.HEAD) if axis in ds["pattern"].dims]
     if view not in _DRAWS or view in (FAITHFULNESS, PARETO, COMPARE):
         return []  # it has a place for all of them
-    if view == CIRCUIT and of_search(ds):
-        return [names.CELL] if names.CELL in ds.dims else []
-    array = ds["value"] if fx.is_effects(ds) else ds[variable or variables(ds, view)[0]]
+    array = ds["value"] if measures(ds, view) else ds[variable or variables(ds, view)[0]]
     return [axis for axis in axes_of(array) if view in (MAP, CURVE) or axis not in _fixed(array, view)]
 
 
@@ -138,7 +139,7 @@ def _fixed(array: xr.DataArray, view: str) -> list[str]:
     """The axes that a view draws whatever is chosen."""
     if view == TOKENS:
         return [str(dim) for dim in array.dims if str(dim).endswith(names.POSITION)]
-    return [names.CELL, _SENDER, _RECEIVER]
+    return [EDGE] if EDGE in array.dims else [names.CELL, _SENDER, _RECEIVER]
 
 
 def usual(ds: xr.Dataset, view: str, among: Sequence[str]) -> tuple[str, str | None]:
@@ -202,6 +203,12 @@ def _joins(v: xr.DataArray) -> bool:
     return ends <= set(v.dims) or (names.CELL in v.dims and ends <= set(v.coords))
 
 
+def _are_edges(v: xr.DataArray) -> bool:
+    """Whether it has a number an edge: of a search, whose edges have an axis of their own, what is no flag."""
+    there = v.dtype.kind == "f" if EDGE in v.dims else names.CELL in v.dims
+    return there and set(ENDS) <= set(v.coords)
+
+
 def _says_words(v: xr.DataArray) -> bool:
     """Whether it has a number a token, and says which token."""
     places = _fixed(v, TOKENS)
@@ -220,7 +227,7 @@ _DRAWS: Mapping[str, Callable[[xr.DataArray], bool]] = {
     CURVE: lambda v: bool(axes_of(v)) and axes_of(v) != [names.CELL],
     TOKENS: _says_words,
     EDGES: _joins,
-    CIRCUIT: lambda v: names.CELL in v.dims and set(ENDS) <= set(v.coords),
+    CIRCUIT: _are_edges,
     PATHS: lambda v: names.CELL in v.dims and set(ENDS) <= set(v.coords),
     FAITHFULNESS: _is_sized,
     PARETO: _is_sized,

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 from interp import axes as names
 from interp import effects as fx
 from interp import stats
+from interp.effects.cells import BY_NAME
 from interp.errors import InputError, ShapeMismatchError
 from interp.views import bands, labels
-
-BY_NAME = ("circuit", "edge", "intervention")
-"""Coordinates along ``cell`` that say what a cell is, whatever its number."""
 
 
 @dataclass(frozen=True, slots=True)
