@@ -198,7 +198,7 @@ def refuse_other_side(change: Change, paired: bool) -> None:
     """Raise if a change takes its values from the other prompt of a pair, and there is none."""
     source = change.source if isinstance(change.source, Activation) and change.edit.reads_source else None
     of = source.prompt if source is not None else None
-    if not paired and isinstance(of, str) and of in ("source", "clean", "corrupted"):
+    if not paired and source is not None and source.of_pairs and of != "base":
         raise InputError(
             f"{change!r} takes its values from the {of} prompt, but these are no pairs: pass interp.Pair(clean, corrupted), "
             "or say whose values they are, as in Activation('another text'), Activation('base') or Constant(0.0)"

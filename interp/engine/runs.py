@@ -112,7 +112,7 @@ class Runs:
 
     def under(self, source: Activation) -> Runs:
         """Those of whose base the run of a source is, apart from what is in force on it."""
-        return self if source.prompt == "base" else self._seen(self.side[str(source.prompt)])
+        return self if source.prompt == "base" else self._seen(self.side.get(str(source.prompt), str(source.prompt)))
 
     def _seen(self, side: str) -> Runs:
         if side not in self._others:
@@ -124,7 +124,7 @@ class Runs:
         return self.tokens("base")
 
     def tokens(self, which: str) -> Tokens:
-        return getattr(self.encoded, self.side[which])
+        return self.encoded.side(self.side.get(which, which))
 
     def places(self, which: str, site: Site, *, attended: bool = False) -> Places:
         """Positions of one side of the pairs at a site, or those that are attended to there."""
@@ -199,14 +199,15 @@ class Runs:
     def key(self, source: Activation) -> Key:
         model: Model = source.model if source.model is not None else self.model  # type: ignore[assignment]
         prompt = source.prompt
-        if isinstance(prompt, str) and prompt in self.side:
-            side = "given" if prompt == "base" and self._base_given and model is self.model else self.side[prompt]
+        if isinstance(prompt, str) and source.of_pairs:
+            of_base = prompt == "base" and self._base_given and model is self.model
+            side = "given" if of_base else self.side.get(prompt, prompt)
             key: Key = (id(model), side)
             if side == "given":
                 self.prompts[key] = (model, self.base)
             elif key not in self.prompts:
                 pairs = self.encoded if model is self.model else model.encode(self.encoded.pairs, bos=self.encoded.asked)
-                self.prompts[key] = (model, getattr(pairs, self.side[prompt]))
+                self.prompts[key] = (model, pairs.side(side))
             if source.given is not None:
                 self._held[id(source.given)] = source.given
                 tokens, key = self.prompts[key], (*key, id(source.given))

@@ -24,7 +24,7 @@ from torch import Tensor
 from interp import axes
 from interp.errors import InputError
 from interp.interventions.edit import spelt
-from interp.prompts import Prompt, Text
+from interp.prompts import NAMED, Prompt, Text
 from interp.sites import Positions, PositionsLike, Site
 
 Runs = Literal["source", "base", "clean", "corrupted"]
@@ -70,7 +70,8 @@ class Activation:
     Args:
         prompt: which run: ``"source"`` (the other prompt of the pair than the base), ``"base"``, ``"clean"``, ``"corrupted"``,
             or any prompt (text, token ids or :class:`interp.prompts.Prompt`), whose one run then serves every example; or a
-            list of prompts, of which ``pool="mean"`` takes the mean, each at its own positions.
+            list of prompts, of which ``pool="mean"`` takes the mean, each at its own positions. ``"source:NAME"`` is the
+            further prompt of that name which every pair has (:attr:`interp.Pair.sources`).
         model: another model than the target's, with the same width at the site.
         site: another site; a component name keeps the target's layer and head.
         layer: another layer.
@@ -141,9 +142,14 @@ class Activation:
         return isinstance(self.prompt, tuple) and not all(isinstance(token, Integral) for token in self.prompt)
 
     @property
+    def of_pairs(self) -> bool:
+        """Whether it is a run of prompts that the pairs hold."""
+        return isinstance(self.prompt, str) and (self.prompt in RUNS or self.prompt.startswith(NAMED))
+
+    @property
     def prompts(self) -> tuple[Any, ...]:
         """The prompts that are run, where they are not those of the pairs."""
-        if isinstance(self.prompt, str) and self.prompt in RUNS:
+        if self.of_pairs:
             return ()
         return self.prompt if isinstance(self.prompt, tuple) and self.several else (self.prompt,)
 

@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError
+from interp.errors import AnswerError, InputError, PositionError, UnequalLengthsError, UnknownNameError
 from interp.models.answers import Answered
 from interp.models.answers import strings as _strings
 from interp.models.places import Places, padded
 from interp.models.templates import written
-from interp.prompts import Pairs, Prompt
+from interp.prompts import NAMED, Pairs, Prompt
 from interp.prompts.chats import is_chat
 from interp.protocols import Tokenizer
 from interp.sites import MAIN
@@ -152,6 +152,8 @@ class Encoded:
     """Whether the prompts begin with a BOS token: part of a run's identity."""
     asked: Bos = "model"
     """The BOS policy that the prompts were encoded with; other prompts of a sweep follow it."""
+    further: Mapping[str, Tokens] = field(default_factory=dict)
+    """The further prompts that every pair has, by name."""
 
     @classmethod
     def alone(cls, tokens: Tokens) -> Encoded:
@@ -165,7 +167,22 @@ class Encoded:
 
     def to(self, device: torch.device | str) -> Encoded:
         names = ("clean", "corrupted", "answers", "wrong", "later", "later_wrong", "differ")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        further = {name: tokens.to(device) for name, tokens in self.further.items()}
+        return replace(self, further=further, **{name: getattr(self, name).to(device) for name in names})
+
+    def side(self, name: str) -> Tokens:
+        """``"clean"`` or ``"corrupted"`` prompts, or further ones as ``"source:NAME"``.
+
+        Raises:
+            UnknownNameError: not every pair has a further prompt of that name.
+        """
+        if not name.startswith(NAMED):
+            found: Tokens = getattr(self, name)
+            return found
+        name = name.removeprefix(NAMED)
+        if name not in self.further:
+            raise UnknownNameError("source", name, self.further, f"that every one of the {len(self)} pairs has")
+        return self.further[name]
 
     @property
     def forced(self) -> bool:

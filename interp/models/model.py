@@ -398,13 +398,16 @@ class Model:
             refuse_forced(self, pairs)
             every = (pairs.answers, pairs.wrong, *([pairs.later, pairs.later_wrong] if pairs.forced else []))
             alone = all(pair.clean is pair.corrupted for pair in prompts)  # prompts without another
-            sides = (pairs.clean.ids, None if alone else pairs.corrupted.ids)
+            sides = [pairs.clean.ids, *([] if alone else [pairs.corrupted.ids])]
+            sides += [tokens.ids for tokens in pairs.further.values()]
             both = [side for pair in prompts for side in ((pair.clean,) if alone else (pair.clean, pair.corrupted))]
+            both += [pair.sources[name] for pair in prompts for name in pairs.further]
             words = [one for pair in prompts for one in (*pair.answers, *pair.wrong)]
             refuse_strange(self, both, *sides, answers=every, words=words)
             moved = pairs.to(self.device)
             clean, corrupted = (self._placing.placed(side) for side in (moved.clean, moved.corrupted))
-            return replace(moved, clean=clean, corrupted=corrupted)
+            further = {name: self._placing.placed(side) for name, side in moved.further.items()}
+            return replace(moved, clean=clean, corrupted=corrupted, further=further)
         many = as_prompts(prompts)
         tokens = self.reading.tokens(many, bos)
         refuse_strange(self, many, tokens.ids)

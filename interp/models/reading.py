@@ -120,13 +120,14 @@ class Reading:
         told = answered(pairs, lambda answer, pair: self._answer(answer, pair.clean, cache), self.tokenizer)
         forced = told.forced
         self._refuse_forced(pairs, forced)
-        clean, corrupted = self._alike(
-            self.tokens([p.clean for p in pairs], bos, forced), self.tokens([p.corrupted for p in pairs], bos, forced)
-        )
+        sides = [[p.clean for p in pairs], [p.corrupted for p in pairs]]
+        sides += [[p.sources[name] for p in pairs] for name in pairs.sources]
+        clean, corrupted, *further = self._alike([self.tokens(side, bos, forced) for side in sides])
         first = getattr(self.tokenizer, "bos_token_id", None)
         begins = None if clean.ids is None else clean.ids[torch.arange(len(clean)), clean.first]
         has_bos = first is not None and begins is not None and bool((begins == first).all())
-        return Encoded(pairs, clean, corrupted, told, **told.tensors(), bos=has_bos, asked=bos)
+        named = dict(zip(pairs.sources, further, strict=True))
+        return Encoded(pairs, clean, corrupted, told, **told.tensors(), bos=has_bos, asked=bos, further=named)
 
     def _refuse_forced(self, pairs: Pairs, forced: Sequence[Sequence[int]]) -> None:
         """Raise where no token can stand behind a prompt."""
@@ -177,19 +178,19 @@ class Reading:
         strings = tuple((*words, *[pad] * (self.fill - len(words))) for words in tokens.strings)
         return replace(wide, mask=torch.ones_like(wide.mask), strings=strings)
 
-    def _alike(self, clean: Tokens, corrupted: Tokens) -> tuple[Tokens, Tokens]:
-        """Both sides padded to one width, in every stream that token ids enter."""
-        width = max(clean.width, corrupted.width)
-        sides = []
-        for tokens in (clean, corrupted):
+    def _alike(self, sides: Sequence[Tokens]) -> list[Tokens]:
+        """All sides padded to one width, in every stream that token ids enter."""
+        width = max(tokens.width for tokens in sides)
+        found = []
+        for tokens in sides:
             if self.main is not None and tokens.ids is not None:
                 tokens = tokens.padded(width, pad=self.pad, left=self.sides.get(self.main, True) is not False)
             for stream, argument in self.texts.items():
-                if stream in clean.streams and stream in corrupted.streams and argument in tokens.others:
-                    widest = max(clean.streams[stream].width, corrupted.streams[stream].width)
+                if all(stream in side.streams for side in sides) and argument in tokens.others:
+                    widest = max(side.streams[stream].width for side in sides)
                     tokens = self._widened(tokens, stream, argument, widest)
-            sides.append(tokens)
-        return sides[0], sides[1]
+            found.append(tokens)
+        return found
 
     def _widened(self, tokens: Tokens, stream: str, argument: str, width: int) -> Tokens:
         left = self.sides.get(argument, True) is not False

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from interp.prompts.pairs import Answer, Answers, Pair, Pairs, Prompt, Text
+from interp.prompts.pairs import NAMED, Answer, Answers, Pair, Pairs, Prompt, Text
 from interp.prompts.spans import Span
 
-__all__ = ["Answer", "Answers", "Pair", "Pairs", "Prompt", "Span", "Text"]
+__all__ = ["NAMED", "Answer", "Answers", "Pair", "Pairs", "Prompt", "Span", "Text"]

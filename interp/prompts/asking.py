@@ -124,8 +124,9 @@ def _pair(row: Row) -> Pair:
     entity = row["entity"]
     entities = () if blank(entity) else (entity,) if isinstance(entity, str | Integral) else tuple(entity)
     template = "" if blank(row["template"]) else str(row["template"])
+    named = tuple(str(one) for one in entities if not blank(one))
     try:
-        return Pair(clean, corrupted, answers, wrong, template, tuple(str(one) for one in entities if not blank(one)))
+        return Pair(clean, corrupted, answers, wrong, template, named, _sources(row))
     except AnswerError as error:
         raise AnswerError(f"{row.where}: {error}") from error
 
@@ -158,6 +159,17 @@ def _of_record(record: Mapping[str, Any], roles: Mapping[str, Any]) -> Prompt:
     target = _of_record(target, {}) if isinstance(target, Mapping) else target
     own = {**record.get("roles", {}), **roles}
     return Prompt(record.get("text", ""), own, target, templated=bool(record.get("templated")))
+
+
+def _sources(row: Row) -> dict[str, Prompt]:
+    """Further prompts by name."""
+    given = {} if blank(row["sources"]) else row["sources"]
+    if not isinstance(given, Mapping):
+        raise InputError(f"{row.where}: sources is {given!r}; expected a mapping of names to prompts")
+    return {
+        str(name): one if isinstance(one, Prompt) else _of_record(one, {}) if isinstance(one, Mapping) else Prompt(one)
+        for name, one in given.items()
+    }
 
 
 def _roles(row: Row) -> tuple[dict[str, Any], dict[str, Any]]:

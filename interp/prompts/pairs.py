@@ -33,6 +33,9 @@ from interp.prompts.halves import By, furthest, halves
 from interp.prompts.spans import Said, Span, spanned
 from interp.verbs import fulfil
 
+NAMED = "source:"
+"""In front of the name of a further prompt of the pairs, where an intervention says whose values it takes."""
+
 Text = str | Iterable[SupportsInt] | Sequence[Message]
 """Words; token ids as a list, an array or a tensor of one axis; or the messages of a chat."""
 Answer = str | int | tuple[int, ...]
@@ -205,6 +208,7 @@ class Pair:
         clean: a prompt, or a text or token ids in its place.
         answers: one, or several; ids of one answer of several tokens are ``answers=[(5, 7)]``.
         wrong: as ``answers``.
+        sources: further prompts by name, for interventions with a source of their own for each of several variables.
     """
 
     clean: Prompt
@@ -217,6 +221,8 @@ class Pair:
     """Id of the template; intervals cluster by it and splits keep it whole."""
     entities: tuple[str, ...]
     """Ids of what fills the template (names, nouns), for splits by entity."""
+    sources: Mapping[str, Prompt]
+    """Further prompts by name, whose values interventions take as ``Activation("source:NAME")``."""
 
     def __init__(
         self,
@@ -226,9 +232,11 @@ class Pair:
         wrong: Answers = (),
         template: str = "",
         entities: Iterable[str] = (),
+        sources: Mapping[str, Prompt | Text] | None = None,
     ) -> None:
         _set(self, clean=_prompt(clean), corrupted=_prompt(corrupted), answers=_several(answers), wrong=_several(wrong))
-        _set(self, template=template, entities=tuple(entities))
+        further = {name: _prompt(prompt) for name, prompt in (sources or {}).items()}
+        _set(self, template=template, entities=tuple(entities), sources=further)
         if both := set(self.answers) & set(self.wrong):
             raise AnswerError(f"an answer is both right and wrong: {sorted(map(str, both))}")
 
@@ -242,14 +250,17 @@ class Pair:
         found: dict[str, Any] = {name: prompt.record() for name, prompt in sides.items()}
         found |= {"answers": list(self.answers), "wrong": list(self.wrong)}
         found["roles"] = {name: {r: list(span) for r, span in prompt.roles.items()} for name, prompt in sides.items()}
-        return found | {"template": self.template, "entities": list(self.entities)}
+        found |= {"template": self.template, "entities": list(self.entities)}
+        if self.sources:
+            found["sources"] = {name: _object(prompt) for name, prompt in self.sources.items()}
+        return found
 
     def swap(self) -> Pair:
         """The same pair seen from the other side: the corrupted prompt becomes the clean one."""
         return replace(self, clean=self.corrupted, corrupted=self.clean, answers=self.wrong, wrong=self.answers)
 
     def spec(self) -> dict[str, Any]:
-        return {
+        found: dict[str, Any] = {
             "clean": self.clean.spec(),
             "corrupted": self.corrupted.spec(),
             "answers": list(self.answers),
@@ -257,6 +268,14 @@ class Pair:
             "template": self.template,
             "entities": list(self.entities),
         }
+        return found | ({"sources": {name: one.spec() for name, one in self.sources.items()}} if self.sources else {})
+
+
+def _object(prompt: Prompt) -> dict[str, Any]:
+    """A prompt with its roles as an object of JSON lines."""
+    said = prompt.record()
+    whole = said if isinstance(said, dict) else {"text": said}
+    return whole | {"roles": {role: list(span) for role, span in prompt.roles.items()}}
 
 
 def _prompt(given: Prompt | Text) -> Prompt:
@@ -403,6 +422,11 @@ class Pairs(Sequence[Pair]):
         return tuple(
             r for r in self.items[0].clean.roles if all(r in p.clean.roles and r in p.corrupted.roles for p in self.items)
         )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the further prompts that every pair has."""
+        return tuple(name for name in (self.items[0].sources if self.items else ()) if all(name in p.sources for p in self))
 
     @property
     def digest(self) -> str:

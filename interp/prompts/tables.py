@@ -24,6 +24,7 @@ NAMES = {
     "wrong": ("wrong",),
     "template": ("template",),
     "entity": ("entity", "entities"),
+    "sources": ("sources",),
     "roles": ("roles",),
 }
 """What the columns of a table are called."""

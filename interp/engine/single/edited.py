@@ -27,7 +27,6 @@ from interp.engine.filling import fill
 from interp.engine.growing import Growing
 from interp.errors import InputError, SiteNotFiredError
 from interp.interventions import Activation, Change, Intervention
-from interp.interventions.source import RUNS
 from interp.models import Encoded, Model, Places, Tokens
 from interp.models.encoding import mask_of, position_ids_of
 from interp.models.hooks import eager_attention
@@ -56,7 +55,7 @@ def edited(model: Model, interventions: Intervention | Change | Sequence[Interve
     many = listed(interventions, "interventions")
     added = Intervention(tuple(change for one in many for change in one.changes), ordered=len(many) > 1 or many[0].ordered)
     for change in added.changes:
-        if isinstance(change.source, Activation) and change.edit.reads_source and change.source.prompt in RUNS:
+        if isinstance(change.source, Activation) and change.edit.reads_source and change.source.of_pairs:
             raise InputError(
                 f"{change!r} takes its value from the run {change.source.prompt!r}, and what runs inside has none; name a "
                 "prompt, as in Activation('another text', positions=-1), or give a constant"
