@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         doses,
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.abstraction.das import das
     from interp.methods.circuits.acdc import acdc
     from interp.methods.circuits.completeness import completeness, minimality
     from interp.methods.circuits.diffmask import diffmask
@@ -103,6 +104,7 @@ _NAMES = {
     "interp.engine.graph.edges": ("graph",),
     "interp.engine.over": ("over",),
     "interp.engine.single.cache": ("cache",),
+    "interp.methods.abstraction.das": ("das",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.circuits.acdc": ("acdc",),
     "interp.methods.circuits.diffmask": ("diffmask",),
@@ -159,7 +161,7 @@ __all__ = [
     "Pair", "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store",
     "Subspace", "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes",
     "cache", "causal_paths", "check", "circuits", "compare_choices", "completeness", "concentration",
-    "contrastive_gates", "damage", "diffmask", "dla", "doses", "edge_pruning", "edited", "effect", "effects",
+    "contrastive_gates", "damage", "das", "diffmask", "dla", "doses", "edge_pruning", "edited", "effect", "effects",
     "evaluate_circuits", "explain", "gate_heads", "generate", "graph", "grid", "hook_name", "information_flow",
     "integrated_gradients", "interactions", "knockout", "knockout_readout", "lens", "load", "mediate", "methods",
     "metrics", "minimality", "models", "multiverse", "off_distribution", "optimal_constants", "ordered_ablation",

@@ -29,6 +29,10 @@ HALF = "half"
 SEED = "seed"
 CHECKPOINT = "checkpoint"
 MODEL = "model"
+RANK = "rank"
+"""Coordinates of a subspace, where that is swept."""
+STEP = "step"
+"""Steps of a training."""
 
 #: Axes along which the model itself is another one: runs without any intervention differ along them too.
 MODELS = (MODEL, SEED, CHECKPOINT)
@@ -40,7 +44,7 @@ SWEPT = (*MODELS, CALL, HALF, LAYER, WINDOW, HEAD, EXPERT, POSITION, SOURCE_POSI
 INDEXED = (HEAD, EXPERT, UNIT)
 
 #: Every axis of a result.
-ALL = (METRIC, *SWEPT, FEATURE, VOCAB, EXAMPLE)
+ALL = (METRIC, *SWEPT, RANK, FEATURE, VOCAB, STEP, EXAMPLE)
 
 #: Axes of an activation that no sweep indexes: the width of the stream and of a head.
 WIDTHS = ("d_model", "d_head")

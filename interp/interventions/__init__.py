@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from interp.interventions.arranged import Arranged
+from interp.interventions.columns import Columns
 from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Add, Apply, Cut, Edit, Interpolate, Replace, Scale, knock_out
 from interp.interventions.featurizer import Featurizer, Identity, Subspace
@@ -14,15 +15,17 @@ from interp.interventions.knockout import attention_knockout
 from interp.interventions.learned import Gate, Select
 from interp.interventions.masks import BoundlessMask, HardConcrete, Mask
 from interp.interventions.peeking import cama, peeking
+from interp.interventions.revnet import RevNet
 from interp.interventions.rotation import Rotation
 from interp.interventions.source import Activation, Constant, Noise, Source, mean, noise, resample, zero
 from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoefficient, doses, strength_of
 from interp.interventions.trained import learnable, once, parts
 
 __all__ = [
-    "Activation", "Add", "AddPreservingNorm", "Apply", "Arranged", "BoundlessMask", "Change", "Constant", "ConstantVector",
-    "Context", "Cut", "Edit", "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity", "Interpolate",
-    "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace", "Rotation", "Scale", "Select", "SetCoefficient",
-    "Source", "Subspace", "apply", "attention_knockout", "cama", "doses", "freely", "from_safetensors", "knock_out",
-    "learnable", "mean", "noise", "once", "parts", "peeking", "resample", "strength_of", "to_safetensors", "zero",
+    "Activation", "Add", "AddPreservingNorm", "Apply", "Arranged", "BoundlessMask", "Change", "Columns", "Constant",
+    "ConstantVector", "Context", "Cut", "Edit", "EditLike", "Featurizer", "Free", "Gate", "HardConcrete", "Identity",
+    "Interpolate", "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace", "RevNet", "Rotation", "Scale", "Select",
+    "SetCoefficient", "Source", "Subspace", "apply", "attention_knockout", "cama", "doses", "freely", "from_safetensors",
+    "knock_out", "learnable", "mean", "noise", "once", "parts", "peeking", "resample", "strength_of", "to_safetensors",
+    "zero",
 ]  # fmt: skip

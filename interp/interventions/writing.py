@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from interp.errors import StoreError
 from interp.interventions.arranged import Arranged
+from interp.interventions.columns import Columns
 from interp.interventions.constants import ConstantVector
 from interp.interventions.edit import Add, Cut, Interpolate, Replace, Scale
 from interp.interventions.featurizer import Identity, Subspace
@@ -33,6 +34,7 @@ from interp.interventions.intervention import Change, Intervention
 from interp.interventions.joint import Joint
 from interp.interventions.learned import Gate, Select
 from interp.interventions.masks import BoundlessMask, HardConcrete, Mask
+from interp.interventions.revnet import RevNet
 from interp.interventions.rotation import Rotation
 from interp.interventions.source import Activation, Constant, Noise
 from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoefficient
@@ -46,7 +48,7 @@ KINDS: tuple[type, ...] = (
     *(Reads, *map(type, STANDARD.values())),
     *(Intervention, Change, Arranged, Activation, Constant, Noise),
     *(Replace, Add, Scale, Interpolate, Cut, AddPreservingNorm, ProjectOut, SetCoefficient),
-    *(Identity, Subspace, Rotation, Joint, Gate, Select, Mask, BoundlessMask, HardConcrete, ConstantVector),
+    *(Identity, Subspace, Rotation, Columns, RevNet, Joint, Gate, Select, Mask, BoundlessMask, HardConcrete, ConstantVector),
 )
 """What is made again without being asked for."""
 NAMED: dict[type, Callable[[str], Any]] = {Site: Site.parse, Positions: Positions.parse}

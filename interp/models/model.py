@@ -174,7 +174,9 @@ class Model:
             what = "random inputs" if example is None else f"example={examples.described(self.example)}"
             self.unknown = f"a forward pass on {what} failed ({type(error).__name__}: {reason})"
             self.example, self.anatomy = {}, dissect(module, None)
-        self.anatomy = self.anatomy.with_axes(axes or {})
+        self.axes: Mapping[str, str] = dict(axes or {})
+        """Names that were given to the axes of tensors, by path."""
+        self.anatomy = self.anatomy.with_axes(self.axes)
         self._settings.settle()
         self._loaded = self._state()
         self.reading = reading_of(self)

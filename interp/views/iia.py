@@ -24,27 +24,12 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from interp import axes as names
+from interp.effects.alignment import NOT_BEATEN, control_name
 from interp.errors import InputError, ShapeMismatchError, UnknownNameError
 from interp.views import bands, labels
 from interp.views.colours import GREY
 from interp.views.layout import PAGE
 from interp.views.lines import MOST, Frame, Line, Style, around, bands_first, beside, traces
-
-CONTROLS = {
-    "chance": "chance",
-    "no_op": "no-op",
-    "random_subspace": "random subspace",
-    "random_network": "random network",
-    "shuffled_weights": "shuffled weights",
-    "shuffled_labels": "shuffled labels",
-    "false_hypothesis": "false hypothesis",
-    "held_out": "held-out vocabulary",
-    "full_vector": "full vector",
-}
-"""Variables that are known as controls, with what the legend calls them; others are called by their names."""
-
-_NOT_BEATEN = ("full_vector", "held_out")
-"""A ceiling, and the claim itself on other words."""
 
 _HEIGHT = 250
 
@@ -95,7 +80,7 @@ def iia(
     for name, result in every.items():
         for control, array in arrays(result, variable, x, name).items():
             own = bands.of_array(array, x, level=level, share=names.EXAMPLE in array.dims and _is_binary(array))
-            called = CONTROLS.get(control, control.replace("_", " "))
+            called = control_name(control) if control else ""
             for line in own.lines:
                 words = " ".join(filter(None, (name, called, line.name)))
                 found.append(_Drawn(replace(line, name=words or variable), control))
@@ -183,9 +168,9 @@ def _verdict(found: Sequence[_Drawn], x: str) -> str:
     largest: dict[str, float] = {}
     for one in controls:
         largest[one.variable] = max(largest.get(one.variable, -np.inf), one.most)
-    called = {key: CONTROLS.get(key, key.replace("_", " ")) for key in largest}
+    called = {key: control_name(key) for key in largest}
     words += " · max of controls: " + ", ".join(_unbroken(f"{called[key]} {value:.2f}") for key, value in largest.items())
-    unbeaten = [called[key] for key, value in largest.items() if key not in _NOT_BEATEN and value >= best.most]
+    unbeaten = [called[key] for key, value in largest.items() if key not in NOT_BEATEN and value >= best.most]
     return labels.escape(words + (f" · does not beat {', '.join(unbeaten)}" if unbeaten else ""))
 
 

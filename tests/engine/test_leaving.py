@@ -89,7 +89,9 @@ def test_training_runs_no_block_behind_its_source(seed: int, monkeypatch: pytest
     model, pairs = sweeps.model("llama"), sweeps.random_pairs(seed, [6, 6])
     where = Change("L0.resid_post", -1, featurizer=Rotation(model.sizes["d_model"], 2, seed=seed))
     seen = entered(model, monkeypatch)
-    monkeypatch.setattr("interp.training._Training.step", lambda self, *_: (_ for _ in ()).throw(RuntimeError("filled")))
+    monkeypatch.setattr(
+        "interp.training.interventions._Training.step", lambda self, *_: (_ for _ in ()).throw(RuntimeError("filled"))
+    )
     with pytest.raises(RuntimeError, match="filled"):
         fit(model, pairs, where)
     assert sorted(seen) == [0, 0, 1, 2], "the source run ends behind the first block, the base run keeps all keys and values"

@@ -1,0 +1,130 @@
+"""What an interchange intervention accuracy says beside its controls: the one that was chosen, and the verdict in words.
+
+An accuracy means little alone: a map that is expressive enough reaches a high one in a random network (Sutter et al., arXiv
+2507.08802), and the largest of many is larger than each. So the accuracy of the place, rank and seed that *validation* chose is
+held against the *largest* of every control over the same sweep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from interp import axes as names
+from interp.effects import curves
+from interp.errors import UnknownNameError
+
+CONTROLS = {
+    "chance": "chance",
+    "no_op": "no-op",
+    "random_subspace": "random subspace",
+    "random_network": "random network",
+    "shuffled_weights": "shuffled weights",
+    "shuffled_labels": "shuffled labels",
+    "false_hypothesis": "false hypothesis",
+    "held_out": "held-out vocabulary",
+    "full_vector": "full vector",
+}
+"""Variables that are known as controls, with what figures and verdicts call them; others are called by their names."""
+
+NOT_BEATEN = ("full_vector", "held_out")
+"""A ceiling, and the claim itself on other words."""
+WITHIN = 0.02
+"""The smallest rank whose validation accuracy is so near the best one is chosen."""
+
+
+class Claim(NamedTuple):
+    """An accuracy with its interval."""
+
+    at: dict[str, Any]
+    """Where: coordinates along the axes of the sweep."""
+    iia: float
+    low: float
+    high: float
+    n: int
+    """Examples."""
+
+
+def control_name(variable: str) -> str:
+    """What a control is called."""
+    return CONTROLS.get(variable, variable.replace("_", " "))
+
+
+def chosen(result: xr.Dataset, *, within: float = WITHIN) -> dict[str, Any]:
+    """Where the accuracy on validation pairs is highest, at the smallest rank that is within ``within`` of that.
+
+    Where no pairs were kept for validation, the test pairs choose, and the claim is the largest of many.
+
+    Raises:
+        UnknownNameError: the result has no variable ``iia``.
+    """
+    _require(result)
+    by = result["validation"] if "validation" in result and bool(result["validation"].notnull().any()) else result["iia"]
+    by = by.mean(names.EXAMPLE) if names.EXAMPLE in by.dims else by
+    order = [dim for dim in (names.RANK, *by.dims) if dim in by.dims]
+    by = by.transpose(*dict.fromkeys(order))
+    found = by.values
+    near = np.argwhere(found >= np.nanmax(found) - within)
+    if names.RANK in by.dims:
+        near = near[near[:, 0] == near[0, 0]]
+    best = max(near.tolist(), key=lambda index: found[tuple(index)])
+    return {str(dim): _at(result, str(dim), index) for dim, index in zip(by.dims, best, strict=True)}
+
+
+def claimed(result: xr.Dataset, at: Mapping[str, Any] | None = None, *, level: float = 0.95) -> Claim:
+    """The accuracy of one place, rank and seed on the test pairs, by default the chosen one, with Wilson's interval.
+
+    Args:
+        at: coordinates along the axes of the sweep.
+        level: of the interval.
+    """
+    at = chosen(result) if at is None else dict(at)
+    one = result["iia"].sel(at)
+    share = curves.proportion(one.values, level=level)
+    return Claim(at, float(share.mean), float(share.low), float(share.high), int(one.notnull().sum()))
+
+
+def largest(result: xr.Dataset) -> dict[str, float]:
+    """The largest of every control over the sweep, means over examples."""
+    _require(result)
+    found = {}
+    for key, array in result.data_vars.items():
+        if str(key) in CONTROLS or str(key) in result.attrs.get("controls", ()):
+            share = array.mean(names.EXAMPLE) if names.EXAMPLE in array.dims else array
+            if bool(share.notnull().any()):
+                found[str(key)] = float(share.max())
+    return found
+
+
+def verdict(result: xr.Dataset) -> str:
+    """In words: the claim, the largest of its controls, and whether it beats them all.
+
+    A control is beaten where it lies below the claim's 95% interval.
+    """
+    claim, controls = claimed(result), largest(result)
+    where = ", ".join(f"{dim} {value}" for dim, value in claim.at.items() if result.sizes.get(str(dim), 1) > 1)
+    how = "chosen on validation pairs" if "validation" in result else "the largest of all"
+    words = f"IIA {claim.iia:.2f} [{claim.low:.2f}, {claim.high:.2f}]" + (f" at {where} ({how})" if where else "")
+    if not controls:
+        return f"{words}; no controls are given, so it says nothing yet"
+    words += "; largest of controls: " + ", ".join(f"{control_name(key)} {value:.2f}" for key, value in controls.items())
+    unbeaten = [key for key, value in controls.items() if key not in NOT_BEATEN and value >= claim.low]
+    if not unbeaten:
+        missing = [control_name(key) for key in CONTROLS if key not in controls and key not in ("held_out", "full_vector")]
+        return f"{words}; above all of them" + (f" (not held against: {', '.join(missing)})" if missing else "")
+    words += f"; NOT above {', '.join(map(control_name, unbeaten))}"
+    if {"random_network", "shuffled_weights"} & {*unbeaten}:
+        words += ": the map finds as much in a network that computes nothing, so this is no evidence of the variable"
+    return words
+
+
+def _require(result: xr.Dataset) -> None:
+    if "iia" not in result:
+        raise UnknownNameError("variable", "iia", map(str, result.data_vars), "of this result")
+
+
+def _at(result: xr.Dataset, dim: str, index: int) -> Any:
+    return result[dim].values[index].item() if dim in result.coords else index
