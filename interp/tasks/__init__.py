@@ -19,8 +19,8 @@ from interp.prompts import Pairs
 from interp.protocols import Tokenizer
 from interp.tasks import causal_model, lexicon
 from interp.tasks.algorithms import and_or, comparison, equality_of_vectors, hierarchical_equality, price_tagging
-from interp.tasks.causal_sentences import CAUSAL_TEMPLATES, causal_sentences, render_causal
 from interp.tasks.causal_model import CausalModel, CausalTask, Counterfactuals
+from interp.tasks.causal_sentences import CAUSAL_TEMPLATES, causal_sentences, render_causal
 from interp.tasks.circuits import (
     CIRCUITS,
     GREATER_THAN_HEADS,

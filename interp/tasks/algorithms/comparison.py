@@ -3,8 +3,8 @@
     >>> task = comparison()
     >>> task.model
     comparison(first, second, one, other → F(one, other), O(F, first, second))
-    >>> task.render({"first": "Anna", "second": "Mark", "one": 7, "other": 3}).text
-    'Anna has 7 apples. Mark has 3 apples. The one who has more apples is'
+    >>> task.render({"first": "Mary", "second": "John", "one": 7, "other": 3}).text
+    'Mary has 7 apples. John has 3 apples. The one who has more apples is'
 
 Names and sentences are in two parts, which have none in common.
 """
@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from interp.prompts import Prompt
-from interp.tasks.causal_model import Boolean, CausalModel, CausalTask, Categorical, Integer
-from interp.tasks.causal_model.kinds import Array
+from interp.tasks.causal_model import Boolean, Categorical, CausalModel, CausalTask, Integer
+from interp.tasks.causal_model.kinds import Array, Kind
 from interp.tasks.causal_model.rows import Sampler
 from interp.tasks.lexicon import NAMES
 from interp.tasks.template import Template, last_word
@@ -45,7 +45,7 @@ def comparison(low: int = 1, high: int = 9) -> CausalTask:
     half = len(NAMES) // 2
     names = {"train": NAMES[:half], "test": NAMES[half:]}
     person, number = Categorical(NAMES), Integer(low, high)
-    kinds = {"first": person, "second": person, "one": number, "other": number}
+    kinds: dict[str, Kind] = {"first": person, "second": person, "one": number, "other": number}
     model = CausalModel(
         {**kinds, "F": Boolean(), "O": person},
         {"F": lambda one, other: one > other, "O": lambda F, first, second: np.where(F, first, second)},

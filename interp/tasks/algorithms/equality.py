@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from interp.prompts import Prompt
-from interp.tasks.causal_model import Boolean, CausalModel, CausalTask, Vector
+from interp.tasks.causal_model import Boolean, CausalModel, CausalTask, Mechanism, Vector
 from interp.tasks.causal_model.kinds import Array, Kind
 from interp.tasks.causal_model.rows import Sampler
 
@@ -46,7 +46,7 @@ def _hierarchical(name: str, entity: Kind, drawn: Any) -> CausalTask:
     )
     first = CausalModel(
         {**kinds, "W": entity, "O": _BIT},
-        {"W": lambda w: w, "O": lambda W, x, y, z: (W == x).all(-1) == (y == z).all(-1)},
+        {"W": lambda w: w, "O": lambda W, x, y, z: (x == W).all(-1) == (y == z).all(-1)},
         output="O",
         name="first entity",
     )
@@ -63,7 +63,7 @@ def _hierarchical(name: str, entity: Kind, drawn: Any) -> CausalTask:
 
 
 def and_or(width: int = 4) -> CausalTask:
-    """b and (a or c) of the equality of three pairs, by two algorithms: ``P = a∧b, Q = b∧c``, or ``b`` and ``D = a∨c``."""
+    """The equalities a, b, c of three pairs, b and (a or c), by two algorithms: ``P, Q`` = a∧b, b∧c, or ``b, D`` = b, a∨c."""
     entity = Vector(width)
     kinds: dict[str, Kind] = dict.fromkeys(("u1", "v1", "u2", "v2", "u3", "v3"), entity)
     equal = {name: _equal(f"u{i}", f"v{i}") for i, name in enumerate("abc", start=1)}
@@ -92,8 +92,6 @@ def and_or(width: int = 4) -> CausalTask:
 
 
 def _equal(one: str, other: str) -> Any:
-    from interp.tasks.causal_model import Mechanism
-
     return Mechanism(lambda a, b: (a == b).all(-1), (one, other))
 
 

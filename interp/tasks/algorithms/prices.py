@@ -15,7 +15,7 @@ import numpy as np
 from interp.errors import UnknownNameError
 from interp.prompts import Prompt
 from interp.tasks.causal_model import Boolean, CausalModel, CausalTask, Integer, Several
-from interp.tasks.causal_model.kinds import Array, column, packed
+from interp.tasks.causal_model.kinds import Array, Kind, column, packed
 from interp.tasks.template import Template
 
 _BIT, _CENTS = Boolean(), Integer(0, 1000)
@@ -42,8 +42,8 @@ def price_tagging(form: Literal["numbers", "words"] = "numbers") -> CausalTask:
     if form not in ("numbers", "words"):
         raise UnknownNameError("form", form, ("numbers", "words"))
     sides = {"L": lambda lo, amount: lo <= amount, "R": lambda amount, hi: amount <= hi, "O": lambda L, R: L & R}
-    inputs = {"lo": _CENTS, "hi": _CENTS, "amount": _CENTS}
-    both = {**inputs, "L": _BIT, "R": _BIT, "O": _BIT}
+    inputs: dict[str, Kind] = {"lo": _CENTS, "hi": _CENTS, "amount": _CENTS}
+    both: dict[str, Kind] = {**inputs, "L": _BIT, "R": _BIT, "O": _BIT}
     models = {
         "left": CausalModel(both, sides, output="O", name="left"),
         "left and right": CausalModel(both, sides, output="O", name="left and right"),

@@ -127,7 +127,8 @@ class CausalModel:
     """
 
     variables: Mapping[str, Kind]
-    mechanisms: Mapping[str, Mechanism]
+    mechanisms: Mapping[str, Any]
+    """Plain functions when given, :class:`Mechanism` afterwards."""
     output: str
     initial: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""

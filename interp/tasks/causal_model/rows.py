@@ -313,11 +313,11 @@ def _shared(groups: Sequence[NDArray[np.intp]], quota: int) -> list[NDArray[np.i
 def _sets(variables: tuple[str, ...], swapped: Any) -> NDArray[np.bool_]:
     """``[set, variable]``."""
     alone = [(name,) for name in variables]
-    named = {"alone": alone, "all": [variables], "alone+all": [*alone, variables]}
+    named: dict[str, list[Any]] = {"alone": [*alone], "all": [variables], "alone+all": [*alone, variables]}
     if isinstance(swapped, str):
         if swapped not in named:
             raise UnknownNameError("swapped", swapped, named)
-        asked: list[Any] = named[swapped]
+        asked = named[swapped]
     else:
         asked = [(one,) if isinstance(one, str) else tuple(one) for one in swapped]
     for name in chain(*asked):
