@@ -42,7 +42,10 @@ if TYPE_CHECKING:
         doses,
     )
     from interp.methods.ablation.ablation import ablate, optimal_constants
+    from interp.methods.abstraction.binary_masking import binary_masking
+    from interp.methods.abstraction.boundless import boundless_das
     from interp.methods.abstraction.das import das
+    from interp.methods.abstraction.nonlinear import nonlinear_das
     from interp.methods.circuits.acdc import acdc
     from interp.methods.circuits.completeness import completeness, minimality
     from interp.methods.circuits.diffmask import diffmask
@@ -104,7 +107,10 @@ _NAMES = {
     "interp.engine.graph.edges": ("graph",),
     "interp.engine.over": ("over",),
     "interp.engine.single.cache": ("cache",),
+    "interp.methods.abstraction.binary_masking": ("binary_masking",),
+    "interp.methods.abstraction.boundless": ("boundless_das",),
     "interp.methods.abstraction.das": ("das",),
+    "interp.methods.abstraction.nonlinear": ("nonlinear_das",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.circuits.acdc": ("acdc",),
     "interp.methods.circuits.diffmask": ("diffmask",),
@@ -157,17 +163,17 @@ promised({"run": "interp.engine:run", "edited": "interp.engine:edited", "check":
 _HOME = {name: home for home, names in _NAMES.items() for name in names}
 
 __all__ = [
-    "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise",
-    "Pair", "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store",
-    "Subspace", "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes",
-    "cache", "causal_paths", "check", "circuits", "compare_choices", "completeness", "concentration",
+    "Activation", "Add", "AddPreservingNorm", "Change", "Constant", "Interpolate", "Intervention", "Model", "Noise", "Pair",
+    "Pairs", "Positions", "ProjectOut", "Prompt", "Replace", "Run", "Scale", "SetCoefficient", "Site", "Store", "Subspace",
+    "ablate", "acdc", "all_for_one", "atp_star", "attention", "attribute", "attribute_edges", "axes", "binary_masking",
+    "boundless_das", "cache", "causal_paths", "check", "circuits", "compare_choices", "completeness", "concentration",
     "contrastive_gates", "damage", "das", "diffmask", "dla", "doses", "edge_pruning", "edited", "effect", "effects",
     "evaluate_circuits", "explain", "gate_heads", "generate", "graph", "grid", "hook_name", "information_flow",
-    "integrated_gradients", "interactions", "knockout", "knockout_readout", "lens", "load", "mediate", "methods",
-    "metrics", "minimality", "models", "multiverse", "off_distribution", "optimal_constants", "ordered_ablation",
+    "integrated_gradients", "interactions", "knockout", "knockout_readout", "lens", "load", "mediate", "methods", "metrics",
+    "minimality", "models", "multiverse", "nonlinear_das", "off_distribution", "optimal_constants", "ordered_ablation",
     "over", "pairs", "patch", "patch_circuits", "patch_edges", "path_patch", "positional_patterns", "recovery", "rerun",
-    "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "subnetwork_probing", "subset_bound",
-    "summary", "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
+    "reweighted", "run", "score", "self_repair", "sites", "stats", "store", "subnetwork_probing", "subset_bound", "summary",
+    "tasks", "token_lens", "top", "trace", "training", "verify", "views", "weights",
 ]  # fmt: skip
 
 

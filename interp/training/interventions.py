@@ -117,7 +117,8 @@ def fit(
         batch: pairs in one step; the last step of an epoch may have fewer.
         lr: learning rate, of all or of each intervention.
         schedule: factor of the learning rate, by the share of steps done.
-        optimizer: called with one list of parameters and ``lr=``, once for each intervention.
+        optimizer: called with one list of parameters and ``lr=``, once for each intervention. Groups of parameters that it
+            makes with a ``scale`` learn so much faster.
         objective: the loss of an intervention from the metric's values, in place of minus their mean, for one in which examples
             do not simply add up. It costs a further forward pass a step: its slopes in the values are known before the
             backward passes.
@@ -201,7 +202,7 @@ class _Run:
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.clip)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * factor
+            group["lr"] = self.lr * factor * group.get("scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

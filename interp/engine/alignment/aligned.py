@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from interp.metrics import MetricLike
 from interp.metrics import resolve as resolve_metrics
 from interp.models import Encoded, Model
 from interp.prompts import Pairs
+from interp.tasks import Counterfactuals
 
 FILE = "alignments.safetensors"
 """Beside the numbers in a store."""
@@ -110,6 +111,7 @@ def search_for(
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not seeds or not ranks:
         raise InputError(f"ranks={list(ranks)} and seeds={list(seeds)} leave nothing to search for")
+    train, test, controls, along = _of_rows(train, test, controls)
     given, shown = _sides(model, train, test)
     variables = tuple(variables) or given.pairs.sources
     metrics = resolve_metrics(metric)
@@ -150,7 +152,7 @@ def search_for(
                 shown_bar.set_description_str(f"{call}: {name.replace('_', ' ')}")
 
             extra = measured(controls, search, searching, model, given, shown, say=say, **words)
-        dataset = _dataset(search, extra, attrs, seeds)
+        dataset = _dataset(search, extra, attrs, seeds).assign_coords(along)
         known = {"wall_seconds": time.perf_counter() - began, "made_at": datetime.now(UTC).isoformat(timespec="seconds")}
         dataset = dataset.assign_attrs(known)
         dataset = dataset.assign_attrs(chosen=chosen(dataset), verdict=verdict(dataset))
@@ -186,6 +188,26 @@ def search_for(
 
 def _bar(progress: bool | None, total: int) -> Any:
     return tqdm(total=total, unit="search", disable=progress is False, delay=0 if progress else 1, leave=False)
+
+
+def _of_rows(train: Any, test: Any, controls: Controls) -> tuple[Any, Any, Controls, dict[str, Any]]:
+    """Pairs of a causal model's rows, with the controls that these can tell, and what they know of each test example."""
+    full, false = controls.full, controls.false
+    along: dict[str, Any] = {}
+    if isinstance(test, Counterfactuals):
+        if full is None and "full_vector" in controls.names:
+            full = test.with_label("source").pairs()
+        along = {"flip": (axes.EXAMPLE, test.flip), "moved": (axes.EXAMPLE, test.moved)}
+        along["swapped"] = (axes.EXAMPLE, test.swapped)
+        test = test.pairs()
+    if isinstance(train, Counterfactuals):
+        train = train.pairs()
+    if false is not None:
+        own, tested = (one.pairs() if isinstance(one, Counterfactuals) else one for one in false)
+        false = (own, tested)
+    held_out = controls.held_out
+    held_out = held_out.pairs() if isinstance(held_out, Counterfactuals) else held_out
+    return train, test, replace(controls, full=full, false=false, held_out=held_out), along
 
 
 def _sides(model: Model, train: Any, test: Any) -> tuple[Encoded, Encoded]:

@@ -46,8 +46,8 @@ _GIVEN = {"held_out": "held_out=", "false_hypothesis": "false="}
 DRAW, NETWORK = "draw", "network"
 """Axes of controls with random subspaces, and with several networks."""
 
-Again = Callable[[Model, Any, Any], Search]
-"""The same search of another model, or on other pairs."""
+Again = Callable[..., Search]
+"""The same search of another model, or on other pairs: model, training and test pairs, and ``variables=`` where others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +128,15 @@ def measured(
         each = [retrained(again(kind(model, seed), train.pairs, test.pairs)) for seed in range(controls.networks)]
         return xr.concat(each, NETWORK)
 
+    def falsely(own: Any, tested: Any) -> Search:
+        """One variable, from the source."""
+        return again(model, own, tested, variables=encoded_pairs(model, own).pairs.sources)
+
     make: dict[str, Callable[[], xr.DataArray]] = {
         "chance": lambda: xr.DataArray(chance(test.pairs)),
         "no_op": lambda: xr.DataArray(search.base, dims=(axes.EXAMPLE,)),
         "random_subspace": lambda: along(
-            search.laid.spread(
-                random_subspaces(model, test, search.laid, search.ranks, draws=controls.draws, variables=variables, **words)
-            ),
+            search.laid.spread(random_subspaces(model, test, search, draws=controls.draws, variables=variables, **words)),
             *(axes.RANK, DRAW),
         ),
         "full_vector": lambda: along(
@@ -148,7 +150,7 @@ def measured(
         "random_network": lambda: networks(reinitialised),
         "shuffled_weights": lambda: networks(shuffled),
         "shuffled_labels": lambda: retrained(again(model, relabelled(train.pairs, 0), relabelled(test.pairs, 1))),
-        "false_hypothesis": lambda: retrained(again(model, *(controls.false or ()))),
+        "false_hypothesis": lambda: retrained(falsely(*(controls.false or ()))),
     }
     found = {}
     for name in controls.names:

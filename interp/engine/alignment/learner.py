@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.interventions import Activation, Change, Edit, Featurizer, Intervention, Replace
 from interp.prompts import NAMED
@@ -44,6 +44,8 @@ class Learner:
     penalty: Callable[[Intervention], Tensor] | None = None
     before_step: Callable[[Sequence[Intervention], int, int], object] | None = None
     """Called with all interventions, the step and the number of steps."""
+    scale: Callable[[nn.Parameter], float] | None = None
+    """How much faster than the others a parameter learns."""
     learned: Mapping[str, Callable[[Intervention], float]] = field(default_factory=dict)
     """Numbers that are read off a trained intervention before it is frozen: its rank, its boundary."""
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from torch import nn
 
 from interp.engine.alignment.learner import Learner, Part, Shape, frozen, interventions
 from interp.engine.alignment.places import Laid, laid
@@ -22,7 +23,7 @@ from interp.engine.asked import encoded_pairs
 from interp.engine.precision import Precision
 from interp.engine.sweep import patch
 from interp.errors import InputError, ShapeMismatchError
-from interp.interventions import Arranged, Identity, Intervention, Subspace
+from interp.interventions import Arranged, Change, Identity, Intervention, Select, Subspace
 from interp.interventions.rotation import Rotation
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
@@ -81,6 +82,12 @@ class Search:
     result: xr.Dataset
     """Of the judgement, for its provenance and the coordinates along examples."""
 
+    @property
+    def cells(self) -> list[tuple[Intervention, int]]:
+        """Every hard intervention with the width of its place."""
+        each = len(self.ranks) * len(self.seeds)
+        return [(one, self.laid.widths[number // each]) for number, one in enumerate(self.interventions)]
+
     def spread(self, found: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``[cell, …]`` as ``[*axes, rank, seed, …]``."""
         shape = (len(self.laid.targets), len(self.ranks), len(self.seeds))
@@ -104,7 +111,7 @@ def align(
 
     Args:
         where: see :func:`interp.engine.alignment.places.laid`.
-        ranks: coordinates of each variable, or a share of the width below 1.
+        ranks: coordinates of each variable; a float is the share of the width that all variables have together.
         variables: names of the pairs' further prompts, one for each variable; none of a single variable, whose value is the
             source's.
 
@@ -128,6 +135,7 @@ def align(
         batch=min(training.batch, len(learning)),
         lr=training.lr,
         schedule=training.factor,
+        optimizer=torch.optim.Adam if learner.scale is None else partial(_scaled, learner.scale),
         penalty=learner.penalty,
         before_step=before,
         seed=training.order,
@@ -158,29 +166,41 @@ def judge(
 def random_subspaces(
     model: Model,
     pairs: Any,
-    places: Laid,
-    ranks: Sequence[int | float],
+    search: Search,
     *,
     draws: int = DRAWS,
     variables: Sequence[str] = (),
     metric: MetricLike = "accuracy",
     training: Training,
 ) -> np.ndarray[Any, Any]:
-    """Mean accuracy of subspaces drawn uniformly ``[place, rank, draw]``, the same draws at all places of one width."""
+    """Mean accuracy of subspaces drawn uniformly ``[place, rank, draw]``, with as many columns as the claim swaps coordinates.
+
+    Of starts that ended with different numbers of coordinates, the largest; the same draws at all places of one width.
+    """
+    places, each = search.laid, len(search.seeds)
+    sizes = [[swapped(change, width) for change in one.changes] for one, width in search.cells]
     known: dict[tuple[int, int, int], torch.Tensor] = {}
-
-    def drawn(target: Intervention, width: int, rank: int | float, seed: int) -> Intervention:
-        shape = _shape(width, rank, seed, variables, target)
-        key = (width, shape.rank * shape.variables, seed)
-        basis = known.setdefault(key, Rotation(*key[:2], seed=1_000_003 + seed).basis.detach())
-        split = basis.split(shape.rank, dim=1)
-        parts = [Part(Subspace(own.clone())) for own in split]
-        return interventions(target, parts, variables)
-
-    every = product(zip(places.targets, places.widths, strict=True), ranks, range(draws))
-    many = [drawn(target, width, rank, seed) for (target, width), rank, seed in every]
+    many = []
+    for number in range(0, len(sizes), each):
+        ranks = max(sizes[number : number + each], key=sum)
+        place = number // (each * len(search.ranks))
+        target, width = places.targets[place], places.widths[place]
+        for draw in range(draws):
+            key = (width, sum(ranks), draw)
+            if key not in known:
+                known[key] = Rotation(width, max(1, sum(ranks)), seed=1_000_003 + draw).basis.detach()[:, : sum(ranks)]
+            parts = [Part(Subspace(own.clone())) for own in known[key].split(ranks, dim=1)]
+            many.append(interventions(target, parts, variables))
     found = judge(model, encoded_pairs(model, pairs), many, metric=metric, training=training)[0].mean(-1)
-    return found.reshape(len(places.targets), len(ranks), draws)
+    return found.reshape(len(places.targets), len(search.ranks), draws)
+
+
+def swapped(change: Change, width: int) -> int:
+    """How many coordinates a hard change swaps."""
+    if isinstance(change.edit, Select):
+        return min(width, change.edit.count)
+    basis = getattr(change.featurizer, "basis", None)
+    return width if basis is None else int(basis.shape[1])
 
 
 def whole_vectors(
@@ -193,13 +213,16 @@ def whole_vectors(
 
 def _shape(width: int, rank: int | float, seed: int, variables: Sequence[str], target: Intervention) -> Shape:
     many = max(1, len(variables))
-    asked = int(rank * width) if isinstance(rank, float) and rank < 1 else int(rank)
-    if asked != rank and not (isinstance(rank, float) and rank < 1):
-        raise InputError(f"rank={rank}; expected whole numbers of coordinates, or shares of the width below 1")
+    asked = int(rank * width) // many if isinstance(rank, float) else int(rank)
     if not asked >= 1 or asked * many > width:
         each = f" for each of {many} variables" if many > 1 else ""
         raise ShapeMismatchError(f"rank={rank}{each} at {target!r}, which has {width} features; expected 1 to {width // many}")
     return Shape(width, asked, seed, many)
+
+
+def _scaled(scale: Callable[[nn.Parameter], float], parameters: Sequence[nn.Parameter], lr: float) -> torch.optim.Adam:
+    """Adam with a group for every parameter."""
+    return torch.optim.Adam([{"params": [one], "scale": scale(one)} for one in parameters], lr=lr)
 
 
 def _held_back(model: Model, train: Encoded, share: float, seed: int) -> tuple[Encoded, Encoded | None]:

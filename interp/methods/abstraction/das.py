@@ -26,10 +26,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from interp.engine.alignment import Aligned, Controls, Learner, Part, Shape, Training, search_for
+from interp.engine.alignment import Aligned, Learner, Part, Shape
+from interp.engine.alignment.options import Options, search_with
 from interp.engine.precision import Precision
 from interp.engine.recipe import others
-from interp.engine.stored import Into, StoreLike
+from interp.engine.stored import StoreLike
 from interp.interventions import Columns, Rotation, Subspace
 from interp.methods.registry import Method
 from interp.metrics import MetricLike
@@ -85,10 +86,11 @@ def das(
 
     Args:
         model: from :func:`interp.load`.
-        train: pairs as above; without ``test`` they are split, by template or entity where they name these.
+        train: pairs as above, or rows of a causal model (:class:`interp.tasks.Counterfactuals`); without ``test`` pairs are
+            split, by template or entity where they name these.
         where: a grid, a site, or changes that say no more than site and positions.
         test: pairs that are tested on, best with other words than those that are trained on.
-        rank: coordinates of each variable, one or several; below 1 the share of the width.
+        rank: coordinates of each variable, one or several; a float is the share of the width that all variables have together.
         seeds: starts of every rank, or how many.
         variables: which of the pairs' further prompts have variables, in order; by default all of them.
         parametrization: of :class:`interp.interventions.Rotation`.
@@ -104,8 +106,9 @@ def das(
         draws: random subspaces of each rank.
         networks: how many networks of random and of shuffled weights.
         held_out: pairs of other words, on which what was found is judged too.
-        false: training and test pairs with the labels of a variable that the task has no need of.
-        full: the test pairs labelled as if all variables at a place were swapped, for the ceiling.
+        false: training and test pairs with the labels of a variable that the task has no need of, such as
+            ``(task.falsely(1024, seed=0), task.falsely(512, seed=1, part="test"))``.
+        full: the test pairs with the source's own label, for the ceiling; of rows of a causal model they are made.
         rows, precision, progress: as for :func:`interp.patch`.
         store, name, tags: as for :func:`interp.patch`; a search is kept whole, once it is done.
 
@@ -118,10 +121,7 @@ def das(
         ValueError: numbers that make no sense, and what :func:`interp.training.fit` raises.
     """
     said = others(locals())
-    training = Training(
-        steps=steps, batch=batch, lr=lr, warmup=warmup, fall=fall, objective=objective, order=order, validation=validation,
-        rows=rows, precision=precision, progress=progress,
-    )  # fmt: skip
+    options = {name: value for name, value in locals().items() if name in Options.__annotations__}
 
     def make(shape: Shape) -> list[Part]:
         columns = shape.rank * shape.variables
@@ -130,23 +130,8 @@ def das(
             return [Part(whole)]
         return [Part(Columns(whole, start, start + shape.rank)) for start in range(0, columns, shape.rank)]
 
-    return search_for(
-        "das",
-        model,
-        train,
-        test,
-        where,
-        Learner(name="das", make=make, freeze=orthonormal),
-        ranks=[rank] if isinstance(rank, int | float) else list(rank),
-        seeds=seeds,
-        variables=variables,
-        training=training,
-        controls=Controls.asked(controls, draws=draws, networks=networks, held_out=held_out, false=false, full=full),
-        metric=metric,
-        facts={"parametrization": parametrization},
-        said=said,
-        into=Into.of(store, name, tags),
-    )
+    learner = Learner(name="das", make=make, freeze=orthonormal)
+    return search_with("das", model, train, where, learner, rank, {"parametrization": parametrization}, said, options)
 
 
 def orthonormal(part: Part) -> Part:
