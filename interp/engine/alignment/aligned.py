@@ -243,7 +243,7 @@ def _dataset(search: Search, extra: Mapping[str, xr.DataArray], attrs: Mapping[s
         "loss": xr.DataArray(search.spread(search.loss), dims=(*names, axes.STEP)),
     }
     variables |= {name: xr.DataArray(search.spread(found), dims=names) for name, found in search.learned.items()}
-    coords: dict[str, Any] = {**search.laid.axes, axes.RANK: list(search.ranks)}
+    coords: dict[str, Any] = {name: list(values) for name, values in search.laid.axes.items()} | {axes.RANK: list(search.ranks)}
     coords |= {name: search.result[name] for name in ("template", "answer", "wrong") if name in search.result.coords}
     return xr.Dataset({**variables, **extra}, {**coords, axes.SEED: list(seeds)}, {**attrs, "controls": list(extra)})
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -77,8 +77,8 @@ Do = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Values(Mapping[str, Array]):
-    """What every variable is, rows in front."""
+class Values:
+    """What every variable is, rows in front: ``values["WX"]``."""
 
     arrays: Mapping[str, Array]
     status: Array
@@ -105,8 +105,9 @@ class Values(Mapping[str, Array]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
 
-    def __len__(self) -> int:
-        return len(self.arrays)
+    def keys(self) -> Iterable[str]:
+        """Names of the variables."""
+        return self.arrays.keys()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -229,7 +230,7 @@ class CausalModel:
     def interchange(
         self,
         base: Mapping[str, ArrayLike],
-        sources: Mapping[str, Mapping[str, ArrayLike]],
+        sources: Mapping[str, Mapping[str, ArrayLike] | Values],
         swap: ArrayLike | None = None,
     ) -> Values:
         """What every variable is on the base once some have the values that they have on sources of their own.
@@ -308,7 +309,7 @@ class CausalModel:
         found = [[p in self.mechanisms[n].parents if n in self.mechanisms else False for p in names] for n in names]
         return xr.DataArray(found, {"variable": names, "parent": names}, ("variable", "parent"))
 
-    def to_xarray(self, values: Mapping[str, ArrayLike] | None = None, row: int = 0) -> xr.Dataset:
+    def to_xarray(self, values: Mapping[str, ArrayLike] | Values | None = None, row: int = 0) -> xr.Dataset:
         """What a figure of it needs: parents, depth, kind and role of each variable, and the values of one row."""
         depth: dict[str, int] = {}
         for name in (*self.inputs, *(self.order or self.mechanisms)):

@@ -23,7 +23,7 @@ import numpy as np
 
 from interp.errors import UnknownNameError
 from interp.tasks.causal_model.kinds import MOST, Array, CausalModelError, Kind, Several, as_array, column, packed
-from interp.tasks.causal_model.model import CausalModel, Do, Mechanism
+from interp.tasks.causal_model.model import CausalModel, Do, Mechanism, Values
 
 _KEPT = 100
 """Witnesses that are kept; all are counted."""
@@ -258,7 +258,7 @@ class Abstracted(NamedTuple):
 def is_abstraction(
     low: CausalModel,
     high: CausalModel,
-    translate: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    translate: Callable[[Values], Mapping[str, Array]],
     interventions: Iterable[tuple[Do, Do]],
     inputs: Mapping[str, Array] | None = None,
 ) -> Abstracted:
