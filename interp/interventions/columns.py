@@ -34,7 +34,9 @@ class Columns(nn.Module):
         ShapeMismatchError: another featurizer, or columns that it does not have.
     """
 
-    def __init__(self, whole: Rotation | Subspace, start: int, stop: int) -> None:
+    whole: Rotation | Subspace
+
+    def __init__(self, whole: Any, start: int, stop: int) -> None:
         super().__init__()
         if not isinstance(whole, Rotation | Subspace):
             raise ShapeMismatchError(
