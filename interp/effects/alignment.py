@@ -8,12 +8,15 @@ held against the *largest* of every control over the same sweep.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from interp import axes as names
+from interp import stats
 from interp.effects import curves
 from interp.errors import UnknownNameError
 
@@ -119,6 +122,48 @@ def verdict(result: xr.Dataset) -> str:
     if {"random_network", "shuffled_weights"} & {*unbeaten}:
         words += ": the map finds as much in a network that computes nothing, so this is no evidence of the variable"
     return words
+
+
+def told_apart(result: xr.Dataset, *, level: float = 0.95) -> pd.DataFrame:
+    """Which of rival hypotheses has the higher accuracy: paired differences over the same rows, with Student's intervals.
+
+    Args:
+        result: of :func:`interp.interchange` with several hypotheses.
+        level: of each interval.
+
+    Returns:
+        A line for every two hypotheses at every place: both accuracies, their difference with its interval, how many rows ask
+        for different labels, and ``told_apart``, whether the interval leaves out 0.
+
+    Raises:
+        UnknownNameError: a result without hypotheses.
+    """
+    _require(result)
+    if "hypothesis" not in result.dims:
+        raise UnknownNameError("axis", "hypothesis", map(str, result["iia"].dims), "of this result")
+    cells = [str(dim) for dim in result["iia"].dims if dim not in ("hypothesis", names.EXAMPLE)]
+    stacked = result["iia"].stack(at=cells) if cells else result["iia"].expand_dims(at=[()])
+    found = []
+    for one, other in combinations(result["hypothesis"].values.tolist(), 2):
+        for number in range(stacked.sizes["at"]):
+            a, b = (stacked.isel(at=number).sel(hypothesis=name).values for name in (one, other))
+            interval = stats.t_interval(a - b, level=level)
+            at = {cell: stacked[cell].values[number] for cell in cells}
+            found.append(
+                {
+                    **at,
+                    "hypothesis": one,
+                    "rival": other,
+                    "iia": float(a.mean()),
+                    "rival_iia": float(b.mean()),
+                    "difference": float(interval.mean),
+                    "low": float(interval.low),
+                    "high": float(interval.high),
+                    "rows": len(a),
+                    "told_apart": bool(interval.low > 0 or interval.high < 0),
+                }
+            )
+    return pd.DataFrame(found)
 
 
 def _require(result: xr.Dataset) -> None:

@@ -90,7 +90,7 @@ def iia(
     axis = [value for one in found for value in one.line.at]
     numbers = axis if all(isinstance(value, int | float) for value in axis) else []
     head = title or f"interchange intervention accuracy by {labels.escape(x)}"
-    parts = [bands.provenance(list(every.values()), []), *_fixed(every), _verdict(found, x)]
+    parts = [bands.provenance(list(every.values()), []), *_fixed(every, x), _verdict(found, x)]
     band = bands.words(said)
     under = " · ".join(part for part in (*parts, band) if part)
     legend = [labels.escape(one.line.name) for one in found]
@@ -113,19 +113,24 @@ def iia(
 
 
 def arrays(result: xr.Dataset | xr.DataArray, variable: str, x: str, name: str = "") -> dict[str, xr.DataArray]:
-    """The accuracy, called "", and what is a control; those without the axis are the same all along."""
+    """The accuracy, called "", and what is a control; those without the axis are the same all along.
+
+    Of a search over further axes what was chosen on validation pairs is taken, and its starts are seeds; what a result lists as
+    its controls are all that it has.
+    """
     whose = f"of {name}" if name else "of this result"
     if isinstance(result, xr.DataArray):
         result = xr.Dataset({variable: result}, attrs=result.attrs)
     if variable not in result.data_vars:
         raise UnknownNameError("variable", variable, map(str, result.data_vars), whose)
-    main = result[variable]
-    if x not in main.dims:
-        raise UnknownNameError("axis", x, map(str, main.dims), whose)
+    if x not in result[variable].dims:
+        raise UnknownNameError("axis", x, map(str, result[variable].dims), whose)
+    listed = result.attrs.get("controls")
+    every = _selected(result, variable, x)
     at = result[x].values if x in result.coords else np.arange(result.sizes[x])
-    found = {"": main.assign_coords({x: at})}
-    for key, array in result.data_vars.items():
-        if key == variable or not (x in array.dims or set(array.dims) <= {names.SEED, names.EXAMPLE}):
+    found = {"": every.pop(variable).assign_coords({x: at})}
+    for key, array in every.items():
+        if not (x in array.dims or set(array.dims) <= {names.SEED, names.EXAMPLE}) or key not in (listed or [key]):
             continue
         found[str(key)] = array.assign_coords({x: at}) if x in array.dims else array.expand_dims({x: at})
     for key, array in found.items():
@@ -133,6 +138,25 @@ def arrays(result: xr.Dataset | xr.DataArray, variable: str, x: str, name: str =
         if low < 0 or high > 1:
             off = high if high > 1 else low
             raise InputError(f"{key or variable} {whose} holds {off:.4g}; expected shares from 0 to 1")
+    return found
+
+
+def _selected(result: xr.Dataset, variable: str, x: str) -> dict[str, xr.DataArray]:
+    """One value of every axis but examples and seeds; draws and networks of controls become seeds."""
+    chosen = result.attrs.get("chosen")
+    if not isinstance(chosen, Mapping):
+        return {str(key): array for key, array in result.data_vars.items()}
+    fixed = {dim: at for dim, at in chosen.items() if dim in result.dims and dim not in (x, names.SEED)}
+    result = result.sel(fixed)
+    kept = (x, names.SEED, names.EXAMPLE)
+    found: dict[str, xr.DataArray] = {}
+    for key, array in result.data_vars.items():
+        more = [dim for dim in array.dims if dim not in (x, names.EXAMPLE)]
+        if key != variable and any(dim not in kept for dim in more):
+            rest = [dim for dim in array.dims if dim not in more]
+            numbers = array.transpose(*rest, *more).values.reshape(*(array.sizes[dim] for dim in rest), -1)
+            array = xr.DataArray(numbers, {dim: array[dim] for dim in rest if dim in array.coords}, (*rest, names.SEED))
+        found[str(key)] = array
     return found
 
 
@@ -179,11 +203,15 @@ def _unbroken(words: str) -> str:
     return words.replace(" ", "\u00a0")
 
 
-def _fixed(every: Mapping[str, xr.Dataset | xr.DataArray]) -> list[str]:
+def _fixed(every: Mapping[str, xr.Dataset | xr.DataArray], x: str) -> list[str]:
     """What was selected or held, where it is the same in all results: ``rank=8``."""
-    words = [
-        [f"{key}={labels.number(c.item())}" for key, c in result.coords.items() if c.ndim == 0] for result in every.values()
-    ]
+    words = []
+    for result in every.values():
+        fixed = {key: c.item() for key, c in result.coords.items() if c.ndim == 0}
+        chosen = result.attrs.get("chosen")
+        if isinstance(chosen, Mapping):
+            fixed |= {key: at for key, at in chosen.items() if key not in (x, names.SEED) and result.sizes.get(key, 1) > 1}
+        words.append([f"{key}={labels.number(value)}" for key, value in fixed.items()])
     return [labels.escape(word) for word in words[0] if all(word in other for other in words)]
 
 

@@ -69,13 +69,17 @@ class CausalTask:
             UnknownNameError: no such model, part or variable.
         """
         which = next(iter(self.models)) if model is None else model
-        if which not in self.models:
-            raise UnknownNameError("model", which, self.models, f"of {self.name}")
+        self.require(which)
         sampler = self._sampler(part)
         names = self.variables[which] if variables is None else tuple(variables)
         words: dict[str, Any] = {"seed": seed, "balance": balance, "swapped": swapped, "task": self}
         made_by = {"part": part, "model": which}
         return counterfactuals(self.models[which], n, names, sample=sampler, made_by=made_by, **words)
+
+    def require(self, model: str) -> None:
+        """Raise ``UnknownNameError`` unless there is a rival of that name."""
+        if model not in self.models:
+            raise UnknownNameError("model", model, self.models, f"of {self.name}")
 
     def falsely(self, n: int, *, seed: int, part: str = "train") -> Counterfactuals:
         """Rows of a hypothesis that is known to be false.
