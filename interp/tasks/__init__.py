@@ -18,7 +18,14 @@ from interp.errors import UnknownNameError
 from interp.prompts import Pairs
 from interp.protocols import Tokenizer
 from interp.tasks import causal_model, lexicon
-from interp.tasks.algorithms import and_or, comparison, equality_of_vectors, hierarchical_equality, price_tagging
+from interp.tasks.algorithms import (
+    and_or,
+    comparison,
+    equality_of_vectors,
+    hierarchical_equality,
+    ioi_algorithm,
+    price_tagging,
+)
 from interp.tasks.causal_model import CausalModel, CausalTask, Counterfactuals
 from interp.tasks.causal_sentences import CAUSAL_TEMPLATES, causal_sentences, render_causal
 from interp.tasks.circuits import (
@@ -71,7 +78,7 @@ __all__ = [
     "GREATER_THAN_TEMPLATES", "IOI_HEADS", "IOI_TEMPLATES", "OCCUPATIONS", "RELATIONS", "TASKS", "CausalModel", "CausalTask",
     "Counterfactuals", "Template", "and_or", "arithmetic", "causal_model", "causal_sentences", "comparison",
     "docstring_circuit", "equality_of_vectors", "facts", "gender_bias", "greater_than", "greater_than_circuit",
-    "hierarchical_equality", "induction", "ioi", "ioi_circuit", "lexicon", "make", "names", "price_tagging",
+    "hierarchical_equality", "induction", "ioi", "ioi_algorithm", "ioi_circuit", "lexicon", "make", "names", "price_tagging",
     "render_arithmetic", "render_causal", "render_fact", "render_gender_bias", "render_greater_than", "render_induction",
     "render_ioi",
 ]  # fmt: skip
