@@ -67,7 +67,7 @@ TASKS = (
         labels=_WAS_OR_AND, varies=_RELATIVE, matched=(("verb", "rest"),), free={
             "noun": _MOVED, "verb": _VERBS, "rest": _RESTS, "modifier": phrases(
                 """on a rainy night / at the end of the week / during the storm / after the ceremony / without a word /
-                at dawn / in the middle of winter / for the last time / before the others / on a Sunday"""
+                at dawn / in the coldest month / for the last time / before the others / on a Sunday"""
             ),
         },
     ),
