@@ -2,7 +2,7 @@
 
     >>> from interp import tasks
     >>> tasks.names()
-    ('arithmetic', 'causal_sentences', 'facts', 'gender_bias', 'greater_than', 'induction', 'ioi')
+    ('arithmetic', 'causal_gym', 'causal_sentences', 'facts', 'gender_bias', 'greater_than', 'induction', 'ioi')
     >>> tasks.make("ioi", 64, seed=0, corruption="abc") == tasks.ioi(64, seed=0, corruption="abc")
     True
 
@@ -26,6 +26,7 @@ from interp.tasks.algorithms import (
     ioi_algorithm,
     price_tagging,
 )
+from interp.tasks.causal_gym import GYM, GYM_GROUPS, GymTask, causal_gym, gym_tasks, read_gym, read_gym_pairs
 from interp.tasks.causal_model import CausalModel, CausalTask, Counterfactuals
 from interp.tasks.causal_sentences import CAUSAL_TEMPLATES, causal_sentences, render_causal
 from interp.tasks.circuits import (
@@ -48,6 +49,7 @@ from interp.tasks.years import GREATER_THAN_TEMPLATES, greater_than, render_grea
 #: Generators by name; each takes ``n, *, seed, tokenizer`` and arguments of its own.
 TASKS: Mapping[str, Callable[..., Pairs]] = {
     "arithmetic": arithmetic,
+    "causal_gym": causal_gym,
     "causal_sentences": causal_sentences,
     "facts": facts,
     "gender_bias": gender_bias,
@@ -62,7 +64,7 @@ def names() -> tuple[str, ...]:
     return tuple(TASKS)
 
 
-def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None = None, **arguments: Any) -> Pairs:
+def make(name: str, /, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None = None, **arguments: Any) -> Pairs:
     """Pairs of the task called ``name``; ``arguments`` are the generator's own.
 
     Raises:
@@ -75,10 +77,10 @@ def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None =
 
 __all__ = [
     "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "CIRCUITS", "FACTS", "GENDER_BIAS_TEMPLATES", "GREATER_THAN_HEADS",
-    "GREATER_THAN_TEMPLATES", "IOI_HEADS", "IOI_TEMPLATES", "OCCUPATIONS", "RELATIONS", "TASKS", "CausalModel", "CausalTask",
-    "Counterfactuals", "Template", "and_or", "arithmetic", "causal_model", "causal_sentences", "comparison",
-    "docstring_circuit", "equality_of_vectors", "facts", "gender_bias", "greater_than", "greater_than_circuit",
-    "hierarchical_equality", "induction", "ioi", "ioi_algorithm", "ioi_circuit", "lexicon", "make", "names", "price_tagging",
-    "render_arithmetic", "render_causal", "render_fact", "render_gender_bias", "render_greater_than", "render_induction",
-    "render_ioi",
+    "GREATER_THAN_TEMPLATES", "GYM", "GYM_GROUPS", "IOI_HEADS", "IOI_TEMPLATES", "OCCUPATIONS", "RELATIONS", "TASKS",
+    "CausalModel", "CausalTask", "Counterfactuals", "GymTask", "Template", "and_or", "arithmetic", "causal_gym",
+    "causal_model", "causal_sentences", "comparison", "docstring_circuit", "equality_of_vectors", "facts", "gender_bias",
+    "greater_than", "greater_than_circuit", "gym_tasks", "hierarchical_equality", "induction", "ioi", "ioi_algorithm",
+    "ioi_circuit", "lexicon", "make", "names", "price_tagging", "read_gym", "read_gym_pairs", "render_arithmetic",
+    "render_causal", "render_fact", "render_gender_bias", "render_greater_than", "render_induction", "render_ioi",
 ]  # fmt: skip

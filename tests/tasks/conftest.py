@@ -25,6 +25,7 @@ _SAMPLES = [
     *(f"{fact.subject} {fact.answer}" for fact in tasks.FACTS),
     " ".join(f"{yy:02}" for yy in range(100)),
     "+ - =",
+    " ".join(label for task in tasks.GYM.values() for some in task.labels.values() for label in some if label.strip(",.")),
 ]
 
 

@@ -40,7 +40,7 @@ def test_an_unknown_task_names_its_neighbours() -> None:
     "module",
     [
         *("", ".lexicon", ".draw", ".template", ".indirect_object", ".years", ".repeats", ".causal_sentences", ".facts"),
-        *(".known", ".sums", ".gender_bias"),
+        *(".known", ".sums", ".gender_bias", ".causal_gym", ".causal_gym.task", ".causal_gym.pairs"),
     ],
 )
 def test_docstring_examples_are_true(module: str) -> None:
