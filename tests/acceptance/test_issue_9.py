@@ -16,8 +16,8 @@ from interp.models.zoo.handmade import hierarchical_equality
 
 EQUALITY = (
     "Hand-crafted hierarchical equality: IIA exactly 1.0 at the known neurons; its randomly rotated version: DAS at ranks 2 "
-    "and 8 reaches IIA ≥ 0.999 with keep and leak errors ≤ 0.01 (the card says why zero principal angles is the wrong demand), at "
-    "rank 1 the restart logic finds it; a wrong causal model scores at its predicted lower IIA."
+    "and 8 reaches IIA ≥ 0.999 with keep and leak errors ≤ 0.01 (the card says why zero principal angles is the wrong "
+    "demand), at rank 1 the restart logic finds it; a wrong causal model scores at its predicted lower IIA."
 )
 PARITY = (
     "DAS parity: same loss curve as pyvene's low-rank rotated intervention from the same start (1e-4, 50 steps), same IIA on "
