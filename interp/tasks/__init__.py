@@ -20,6 +20,7 @@ from interp.protocols import Tokenizer
 from interp.tasks import causal_model, lexicon
 from interp.tasks.algorithms import (
     and_or,
+    binding,
     comparison,
     equality_of_vectors,
     hierarchical_equality,
@@ -76,7 +77,7 @@ def make(name: str, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | None =
 __all__ = [
     "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "CIRCUITS", "FACTS", "GENDER_BIAS_TEMPLATES", "GREATER_THAN_HEADS",
     "GREATER_THAN_TEMPLATES", "IOI_HEADS", "IOI_TEMPLATES", "OCCUPATIONS", "RELATIONS", "TASKS", "CausalModel", "CausalTask",
-    "Counterfactuals", "Template", "and_or", "arithmetic", "causal_model", "causal_sentences", "comparison",
+    "Counterfactuals", "Template", "and_or", "arithmetic", "binding", "causal_model", "causal_sentences", "comparison",
     "docstring_circuit", "equality_of_vectors", "facts", "gender_bias", "greater_than", "greater_than_circuit",
     "hierarchical_equality", "induction", "ioi", "ioi_algorithm", "ioi_circuit", "lexicon", "make", "names", "price_tagging",
     "render_arithmetic", "render_causal", "render_fact", "render_gender_bias", "render_greater_than", "render_induction",
