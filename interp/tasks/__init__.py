@@ -20,6 +20,7 @@ from interp.protocols import Tokenizer
 from interp.tasks import causal_model, lexicon
 from interp.tasks.algorithms import (
     and_or,
+    binding,
     comparison,
     equality_of_vectors,
     hierarchical_equality,
@@ -78,7 +79,7 @@ def make(name: str, /, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | Non
 __all__ = [
     "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "CIRCUITS", "FACTS", "GENDER_BIAS_TEMPLATES", "GREATER_THAN_HEADS",
     "GREATER_THAN_TEMPLATES", "GYM", "GYM_GROUPS", "IOI_HEADS", "IOI_TEMPLATES", "OCCUPATIONS", "RELATIONS", "TASKS",
-    "CausalModel", "CausalTask", "Counterfactuals", "GymTask", "Template", "and_or", "arithmetic", "causal_gym",
+    "CausalModel", "CausalTask", "Counterfactuals", "GymTask", "Template", "and_or", "arithmetic", "binding", "causal_gym",
     "causal_model", "causal_sentences", "comparison", "docstring_circuit", "equality_of_vectors", "facts", "gender_bias",
     "greater_than", "greater_than_circuit", "gym_tasks", "hierarchical_equality", "induction", "ioi", "ioi_algorithm",
     "ioi_circuit", "lexicon", "make", "names", "price_tagging", "read_gym", "read_gym_pairs", "render_arithmetic",

@@ -1,6 +1,7 @@
 """Figures: a result goes in, a ``plotly.graph_objects.Figure`` comes out. Nothing is shown, nothing global changes."""
 
 from interp.views.attention import attention
+from interp.views.causal_model import causal_model
 from interp.views.circuit import circuit
 from interp.views.compare import compare
 from interp.views.curve import curve
@@ -28,6 +29,7 @@ __all__ = [
     "ExportError",
     "attention",
     "can_export",
+    "causal_model",
     "circuit",
     "compare",
     "curve",

@@ -291,6 +291,24 @@ def analyses(layers: int, tokens: int) -> xr.Dataset:
     return xr.Dataset(data, coords, {"model": MODEL, "site": "z", "deviations": 2.0})
 
 
+@case("causal_model", n=False)
+def algorithm(layers: int, tokens: int) -> xr.Dataset:
+    """A row of inputs, and a variable a layer that is made of the one before and of an input."""
+    inputs, inner = [f"an input, number {i}" for i in range(min(tokens, 12))], [f"<b>{i}" for i in range(min(layers, 9))]
+    names = [*inputs, *inner]
+    parents = np.zeros((len(names), len(names)), bool)
+    for i in range(len(inner)):
+        parents[len(inputs) + i, [i % len(inputs), len(inputs) + i - 1]] = True
+    coords: dict[str, Any] = {
+        "variable": names,
+        "parent": names,
+        "depth": ("variable", [0] * len(inputs) + [i + 1 for i in range(len(inner))]),
+    }
+    role = ["input"] * len(inputs) + ["inner"] * (len(inner) - 1) + ["output"]
+    coords |= {"role": ("variable", role), "kind": ("variable", ["Boolean()"] * len(names))}
+    return xr.Dataset({"parents": (("variable", "parent"), parents)}, coords, {"name": "a chain", "model": MODEL})
+
+
 # ------------------------------------------------------------------------------------------------------- what is checked
 
 

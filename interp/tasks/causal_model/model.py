@@ -56,6 +56,11 @@ class Mechanism(NamedTuple):
             raise CausalModelError(f"the mechanism of {name} is {given!r}; expected a function whose arguments are its parents")
         return cls(given, tuple(inspect.signature(given).parameters))
 
+    def called(self, name: str) -> str:
+        """Its function's name, that of the variable where it has none, with its parents: ``equal(w, x)``."""
+        own = getattr(self.function, "__name__", "<lambda>")
+        return f"{name if own.startswith('<') else own}({', '.join(self.parents)})"
+
 
 class Change(NamedTuple):
     """A functional of a mechanism: what a variable becomes, from what it would have been and other variables."""
@@ -309,8 +314,22 @@ class CausalModel:
         found = [[p in self.mechanisms[n].parents if n in self.mechanisms else False for p in names] for n in names]
         return xr.DataArray(found, {"variable": names, "parent": names}, ("variable", "parent"))
 
-    def to_xarray(self, values: Mapping[str, ArrayLike] | Values | None = None, row: int = 0) -> xr.Dataset:
-        """What a figure of it needs: parents, depth, kind and role of each variable, and the values of one row."""
+    def to_xarray(
+        self, values: Mapping[str, ArrayLike] | Values | None = None, row: int = 0, do: Iterable[str] = ()
+    ) -> xr.Dataset:
+        """What a figure of it needs: parents, depth, kind, role and mechanism of each variable, and the values of one row.
+
+        Args:
+            values: of variables, of all or of some.
+            row: whose values.
+            do: names of those that an intervention set.
+
+        Raises:
+            UnknownNameError: no such variable.
+        """
+        marked = set(do)
+        for name in marked:
+            self.require(name)
         depth: dict[str, int] = {}
         for name in (*self.inputs, *(self.order or self.mechanisms)):
             above = [depth[p] for p in (self.mechanisms[name].parents if name in self.mechanisms else ()) if p in depth]
@@ -319,16 +338,33 @@ class CausalModel:
         roles = ["output" if n == self.output else "input" if n in self.inputs else "inner" for n in names]
         along: dict[str, Any] = {
             "depth": ("variable", [depth[n] for n in names]),
-            "kind": ("variable", [repr(self.variables[n])[:60] for n in names]),
+            "kind": ("variable", [_short(repr(self.variables[n])) for n in names]),
             "role": ("variable", roles),
+            "mechanism": ("variable", [self.mechanisms[n].called(n) if n in self.mechanisms else "" for n in names]),
+            "set": ("variable", [n in marked for n in names]),
         }
+        attrs: dict[str, Any] = {"name": self.name, "output": self.output}
         if values is not None:
-            along["value"] = ("variable", [str(np.asarray(values[n])[row]) for n in names])
-        return xr.Dataset({"parents": self.parents}, along, {"name": self.name, "output": self.output})
+            there = set(values.keys())
+            along["value"] = ("variable", [_said(np.asarray(values[n])[row]) if n in there else "" for n in names])
+            attrs["row"] = row
+        return xr.Dataset({"parents": self.parents}, along, attrs)
 
     def __repr__(self) -> str:
         made = ", ".join(f"{name}({', '.join(one.parents)})" for name, one in self.mechanisms.items())
         return f"{self.name or 'CausalModel'}({', '.join(self.inputs)} → {made})"
+
+
+def _said(value: Any) -> str:
+    """``True``, ``0.25``, ``(1 −1 1)``, ``(150, 600)``."""
+    if isinstance(value, np.ndarray):
+        numbers = value.dtype != object
+        return _short("(" + (" " if numbers else ", ").join(f"{one:.3g}" if numbers else str(one) for one in value) + ")")
+    return _short(f"{value:.6g}" if isinstance(value, float) else str(value))
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _changed(name: str, kind: Kind, old: Mechanism | None, what: Any) -> Mechanism:

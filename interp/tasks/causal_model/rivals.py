@@ -19,7 +19,7 @@ import xarray as xr
 
 from interp.tasks.causal_model.kinds import MOST, CausalModelError
 from interp.tasks.causal_model.model import CausalModel
-from interp.tasks.causal_model.rows import Counterfactuals, Sampler
+from interp.tasks.causal_model.rows import Counterfactuals, Counterpart, Sampler
 
 Hypotheses = Mapping[str, tuple[CausalModel, Sequence[str]]]
 """By name: a causal model and the variables of it that are swapped, all from one source."""
@@ -96,6 +96,7 @@ def separating(
     *,
     sample: Sampler,
     seed: int,
+    source: Counterpart | None = None,
     task: Any = None,
 ) -> Counterfactuals:
     """Rows on which hypotheses ask for different outputs: as many for every two of them, labelled by the first.
@@ -105,6 +106,7 @@ def separating(
         n: rows.
         sample: draws inputs.
         seed: of the draws.
+        source: draws sources for bases, where these have to fit; by default as the task does.
         task: how rows become prompts.
 
     Raises:
@@ -112,14 +114,16 @@ def separating(
     """
     if len(hypotheses) < 2:
         raise CausalModelError(f"hypotheses={list(hypotheses)}; expected two at least")
+    source = getattr(task, "source", None) if source is None else source
     draw, (model, variables) = np.random.default_rng(seed), next(iter(hypotheses.values()))
     couples = list(combinations(hypotheses, 2))
     quota = {couple: len(part) for couple, part in zip(couples, np.array_split(np.arange(n), len(couples)), strict=True)}
     found: list[Counterfactuals] = []
     for _ in range(_TRIES):
-        base, source = sample(4 * n, draw), sample(4 * n, draw)
+        base = sample(4 * n, draw)
+        other = sample(4 * n, draw) if source is None else source(base, draw)
         swap = np.ones((4 * n, len(variables)), dtype=bool)
-        rows = Counterfactuals(model, tuple(variables), base, dict.fromkeys(variables, source), swap, task, {"seed": seed})
+        rows = Counterfactuals(model, tuple(variables), base, dict.fromkeys(variables, other), swap, task, {"seed": seed})
         labels, free = _labels(rows, hypotheses), np.ones(len(rows), dtype=bool)
         for a, b in sorted(couples, key=lambda couple: quota[couple], reverse=True):
             at = np.flatnonzero(free & ~rows.kind.same(labels[a], labels[b]))[: quota[a, b]]

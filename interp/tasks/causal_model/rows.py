@@ -32,6 +32,8 @@ from interp.tasks.causal_model.model import CausalModel
 Inputs = Mapping[str, Array]
 Sampler = Callable[[int, np.random.Generator], Inputs]
 """So many rows of inputs, drawn with a generator."""
+Counterpart = Callable[[Inputs, np.random.Generator], Inputs]
+"""A row of inputs for each that is given, to be its source."""
 Balance = Literal["flip", "natural"]
 Which = Literal["interchange", "base", "source"]
 
@@ -209,8 +211,8 @@ class Counterfactuals:
 
     def _choices(self, task: Any, base: Mapping[str, Any], source: Mapping[str, Any], label: Any) -> Sequence[Any]:
         if task.choices is not None:
-            found: Sequence[Any] = task.choices(base, source, label)
-            return found
+            found = [*task.choices(base, source, label)]
+            return found + [*task.choices(source, source, label)] if self.which == "source" else found
         if self.kind.values is None:
             raise InputError(f"{self.model.output} has no list of values: the task must say among which answers one chooses")
         return self.kind.values
@@ -223,6 +225,7 @@ def counterfactuals(
     *,
     sample: Sampler,
     seed: int,
+    source: Counterpart | None = None,
     balance: Balance = "flip",
     swapped: Literal["alone", "all", "alone+all"] | Sequence[Sequence[str]] = "alone+all",
     task: Any = None,
@@ -235,6 +238,7 @@ def counterfactuals(
         variables: that are swapped.
         sample: draws inputs.
         seed: of all draws.
+        source: draws sources for bases, where these have to fit; by default they are drawn as bases are.
         balance: ``"flip"``, half of the rows change their output, of every swapped set and every label alike; ``"natural"``
             takes rows as they come.
         swapped: each variable alone, all together, both, or sets of names.
@@ -260,7 +264,7 @@ def counterfactuals(
         base = _own(sample(count, draw))
         sources = {}
         for index, name in enumerate(variables):
-            other = _own(sample(count, draw))
+            other = _own(sample(count, draw) if source is None else source(base, draw))
             sources[name] = {key: _where(swap[:, index], array, base[key]) for key, array in other.items()}
         return Counterfactuals(model, tuple(variables), base, sources, swap, task, facts)
 

@@ -9,7 +9,7 @@ from typing import Any
 from interp.errors import UnknownNameError
 from interp.prompts import Pairs, Prompt
 from interp.tasks.causal_model.model import CausalModel
-from interp.tasks.causal_model.rows import Balance, Counterfactuals, Sampler, counterfactuals
+from interp.tasks.causal_model.rows import Balance, Counterfactuals, Counterpart, Sampler, counterfactuals
 
 PARTS = ("train", "test")
 
@@ -29,6 +29,7 @@ class CausalTask:
         choices: of base, source and label, the outputs among which the answer is chosen; by default every value.
         named: the words of a row that held-out parts do not share.
         template: the template of a row.
+        source: draws sources for bases, where these have to fit; by default they are drawn as bases are.
     """
 
     name: str
@@ -41,6 +42,7 @@ class CausalTask:
     choices: Callable[[Mapping[str, Any], Mapping[str, Any], Any], Sequence[Any]] | None = None
     named: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
     template: Callable[[Mapping[str, Any]], str] | None = None
+    source: Counterpart | None = None
 
     @property
     def model(self) -> CausalModel:
@@ -72,7 +74,7 @@ class CausalTask:
         self.require(which)
         sampler = self._sampler(part)
         names = self.variables[which] if variables is None else tuple(variables)
-        words: dict[str, Any] = {"seed": seed, "balance": balance, "swapped": swapped, "task": self}
+        words: dict[str, Any] = {"seed": seed, "balance": balance, "swapped": swapped, "source": self.source, "task": self}
         made_by = {"part": part, "model": which}
         return counterfactuals(self.models[which], n, names, sample=sampler, made_by=made_by, **words)
 
@@ -90,7 +92,7 @@ class CausalTask:
         if self.false is None:
             raise UnknownNameError("false hypothesis", self.name, (), why="the task names none")
         model, variable = self.false
-        words: dict[str, Any] = {"sample": self._sampler(part), "seed": seed, "task": self}
+        words: dict[str, Any] = {"sample": self._sampler(part), "seed": seed, "source": self.source, "task": self}
         return counterfactuals(model, n, (variable,), made_by={"part": part, "model": "false"}, **words)
 
     def plain(self, n: int, *, seed: int, part: str = "train") -> Pairs:
