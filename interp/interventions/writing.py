@@ -27,9 +27,12 @@ from torch import Tensor, nn
 from interp.errors import StoreError
 from interp.interventions.arranged import Arranged
 from interp.interventions.columns import Columns
+from interp.interventions.composed import Composed, Span
 from interp.interventions.constants import ConstantVector
+from interp.interventions.dictionary import SparseAutoencoder
 from interp.interventions.edit import Add, Cut, Interpolate, Replace, Scale
 from interp.interventions.featurizer import Identity, Subspace
+from interp.interventions.fitted import Fit, Fitted
 from interp.interventions.intervention import Change, Intervention
 from interp.interventions.joint import Joint
 from interp.interventions.learned import Gate, Select
@@ -48,7 +51,8 @@ KINDS: tuple[type, ...] = (
     *(Reads, *map(type, STANDARD.values())),
     *(Intervention, Change, Arranged, Activation, Constant, Noise),
     *(Replace, Add, Scale, Interpolate, Cut, AddPreservingNorm, ProjectOut, SetCoefficient),
-    *(Identity, Subspace, Rotation, Columns, RevNet, Joint, Gate, Select, Mask, BoundlessMask, HardConcrete, ConstantVector),
+    *(Identity, Subspace, Fitted, Fit, Span, Rotation, Columns, RevNet, SparseAutoencoder, Composed, Joint),
+    *(Gate, Select, Mask, BoundlessMask, HardConcrete, ConstantVector),
 )
 """What is made again without being asked for."""
 NAMED: dict[type, Callable[[str], Any]] = {Site: Site.parse, Positions: Positions.parse}
