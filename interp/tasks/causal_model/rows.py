@@ -212,7 +212,7 @@ class Counterfactuals:
     def _choices(self, task: Any, base: Mapping[str, Any], source: Mapping[str, Any], label: Any) -> Sequence[Any]:
         if task.choices is not None:
             found = [*task.choices(base, source, label)]
-            return found + [*task.choices(source, source, label)] if self.which == "source" else found
+            return [*found, *task.choices(source, source, label)] if self.which == "source" else found
         if self.kind.values is None:
             raise InputError(f"{self.model.output} has no list of values: the task must say among which answers one chooses")
         return self.kind.values

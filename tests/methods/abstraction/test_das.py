@@ -195,3 +195,16 @@ def test_parts_of_a_rotation_written_one_after_the_other_are_written_at_once(see
     left, right = (change.featurizer for change in again.changes)
     assert left.whole is right.whole
     torch.testing.assert_close(left.basis, one.basis, atol=0, rtol=0)
+
+
+def test_a_figure_of_a_search_shows_what_was_chosen_beside_its_controls() -> None:
+    """Further axes are fixed where validation chose; draws of controls are their seeds."""
+    _, model = rotated(7)
+    train, test = sides(("WX",), 81)
+    where = interp.interventions.Arranged([Change("hidden:output"), Change("act1:output")], {"layer": [0, 1]})
+    words = {"test": test, "rank": [1, 2], "seeds": 2, "controls": "free", "draws": 3, **QUICK, "steps": 60}
+    found = interp.das(model, train, where, **words)
+    figure = interp.views.iia(found.effects)
+    assert {"iia", "chance", "no-op", "random subspace", "full vector"} <= {trace.name for trace in figure.data}
+    assert f"rank={found.effects.attrs['chosen']['rank']}" in figure.layout.title.text
+    assert "loss" not in {trace.name for trace in figure.data}
