@@ -41,6 +41,7 @@ from interp.models.zoo.handmade import (
     induction_tokenizer,
 )
 from interp.models.zoo.known import KNOWN, KnownCircuit
+from interp.models.zoo.mlp import MLP
 from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM, register
 from interp.models.zoo.verified import VERIFIED, WEIGHTS, VerifiedCircuit
 
@@ -49,6 +50,7 @@ __all__ = [
     "INDUCTION_HEADS",
     "INTERFERING",
     "KNOWN",
+    "MLP",
     "PRIMARY",
     "VERIFIED",
     "Compiler",
