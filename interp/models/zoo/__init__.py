@@ -43,6 +43,7 @@ from interp.models.zoo.handmade import (
 from interp.models.zoo.known import KNOWN, KnownCircuit
 from interp.models.zoo.mlp import MLP
 from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM, register
+from interp.models.zoo.rules import AndOr, PriceRows, PriceTagging, ThinEquality, and_or, price_tagging, thin_equality
 from interp.models.zoo.verified import VERIFIED, WEIGHTS, VerifiedCircuit
 
 __all__ = [
@@ -53,14 +54,19 @@ __all__ = [
     "MLP",
     "PRIMARY",
     "VERIFIED",
+    "AndOr",
     "Compiler",
     "EqualityRows",
     "HierarchicalEquality",
     "KnownCircuit",
+    "PriceRows",
+    "PriceTagging",
+    "ThinEquality",
     "Variable",
     "VerifiedCircuit",
     "ZooConfig",
     "ZooForCausalLM",
+    "and_or",
     "backup_construction",
     "backup_prompts",
     "checkpoints",
@@ -70,7 +76,9 @@ __all__ = [
     "induction_tokenizer",
     "names",
     "path",
+    "price_tagging",
     "series",
+    "thin_equality",
 ]
 
 register()
