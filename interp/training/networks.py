@@ -302,10 +302,9 @@ def like(model: Model, module: nn.Module, name: str) -> Model:
             f"{model.name} is run by {kind}, which has its own copy of the weights; load it with backend='torch'"
         )
     example = None if model.unknown else model.example or None
-    known = {"processor": model.processor, "bos": model.bos, "axes": model.axes or None, "check": model.probe is not None}
-    return load(
-        module, tokenizer=model.tokenizer, name=name, example=example, check=model.probe is not None, progress=False, **known
-    )
+    known: dict[str, Any] = {"processor": model.processor, "bos": model.bos, "axes": model.axes or None}
+    known["check"] = model.probe is not None
+    return load(module, tokenizer=model.tokenizer, name=name, example=example, progress=False, **known)
 
 
 @contextmanager
