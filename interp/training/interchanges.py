@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp.engine.layout import LOGITS, canonical, indexed_axis
 from interp.errors import InputError, ShapeMismatchError, UnknownNameError
-from interp.interventions import Activation, Change
+from interp.interventions import Activation, Change, Intervention
 from interp.models import Model, Tokens
 from interp.models.taps import Write
 from interp.sites import Site
@@ -114,34 +114,34 @@ def _side(given: Any) -> Tokens:
     return Tokens(mask=torch.ones(len(first), 1, dtype=torch.bool, device=first.device), others=named)
 
 
+class Values(NamedTuple):
+    """What a site holds at some positions: ``[row, slot, …]``, and the columns that they are at, −1 where there is none."""
+
+    tensor: Tensor
+    columns: Int[Tensor, "row slot"]
+
+    def take(self, rows: Tensor) -> Values:
+        return Values(self.tensor[rows], self.columns[rows])
+
+
 class Swap(NamedTuple):
     """One change on some rows, with the values that are put there."""
 
     change: Change
     rows: Int[Tensor, " row"]
     """Numbers of the rows in the pass."""
-    values: _Values
+    values: Values
     """Those of these rows."""
 
 
-class _Values(NamedTuple):
-    """What a site holds at some positions: ``[row, slot, …]``, and the columns that they are at, −1 where there is none."""
-
-    tensor: Tensor
-    columns: Int[Tensor, "row slot"]
-
-    def take(self, rows: Tensor) -> _Values:
-        return _Values(self.tensor[rows], self.columns[rows])
-
-
-def plain(model: Model, tokens: Tokens, changes: Sequence[Change] = ()) -> tuple[Float[Tensor, "row vocab"], list[_Values]]:
+def plain(model: Model, tokens: Tokens, changes: Sequence[Change] = ()) -> tuple[Float[Tensor, "row vocab"], list[Values]]:
     """What the network says at the last position, and the values at the places of some changes."""
     sites = list(dict.fromkeys(change.site.tensor for change in changes))
     found = model.backend.run(model.inputs(tokens), [LOGITS, *sites], {})
     return last(found[LOGITS]), [held(model, tokens, change, found) for change in changes]
 
 
-def values(model: Model, tokens: Tokens, changes: Sequence[Change]) -> list[_Values]:
+def values(model: Model, tokens: Tokens, changes: Sequence[Change]) -> list[Values]:
     """The values at the places of some changes; nothing behind them is run where that can be had."""
     sites = list(dict.fromkeys(change.site.tensor for change in changes))
     with model.leaving(sites, keeping=False):
@@ -204,12 +204,12 @@ def last(logits: Tensor) -> Float[Tensor, "row vocab"]:
     return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
-def held(model: Model, tokens: Tokens, change: Change, found: Mapping[Site, Tensor]) -> _Values:
+def held(model: Model, tokens: Tokens, change: Change, found: Mapping[Site, Tensor]) -> Values:
     """The values at the place of a change, of a pass's tensors."""
     columns = model.places(tokens, change.site).columns(change.positions).to(found[change.site.tensor].device)
     seen, index = canonical(change.site.tensor, found[change.site.tensor]), _index(change.site)
     rows = torch.arange(len(columns), device=columns.device)[:, None]
-    return _Values(seen[(rows, columns.clamp(min=0), *(() if index is None else (index,)))], columns)
+    return Values(seen[(rows, columns.clamp(min=0), *(() if index is None else (index,)))], columns)
 
 
 def _index(site: Site) -> int | None:
@@ -260,7 +260,7 @@ def checked(model: Model, places: Mapping[str, Any], variables: Sequence[str]) -
 
 def as_place(model: Model, given: Any) -> Change:
     """A change that takes the source's value at its own site and positions, of whatever stands for one."""
-    change = given if isinstance(given, Change) else Change(*str(given).split("@", 1))
+    [change] = Intervention.of(given).changes
     source = change.source
     if type(source) is not Activation or source != Activation() or change.square or not change.edit.reads_source:
         raise InputError(

@@ -71,8 +71,8 @@ class InterchangeTrained:
     effects: xr.Dataset
     """``iia [swapped_set, example]``, 1 where the network says y*, undefined in the rows of other sets; ``no_op`` likewise of
     the base as it is; ``task_accuracy [example]``; of what has no variable ``siia [site, example]``, 1 where taking it from
-    another row leaves the right output of the base, and ``leak [site, example]``, 1 where taking it from the source of the first
-    variable that the row swaps makes the network say y*, to be compared with ``no_op``; ``loss [term, step]``."""
+    another row leaves the right output of the base, and ``leak [site, example]``, 1 where taking it from the source of the
+    first variable that the row swaps makes the network say y*, to be compared with ``no_op``; ``loss [term, step]``."""
     places: Mapping[str, Change]
     """Where the variables are, with what was learned of their bases."""
 
