@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from interp.methods.abstraction.boundless import boundless_das
     from interp.methods.abstraction.das import das
     from interp.methods.abstraction.interchange import answered, interchange
+    from interp.methods.abstraction.interchange_training import interchange_training
     from interp.methods.abstraction.nonlinear import nonlinear_das
     from interp.methods.circuits.acdc import acdc
     from interp.methods.circuits.completeness import completeness, minimality
@@ -112,6 +113,7 @@ _NAMES = {
     "interp.methods.abstraction.boundless": ("boundless_das",),
     "interp.methods.abstraction.das": ("das",),
     "interp.methods.abstraction.interchange": ("answered", "interchange"),
+    "interp.methods.abstraction.interchange_training": ("interchange_training",),
     "interp.methods.abstraction.nonlinear": ("nonlinear_das",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.circuits.acdc": ("acdc",),
@@ -225,6 +227,7 @@ __all__ = [
     "integrated_gradients",
     "interactions",
     "interchange",
+    "interchange_training",
     "knockout",
     "knockout_readout",
     "lens",

@@ -4,7 +4,8 @@ copy with a digest of its own (:mod:`interp.training.networks`). Nothing else in
 
 from __future__ import annotations
 
+from interp.training.interchanges import Interchanges
 from interp.training.interventions import Objective, Penalty, Schedule, Trained, fit
-from interp.training.networks import reinitialised, shuffled
+from interp.training.networks import reinitialised, shuffled, train
 
-__all__ = ["Objective", "Penalty", "Schedule", "Trained", "fit", "reinitialised", "shuffled"]
+__all__ = ["Interchanges", "Objective", "Penalty", "Schedule", "Trained", "fit", "reinitialised", "shuffled", "train"]

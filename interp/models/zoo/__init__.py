@@ -41,7 +41,9 @@ from interp.models.zoo.handmade import (
     induction_tokenizer,
 )
 from interp.models.zoo.known import KNOWN, KnownCircuit
+from interp.models.zoo.mlp import MLP
 from interp.models.zoo.modeling import ZooConfig, ZooForCausalLM, register
+from interp.models.zoo.rules import AndOr, PriceRows, PriceTagging, ThinEquality, and_or, price_tagging, thin_equality
 from interp.models.zoo.verified import VERIFIED, WEIGHTS, VerifiedCircuit
 
 __all__ = [
@@ -49,16 +51,22 @@ __all__ = [
     "INDUCTION_HEADS",
     "INTERFERING",
     "KNOWN",
+    "MLP",
     "PRIMARY",
     "VERIFIED",
+    "AndOr",
     "Compiler",
     "EqualityRows",
     "HierarchicalEquality",
     "KnownCircuit",
+    "PriceRows",
+    "PriceTagging",
+    "ThinEquality",
     "Variable",
     "VerifiedCircuit",
     "ZooConfig",
     "ZooForCausalLM",
+    "and_or",
     "backup_construction",
     "backup_prompts",
     "checkpoints",
@@ -68,7 +76,9 @@ __all__ = [
     "induction_tokenizer",
     "names",
     "path",
+    "price_tagging",
     "series",
+    "thin_equality",
 ]
 
 register()

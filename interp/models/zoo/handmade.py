@@ -218,14 +218,14 @@ class HierarchicalEquality(nn.Module):
         bias = torch.tensor([0.0, -delta, 0.0, -delta], dtype=dtype)
         third = torch.tensor([[1.0, -1.0, -1.0, 1.0], [-1.0, 1.0, 1.0, -1.0]], dtype=dtype)
         readout = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=dtype)
-        self.first = _linear(torch.cat((torch.cat((pair, zero.repeat(2, 2)), 1), torch.cat((zero.repeat(2, 2), pair), 1))))
+        self.first = linear(torch.cat((torch.cat((pair, zero.repeat(2, 2)), 1), torch.cat((zero.repeat(2, 2), pair), 1))))
         self.act1 = nn.ReLU()
-        self.hidden = nn.Identity() if rotation is None else _linear(turn)
-        self.second = _linear(second, bias)
+        self.hidden = nn.Identity() if rotation is None else linear(turn)
+        self.second = linear(second, bias)
         self.act2 = nn.ReLU()
-        self.third = _linear(third)
+        self.third = linear(third)
         self.act3 = nn.ReLU()
-        self.readout = _linear(readout, torch.tensor([-delta / 2, delta / 2], dtype=dtype))
+        self.readout = linear(readout, torch.tensor([-delta / 2, delta / 2], dtype=dtype))
 
     def planted(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
         """``u_p, u_q [feature]``: what the network reads of ``act1``'s output is its products with these two, no more."""
@@ -247,14 +247,23 @@ class HierarchicalEquality(nn.Module):
 
     def rows(self, n: int, seed: int) -> EqualityRows:
         """``n`` inputs, each pair equal in about half of them, different pairs really different."""
-        generator = torch.Generator().manual_seed(seed)
-        equal = torch.rand(n, 2, generator=generator) < 0.5
-        first = torch.randint(2**self.m, (n, 2), generator=generator)
-        other = (first + torch.randint(1, 2**self.m, (n, 2), generator=generator)) % 2**self.m
-        codes = torch.stack((first, torch.where(equal, first, other)), dim=-1).reshape(n, 4)
-        bits = codes[..., None] >> torch.arange(self.m) & 1
-        inputs = (2 * bits - 1).reshape(n, 4 * self.m).to(self.first.weight.dtype)
-        return EqualityRows(inputs, equal, equal[:, 0] == equal[:, 1])
+        inputs, equal = entity_pairs(n, 2, self.m, seed)
+        return EqualityRows(inputs.to(self.first.weight.dtype), equal, equal[:, 0] == equal[:, 1])
+
+
+def entity_pairs(n: int, pairs: int, m: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Entities of ``m`` entries −1 and 1, two a pair, and which pairs are equal: half of them, the others really different.
+
+    Returns:
+        ``[row, 2 pairs m]`` and ``[row, pair]``, boolean.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    equal = torch.rand(n, pairs, generator=generator) < 0.5
+    first = torch.randint(2**m, (n, pairs), generator=generator)
+    other = (first + torch.randint(1, 2**m, (n, pairs), generator=generator)) % 2**m
+    codes = torch.stack((first, torch.where(equal, first, other)), dim=-1).reshape(n, 2 * pairs)
+    bits = codes[..., None] >> torch.arange(m) & 1
+    return (2 * bits - 1).reshape(n, 2 * pairs * m), equal
 
 
 def hierarchical_equality(m: int = 4, dtype: torch.dtype = torch.float32) -> HierarchicalEquality:
@@ -268,7 +277,8 @@ def hierarchical_equality(m: int = 4, dtype: torch.dtype = torch.float32) -> Hie
     return HierarchicalEquality(m, dtype).eval()
 
 
-def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """A linear layer of given numbers, ``[output, input]`` and ``[output]``."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
     with torch.no_grad():
         layer.weight.copy_(weight)
