@@ -26,6 +26,7 @@ from interp.engine.alignment.controls import Controls, measured
 from interp.engine.alignment.learner import Learner
 from interp.engine.alignment.search import Search, Training, align
 from interp.engine.asked import encoded_pairs
+from interp.engine.families import named
 from interp.engine.provenance import Subject
 from interp.engine.stored import Into, loaded
 from interp.errors import InputError, StoreError
@@ -228,8 +229,6 @@ def _digest(pairs: Any) -> str | None:
 
 
 def _where_spec(model: Model, encoded: Encoded, where: Any) -> Any:
-    from interp.engine.families import named
-
     change = {"source": None, "edit": None, "featurizer": None, "keep_error": True}
     return {name: dict(family.spec) for name, family in named(model, encoded, where, change).items()}
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -69,8 +69,3 @@ def frozen(intervention: Intervention, learner: Learner) -> Intervention:
         return replace(change, featurizer=part.featurizer, edit=part.edit)
 
     return replace(intervention, changes=tuple(map(hard, intervention.changes)))
-
-
-def kept(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a method's arguments is JSON, for its identity."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()}
