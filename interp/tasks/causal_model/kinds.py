@@ -64,8 +64,10 @@ class Boolean(_OneColumn):
 
     def check(self, name: str, given: ArrayLike) -> Array:
         array = _rows(name, given)
+        if not len(array):
+            return array.astype(bool)
         if array.dtype != bool:
-            raise CausalModelError(f"{name} is True or False, but was given {array.dtype} such as {array.flat[0]!r}")
+            raise CausalModelError(f"{name} is True or False, but was given {array.dtype} such as {array[0].tolist()!r}")
         return array
 
 
@@ -82,8 +84,10 @@ class Integer(_OneColumn):
 
     def check(self, name: str, given: ArrayLike) -> Array:
         array = _rows(name, given)
+        if not len(array):
+            return array.astype(int)
         if array.dtype.kind not in "iu":
-            raise CausalModelError(f"{name} is a whole number, but was given {array.dtype} such as {array.flat[0]!r}")
+            raise CausalModelError(f"{name} is a whole number, but was given {array.dtype} such as {array[0].tolist()!r}")
         _inside(name, array, (array >= self.low) & (array <= self.high), f"{self.low} to {self.high}")
         return array
 
@@ -207,4 +211,4 @@ def _finite(name: str, array: Array) -> Array:
 def _inside(name: str, array: Array, inside: NDArray[np.bool_], expected: str) -> None:
     if not inside.all():
         row = int(np.argwhere(~inside)[0][0])
-        raise CausalModelError(f"{name} is {array[row]!r} in row {row}; expected {expected}")
+        raise CausalModelError(f"{name} is {array[row].tolist()!r} in row {row}; expected {expected}")

@@ -208,6 +208,8 @@ class CausalModel:
         do = do or {}
         for name in (*inputs, *do):
             self.require(name)
+            if name in inputs and name in self.mechanisms:
+                raise CausalModelError(f"{name} is no input: {self!r} makes it; to set it write do={{{name!r}: …}}")
         known: dict[str, Array] = {}
         for name in self.inputs:
             if name in inputs:
@@ -215,7 +217,7 @@ class CausalModel:
             elif name not in do:
                 raise CausalModelError(f"input {name} is missing; {self!r} takes {', '.join(self.inputs)}")
         sizes = {name: len(array) for name, array in known.items()}
-        sizes |= {name: len(one) for name, one in do.items() if isinstance(one, np.ndarray | list)}
+        sizes |= {name: many for name, one in do.items() if (many := _many(one, self.variables[name])) is not None}
         if len(set(sizes.values())) > 1:
             raise ShapeMismatchError(
                 "columns have different numbers of rows: " + ", ".join(f"{k} {n}" for k, n in sizes.items())
@@ -258,12 +260,19 @@ class CausalModel:
     def _solved(self, known: dict[str, Array], rows: int) -> Values:
         if self.order is not None:
             for name in self.order:
-                known[name] = self._made(name, known, rows)
+                known[name] = self.made(name, known, rows)
             return Values({name: known[name] for name in self.variables}, np.full(rows, CONVERGED, dtype=object))
         state = known | {name: _filled(self.initial.get(name), self.variables[name], rows, name) for name in self.mechanisms}
         history, settled = [state], np.zeros(rows, dtype=bool)
+        finite = np.ones(rows, dtype=bool)
         for _ in range(self.most):
-            new = state | {name: self._made(name, state, rows) for name in self.mechanisms}
+            with np.errstate(over="ignore", invalid="ignore"):
+                made = {name: self._raw(name, state, rows) for name in self.mechanisms}
+            for one in made.values():
+                if one.dtype.kind == "f":
+                    finite &= np.isfinite(one).reshape(rows, -1).all(-1)
+            # a row that has left the numbers stays where it was, so that the others can go on
+            new = state | {n: self.variables[n].check(n, _chosen(finite, one, state[n])) for n, one in made.items()}
             settled = self._same(new, state)
             state = new
             history.append(state)
@@ -274,15 +283,31 @@ class CausalModel:
             again = self._same(history[-1], history[-1 - period])
             status[again] = f"cycle({period})"
         status[settled] = CONVERGED
+        status[~finite] = "diverged"
         return Values({name: state[name] for name in self.variables}, status)
 
-    def _made(self, name: str, known: Mapping[str, Array], rows: int) -> Array:
+    def made(self, name: str, known: Mapping[str, Array], rows: int) -> Array:
+        """One variable, ``[row, …]``, by its mechanism from its parents.
+
+        Raises:
+            ShapeMismatchError: the mechanism gave something else than one value a row.
+            CausalModelError: a value of another kind.
+        """
+        return self.variables[name].check(name, self._raw(name, known, rows))
+
+    def _raw(self, name: str, known: Mapping[str, Array], rows: int) -> Array:
         function, parents = self.mechanisms[name]
         made = np.asarray(function(*(known[parent] for parent in parents)))
-        made = np.broadcast_to(made, (rows, *made.shape)) if made.ndim == 0 else made
+        if not parents and made.ndim == _wide(self.variables[name]):  # a constant
+            made = np.broadcast_to(made, (rows, *made.shape))
+        if made.ndim == 0:
+            raise ShapeMismatchError(
+                f"the mechanism of {name} returned one value for all rows together; expected one a row: of vectors "
+                "(w == x).all(-1), not .all()"
+            )
         if len(made) != rows:
             raise ShapeMismatchError(f"the mechanism of {name} returned {len(made)} rows for {rows}; expected one value a row")
-        return self.variables[name].check(name, made)
+        return made
 
     def _same(self, one: Mapping[str, Array], other: Mapping[str, Array]) -> NDArray[np.bool_]:
         each = [self.variables[name].same(one[name], other[name]) for name in self.mechanisms]
@@ -297,6 +322,8 @@ class CausalModel:
             CausalModelError: a variable with no list of values, or more than 10⁶ combinations.
         """
         names = self.inputs if names is None else tuple(names)
+        if not names:
+            return {}
         each = [self.variables[name].values for name in names]
         for name, values in zip(names, each, strict=True):
             if values is None:
@@ -380,7 +407,7 @@ def _changed(name: str, kind: Kind, old: Mechanism | None, what: Any) -> Mechani
         def partly(*parents: Array) -> Array:
             kept = np.asarray(own.function(*parents))
             given = np.broadcast_to(np.asarray(value), kept.shape) if np.ndim(value) < kept.ndim else np.asarray(value)
-            return np.where(where.reshape(-1, *(1 for _ in kept.shape[1:])), given, kept)
+            return _chosen(where, given, kept)
 
         return Mechanism(partly, own.parents)
     if isinstance(what, Change):
@@ -402,7 +429,26 @@ def _of_input(name: str, what: Any, known: Mapping[str, Array]) -> Any:
     if not isinstance(what, Set) or what.where is None or name not in known:
         return what
     own, where = known[name], what.where
-    return np.where(where.reshape(-1, *(1 for _ in own.shape[1:])), np.asarray(what.value), own)
+    return _chosen(where, np.asarray(what.value), own)
+
+
+def _chosen(mask: NDArray[np.bool_], one: Array, other: Array) -> Array:
+    """Rows of one, and where not, of the other."""
+    return np.where(mask.reshape(-1, *(1 for _ in other.shape[1:])), one, other)
+
+
+def _wide(kind: Kind) -> int:
+    """Axes of one value: none of a number or word, one of a vector."""
+    return int(hasattr(kind, "width") or hasattr(kind, "kinds"))
+
+
+def _many(what: Any, kind: Kind) -> int | None:
+    """How many rows an intervention is given for; None where it is of all alike."""
+    if isinstance(what, Set):
+        return len(what.where) if what.where is not None else _many(what.value, kind)
+    if isinstance(what, Mechanism | Change) or callable(what) or np.ndim(what) <= _wide(kind):
+        return None
+    return len(what)
 
 
 def _filled(value: Any, kind: Kind, rows: int, name: str) -> Array:

@@ -199,7 +199,7 @@ def merge_values(
                 raise CausalModelError(f"the values of {', '.join(mechanism.parents)} cannot be listed; give sample=")
             solved = model.run(sample(draws, np.random.default_rng(seed)))
             settings, checked = {p: solved[p] for p in mechanism.parents}, f"{draws:,} drawn"
-        made = model.variables[name].check(name, mechanism.function(*settings.values()))
+        made = model.made(name, settings, len(next(iter(settings.values()), (None,))))
         below = [_listed(every[p].down(values)) for p, values in settings.items()]
         results, keys = _listed(every[name].down(made)), list(zip(*below, strict=True)) or [()] * len(made)
         groups: dict[Any, dict[Any, list[int]]] = {}
@@ -230,7 +230,9 @@ def _settings(model: CausalModel, parents: Sequence[str]) -> dict[str, Array] | 
 
 def _table(name: str, table: Mapping[Any, Any]) -> Callable[..., Array]:
     def function(*given: Array) -> Array:
-        keys = zip(*map(_listed, given), strict=True) if given else [()]
+        if not given:
+            return as_array([table[()]])[0]
+        keys = zip(*map(_listed, given), strict=True)
         try:
             return as_array([table[key] for key in keys])
         except KeyError as error:
@@ -265,15 +267,17 @@ def is_abstraction(
     """Whether translating what the low-level model gives is what the high-level one gives, under every intervention asked for.
 
     Args:
-        translate: values of the low-level model's variables to those of the high-level one's, its inputs among them.
+        translate: values of the low-level model's variables to those of all the high-level one's.
         interventions: of the low-level model with what each is in the high-level one; ``({}, {})`` is none.
         inputs: of the low-level model; by default all of them, which must be listable.
     """
     rows = low.enumerated() if inputs is None else {name: np.asarray(array) for name, array in inputs.items()}
     plain = translate(low.run(rows))
-    lacking = [name for name in high.inputs if name not in plain]
-    if lacking:
-        raise UnknownNameError("translated input", lacking[0], plain)
+    for name in plain:
+        high.require(name)
+    lacking = [name for name in high.variables if name not in plain]
+    if lacking:  # what is not translated would hold whatever it is
+        raise UnknownNameError("translated variable", lacking[0], plain)
     asked = failed = 0
     witness = None
     for own, theirs in interventions:
