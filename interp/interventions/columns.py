@@ -60,8 +60,10 @@ class Columns(nn.Module):
         return self.whole.decode(torch.nn.functional.pad(f, (self.start, rank - self.stop)))
 
     def interchange(self, h: Float[Tensor, "*row width"], s: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
-        basis = self.basis.to(h.device)
-        return interchanged(h.to(torch.promote_types(h.dtype, basis.dtype)), s, basis)
+        if h.shape[-1] != len(basis := self.basis):
+            raise ShapeMismatchError(f"columns of width {len(basis)} were used on features of width {h.shape[-1]}")
+        with torch.autocast(h.device.type, enabled=False):
+            return interchanged(h.to(torch.promote_types(h.dtype, basis.dtype)), s, basis.to(h.device))
 
     def spec(self) -> dict[str, Any]:
         return {"kind": "columns", "start": self.start, "stop": self.stop, "whole": told(self.whole)}

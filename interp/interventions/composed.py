@@ -28,13 +28,20 @@ class Composed(nn.Module):
     Args:
         first: of the site's features.
         second: of the coordinates that the first one gives.
+
+    Raises:
+        InputError: one of them is no featurizer.
     """
 
-    def __init__(self, first: Featurizer, second: Featurizer) -> None:
+    first: Featurizer
+    second: Featurizer
+
+    def __init__(self, first: Any, second: Any) -> None:
         super().__init__()
         for name, part in (("first", first), ("second", second)):
             if isinstance(part, type) or not isinstance(part, Featurizer):
-                raise InputError(f"{name}={part!r}; expected a featurizer, with encode, decode and spec")
+                what = f"the class {part.__name__}" if isinstance(part, type) else f"of type {type(part).__name__}"
+                raise InputError(f"{name} is {what}; expected a featurizer, with encode, decode and spec")
         self.first, self.second = first, second
 
     @property

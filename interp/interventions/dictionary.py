@@ -58,16 +58,16 @@ class SparseAutoencoder(nn.Module):
 
     def __init__(
         self,
-        w_enc: Float[Tensor, "width feature"],
-        b_enc: Float[Tensor, " feature"],
-        w_dec: Float[Tensor, "feature width"],
-        b_dec: Float[Tensor, " width"],
+        w_enc: Tensor,
+        b_enc: Tensor,
+        w_dec: Tensor,
+        b_dec: Tensor,
         *,
         activation: str = "relu",
         k: int | None = None,
-        threshold: Float[Tensor, " feature"] | None = None,
-        gate: Float[Tensor, " feature"] | None = None,
-        scale: Float[Tensor, " feature"] | None = None,
+        threshold: Tensor | None = None,
+        gate: Tensor | None = None,
+        scale: Tensor | None = None,
         subtract: bool = True,
         normalize: str = "none",
     ) -> None:
