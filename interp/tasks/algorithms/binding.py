@@ -136,9 +136,9 @@ def _sampler(groups: int, keys: tuple[str, ...], bound: tuple[str, ...]) -> Samp
     """Different keys and different words, each group asked for as often as any other (± 1)."""
 
     def sample(n: int, draw: np.random.Generator) -> Inputs:
-        chosen = [np.array(words)[_orders(n, len(words), draw)[:, :groups]] for words in (keys, bound)]
+        one, other = (np.array(words)[_orders(n, len(words), draw)[:, :groups]] for words in (keys, bound))
         asked = draw.permutation(np.arange(n) % groups)
-        return _columns(*chosen, asked)
+        return _columns(one, other, asked)
 
     return sample
 
@@ -159,9 +159,8 @@ def _source(base: Inputs, draw: np.random.Generator, groups: int, apart: bool) -
         order[rows, there] = order[rows, where[:, 0]]
         order[rows, where[:, 0]] = at
         orders.append(order)
-    return _columns(
-        *(np.take_along_axis(words, order, -1) for words, order in zip((keys, bound), orders, strict=True)), where[:, 0]
-    )
+    one, other = (np.take_along_axis(words, order, -1) for words, order in zip((keys, bound), orders, strict=True))
+    return _columns(one, other, where[:, 0])
 
 
 def _orders(n: int, many: int, draw: np.random.Generator) -> NDArray[np.intp]:
