@@ -39,6 +39,8 @@ Which = Literal["interchange", "base", "source"]
 
 _FEW = 8
 """Outputs of more values than this are not balanced one by one."""
+_FEWEST = 64
+"""Rows drawn at a time, at least."""
 _TRIES = 40
 """Draws for every row that is asked for, after which a stratum counts as impossible."""
 
@@ -270,19 +272,21 @@ def counterfactuals(
 
     if balance == "natural":
         return drawn(n)
-    found = drawn(4 * n)
+    many = max(4 * n, _FEWEST)
+    found = drawn(many)
     chosen = _balanced(found, sets, n)
     for _ in range(_TRIES // 4):
-        if len(chosen) == n:
+        if len(chosen) == n and not _lacking(found, sets):
             break
-        found = _together([found, drawn(4 * n)])
+        found = _together([found, drawn(many)])
         chosen = _balanced(found, sets, n)
-    for flips, word in ((True, "another output than"), (False, "the same output as")):
-        if not (found.flip[chosen] == flips).any():
-            raise CausalModelError(
-                f"of {len(found):,} rows drawn none has {word} its base when {', '.join(variables)} are swapped; take them as "
-                "they come: balance='natural'"
-            )
+    for flips, names in _lacking(found, sets):  # the set alone would tell whether a row flips
+        word = "another output than" if flips else "the same output as"
+        swapping = f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} swapped"
+        raise CausalModelError(
+            f"of {len(found):,} rows drawn none has {word} its base when {swapping}; leave "
+            "that out (variables=, swapped=), or take rows as they come: balance='natural'"
+        )
     if len(chosen) < n:
         raise CausalModelError(
             f"of {len(found):,} rows drawn only {len(chosen)} of {n} are left in balance; draw fewer, or balance='natural'"
@@ -302,6 +306,16 @@ def _balanced(rows: Counterfactuals, sets: NDArray[np.bool_], n: int) -> NDArray
         groups = [side[strata[side] == stratum] for stratum in np.unique(strata[side])]
         chosen += _shared(groups, quota)
     return np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.intp)
+
+
+def _lacking(rows: Counterfactuals, sets: NDArray[np.bool_]) -> list[tuple[bool, list[str]]]:
+    """Whether flips, or rows that are none, lack where some variables are swapped, and which variables these are."""
+    found = []
+    for one in sets:
+        flips = rows.flip[(rows.swap == one).all(-1)]
+        names = [name for name, there in zip(rows.variables, one, strict=True) if there]
+        found += [(wanted, names) for wanted in (True, False) if not (flips == wanted).any()]
+    return found
 
 
 def _shared(groups: Sequence[NDArray[np.intp]], quota: int) -> list[NDArray[np.intp]]:
