@@ -1,6 +1,6 @@
 """How a method learns the alignment of one place.
 
->>> das = Learner(name="das", make=lambda shape: [Part(Rotation(shape.width, shape.rank, seed=shape.seed))])
+>>> das = Learner(name="das", make=lambda shape: [Part(Rotation(shape.width, shape.rank))], freeze=lambda part: part)
 """
 
 from __future__ import annotations

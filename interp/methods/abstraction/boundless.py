@@ -33,8 +33,7 @@ METHODS = (
     Method(
         id="boundless_das",
         name="Boundless DAS",
-        paper="Wu, Geiger, Icard, Potts and Goodman 2023, Interpretability at Scale: Identifying Causal Mechanisms in Alpaca, "
-        "arXiv 2305.08809",
+        paper="Wu et al. 2023, Interpretability at Scale: Identifying Causal Mechanisms in Alpaca, arXiv 2305.08809",
         mediator="a subspace of a site, its rank learned",
         search="learned rotation and boundary",
         cost="as DAS",

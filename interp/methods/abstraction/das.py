@@ -40,7 +40,7 @@ METHODS = (
     Method(
         id="das",
         name="distributed alignment search",
-        paper="Geiger, Wu, Potts, Icard and Goodman 2023, Finding Alignments Between Interpretable Causal Variables and "
+        paper="Geiger et al. 2023, Finding Alignments Between Interpretable Causal Variables and "
         "Distributed Neural Representations, arXiv 2303.02536",
         mediator="a subspace of a site",
         search="learned rotation",

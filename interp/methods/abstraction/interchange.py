@@ -45,7 +45,7 @@ METHODS = (
     Method(
         id="interchange",
         name="interchange interventions",
-        paper="Geiger, Lu, Icard and Potts 2021, Causal Abstractions of Neural Networks, arXiv 2106.02997",
+        paper="Geiger et al. 2021, Causal Abstractions of Neural Networks, arXiv 2106.02997",
         mediator="whatever is aligned with a variable",
         search="none: alignments are given",
         cost="a forward pass of what follows the place, for every row",

@@ -33,7 +33,7 @@ METHODS = (
     Method(
         id="nonlinear_das",
         name="non-linear alignment maps",
-        paper="Sutter, Minder, Hofmann and Pimentel 2025, The Non-Linear Representation Dilemma: "
+        paper="Sutter et al. 2025, The Non-Linear Representation Dilemma: "
         "Is Causal Abstraction Enough for Mechanistic Interpretability?, arXiv 2507.08802",
         mediator="coordinates of a reversible map of a site",
         search="learned map",

@@ -4,7 +4,7 @@
     >>> task.model
     comparison(first, second, one, other → F(one, other), O(F, first, second))
     >>> task.render({"first": "Mary", "second": "John", "one": 7, "other": 3}).text
-    'Mary has 7 apples. John has 3 apples. The one who has more apples is'
+    'Mary scored 7 points and John scored 3 points, so the winner is'
 
 Names and sentences are in two parts, which have none in common.
 """
