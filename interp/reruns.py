@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from inspect import signature
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -26,9 +27,14 @@ import xarray as xr
 from interp import axes
 from interp import effects as fx
 from interp.engine import attribute, patch, patch_circuits, patch_edges
+from interp.engine.alignment.options import Options
 from interp.engine.recipe import ASIDE, Recipe
 from interp.errors import StoreError
 from interp.methods.ablation.ablation import ablate
+from interp.methods.abstraction.binary_masking import binary_masking
+from interp.methods.abstraction.boundless import boundless_das
+from interp.methods.abstraction.das import das
+from interp.methods.abstraction.nonlinear import nonlinear_das
 from interp.methods.circuits.acdc import acdc
 from interp.methods.circuits.diffmask import diffmask
 from interp.methods.circuits.edge_attribution import attribute_edges
@@ -43,6 +49,20 @@ from interp.methods.localise.path_patching import path_patch
 from interp.models import Model
 
 Result = xr.Dataset | xr.DataTree
+
+
+def _numbers_of(search: Callable[..., Any]) -> Callable[..., Any]:
+    """A search for alignments as what it measured."""
+
+    @wraps(search)
+    def again(*given: Any, **options: Any) -> xr.Dataset:
+        found: xr.Dataset = search(*given, **options).effects
+        return found
+
+    return again
+
+
+SEARCHES = {search.__name__: _numbers_of(search) for search in (binary_masking, boundless_das, das, nonlinear_das)}
 CALLS: Mapping[str, Callable[..., Any]] = {
     "patch": patch,
     "attribute": attribute,
@@ -61,6 +81,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "knockout": knockout,
     "integrated_gradients": integrated_gradients,
     "atp_star": atp_star,
+    **SEARCHES,
 }
 _FACTS = ("device", "device_name", "dtype", "float32_precision", "strategy", "attention", "engine_semantics", "git_revision")
 """What is compared of two results' attrs, beside versions and spec."""
@@ -152,6 +173,7 @@ def rerun(
         if recipe.call not in CALLS:
             raise StoreError(f"it was made by {recipe.call!r}; this version of interp makes {', '.join(CALLS)} again")
         taken = set(signature(CALLS[recipe.call]).parameters) - set(ASIDE)
+        taken |= set(Options.__annotations__) if recipe.call in SEARCHES else set()
         if strange := sorted({*recipe.arguments, *recipe.unwritten} - {*taken, "pairs"}):
             raise StoreError(f"its recipe has the argument {strange[0]!r}, which interp.{recipe.call} is not called with here")
         if model is None:

@@ -168,7 +168,10 @@ def search_for(
     }
     if into is None:
         return made()
-    written = partial(recipe.recorded, call, model, given, **said)
+    pairs = {"test": shown.pairs, "held_out": controls.held_out, "false": controls.false, "full": controls.full}
+    told = {name: value for name, value in said.items() if name != "train"}
+    told |= {name: value for name, value in pairs.items() if value is not None}  # rows of a causal model as their pairs
+    written = partial(recipe.recorded, call, model, given, **told)
     bare = xr.Dataset(attrs=attrs)
     there = loaded(into, bare, written)
     if isinstance(there, xr.Dataset):

@@ -149,6 +149,18 @@ def test_a_search_is_kept_with_what_it_found(tmp_path: Path) -> None:
     assert not other_steps.effects.identical(found.effects)
 
 
+@pytest.mark.parametrize("search", ["das", "boundless_das"])
+def test_a_search_is_made_again(search: str, tmp_path: Path) -> None:
+    """From its recipe, which holds rows of a causal model as pairs; the network, a live one, is passed."""
+    _, model = rotated(8)
+    train, test = sides(("WX",), 91)
+    words: dict[str, Any] = {"test": test, "seeds": 1, "controls": "free", "draws": 2, **QUICK, "steps": 15}
+    getattr(interp, search)(model, train, "hidden:output", store=tmp_path, name="it", **words)
+    again = interp.rerun(Store(tmp_path).run("it"), model=model, progress=False)
+    assert again.within, again
+    assert "random_subspace" in again.result
+
+
 def test_what_cannot_be_searched_for_is_refused() -> None:
     _, model = rotated(6)
     train, test = sides(("WX",), 71)
