@@ -163,9 +163,9 @@ def test_trap_9_the_rank_is_the_rank_and_a_file_needs_no_device(model: Model) ->
     assert rotation.encode(torch.zeros(1, tiny.WIDTH)).shape == (1, 3)
     again = from_safetensors(to_safetensors(Change("L0.resid_post", featurizer=rotation)))
     assert again.featurizer.weight.device.type == "cpu"
-    basis = again.featurizer.basis
+    basis = again.featurizer.basis.detach()
     assert float((basis.mT @ basis - torch.eye(3)).abs().max()) <= 1e-6
-    torch.testing.assert_close(basis, rotation.basis, atol=0, rtol=0)
-    moved = Change("L0.resid_post", featurizer=Subspace(basis.detach()))
+    torch.testing.assert_close(basis, rotation.basis.detach(), atol=0, rtol=0)
+    moved = Change("L0.resid_post", featurizer=Subspace(basis))
     h, s = torch.randn(2, 4, tiny.WIDTH)
     assert int(torch.linalg.matrix_rank(moved(h, s) - h)) <= 3
