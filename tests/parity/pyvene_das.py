@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 def main(given: str, out: str) -> None:
     torch.set_num_threads(1)
     job = json.loads(Path(given).read_text())
-    network = getattr(tiny, job["family"])(job["seed"])
+    network = getattr(tiny, job["family"])(job["seed"]).double()
     where = pyvene.RepresentationConfig(job["layer"], "block_output", "pos", 1, low_rank_dimension=job["rank"])
     kind = pyvene.LowRankRotatedSpaceIntervention
     model = pyvene.IntervenableModel(pyvene.IntervenableConfig([where], intervention_types=kind), network)
     model.disable_model_gradients()
     [intervention] = model.interventions.values()
+    intervention.double()
     start = {f"start.{name}": tensor.detach().clone().contiguous() for name, tensor in intervention.state_dict().items()}
     base, source, labels = (torch.tensor(job[name]) for name in ("base", "source", "labels"))
     optimizer = torch.optim.Adam(intervention.parameters(), lr=job["lr"])

@@ -53,7 +53,11 @@ def paired(base: Any, source: Any, labels: Any) -> Pairs:
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_the_same_losses_and_the_same_held_out_answers(family: str, seed: int, tmp_path: Path) -> None:
-    """50 steps to 1e-4, and on held-out pairs the same answers, logits to 1e-2."""
+    """50 steps to 1e-4, and on held-out pairs the same answers, logits to 1e-2.
+
+    In float64: Adam divides small gradients by themselves, so that in float32 the order in which rows are summed makes 1e-4 of
+    the last bits in thirty steps, also of one program and itself.
+    """
     job = drawn(seed % 1000) | {"family": family, "seed": seed % 1000}
     (tmp_path / "job.json").write_text(json.dumps(job))
     command = [sys.executable, "-W", "ignore", str(HERE / "pyvene_das.py"), str(tmp_path / "job.json"), str(tmp_path / "out")]
@@ -61,7 +65,7 @@ def test_the_same_losses_and_the_same_held_out_answers(family: str, seed: int, t
     subprocess.run(command, check=True, capture_output=True, env=dict(__import__("os").environ) | support)
     theirs = load_file(tmp_path / "out")
     rotation = Rotation.like_torch({name.removeprefix("start."): t for name, t in theirs.items() if name.startswith("start.")})
-    model = load(getattr(tiny, family)(seed % 1000))
+    model = load(getattr(tiny, family)(seed % 1000).double())
     das = Change("L0.resid_post", POSITION, featurizer=rotation)
     pairs = paired(job["base"], job["source"], job["labels"])
     words: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "lr": job["lr"], "shuffle": False, "progress": False}
@@ -71,7 +75,7 @@ def test_the_same_losses_and_the_same_held_out_answers(family: str, seed: int, t
     held = paired(job["held_base"], job["held_source"], [1] * HELD)
     said = interp.run(model, held, das, patching="denoising", logits="last").logits
     ours = torch.as_tensor(np.asarray(said)).reshape(HELD, -1)
-    torch.testing.assert_close(ours, theirs["said"], atol=1e-2, rtol=0)
+    torch.testing.assert_close(ours.double(), theirs["said"], atol=1e-2, rtol=0)
     assert (ours.argmax(-1) == theirs["said"].argmax(-1)).float().mean() > 0.95
 
 
