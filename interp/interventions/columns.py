@@ -48,6 +48,14 @@ class Columns(nn.Module):
             raise ShapeMismatchError(f"columns {start} to {stop} of {whole!r}, which has {rank}")
         self.whole, self.start, self.stop = whole, start, stop
 
+    @classmethod
+    def shared(cls, whole: Rotation | Subspace, parts: int) -> list[Any]:
+        """A basis in equal parts, one after the other; of one part itself."""
+        if parts == 1:
+            return [whole]
+        each = whole.basis.shape[1] // parts
+        return [cls(whole, start, start + each) for start in range(0, parts * each, each)]
+
     @property
     def basis(self) -> Float[Tensor, "width column"]:
         return self.whole.basis[:, self.start : self.stop]

@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 from interp import axes, effects
 from interp.effects.alignment import chosen, verdict
 from interp.engine import provenance, recipe
+from interp.engine.alignment import places
 from interp.engine.alignment.controls import Controls, measured
 from interp.engine.alignment.learner import Learner
 from interp.engine.alignment.search import Search, Training, align
 from interp.engine.asked import encoded_pairs
-from interp.engine.families import named
 from interp.engine.provenance import Subject
 from interp.engine.stored import Into, loaded
 from interp.errors import InputError, StoreError
@@ -159,7 +159,7 @@ def search_for(
         dataset = dataset.assign_attrs(chosen=chosen(dataset), verdict=verdict(dataset))
         return Aligned(effects.stamped(dataset), _spread(search))
 
-    spec_of_where = _where_spec(model, given, where)
+    spec_of_where = {key: dict(family.spec) for key, family in places.asked(model, given, where).items()}
     attrs = {
         **provenance.attributes(subject, "denoising", metrics),
         "method": call,
@@ -229,11 +229,6 @@ def _digest(pairs: Any) -> str | None:
         return None
     found: str = pairs.pairs.digest if isinstance(pairs, Encoded) else pairs.digest
     return found
-
-
-def _where_spec(model: Model, encoded: Encoded, where: Any) -> Any:
-    change = {"source": None, "edit": None, "featurizer": None, "keep_error": True}
-    return {name: dict(family.spec) for name, family in named(model, encoded, where, change).items()}
 
 
 def _dataset(search: Search, extra: Mapping[str, xr.DataArray], attrs: Mapping[str, Any], seeds: Sequence[int]) -> xr.Dataset:

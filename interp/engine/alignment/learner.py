@@ -32,6 +32,11 @@ class Shape(NamedTuple):
     seed: int
     variables: int
 
+    @property
+    def columns(self) -> int:
+        """Coordinates of all variables."""
+        return self.rank * self.variables
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Learner:

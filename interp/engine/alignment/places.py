@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp.engine.families import named
+from interp.engine.families import Family, named
 from interp.engine.layout import canonical, indexed_axis
 from interp.errors import InputError
 from interp.interventions import Identity, Intervention, Replace
@@ -32,8 +32,6 @@ class Laid:
     axes: Mapping[str, Sequence[Any]]
     exists: np.ndarray[Any, Any]
     """``[place]`` bool, the last axis running fastest."""
-    attrs: Mapping[str, Any]
-    spec: Mapping[str, Any]
 
     def spread(self, found: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """``[existing place, …]`` over the axes, NaN where a place does not exist."""
@@ -48,8 +46,7 @@ def laid(model: Model, encoded: Encoded, where: Any) -> Laid:
     Raises:
         InputError: a place of several sites, or one that says its source, edit or basis itself.
     """
-    change = {"source": None, "edit": None, "featurizer": None, "keep_error": True}
-    families = named(model, encoded, where, change)
+    families = asked(model, encoded, where)
     if len(families) > 1:
         raise InputError(f"where holds {len(families)} families, {', '.join(families)}; ask for one at a time")
     [family] = families.values()
@@ -61,7 +58,12 @@ def laid(model: Model, encoded: Encoded, where: Any) -> Laid:
                 "coordinates; what is written there, and in which basis, is what is looked for"
             )
     widths = _widths(model, encoded, [target.changes[0].site for target in family.interventions])
-    return Laid(tuple(family.interventions), widths, family.axes, family.exists, family.attrs, family.spec)
+    return Laid(tuple(family.interventions), widths, family.axes, family.exists)
+
+
+def asked(model: Model, encoded: Encoded, where: Any) -> dict[str, Family]:
+    """The families of places that are asked for, by name; nothing is run."""
+    return named(model, encoded, where, {"source": None, "edit": None, "featurizer": None, "keep_error": True})
 
 
 def _widths(model: Model, encoded: Encoded, sites: Sequence[Site]) -> tuple[int, ...]:

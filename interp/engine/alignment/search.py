@@ -24,7 +24,7 @@ from interp.engine.precision import Precision
 from interp.engine.sweep import patch
 from interp.errors import InputError, ShapeMismatchError
 from interp.interventions import Arranged, Change, Identity, Intervention, Select, Subspace
-from interp.interventions.rotation import Rotation
+from interp.interventions.fitted import random_subspace
 from interp.metrics import MetricLike
 from interp.models import Encoded, Model
 from interp.training import fit
@@ -188,7 +188,7 @@ def random_subspaces(
         for draw in range(draws):
             key = (width, sum(ranks), draw)
             if key not in known:
-                known[key] = Rotation(width, max(1, sum(ranks)), seed=1_000_003 + draw).basis.detach()[:, : sum(ranks)]
+                known[key] = random_subspace(width, max(1, sum(ranks)), 1_000_003 + draw).basis[:, : sum(ranks)]
             parts = [Part(Subspace(own.clone())) for own in known[key].split(ranks, dim=1)]
             many.append(interventions(target, parts, variables))
     found = judge(model, encoded_pairs(model, pairs), many, metric=metric, training=training)[0].mean(-1)

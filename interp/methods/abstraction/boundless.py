@@ -76,9 +76,8 @@ def boundless_das(
     said, [first, last] = others(locals()), TEMPERATURES[form] if temperature is None else temperature
 
     def make(shape: Shape) -> list[Part]:
-        whole = Rotation(shape.width, shape.rank * shape.variables, seed=shape.seed)
-        starts = range(0, shape.rank * shape.variables, shape.rank)
-        bases = [whole] if shape.variables == 1 else [Columns(whole, at, at + shape.rank) for at in starts]
+        whole = Rotation(shape.width, shape.columns, seed=shape.seed)
+        bases = Columns.shared(whole, shape.variables)
         return [Part(basis, BoundlessMask(shape.rank, form=form, temperature=first, start=start)) for basis in bases]
 
     def penalty(one: Intervention) -> Tensor:

@@ -124,11 +124,8 @@ def das(
     options = {name: value for name, value in locals().items() if name in Options.__annotations__}
 
     def make(shape: Shape) -> list[Part]:
-        columns = shape.rank * shape.variables
-        whole = Rotation(shape.width, columns, seed=shape.seed, parametrization=parametrization)
-        if shape.variables == 1:
-            return [Part(whole)]
-        return [Part(Columns(whole, start, start + shape.rank)) for start in range(0, columns, shape.rank)]
+        whole = Rotation(shape.width, shape.columns, seed=shape.seed, parametrization=parametrization)
+        return [Part(basis) for basis in Columns.shared(whole, shape.variables)]
 
     learner = Learner(name="das", make=make, freeze=orthonormal)
     return search_with("das", model, train, where, learner, rank, {"parametrization": parametrization}, said, options)
