@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from interp.methods.abstraction.das import das
     from interp.methods.abstraction.interchange import answered, interchange
     from interp.methods.abstraction.interchange_training import interchange_training
+    from interp.methods.abstraction.mixing_mechanisms import fit_mixture, mixing_mechanisms
     from interp.methods.abstraction.nonlinear import nonlinear_das
     from interp.methods.circuits.acdc import acdc
     from interp.methods.circuits.completeness import completeness, minimality
@@ -114,6 +115,7 @@ _NAMES = {
     "interp.methods.abstraction.das": ("das",),
     "interp.methods.abstraction.interchange": ("answered", "interchange"),
     "interp.methods.abstraction.interchange_training": ("interchange_training",),
+    "interp.methods.abstraction.mixing_mechanisms": ("fit_mixture", "mixing_mechanisms"),
     "interp.methods.abstraction.nonlinear": ("nonlinear_das",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.circuits.acdc": ("acdc",),
@@ -218,6 +220,7 @@ __all__ = [
     "effects",
     "evaluate_circuits",
     "explain",
+    "fit_mixture",
     "gate_heads",
     "generate",
     "graph",
@@ -236,6 +239,7 @@ __all__ = [
     "methods",
     "metrics",
     "minimality",
+    "mixing_mechanisms",
     "models",
     "multiverse",
     "nonlinear_das",
