@@ -245,6 +245,8 @@ def test_what_cannot_be_asked() -> None:
         InputError, match=r"groups of row 0 are answered by \[3, 3, 3, 3\]; expected a word of its own for each"
     ):
         interp.mixing_mechanisms(model, same.counterfactuals(8, seed=0, balance="natural"), Change("find:output"))
-    begun = replace(in_numbers(tasks.binding(MANY), ids=True), answer=lambda word: (3, WORDS[word]))
+    two = replace(
+        in_numbers(tasks.binding(2), ids=True), answer=lambda word: (3, WORDS[word]), render=lambda row: Prompt([5, 6])
+    )
     with pytest.raises(InputError, match="answers of pair 0 begin with the same token, so that they cannot be told apart"):
-        interp.mixing_mechanisms(interp.load(llama(0, vocab_size=len(WORDS))), begun.counterfactuals(8, seed=0))
+        interp.mixing_mechanisms(interp.load(llama(0, vocab_size=len(WORDS))), two.counterfactuals(8, seed=0))
