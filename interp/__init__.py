@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from interp.methods.ablation.ablation import ablate, optimal_constants
     from interp.methods.abstraction.binary_masking import binary_masking
     from interp.methods.abstraction.boundless import boundless_das
+    from interp.methods.abstraction.correctness import predict_correctness
     from interp.methods.abstraction.das import das
     from interp.methods.abstraction.interchange import answered, interchange
     from interp.methods.abstraction.interchange_training import interchange_training
@@ -112,6 +113,7 @@ _NAMES = {
     "interp.engine.single.cache": ("cache",),
     "interp.methods.abstraction.binary_masking": ("binary_masking",),
     "interp.methods.abstraction.boundless": ("boundless_das",),
+    "interp.methods.abstraction.correctness": ("predict_correctness",),
     "interp.methods.abstraction.das": ("das",),
     "interp.methods.abstraction.interchange": ("answered", "interchange"),
     "interp.methods.abstraction.interchange_training": ("interchange_training",),
@@ -253,6 +255,7 @@ __all__ = [
     "patch_edges",
     "path_patch",
     "positional_patterns",
+    "predict_correctness",
     "recovery",
     "rerun",
     "reweighted",

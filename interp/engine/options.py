@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,11 @@ from interp import axes
 from interp.engine.asked import encoded_pairs
 from interp.engine.sweep import patch
 from interp.errors import InputError
+from interp.interventions import Activation, Change
+from interp.metrics import Metric
 from interp.metrics.options import options
 from interp.models import Encoded, Model
+from interp.sites import Site
 
 OPTION = "option"
 
@@ -58,3 +62,12 @@ def require_told_apart(encoded: Encoded) -> None:
             f"answers of pair {row} begin with the same token, so that they cannot be told apart: "
             f"{[*pair.answers, *pair.wrong]}; choose words of one token for this tokenizer (interp.tasks.lexicon.single_token)"
         )
+
+
+def as_it_is(model: Model, pairs: Any, metrics: Sequence[Metric], **words: Any) -> xr.DataArray:
+    """What metrics say of the base prompts without any intervention, ``[metric, example]``."""
+    first = Site.parse("L0.resid_pre")
+    here = Change(first if model.has(first) else next(iter(model.sites())), -1, Activation("base"))
+    found = patch(model, encoded_pairs(model, pairs), here, metrics, **words)
+    assert isinstance(found, xr.Dataset)
+    return found["corrupt"]

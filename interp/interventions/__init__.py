@@ -18,7 +18,7 @@ from interp.interventions.knockout import attention_knockout
 from interp.interventions.learned import Gate, Select
 from interp.interventions.masks import BoundlessMask, HardConcrete, Mask
 from interp.interventions.peeking import cama, peeking
-from interp.interventions.probes import kmeans, linear_probe
+from interp.interventions.probes import Classifier, classifier, kmeans, linear_probe
 from interp.interventions.revnet import RevNet
 from interp.interventions.rotation import Rotation
 from interp.interventions.source import Activation, Constant, Noise, Source, mean, noise, resample, zero
@@ -26,11 +26,11 @@ from interp.interventions.steering import AddPreservingNorm, ProjectOut, SetCoef
 from interp.interventions.trained import learnable, once, parts
 
 __all__ = [
-    "Activation", "Add", "AddPreservingNorm", "Apply", "Arranged", "BoundlessMask", "Change", "Columns", "Composed",
-    "Constant", "ConstantVector", "Context", "Cut", "Edit", "EditLike", "Featurizer", "Fit", "Fitted", "Free", "Gate",
-    "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace", "RevNet",
-    "Rotation", "Scale", "Select", "SetCoefficient", "Source", "Span", "SparseAutoencoder", "Subspace", "apply",
-    "attention_knockout", "cama", "doses", "each", "freely", "from_safetensors", "kmeans", "knock_out", "lda", "learnable",
-    "linear_probe", "mean", "mean_difference", "noise", "once", "parts", "pca", "peeking", "pls", "random_subspace",
-    "resample", "strength_of", "to_safetensors", "zero",
+    "Activation", "Add", "AddPreservingNorm", "Apply", "Arranged", "BoundlessMask", "Change", "Classifier", "Columns",
+    "Composed", "Constant", "ConstantVector", "Context", "Cut", "Edit", "EditLike", "Featurizer", "Fit", "Fitted", "Free",
+    "Gate", "HardConcrete", "Identity", "Interpolate", "Intervention", "Joint", "Mask", "Noise", "ProjectOut", "Replace",
+    "RevNet", "Rotation", "Scale", "Select", "SetCoefficient", "Source", "Span", "SparseAutoencoder", "Subspace", "apply",
+    "attention_knockout", "cama", "classifier", "doses", "each", "freely", "from_safetensors", "kmeans", "knock_out",
+    "lda", "learnable", "linear_probe", "mean", "mean_difference", "noise", "once", "parts", "pca", "peeking", "pls",
+    "random_subspace", "resample", "strength_of", "to_safetensors", "zero",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -101,6 +101,47 @@ def linear_probe(
         seed=seed,
     )
     return Fitted(kept(basis, acts.dtype).to(acts.device), fit)
+
+
+class Classifier(NamedTuple):
+    """A logistic probe whole, with its posterior."""
+
+    classes: tuple[Any, ...]
+    """In sorted order."""
+    centre: Float[Tensor, " width"]
+    weights: Float[Tensor, "width class"]
+    bias: Float[Tensor, " class"]
+
+    def posterior(self, acts: Float[Tensor, "row width"]) -> Float[Tensor, "row class"]:
+        """The probability of every class, float64."""
+        return ((acts.double().cpu() - self.centre) @ self.weights + self.bias).softmax(-1)
+
+
+def classifier(acts: Float[Tensor, "row width"], labels: Any, *, penalty: float = 1e-2) -> Classifier:
+    """A logistic probe that says how sure it is, fitted to all rows.
+
+    >>> acts = torch.tensor([[-1.0, 0.0], [-1.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    >>> classifier(acts, ["no", "no", "yes", "yes"]).posterior(acts).argmax(-1)
+    tensor([0, 0, 1, 1])
+
+    Args:
+        acts: what it reads.
+        labels: classes, one a row, numbers or texts.
+        penalty: as for :func:`linear_probe`.
+
+    Raises:
+        InputError: a penalty that is not positive, or labels that are all the same.
+    """
+    if not penalty > 0:
+        raise InputError(f"penalty={penalty}; expected a number above 0")
+    centred = checked(acts)
+    scale = (centred.square().sum() / len(centred)).sqrt()
+    of = classes(labels, len(acts))
+    weights, bias = _probe("logistic", (centred / scale).cpu(), of, penalty)
+    if weights.shape[1] == 1:  # of two classes one score, that of the second
+        weights, bias = (torch.cat([torch.zeros_like(one), one], -1) for one in (weights, bias))
+    given = labels.tolist() if hasattr(labels, "tolist") else list(labels)
+    return Classifier(tuple(sorted({*given})), acts.double().cpu().mean(0), weights / scale.cpu(), bias)
 
 
 def kmeans(acts: Float[Tensor, "row width"], clusters: int = 2, *, seed: int = 0) -> Fitted:

@@ -1,0 +1,427 @@
+"""Is the output right? Confidence, probes, and whether the variables that carry the algorithm were there to make it.
+
+>>> place = interp.das(model, rows, "L18.resid_post@-1", rank=4).best                                 # doctest: +SKIP
+>>> found = interp.predict_correctness(model, rows, {"in": held, "renamed": other}, place)          # doctest: +SKIP
+>>> found.auc.mean("fold").sel(split="renamed")                                                     # doctest: +SKIP
+
+A prompt x, the network's own answer to it, and a causal model with a variable Z whose place is known:
+
+1. Confidence: the probability of the answer at the temperature that tells right from wrong best on validation rows.
+2. Correctness probe: a linear probe for right and wrong at the place that does so.
+3. Counterfactual simulation: Z's place is taken from x in runs on M bases that the network answers rightly. The score is the
+   mean probability of what the causal model then says to the base, with the value of Z that the answer to x implies. What is
+   right is not asked, so that nothing of it can leak.
+4. Value probe: a classifier for Z's value at its place, trained on rows that are answered rightly. Its largest posterior is one
+   score, the posterior of the value that the answer implies another.
+
+Every part of the training rows is left out once, as validation rows: probes are trained on the others, temperature and place
+are chosen by these. How well a score tells right from wrong is the area under the ROC, the share of pairs of a right and a
+wrong row that it ranks so, with DeLong's interval; also of all tests pooled, without recalibration.
+
+Huang, Tao, Icard, Yang and Potts, "Internal Causal Mechanisms Robustly Predict Language Model Out-of-Distribution Behaviors",
+arXiv 2505.11770.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy.special import ndtri
+from torch import Tensor
+
+from interp import axes, effects
+from interp.effects import curves
+from interp.engine.options import OPTION, as_it_is, option_logprobs
+from interp.engine.precision import Precision
+from interp.engine.single.cache import cache
+from interp.errors import InputError, UnknownNameError, require_whole
+from interp.interventions import Activation, Change, Intervention, classifier
+from interp.methods.registry import Method
+from interp.metrics.options import options
+from interp.metrics.protocol import Readout, Reads
+from interp.models import Model
+from interp.sites import Site
+from interp.tasks import Counterfactuals
+
+METHODS = (
+    Method(
+        id="correctness_prediction",
+        name="counterfactual simulation and value probing",
+        paper="Huang et al. 2025, Internal Causal Mechanisms Robustly Predict Language Model Out-of-Distribution Behaviors, "
+        "arXiv 2505.11770",
+        mediator="the place of a variable",
+        search="none: the place is given; probes are trained",
+        cost="two forward passes of every prompt, and for every prompt, base and fold what follows the place",
+        function="interp.predict_correctness",
+    ),
+)
+SCORES = ("confidence", "correctness_probe", "simulation", "value_probe", "implied_value")
+TEMPERATURES = tuple(np.arange(0.5, 5.0, 0.5).tolist())
+VALIDATION, POOLED = "validation", "pooled"
+
+
+@dataclass(frozen=True, slots=True)
+class Tempered:
+    """The probability, at a temperature, of which of a pair's answers is the likeliest."""
+
+    temperature: float
+    reads: Reads = Reads(needs=("answers",))
+    unit: str = "probability"
+
+    @property
+    def name(self) -> str:
+        return f"confidence_{self.temperature:g}"
+
+    def __call__(self, readout: Readout) -> Float[Tensor, "row example"]:
+        every = torch.cat([readout.at(readout.answers), readout.at(readout.wrong)], dim=-1)
+        return (every.amax(-1) / self.temperature - (readout.final / self.temperature).logsumexp(-1)).exp()
+
+
+def predict_correctness(
+    model: Model,
+    train: Counterfactuals,
+    test: Mapping[str, Counterfactuals],
+    where: Change | Intervention,
+    variable: str | None = None,
+    *,
+    bases: int | Counterfactuals = 16,
+    folds: int = 3,
+    probes: Any = None,
+    scores: Sequence[str] = SCORES,
+    temperatures: Sequence[float] = TEMPERATURES,
+    penalty: float = 1e-2,
+    level: float = 0.95,
+    seed: int = 0,
+    precision: Precision = "full",
+    progress: bool | None = None,
+) -> xr.Dataset:
+    """Score prompts by how likely the network's answer is right, and judge the scores.
+
+    Args:
+        model: from :func:`interp.load`.
+        train: rows whose *bases* are the prompts, some of them answered rightly and some not; their sources play no part.
+        test: further rows by name, in distribution or out of it, of tasks that may say the same otherwise.
+        where: the variable's place, such as :attr:`interp.engine.alignment.Aligned.best`, found on other rows.
+        variable: of the causal models, by default that of the training rows. It has a list of values.
+        bases: how many are drawn for every fold; or rows, all of which the network answers rightly.
+        folds: parts of the training rows.
+        probes: what the correctness probe may read at the last token, as for :func:`interp.cache`; by default the stream behind
+            every block, else the place itself.
+        scores: some of :data:`SCORES`.
+        temperatures: of the confidence, to choose from.
+        penalty: of probes, as for :func:`interp.interventions.linear_probe`.
+        level: of intervals.
+        seed: of the parts and of the bases.
+        precision, progress: as for :func:`interp.patch`.
+
+    Returns:
+        ``score [predictor, fold, example]``, of training rows in the fold that leaves them out; ``auc``, ``low``, ``high
+        [predictor, split, fold]``, undefined of splits that are all right or all wrong; splits are ``validation``, the tests
+        and ``pooled``; ``correct [example]``; ``chosen_temperature [fold]``, ``chosen_probe [fold]``. Examples have the
+        coordinate ``of``, their split.
+
+    Raises:
+        InputError: a variable without a list of values, nothing that is answered rightly or wrongly where one is needed, bases
+            that are answered wrongly, or a causal model that asks for an answer that the base does not offer.
+        UnknownNameError: no such variable or score.
+    """
+    for name in scores:
+        if name not in SCORES:
+            raise UnknownNameError("score", name, SCORES)
+    require_whole("folds", folds, "in how many parts training rows are cut")
+    if folds < 2 or not test or {VALIDATION, POOLED} & {*test}:
+        raise InputError(
+            f"folds={folds}, tests {list(test)}; expected two folds and one test at least, of other names than these"
+        )
+    words: dict[str, Any] = {"precision": precision, "progress": progress}
+    place = where if isinstance(where, Intervention) else Intervention((where,))
+    name = train.variables[0] if variable is None else variable
+    heats = [Tempered(temperature) for temperature in temperatures] if "confidence" in scores else []
+    parts = {key: _Part.of(model, rows, name, heats, words) for key, rows in ({VALIDATION: train} | {**test}).items()}
+    own = parts[VALIDATION]
+    given = None if isinstance(bases, int) else _Part.of(model, bases, name, (), words)
+    if given is not None and not given.right.all():
+        raise InputError(f"{int((~given.right).sum())} of {len(given.right)} bases are answered wrongly; see interp.answered")
+    fold = np.random.default_rng(seed).permutation(np.arange(len(own.right)) % folds)
+    asked = _Asked(model, place, probes, tuple(temperatures), penalty, words)
+    found, chosen = [], []
+    for number in range(folds):
+        fit, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
+        some = given if given is not None else own.take(_verified(own, fit, bases, seed + number))
+        one, facts = _scored(asked, parts, fit, held, some, scores)
+        found.append(one)
+        chosen.append(facts)
+    score = np.stack(found, axis=1)
+    splits = np.concatenate([np.repeat(key, len(part.right)) for key, part in parts.items()])
+    correct = np.concatenate([part.right for part in parts.values()])
+    within = {**{key: splits == key for key in parts}, POOLED: splits != VALIDATION}
+    areas = np.array([[[_auc(line[there], correct[there], level) for line in of] for there in within.values()] for of in score])
+    data: dict[str, Any] = {"score": (("predictor", "fold", axes.EXAMPLE), score), "correct": ((axes.EXAMPLE,), correct)}
+    data |= {key: (("predictor", "split", "fold"), areas[..., i]) for i, key in enumerate(("auc", "low", "high"))}
+    data |= {f"chosen_{key}": (("fold",), [one[key] for one in chosen]) for key in chosen[0]}
+    result = xr.Dataset(data, {"predictor": list(scores), "split": list(within), "of": (axes.EXAMPLE, splits)})
+    attrs = {"method": "correctness_prediction", "model": model.name, "digest": model.digest, "where": repr(place)}
+    attrs |= {"variable": name, "bases": len(given.right) if given is not None else int(bases), "seed": seed, "level": level}  # type: ignore[arg-type]
+    return effects.stamped(result.assign_attrs(attrs))
+
+
+class _Asked(NamedTuple):
+    model: Model
+    place: Intervention
+    probes: Any
+    temperatures: tuple[float, ...]
+    penalty: float
+    words: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Prompts, and what the network answers."""
+
+    rows: Counterfactuals
+    variable: str
+    offered: list[list[Any]]
+    """By row the outputs that are chosen among, in the order of the pair's answers."""
+    said: NDArray[Any]
+    """By row the output that the network says."""
+    right: NDArray[np.bool_]
+    confidence: NDArray[np.float64]
+    """``[temperature, row]``."""
+
+    @classmethod
+    def of(cls, model: Model, rows: Any, variable: str, heats: Sequence[Tempered], words: Mapping[str, Any]) -> _Part:
+        if not isinstance(rows, Counterfactuals) or rows.task is None:
+            raise InputError(f"rows are {rows!r}; expected rows of a task, such as task.counterfactuals(512, seed=0)")
+        rows.model.require(variable)
+        if rows.model.variables[variable].values is None:
+            raise InputError(f"{variable} of {rows.model!r} has no list of values, so that no answer says which one it had")
+        # The base as its own source: pairs, then, are of the base alone.
+        alone = replace(rows, sources=dict.fromkeys(rows.variables, rows.base), which="base")
+        pairs, task = alone.pairs(), rows.task
+        offered = []
+        for row, pair, label in zip(_each(rows.base), pairs, rows.base_label.tolist(), strict=True):
+            choices = task.choices(row, row, label) if task.choices is not None else rows.kind.values
+            by = {task.answer(one): one for one in (label, *choices)}
+            offered.append([by[answer] for answer in (*pair.answers, *pair.wrong)])
+        every = options(max(map(len, offered)))
+        found = as_it_is(model, pairs, (*every, *heats), **words).values.astype(float)
+        said = found[: len(every)].argmax(0)
+        picked = np.array([own[at] for own, at in zip(offered, said, strict=True)])
+        return cls(rows, variable, offered, picked, said == 0, found[len(every) :])
+
+    def take(self, at: Any) -> _Part:
+        offered = [self.offered[i] for i in at]
+        return _Part(self.rows.take(at), self.variable, offered, self.said[at], self.right[at], self.confidence[:, at])
+
+    @cached_property
+    def prompts(self) -> list[Any]:
+        return [self.rows.task.render(row) for row in _each(self.rows.base)]
+
+    @cached_property
+    def value(self) -> NDArray[Any]:
+        """Of the variable, by the causal model."""
+        return np.asarray(self.rows.model.run(self.rows.base)[self.variable])
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        found = self.rows.model.variables[self.variable].values
+        assert found is not None
+        return found
+
+    @cached_property
+    def outputs(self) -> NDArray[Any]:
+        """``[value, row]``: what the causal model says with each value of the variable."""
+        model = self.rows.model
+        return np.stack([np.asarray(model.run(self.rows.base, {self.variable: one})[model.output]) for one in self.values])
+
+    @cached_property
+    def implied(self) -> NDArray[np.bool_]:
+        """``[value, row]``: with which values the causal model says what the network said."""
+        return np.asarray(self.outputs == self.said)
+
+
+def _each(inputs: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    columns = [list(array) if array.ndim > 1 else array.tolist() for array in inputs.values()]
+    return [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _verified(own: _Part, fit: NDArray[np.intp], bases: Any, seed: int) -> NDArray[np.intp]:
+    """Bases among the rows that are not held out."""
+    require_whole("bases", bases, "on how many bases a prompt is tried")
+    right = fit[own.right[fit]]
+    if len(right) < bases:
+        raise InputError(f"bases={bases}, but {len(right)} of {len(fit)} training rows of a fold are answered rightly")
+    return np.random.default_rng(seed).choice(right, bases, replace=False)
+
+
+def _scored(
+    asked: _Asked,
+    parts: Mapping[str, _Part],
+    fit: NDArray[np.intp],
+    held: NDArray[np.intp],
+    bases: _Part,
+    scores: Sequence[str],
+) -> tuple[NDArray[np.float64], dict[str, Any]]:
+    """``[predictor, example]`` of one fold, and what was chosen."""
+    own = parts[VALIDATION]
+    of = {key: (np.asarray(held) if key == VALIDATION else np.arange(len(part.right))) for key, part in parts.items()}
+    found: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in scores}
+    chosen: dict[str, Any] = {}
+    if "confidence" in found:
+        areas = [_auc(line[held], own.right[held], 0.95)[0] for line in own.confidence]
+        best = _best(areas, VALIDATION)
+        chosen["temperature"] = asked.temperatures[best]
+        found["confidence"] = {key: part.confidence[best][of[key]] for key, part in parts.items()}
+    if "correctness_probe" in found:
+        found["correctness_probe"], chosen["probe"] = _probed(asked, parts, of, fit, held)
+    if "simulation" in found:
+        found["simulation"] = {key: _simulated(asked, part.take(of[key]), bases) for key, part in parts.items()}
+    if {"value_probe", "implied_value"} & {*found}:
+        largest, implied = _valued(asked, parts, of, fit)
+        found |= {key: one for key, one in (("value_probe", largest), ("implied_value", implied)) if key in found}
+    lines = []
+    for name in scores:
+        first = np.full(len(own.right), np.nan)
+        first[held] = found[name][VALIDATION]
+        lines.append(np.concatenate([first, *(one for key, one in found[name].items() if key != VALIDATION)]))
+    return np.stack(lines), chosen
+
+
+def _simulated(asked: _Asked, part: _Part, bases: _Part) -> NDArray[np.float64]:
+    """The mean probability over bases of the outputs that the values implied by the network's answers lead to."""
+    if not len(part.right):
+        return np.zeros(0)
+    alone = replace(bases.rows, sources=dict.fromkeys(bases.rows.variables, bases.rows.base), which="base")
+    cells = [Intervention(tuple(_from(change, prompt) for change in asked.place.changes)) for prompt in part.prompts]
+    logs = option_logprobs(asked.model, alone.pairs(), cells, skip_inert=False, **asked.words)["value"]
+    chances = np.exp(logs.transpose(axes.CELL, axes.EXAMPLE, OPTION).values.astype(float))
+    found = np.zeros((len(part.right), len(bases.right)))
+    for j, offered in enumerate(bases.offered):
+        for value, output in enumerate(bases.outputs[:, j].tolist()):
+            if output not in offered and part.implied[value].any():
+                raise InputError(
+                    f"with {part.variable} = {part.values[value]!r} the causal model says {output!r} to base {j}, where one "
+                    f"chooses among {offered}; give bases whose answers hold what any value leads to"
+                )
+        for at, output in enumerate(offered):
+            asks = part.implied[bases.outputs[:, j] == output].any(0)  # [row], whether an implied value leads there
+            found[:, j] += np.where(asks, chances[:, j, at], 0.0)
+    return np.asarray(found.mean(-1))
+
+
+def _from(change: Change, prompt: Any) -> Change:
+    """The same change with the value of one prompt."""
+    source = change.source if isinstance(change.source, Activation) else Activation()
+    return Change(
+        change.site,
+        change.positions,
+        replace(source, prompt=prompt),
+        change.edit,
+        change.featurizer,
+        change.keep_error,
+        change.attended,
+        change.own,
+    )
+
+
+def _valued(
+    asked: _Asked, parts: Mapping[str, _Part], of: Mapping[str, Any], fit: NDArray[np.intp]
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
+    """The largest posterior of the variable's value, and that of the values that the answers imply."""
+    own = parts[VALIDATION]
+    acts = {key: _features(asked, part) for key, part in parts.items()}
+    right = fit[own.right[fit]]
+    values = [own.values.index(one) for one in own.value[right].tolist()]
+    if len({*values}) < 2:
+        raise InputError(f"{len(right)} training rows are answered rightly, with {len({*values})} values of {own.variable}")
+    probe = classifier(acts[VALIDATION][right], values, penalty=asked.penalty)
+    largest, implied = {}, {}
+    for key, part in parts.items():
+        posterior = probe.posterior(acts[key][of[key]]).numpy()
+        largest[key] = posterior.max(-1)
+        implied[key] = (posterior * part.implied[np.array(probe.classes)][:, of[key]].T).sum(-1)
+    return largest, implied
+
+
+def _features(asked: _Asked, part: _Part) -> Float[Tensor, "row feature"]:
+    """Coordinates at the variable's place."""
+    found = []
+    for change in asked.place.changes:
+        acts = _acts(asked.model, part.prompts, repr(change.site), None if change.positions.is_all else change.positions)
+        own = next(iter(acts.values()))
+        with torch.no_grad():
+            found.append(change.featurizer.encode(own).flatten(1).double())
+    return torch.cat(found, -1)
+
+
+def _acts(model: Model, prompts: Sequence[Any], sites: Any, position: Any) -> dict[str, Tensor]:
+    """Activations ``[row, …, width]`` by the name of what was read and its layer."""
+    kept = cache(model, prompts, sites, position=position)
+    found = {}
+    for name, array in kept.data_vars.items():
+        layers = array[axes.LAYER].values.tolist() if axes.LAYER in array.dims else [None]
+        for layer in layers:
+            one = array if layer is None else array.sel({axes.LAYER: layer})
+            found[str(name) if layer is None else f"L{layer}.{name}"] = torch.from_numpy(np.ascontiguousarray(one.values))
+    return found
+
+
+def _probed(
+    asked: _Asked, parts: Mapping[str, _Part], of: Mapping[str, Any], fit: NDArray[np.intp], held: NDArray[np.intp]
+) -> tuple[dict[str, NDArray[np.float64]], str]:
+    """The posterior of being right at the place that tells validation rows best."""
+    own, model = parts[VALIDATION], asked.model
+    sites, position = asked.probes, -1
+    if sites is None:
+        streams = model.has(Site.parse("L0.resid_post"))
+        sites = "resid_post" if streams else [repr(change.site) for change in asked.place.changes]
+        position = -1 if streams else None  # type: ignore[assignment]
+    acts = {key: _acts(model, part.prompts, sites, position) for key, part in parts.items()}
+    if not 0 < own.right[fit].sum() < len(fit):
+        raise InputError(
+            f"{int(own.right[fit].sum())} of {len(fit)} training rows of a fold are answered rightly; expected both"
+        )
+    fitted = {
+        name: classifier(whole[fit].flatten(1), own.right[fit].tolist(), penalty=asked.penalty)
+        for name, whole in acts[VALIDATION].items()
+    }
+    names = list(fitted)
+
+    def said(name: str, key: str, rows: Any) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = fitted[name].posterior(acts[key][name][rows].flatten(1))[:, 1].numpy()
+        return found
+
+    areas = [_auc(said(name, VALIDATION, held), own.right[held], 0.95)[0] for name in names]
+    best = names[_best(areas, VALIDATION)]
+    return {key: said(best, key, of[key]) for key in parts}, best
+
+
+def _best(areas: Iterable[float], what: str) -> int:
+    found = np.array([*areas])
+    if np.isnan(found).all():
+        raise InputError(f"{what} rows are all answered rightly, or all wrongly; give more rows, or fewer folds")
+    return int(np.nanargmax(found))
+
+
+def _auc(score: NDArray[np.float64], right: NDArray[np.bool_], level: float) -> tuple[float, float, float]:
+    """Area under the ROC with DeLong's interval (Biometrics 44, 1988), over rows that have a score."""
+    there = np.isfinite(score)
+    yes, no = score[there & right], score[there & ~right]
+    if not len(yes) or not len(no):
+        return np.nan, np.nan, np.nan
+    every = curves.ranks(np.concatenate([yes, no]))
+    # Of every right row the share of wrong ones below it, and of every wrong one that of right ones above; ties for half.
+    above = (every[: len(yes)] - curves.ranks(yes)) / len(no)
+    below = 1 - (every[len(yes) :] - curves.ranks(no)) / len(yes)
+    area = float(above.mean())
+    variance = sum(one.var(ddof=1) / len(one) if len(one) > 1 else np.nan for one in (above, below))
+    half = float(ndtri(0.5 + level / 2) * np.sqrt(variance))
+    return area, max(0.0, area - half), min(1.0, area + half)
