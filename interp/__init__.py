@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from interp.methods.abstraction.interchange import answered, interchange
     from interp.methods.abstraction.interchange_training import interchange_training
     from interp.methods.abstraction.mixing_mechanisms import fit_mixture, mixing_mechanisms
+    from interp.methods.abstraction.neuron_explanations import interchange_neurons, score_explanations
     from interp.methods.abstraction.nonlinear import nonlinear_das
     from interp.methods.circuits.acdc import acdc
     from interp.methods.circuits.completeness import completeness, minimality
@@ -118,6 +119,7 @@ _NAMES = {
     "interp.methods.abstraction.interchange": ("answered", "interchange"),
     "interp.methods.abstraction.interchange_training": ("interchange_training",),
     "interp.methods.abstraction.mixing_mechanisms": ("fit_mixture", "mixing_mechanisms"),
+    "interp.methods.abstraction.neuron_explanations": ("interchange_neurons", "score_explanations"),
     "interp.methods.abstraction.nonlinear": ("nonlinear_das",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),
     "interp.methods.circuits.acdc": ("acdc",),
@@ -232,6 +234,7 @@ __all__ = [
     "integrated_gradients",
     "interactions",
     "interchange",
+    "interchange_neurons",
     "interchange_training",
     "knockout",
     "knockout_readout",
@@ -261,6 +264,7 @@ __all__ = [
     "reweighted",
     "run",
     "score",
+    "score_explanations",
     "self_repair",
     "sites",
     "stats",

@@ -88,7 +88,8 @@ def iia(
     if len(found) > MOST:
         raise ShapeMismatchError(f"{len(found)} lines: at most {MOST} can be told apart; select, e.g. .isel(method=0)")
     axis = [value for one in found for value in one.line.at]
-    numbers = axis if all(isinstance(value, int | float) for value in axis) else []
+    words_on_axis = [] if all(isinstance(value, int | float) for value in axis) else list(dict.fromkeys(axis))
+    numbers = list(range(len(words_on_axis))) if words_on_axis else axis
     head = title or f"interchange intervention accuracy by {labels.escape(x)}"
     parts = [bands.provenance(list(every.values()), []), *_fixed(every, x), _verdict(found, x)]
     band = bands.words(said)
@@ -99,12 +100,15 @@ def iia(
     for number, (one, words, style) in enumerate(zip(found, legend, _styles(found, template), strict=True)):
         hover = one.line.hover("accuracy", [f"{x} {value}" for value in one.line.at])
         moved = beside(number, len(found), numbers)
-        places = [value + moved for value in one.line.at] if moved else one.line.at
+        at = [words_on_axis.index(value) for value in one.line.at] if words_on_axis else one.line.at
+        places = [value + moved for value in at] if moved else at
         drawn += traces(one.line, style, places, hover, legend=words)
     figure = go.Figure(bands_first(drawn), frame.layout)
     steps = frame.most(max(len(str(value)) for value in axis))
     whole = all(isinstance(value, int) for value in axis)
-    ticks = {"tickmode": "linear", "tick0": 0, "dtick": _step(axis, steps)} if whole else {"nticks": steps}
+    ticks: dict[str, object] = {"tickmode": "linear", "tick0": 0, "dtick": _step(axis, steps)} if whole else {"nticks": steps}
+    if words_on_axis:
+        ticks = {"tickvals": numbers, "ticktext": [labels.escape(value) for value in words_on_axis]}
     figure.update_xaxes(
         title={"text": labels.escape(x), "standoff": int(0.6 * frame.size)}, zeroline=False, **ticks, **around(numbers)
     )

@@ -168,8 +168,13 @@ def predict_correctness(
     data |= {key: (("predictor", "split", "fold"), areas[..., i]) for i, key in enumerate(("auc", "low", "high"))}
     data |= {f"chosen_{key}": (("fold",), [one[key] for one in chosen]) for key in chosen[0]}
     result = xr.Dataset(data, {"predictor": list(scores), "split": list(within), "of": (axes.EXAMPLE, splits)})
-    attrs = {"method": "correctness_prediction", "model": model.name, "digest": model.digest, "where": repr(place)}
-    attrs |= {"variable": name, "bases": len(given.right) if given is not None else int(bases), "seed": seed, "level": level}  # type: ignore[arg-type]
+    attrs: dict[str, Any] = {
+        "method": "correctness_prediction",
+        "model": model.name,
+        "digest": model.digest,
+        "where": repr(place),
+    }
+    attrs |= {"variable": name, "bases": bases if given is None else len(given.right), "seed": seed, "level": level}
     return effects.stamped(result.assign_attrs(attrs))
 
 
@@ -208,7 +213,7 @@ class _Part:
         pairs, task = alone.pairs(), rows.task
         offered = []
         for row, pair, label in zip(_each(rows.base), pairs, rows.base_label.tolist(), strict=True):
-            choices = task.choices(row, row, label) if task.choices is not None else rows.kind.values
+            choices = task.choices(row, row, label) if task.choices is not None else rows.kind.values or ()
             by = {task.answer(one): one for one in (label, *choices)}
             offered.append([by[answer] for answer in (*pair.answers, *pair.wrong)])
         every = options(max(map(len, offered)))

@@ -147,7 +147,7 @@ def mixing_mechanisms(
     if apart.any():
         share = curves.proportion(hits[..., apart], level=level)
         data |= {name: (("mechanism", *swept), np.asarray(getattr(share, of))) for name, of in _SHARE.items()}
-    coords = {name: found[name] for name in found.coords if set(found[name].dims) <= {*swept, axes.EXAMPLE}}
+    coords: dict[Any, Any] = {name: found[name] for name in found.coords if set(found[name].dims) <= {*swept, axes.EXAMPLE}}
     coords |= {"mechanism": [*OUTCOMES], "group": np.arange(order.shape[1])}
     result = xr.Dataset(data, coords)
     result["inside"].attrs = {"units": "probability"}
@@ -210,7 +210,8 @@ class _Cells(NamedTuple):
     y: Float[Tensor, "place cell group"]
     split: NDArray[np.intp]
     """``[cell]``, which of :data:`SPLITS`."""
-    count: NDArray[np.intp]
+    many: NDArray[np.intp]
+    """Rows."""
 
 
 class _Terms:
@@ -313,10 +314,14 @@ def fit_mixture(
         "gate_reflexive": (("variant", place, "i"), where(2, terms.reflexive)),
         "Y": ((place, "p", "k", "i", "group"), _dense(cells.y.numpy(), cells.at, size)),
         "fitted": (("variant", place, "p", "k", "i", "group"), _dense(log.exp().numpy(), cells.at, size)),
-        "rows": (("p", "k", "i"), _dense(cells.count[:, None], cells.at, size, 0)[..., 0]),
+        "rows": (("p", "k", "i"), _dense(cells.many[:, None], cells.at, size, 0)[..., 0]),
         "part": (("p", "k", "i"), _dense(np.array(SPLITS)[cells.split][:, None], cells.at, size, "")[..., 0]),
     }
-    coords = {"variant": [*variants], "split": [*SPLITS], "direction": ["network to mixture", "mixture to network"]}
+    coords: dict[str, Any] = {
+        "variant": [*variants],
+        "split": [*SPLITS],
+        "direction": ["network to mixture", "mixture to network"],
+    }
     coords |= {place: found[place].values} if place in found.coords else {}
     attrs = {name: value for name, value in found.attrs.items() if name not in ("digest_of_result", "spec")}
     facts = {
@@ -340,8 +345,8 @@ def _cells(found: Any, fewest: int, seed: int) -> tuple[str, _Cells]:
     y = found["probability"].transpose(swept[0], axes.EXAMPLE, "group").values.astype(np.float64)
     at = found["prediction"].sel(mechanism=list(MECHANISMS)).transpose(axes.EXAMPLE, "mechanism").values
     own, of, count = np.unique(at, axis=0, return_inverse=True, return_counts=True)
-    sums = np.zeros((len(y), len(own), y.shape[-1]))
-    np.add.at(sums, (slice(None), of.reshape(-1)), y)
+    sums = np.zeros((len(own), len(y), y.shape[-1]))
+    np.add.at(sums, of.reshape(-1), y.transpose(1, 0, 2))
     kept = count >= fewest
     many = int(kept.sum())
     sizes = [round(many * share) for share in _SHARES[:2]]
@@ -349,7 +354,7 @@ def _cells(found: Any, fewest: int, seed: int) -> tuple[str, _Cells]:
     if min(sizes) < 1:
         raise InputError(f"{many} cells have {fewest} rows or more; expected enough for {', '.join(SPLITS)}, 7 at least")
     split = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(SPLITS)), sizes))
-    mean = (sums / count[None, :, None])[:, kept]
+    mean = (sums / count[:, None, None])[kept].transpose(1, 0, 2)
     return swept[0], _Cells(torch.from_numpy(own[kept].astype(np.int64)), torch.from_numpy(mean), split, count[kept])
 
 
