@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from interp.methods.abstraction.das import das
     from interp.methods.abstraction.interchange import answered, interchange
     from interp.methods.abstraction.interchange_training import interchange_training
-    from interp.methods.abstraction.mixing_mechanisms import fit_mixture, mixing_mechanisms
+    from interp.methods.abstraction.mixing_mechanisms import mixing_mechanisms
+    from interp.methods.abstraction.mixture import fit_mixture
     from interp.methods.abstraction.neuron_explanations import interchange_neurons, score_explanations
     from interp.methods.abstraction.nonlinear import nonlinear_das
     from interp.methods.circuits.acdc import acdc
@@ -118,7 +119,8 @@ _NAMES = {
     "interp.methods.abstraction.das": ("das",),
     "interp.methods.abstraction.interchange": ("answered", "interchange"),
     "interp.methods.abstraction.interchange_training": ("interchange_training",),
-    "interp.methods.abstraction.mixing_mechanisms": ("fit_mixture", "mixing_mechanisms"),
+    "interp.methods.abstraction.mixing_mechanisms": ("mixing_mechanisms",),
+    "interp.methods.abstraction.mixture": ("fit_mixture",),
     "interp.methods.abstraction.neuron_explanations": ("interchange_neurons", "score_explanations"),
     "interp.methods.abstraction.nonlinear": ("nonlinear_das",),
     "interp.methods.ablation.ablation": ("ablate", "optimal_constants"),

@@ -24,9 +24,8 @@ arXiv 2505.11770.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,18 +33,17 @@ import torch
 import xarray as xr
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 
 from interp import axes, effects
 from interp.effects import curves
-from interp.engine.options import OPTION, as_it_is, option_logprobs
+from interp.engine.options import OPTION, option_logprobs
 from interp.engine.precision import Precision
+from interp.engine.said import Said, alone
 from interp.engine.single.cache import cache
 from interp.errors import InputError, UnknownNameError, require_whole
 from interp.interventions import Activation, Change, Intervention, classifier
 from interp.methods.registry import Method
-from interp.metrics.options import options
 from interp.metrics.protocol import Readout, Reads
 from interp.models import Model
 from interp.sites import Site
@@ -64,6 +62,7 @@ METHODS = (
     ),
 )
 SCORES = ("confidence", "correctness_probe", "simulation", "value_probe", "implied_value")
+_VALUED = ("value_probe", "implied_value")
 TEMPERATURES = tuple(np.arange(0.5, 5.0, 0.5).tolist())
 VALIDATION, POOLED = "validation", "pooled"
 
@@ -145,13 +144,15 @@ def predict_correctness(
     place = where if isinstance(where, Intervention) else Intervention((where,))
     name = train.variables[0] if variable is None else variable
     heats = [Tempered(temperature) for temperature in temperatures] if "confidence" in scores else []
-    parts = {key: _Part.of(model, rows, name, heats, words) for key, rows in ({VALIDATION: train} | {**test}).items()}
+    parts = {key: Said.of(model, rows, name, heats, **words) for key, rows in ({VALIDATION: train} | {**test}).items()}
     own = parts[VALIDATION]
-    given = None if isinstance(bases, int) else _Part.of(model, bases, name, (), words)
+    given = None if isinstance(bases, int) else Said.of(model, bases, name, **words)
     if given is not None and not given.right.all():
         raise InputError(f"{int((~given.right).sum())} of {len(given.right)} bases are answered wrongly; see interp.answered")
     fold = np.random.default_rng(seed).permutation(np.arange(len(own.right)) % folds)
-    asked = _Asked(model, place, probes, tuple(temperatures), penalty, words)
+    features = {key: _features(model, place, part) for key, part in parts.items()} if {*_VALUED} & {*scores} else {}
+    acts = _readable(model, place, parts, probes) if "correctness_probe" in scores else {}
+    asked = _Asked(model, place, tuple(temperatures), penalty, words, features, acts)
     found, chosen = [], []
     for number in range(folds):
         fit, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
@@ -163,7 +164,12 @@ def predict_correctness(
     splits = np.concatenate([np.repeat(key, len(part.right)) for key, part in parts.items()])
     correct = np.concatenate([part.right for part in parts.values()])
     within = {**{key: splits == key for key in parts}, POOLED: splits != VALIDATION}
-    areas = np.array([[[_auc(line[there], correct[there], level) for line in of] for there in within.values()] for of in score])
+    areas = np.array(
+        [
+            [[curves.delong(line[there], correct[there], level=level)[:3] for line in of] for there in within.values()]
+            for of in score
+        ]
+    )
     data: dict[str, Any] = {"score": (("predictor", "fold", axes.EXAMPLE), score), "correct": ((axes.EXAMPLE,), correct)}
     data |= {key: (("predictor", "split", "fold"), areas[..., i]) for i, key in enumerate(("auc", "low", "high"))}
     data |= {f"chosen_{key}": (("fold",), [one[key] for one in chosen]) for key in chosen[0]}
@@ -181,84 +187,16 @@ def predict_correctness(
 class _Asked(NamedTuple):
     model: Model
     place: Intervention
-    probes: Any
     temperatures: tuple[float, ...]
     penalty: float
     words: dict[str, Any]
+    features: Mapping[str, Tensor]
+    """By split ``[row, feature]``, coordinates at the variable's place."""
+    acts: Mapping[str, Mapping[str, Tensor]]
+    """By split and place what the correctness probe may read, ``[row, …, width]``."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Part:
-    """Prompts, and what the network answers."""
-
-    rows: Counterfactuals
-    variable: str
-    offered: list[list[Any]]
-    """By row the outputs that are chosen among, in the order of the pair's answers."""
-    said: NDArray[Any]
-    """By row the output that the network says."""
-    right: NDArray[np.bool_]
-    confidence: NDArray[np.float64]
-    """``[temperature, row]``."""
-
-    @classmethod
-    def of(cls, model: Model, rows: Any, variable: str, heats: Sequence[Tempered], words: Mapping[str, Any]) -> _Part:
-        if not isinstance(rows, Counterfactuals) or rows.task is None:
-            raise InputError(f"rows are {rows!r}; expected rows of a task, such as task.counterfactuals(512, seed=0)")
-        rows.model.require(variable)
-        if rows.model.variables[variable].values is None:
-            raise InputError(f"{variable} of {rows.model!r} has no list of values, so that no answer says which one it had")
-        # The base as its own source: pairs, then, are of the base alone.
-        alone = replace(rows, sources=dict.fromkeys(rows.variables, rows.base), which="base")
-        pairs, task = alone.pairs(), rows.task
-        offered = []
-        for row, pair, label in zip(_each(rows.base), pairs, rows.base_label.tolist(), strict=True):
-            choices = task.choices(row, row, label) if task.choices is not None else rows.kind.values or ()
-            by = {task.answer(one): one for one in (label, *choices)}
-            offered.append([by[answer] for answer in (*pair.answers, *pair.wrong)])
-        every = options(max(map(len, offered)))
-        found = as_it_is(model, pairs, (*every, *heats), **words).values.astype(float)
-        said = found[: len(every)].argmax(0)
-        picked = np.array([own[at] for own, at in zip(offered, said, strict=True)])
-        return cls(rows, variable, offered, picked, said == 0, found[len(every) :])
-
-    def take(self, at: Any) -> _Part:
-        offered = [self.offered[i] for i in at]
-        return _Part(self.rows.take(at), self.variable, offered, self.said[at], self.right[at], self.confidence[:, at])
-
-    @cached_property
-    def prompts(self) -> list[Any]:
-        return [self.rows.task.render(row) for row in _each(self.rows.base)]
-
-    @cached_property
-    def value(self) -> NDArray[Any]:
-        """Of the variable, by the causal model."""
-        return np.asarray(self.rows.model.run(self.rows.base)[self.variable])
-
-    @property
-    def values(self) -> tuple[Any, ...]:
-        found = self.rows.model.variables[self.variable].values
-        assert found is not None
-        return found
-
-    @cached_property
-    def outputs(self) -> NDArray[Any]:
-        """``[value, row]``: what the causal model says with each value of the variable."""
-        model = self.rows.model
-        return np.stack([np.asarray(model.run(self.rows.base, {self.variable: one})[model.output]) for one in self.values])
-
-    @cached_property
-    def implied(self) -> NDArray[np.bool_]:
-        """``[value, row]``: with which values the causal model says what the network said."""
-        return np.asarray(self.outputs == self.said)
-
-
-def _each(inputs: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    columns = [list(array) if array.ndim > 1 else array.tolist() for array in inputs.values()]
-    return [dict(zip(inputs, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def _verified(own: _Part, fit: NDArray[np.intp], bases: Any, seed: int) -> NDArray[np.intp]:
+def _verified(own: Said, fit: NDArray[np.intp], bases: Any, seed: int) -> NDArray[np.intp]:
     """Bases among the rows that are not held out."""
     require_whole("bases", bases, "on how many bases a prompt is tried")
     right = fit[own.right[fit]]
@@ -269,10 +207,10 @@ def _verified(own: _Part, fit: NDArray[np.intp], bases: Any, seed: int) -> NDArr
 
 def _scored(
     asked: _Asked,
-    parts: Mapping[str, _Part],
+    parts: Mapping[str, Said],
     fit: NDArray[np.intp],
     held: NDArray[np.intp],
-    bases: _Part,
+    bases: Said,
     scores: Sequence[str],
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """``[predictor, example]`` of one fold, and what was chosen."""
@@ -281,17 +219,17 @@ def _scored(
     found: dict[str, dict[str, NDArray[np.float64]]] = {name: {} for name in scores}
     chosen: dict[str, Any] = {}
     if "confidence" in found:
-        areas = [_auc(line[held], own.right[held], 0.95)[0] for line in own.confidence]
+        areas = [curves.delong(line[held], own.right[held]).mean for line in own.further]
         best = _best(areas, VALIDATION)
         chosen["temperature"] = asked.temperatures[best]
-        found["confidence"] = {key: part.confidence[best][of[key]] for key, part in parts.items()}
+        found["confidence"] = {key: part.further[best][of[key]] for key, part in parts.items()}
     if "correctness_probe" in found:
         found["correctness_probe"], chosen["probe"] = _probed(asked, parts, of, fit, held)
     if "simulation" in found:
         found["simulation"] = {key: _simulated(asked, part.take(of[key]), bases) for key, part in parts.items()}
-    if {"value_probe", "implied_value"} & {*found}:
-        largest, implied = _valued(asked, parts, of, fit)
-        found |= {key: one for key, one in (("value_probe", largest), ("implied_value", implied)) if key in found}
+    if {*_VALUED} & {*found}:
+        both = zip(_VALUED, _valued(asked, parts, of, fit), strict=True)
+        found |= {key: one for key, one in both if key in found}
     lines = []
     for name in scores:
         first = np.full(len(own.right), np.nan)
@@ -300,13 +238,12 @@ def _scored(
     return np.stack(lines), chosen
 
 
-def _simulated(asked: _Asked, part: _Part, bases: _Part) -> NDArray[np.float64]:
+def _simulated(asked: _Asked, part: Said, bases: Said) -> NDArray[np.float64]:
     """The mean probability over bases of the outputs that the values implied by the network's answers lead to."""
     if not len(part.right):
         return np.zeros(0)
-    alone = replace(bases.rows, sources=dict.fromkeys(bases.rows.variables, bases.rows.base), which="base")
     cells = [Intervention(tuple(_from(change, prompt) for change in asked.place.changes)) for prompt in part.prompts]
-    logs = option_logprobs(asked.model, alone.pairs(), cells, skip_inert=False, **asked.words)["value"]
+    logs = option_logprobs(asked.model, alone(bases.rows), cells, skip_inert=False, **asked.words)["value"]
     chances = np.exp(logs.transpose(axes.CELL, axes.EXAMPLE, OPTION).values.astype(float))
     found = np.zeros((len(part.right), len(bases.right)))
     for j, offered in enumerate(bases.offered):
@@ -338,29 +275,28 @@ def _from(change: Change, prompt: Any) -> Change:
 
 
 def _valued(
-    asked: _Asked, parts: Mapping[str, _Part], of: Mapping[str, Any], fit: NDArray[np.intp]
+    asked: _Asked, parts: Mapping[str, Said], of: Mapping[str, Any], fit: NDArray[np.intp]
 ) -> tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.float64]]]:
     """The largest posterior of the variable's value, and that of the values that the answers imply."""
     own = parts[VALIDATION]
-    acts = {key: _features(asked, part) for key, part in parts.items()}
     right = fit[own.right[fit]]
     values = [own.values.index(one) for one in own.value[right].tolist()]
     if len({*values}) < 2:
         raise InputError(f"{len(right)} training rows are answered rightly, with {len({*values})} values of {own.variable}")
-    probe = classifier(acts[VALIDATION][right], values, penalty=asked.penalty)
+    probe = classifier(asked.features[VALIDATION][right], values, penalty=asked.penalty)
     largest, implied = {}, {}
     for key, part in parts.items():
-        posterior = probe.posterior(acts[key][of[key]]).numpy()
+        posterior = probe.posterior(asked.features[key][of[key]]).numpy()
         largest[key] = posterior.max(-1)
         implied[key] = (posterior * part.implied[np.array(probe.classes)][:, of[key]].T).sum(-1)
     return largest, implied
 
 
-def _features(asked: _Asked, part: _Part) -> Float[Tensor, "row feature"]:
+def _features(model: Model, place: Intervention, part: Said) -> Float[Tensor, "row feature"]:
     """Coordinates at the variable's place."""
     found = []
-    for change in asked.place.changes:
-        acts = _acts(asked.model, part.prompts, repr(change.site), None if change.positions.is_all else change.positions)
+    for change in place.changes:
+        acts = _acts(model, part.prompts, repr(change.site), None if change.positions.is_all else change.positions)
         own = next(iter(acts.values()))
         with torch.no_grad():
             found.append(change.featurizer.encode(own).flatten(1).double())
@@ -379,17 +315,18 @@ def _acts(model: Model, prompts: Sequence[Any], sites: Any, position: Any) -> di
     return found
 
 
+def _readable(model: Model, place: Intervention, parts: Mapping[str, Said], probes: Any) -> dict[str, dict[str, Tensor]]:
+    streams = model.has(Site.parse("L0.resid_post"))
+    sites = probes if probes is not None else "resid_post" if streams else [repr(change.site) for change in place.changes]
+    position = -1 if probes is not None or streams else None
+    return {key: _acts(model, part.prompts, sites, position) for key, part in parts.items()}
+
+
 def _probed(
-    asked: _Asked, parts: Mapping[str, _Part], of: Mapping[str, Any], fit: NDArray[np.intp], held: NDArray[np.intp]
+    asked: _Asked, parts: Mapping[str, Said], of: Mapping[str, Any], fit: NDArray[np.intp], held: NDArray[np.intp]
 ) -> tuple[dict[str, NDArray[np.float64]], str]:
     """The posterior of being right at the place that tells validation rows best."""
-    own, model = parts[VALIDATION], asked.model
-    sites, position = asked.probes, -1
-    if sites is None:
-        streams = model.has(Site.parse("L0.resid_post"))
-        sites = "resid_post" if streams else [repr(change.site) for change in asked.place.changes]
-        position = -1 if streams else None  # type: ignore[assignment]
-    acts = {key: _acts(model, part.prompts, sites, position) for key, part in parts.items()}
+    own, acts = parts[VALIDATION], asked.acts
     if not 0 < own.right[fit].sum() < len(fit):
         raise InputError(
             f"{int(own.right[fit].sum())} of {len(fit)} training rows of a fold are answered rightly; expected both"
@@ -404,29 +341,13 @@ def _probed(
         found: NDArray[np.float64] = fitted[name].posterior(acts[key][name][rows].flatten(1))[:, 1].numpy()
         return found
 
-    areas = [_auc(said(name, VALIDATION, held), own.right[held], 0.95)[0] for name in names]
+    areas = [curves.delong(said(name, VALIDATION, held), own.right[held]).mean for name in names]
     best = names[_best(areas, VALIDATION)]
     return {key: said(best, key, of[key]) for key in parts}, best
 
 
-def _best(areas: Iterable[float], what: str) -> int:
-    found = np.array([*areas])
+def _best(areas: Sequence[Any], what: str) -> int:
+    found = np.array(areas, float)
     if np.isnan(found).all():
         raise InputError(f"{what} rows are all answered rightly, or all wrongly; give more rows, or fewer folds")
     return int(np.nanargmax(found))
-
-
-def _auc(score: NDArray[np.float64], right: NDArray[np.bool_], level: float) -> tuple[float, float, float]:
-    """Area under the ROC with DeLong's interval (Biometrics 44, 1988), over rows that have a score."""
-    there = np.isfinite(score)
-    yes, no = score[there & right], score[there & ~right]
-    if not len(yes) or not len(no):
-        return np.nan, np.nan, np.nan
-    every = curves.ranks(np.concatenate([yes, no]))
-    # Of every right row the share of wrong ones below it, and of every wrong one that of right ones above; ties for half.
-    above = (every[: len(yes)] - curves.ranks(yes)) / len(no)
-    below = 1 - (every[len(yes) :] - curves.ranks(no)) / len(yes)
-    area = float(above.mean())
-    variance = sum(one.var(ddof=1) / len(one) if len(one) > 1 else np.nan for one in (above, below))
-    half = float(ndtri(0.5 + level / 2) * np.sqrt(variance))
-    return area, max(0.0, area - half), min(1.0, area + half)

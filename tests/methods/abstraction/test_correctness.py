@@ -16,9 +16,9 @@ from tiny import llama
 from torch import Tensor, nn
 
 import interp
+from interp.effects.curves import delong
 from interp.errors import InputError, UnknownNameError
 from interp.interventions import Change, classifier, random_subspace
-from interp.methods.abstraction.correctness import _auc
 from interp.models import Model
 from interp.prompts import Prompt
 from interp.tasks import CausalModel, CausalTask, Counterfactuals
@@ -201,16 +201,16 @@ def test_the_area_is_the_share_of_pairs_in_order(seed: int) -> None:
     """Card 16 (a), with ties; DeLong's variance from the placements, written out."""
     draw = np.random.default_rng(seed)
     score, right = draw.integers(6, size=70).astype(float), draw.integers(2, size=70).astype(bool)
-    area, low, high = _auc(score, right, 0.95)
+    area, low, high = map(float, delong(score, right)[:3])
     yes, no = score[right], score[~right]
     wins = (yes[:, None] > no) + 0.5 * (yes[:, None] == no)
     assert area == pytest.approx(wins.mean(), abs=1e-12)
     se = np.sqrt(wins.mean(1).var(ddof=1) / len(yes) + wins.mean(0).var(ddof=1) / len(no))
     assert (low, high) == pytest.approx((area - 1.959964 * se, area + 1.959964 * se), abs=1e-6)
-    assert _auc(right.astype(float), right, 0.95)[0] == 1.0
-    assert _auc(-right.astype(float), right, 0.95)[0] == 0.0
-    assert _auc(np.zeros(70), right, 0.95)[0] == 0.5
-    assert _auc(np.where(right, score, np.nan), right, 0.95)[0] != area  # rows without a score play no part
+    assert delong(right.astype(float), right).mean == 1.0
+    assert delong(-right.astype(float), right).mean == 0.0
+    assert delong(np.zeros(70), right).mean == 0.5
+    assert delong(np.where(right, score, np.nan), right).mean != area  # rows without a score play no part
 
 
 def test_the_posterior_is_that_of_scikit_learn(seed: int) -> None:

@@ -20,7 +20,8 @@ import interp
 from interp import tasks
 from interp.errors import InputError, UnknownNameError
 from interp.interventions import Change
-from interp.methods.abstraction.mixing_mechanisms import MECHANISMS, OUTCOMES, VARIANTS
+from interp.methods.abstraction.mixing_mechanisms import MECHANISMS, OUTCOMES
+from interp.methods.abstraction.mixture import VARIANTS, _js
 from interp.prompts import Prompt
 from interp.tasks import CausalTask, lexicon
 
@@ -202,7 +203,6 @@ def test_one_place_alone_needs_no_gates(seed: int) -> None:
 
 def test_bits_of_divergence() -> None:
     """Card 18 (c): 0 of equals, 1 of what has nothing in common, else by hand."""
-    from interp.methods.abstraction.mixing_mechanisms import _js
 
     def bits(one: list[float], other: list[float]) -> float:
         return float(_js(torch.tensor(one, dtype=torch.float64), torch.tensor(other, dtype=torch.float64).log()))
