@@ -69,6 +69,8 @@ class Said:
         return cls(rows, variable, offered, picked, said == 0, found[len(every) :])
 
     def take(self, at: Any) -> Said:
+        """Some of the rows, by number."""
+        at = np.asarray(at, dtype=np.intp)
         offered = [self.offered[i] for i in at]
         return Said(self.rows.take(at), self.variable, offered, self.said[at], self.right[at], self.further[:, at])
 

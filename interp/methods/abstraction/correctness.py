@@ -108,7 +108,8 @@ def predict_correctness(
         model: from :func:`interp.load`.
         train: rows whose *bases* are the prompts, some of them answered rightly and some not; their sources play no part.
         test: further rows by name, in distribution or out of it, of tasks that may say the same otherwise.
-        where: the variable's place, such as :attr:`interp.engine.alignment.Aligned.best`, found on other rows.
+        where: the variable's place and that of no other, such as :attr:`interp.engine.alignment.Aligned.best` of a search for
+            one variable, made on other rows.
         variable: of the causal models, by default that of the training rows. It has a list of values.
         bases: how many are drawn for every fold; or rows, all of which the network answers rightly.
         folds: parts of the training rows.
@@ -156,7 +157,8 @@ def predict_correctness(
     found, chosen = [], []
     for number in range(folds):
         fit, held = np.flatnonzero(fold != number), np.flatnonzero(fold == number)
-        some = given if given is not None else own.take(_verified(own, fit, bases, seed + number))
+        drawn: Any = _verified(own, fit, bases, seed + number) if given is None and "simulation" in scores else []
+        some = own.take(drawn) if given is None else given
         one, facts = _scored(asked, parts, fit, held, some, scores)
         found.append(one)
         chosen.append(facts)

@@ -244,4 +244,4 @@ def test_what_cannot_be_asked() -> None:
     with pytest.raises(InputError, match="answered rightly; expected both"):
         interp.predict_correctness(model, right, held, place, bases=2, folds=2, scores=["correctness_probe"])
     with pytest.raises(InputError, match="validation rows are all answered rightly, or all wrongly"):
-        interp.predict_correctness(model, right, held, place, bases=2, folds=2, scores=["confidence"])
+        interp.predict_correctness(model, right, held, place, folds=2, scores=["confidence"])
