@@ -18,7 +18,7 @@ import xarray as xr
 from interp import axes as names
 from interp import stats
 from interp.effects import curves
-from interp.errors import UnknownNameError
+from interp.errors import InputError, UnknownNameError
 
 CONTROLS = {
     "chance": "chance",
@@ -30,11 +30,12 @@ CONTROLS = {
     "false_hypothesis": "false hypothesis",
     "held_out": "held-out vocabulary",
     "full_vector": "full vector",
+    "read_part": "what is read of it",
 }
 """Variables that are known as controls, with what figures and verdicts call them; others are called by their names."""
 
-NOT_BEATEN = ("full_vector", "held_out")
-"""A ceiling, and the claim itself on other words."""
+NOT_BEATEN = ("full_vector", "held_out", "read_part")
+"""A ceiling, the claim itself on other words, and what of it can have an effect."""
 WITHIN = 0.02
 """The smallest rank whose validation accuracy is so near the best one is chosen."""
 
@@ -114,11 +115,16 @@ def verdict(result: xr.Dataset) -> str:
     if not controls:
         return f"{words}; no controls are given, so it says nothing yet"
     words += "; largest of controls: " + ", ".join(f"{control_name(key)} {value:.2f}" for key, value in controls.items())
+    dormant = ""
+    if "read_part" in controls:
+        own = result["read_part"].sel({dim: value for dim, value in claim.at.items() if dim in result["read_part"].dims})
+        if float(own) < claim.low:
+            dormant = f"; NOT carried by what is read of it ({float(own):.2f}): a dormant pathway was woken"
     unbeaten = [key for key, value in controls.items() if key not in NOT_BEATEN and value >= claim.low]
     if not unbeaten:
-        missing = [control_name(key) for key in CONTROLS if key not in controls and key not in ("held_out", "full_vector")]
-        return f"{words}; above all of them" + (f" (not held against: {', '.join(missing)})" if missing else "")
-    words += f"; NOT above {', '.join(map(control_name, unbeaten))}"
+        missing = [control_name(key) for key in CONTROLS if key not in controls and key not in NOT_BEATEN]
+        return f"{words}; above all of them" + (f" (not held against: {', '.join(missing)})" if missing else "") + dormant
+    words += f"; NOT above {', '.join(map(control_name, unbeaten))}{dormant}"
     if {"random_network", "shuffled_weights"} & {*unbeaten}:
         words += ": the map finds as much in a network that computes nothing, so this is no evidence of the variable"
     return words
@@ -164,6 +170,59 @@ def told_apart(result: xr.Dataset, *, level: float = 0.95) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(found)
+
+
+def disentangled(result: xr.Dataset, *, level: float = 0.95) -> xr.Dataset:
+    """Whether a place carries one variable and none of the others: RAVEL's scores (Huang et al., arXiv 2402.17700).
+
+    Of rows that swap the variable's value, some ask for it and others for something else. ``cause`` is the accuracy where the
+    label is another than the base's, ``isolate`` where it is the base's: the output has to follow in the one and to stay in the
+    other; ``disentangle`` is the mean of the two. To do nothing, or to swap everything, has about 0.5, and so the no-op is
+    beside them. Of several variables take the mean over their results; of two it is the score of four ways.
+
+    Args:
+        result: of :func:`interp.das` or another search, or of :func:`interp.interchange`, on rows of a causal model such as
+            :func:`interp.tasks.attributes`.
+        level: of the intervals.
+
+    Returns:
+        ``cause``, ``isolate`` and ``disentangle`` along the axes of the sweep, ``low`` and ``high`` of ``cause`` and of
+        ``isolate`` with Wilson's intervals as ``cause_low`` and so on, the same of the no-op as ``no_op_cause`` and
+        ``no_op_isolate`` where it was measured; ``attrs`` hold how many ``rows`` each is of.
+
+    Raises:
+        UnknownNameError: a result without ``flip`` and ``moved``, which rows of a causal model leave along examples.
+        InputError: rows of one kind alone.
+    """
+    _require(result)
+    for name in ("flip", "moved"):
+        if name not in result.variables:
+            raise UnknownNameError("variable", name, map(str, result.variables), "of this result: give rows of a causal model")
+        if result[name].dims != (names.EXAMPLE,):
+            raise InputError(
+                f"{name} is by {', '.join(map(str, result[name].dims))}; choose one hypothesis first, with .sel(…)"
+            )
+    flip, moved = (result[name].values.astype(bool) for name in ("flip", "moved"))
+    rows = {"cause": flip & moved, "isolate": ~flip & moved}
+    for name, there in rows.items():
+        if not there.any():
+            kind = "another label than" if name == "cause" else "the label of"
+            raise InputError(f"no row that moves the variable has {kind} its base, so there is nothing to call {name}")
+    data: dict[str, xr.DataArray] = {}
+    for name, there in rows.items():
+        own = result["iia"].transpose(..., names.EXAMPLE).isel({names.EXAMPLE: there})
+        share = curves.proportion(own.values, level=level)
+        like = own.isel({names.EXAMPLE: 0}, drop=True)
+        data |= {
+            key: like.copy(data=np.asarray(part))
+            for key, part in ((name, share.mean), (f"{name}_low", share.low), (f"{name}_high", share.high))
+        }
+        if "no_op" in result:
+            data[f"no_op_{name}"] = result["no_op"].isel({names.EXAMPLE: there}).mean(names.EXAMPLE)
+    data["disentangle"] = (data["cause"] + data["isolate"]) / 2
+    kept = {name: array.reset_coords(drop=True) for name, array in data.items()}
+    attrs = {name: result.attrs[name] for name in ("method", "model", "digest", "variables") if name in result.attrs}
+    return xr.Dataset(kept, attrs={**attrs, "rows": {name: int(there.sum()) for name, there in rows.items()}})
 
 
 def _require(result: xr.Dataset) -> None:

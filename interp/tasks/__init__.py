@@ -20,6 +20,7 @@ from interp.protocols import Tokenizer
 from interp.tasks import causal_model, lexicon
 from interp.tasks.algorithms import (
     and_or,
+    attributes,
     binding,
     comparison,
     equality_of_vectors,
@@ -79,8 +80,8 @@ def make(name: str, /, n: int = 64, *, seed: int = 0, tokenizer: Tokenizer | Non
 __all__ = [
     "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "CIRCUITS", "FACTS", "GENDER_BIAS_TEMPLATES", "GREATER_THAN_HEADS",
     "GREATER_THAN_TEMPLATES", "GYM", "GYM_GROUPS", "IOI_HEADS", "IOI_TEMPLATES", "OCCUPATIONS", "RELATIONS", "TASKS",
-    "CausalModel", "CausalTask", "Counterfactuals", "GymTask", "Template", "and_or", "arithmetic", "binding", "causal_gym",
-    "causal_model", "causal_sentences", "comparison", "docstring_circuit", "equality_of_vectors", "facts", "gender_bias",
+    "CausalModel", "CausalTask", "Counterfactuals", "GymTask", "Template", "and_or", "arithmetic", "attributes", "binding",
+    "causal_gym", "causal_model", "causal_sentences", "comparison", "docstring_circuit", "equality_of_vectors", "facts", "gender_bias",
     "greater_than", "greater_than_circuit", "gym_tasks", "hierarchical_equality", "induction", "ioi", "ioi_algorithm",
     "ioi_circuit", "lexicon", "make", "names", "price_tagging", "read_gym", "read_gym_pairs", "render_arithmetic",
     "render_causal", "render_fact", "render_gender_bias", "render_greater_than", "render_induction", "render_ioi",

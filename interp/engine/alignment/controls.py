@@ -7,6 +7,7 @@ chance              the most frequent label, or a draw among each pair's own    
 no_op               the base as it is, with the label of the interchange                                 no
 random_subspace     subspaces of the same rank, drawn uniformly                                          no
 full_vector         the whole value at the place, with the label of all variables there swapped          no
+read_part           of each subspace what is read at the place, where one linear map reads it            no
 held_out            what was found, on pairs of other words                                              no
 random_network      the same search in the architecture with fresh weights                               yes
 shuffled_weights    the same search in the network with the entries of every weight permuted             yes
@@ -29,6 +30,7 @@ import xarray as xr
 
 from interp import axes
 from interp.effects.alignment import CONTROLS as NAMES
+from interp.engine.alignment.pathways import read_parts, readers
 from interp.engine.alignment.search import DRAWS, Search, Training, judge, random_subspaces, whole_vectors
 from interp.engine.asked import encoded_pairs
 from interp.errors import InputError, UnknownNameError
@@ -70,6 +72,8 @@ class Controls:
     held_out: Any = None
     false: tuple[Any, Any] | None = None
     full: Any = None
+    named: bool = False
+    """Whether they were asked for by their names: one that cannot be had is then refused, and else left out."""
 
     @classmethod
     def asked(cls, controls: bool | str | Iterable[str], **given: Any) -> Controls:
@@ -93,7 +97,7 @@ class Controls:
                 raise UnknownNameError("control", name, (*CONTROLS, "free"))
             if name not in possible:
                 raise InputError(f"control {name!r} needs pairs of its own: give {_GIVEN[name]}…")
-        return cls(names=names, **given)
+        return cls(names=names, named=True, **given)
 
 
 def measured(
@@ -128,11 +132,20 @@ def measured(
         each = [retrained(again(kind(model, seed), train.pairs, test.pairs)) for seed in range(controls.networks)]
         return xr.concat(each, NETWORK)
 
+    def read_alone() -> xr.DataArray | None:
+        parts = read_parts(search, readers(model, search.laid))
+        known = [one for one in parts if one is not None]
+        if not known:
+            return None
+        found = np.full(len(parts), np.nan)
+        found[[one is not None for one in parts]] = judge(model, test, known, **words)[0].mean(-1)
+        return along(search.spread(found), axes.RANK, axes.SEED)
+
     def falsely(own: Any, tested: Any) -> Search:
         """One variable, from the source."""
         return again(model, own, tested, variables=encoded_pairs(model, own).pairs.sources)
 
-    make: dict[str, Callable[[], xr.DataArray]] = {
+    make: dict[str, Callable[[], xr.DataArray | None]] = {
         "chance": lambda: xr.DataArray(chance(test.pairs)),
         "no_op": lambda: xr.DataArray(search.base, dims=(axes.EXAMPLE,)),
         "random_subspace": lambda: along(
@@ -143,6 +156,7 @@ def measured(
             search.laid.spread(whole_vectors(model, test if controls.full is None else controls.full, search.laid, **words)),
             axes.EXAMPLE,
         ),
+        "read_part": read_alone,
         "held_out": lambda: along(
             search.spread(judge(model, encoded_pairs(model, controls.held_out), search.interventions, **words)[0].mean(-1)),
             *(axes.RANK, axes.SEED),
@@ -155,7 +169,14 @@ def measured(
     found = {}
     for name in controls.names:
         say(name)
-        found[name] = make[name]()
+        one = make[name]()
+        if one is not None:
+            found[name] = one
+        elif controls.named:
+            raise InputError(
+                f"control {name!r}: of no place it is known that one linear map reads it; expected the units of an MLP "
+                "(mlp_post), a head's z, or the input of a linear map by its path"
+            )
     return found
 
 

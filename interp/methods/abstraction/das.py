@@ -13,6 +13,10 @@ What the pairs hold: ``corrupted`` is the base, ``clean`` the source, ``answers`
 several variables each has a further prompt of its name (:attr:`interp.Pair.sources`), which is the base itself where a pair
 does not swap it. :class:`interp.tasks.Counterfactuals` makes such pairs of a causal model.
 
+Rows that ask for something else, and so keep the base's answer, demand of the subspace that it holds the variable and nothing
+more (multi-task DAS): ``tasks.attributes().counterfactuals(n, ["country"], seed=0)`` has as many of these as of the others, and
+:func:`interp.effects.alignment.disentangled` scores both.
+
 A basis is identified only as far as the network reads the site: what it does not read may be in R or not. So compare solutions
 by what they do, or by the projections of what is read, not by principal angles between them.
 
@@ -45,6 +49,16 @@ METHODS = (
         mediator="a subspace of a site",
         search="learned rotation",
         cost="a forward and backward pass of what follows the site, for every pair of a step, place, rank and seed",
+        function="interp.das",
+    ),
+    Method(
+        id="multi_task_das",
+        name="multi-task distributed alignment search",
+        paper="Huang et al. 2024, RAVEL: Evaluating Interpretability Methods on Disentangling Language Model Representations, "
+        "arXiv 2402.17700",
+        mediator="a subspace of a site",
+        search="learned rotation",
+        cost="that of distributed alignment search",
         function="interp.das",
     ),
 )

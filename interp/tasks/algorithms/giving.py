@@ -81,9 +81,9 @@ def ioi_algorithm(tokenizer: Tokenizer | None = None) -> CausalTask:
 
 
 def _sampler(words: Mapping[str, tuple[str, ...]], part: int) -> Sampler:
-    """Of the first half of all words and templates, or of the second."""
+    """Of the first half of all words, or of the second; of templates every other one, as neighbours are built alike."""
     half = {kind: np.array(some[part * (len(some) // 2) :][: len(some) // 2]) for kind, some in words.items()}
-    templates = np.array_split(np.arange(len(IOI_TEMPLATES)), 2)[part]
+    templates = np.arange(part, len(IOI_TEMPLATES), 2)
 
     def sample(n: int, draw: np.random.Generator) -> Mapping[str, Array]:
         people = len(half["names"])
