@@ -81,8 +81,9 @@ __all__ = [
     "ARITHMETIC_FORMS", "CAUSAL_TEMPLATES", "CIRCUITS", "FACTS", "GENDER_BIAS_TEMPLATES", "GREATER_THAN_HEADS",
     "GREATER_THAN_TEMPLATES", "GYM", "GYM_GROUPS", "IOI_HEADS", "IOI_TEMPLATES", "OCCUPATIONS", "RELATIONS", "TASKS",
     "CausalModel", "CausalTask", "Counterfactuals", "GymTask", "Template", "and_or", "arithmetic", "attributes", "binding",
-    "causal_gym", "causal_model", "causal_sentences", "comparison", "docstring_circuit", "equality_of_vectors", "facts", "gender_bias",
-    "greater_than", "greater_than_circuit", "gym_tasks", "hierarchical_equality", "induction", "ioi", "ioi_algorithm",
-    "ioi_circuit", "lexicon", "make", "names", "price_tagging", "read_gym", "read_gym_pairs", "render_arithmetic",
-    "render_causal", "render_fact", "render_gender_bias", "render_greater_than", "render_induction", "render_ioi",
+    "causal_gym", "causal_model", "causal_sentences", "comparison", "docstring_circuit", "equality_of_vectors", "facts",
+    "gender_bias", "greater_than", "greater_than_circuit", "gym_tasks", "hierarchical_equality", "induction", "ioi",
+    "ioi_algorithm", "ioi_circuit", "lexicon", "make", "names", "price_tagging", "read_gym", "read_gym_pairs",
+    "render_arithmetic", "render_causal", "render_fact", "render_gender_bias", "render_greater_than", "render_induction",
+    "render_ioi",
 ]  # fmt: skip
