@@ -130,9 +130,9 @@ for name, variables in task.variables.items():
 # At the last token of this small model it is the name. In SmolLM2 the same search finds the order there, behind block 20, with
 # names and sentences that it has not seen ([`experiments/ioi_order`](../experiments/ioi_order)).
 #
-# Further: `interp.boundless_das` learns how many dimensions, `interp.binary_masking` chooses units, `interp.interchange_training`
-# trains a network to have an algorithm. Whether a subspace carries one variable and nothing else is asked with rows that want
-# something else (`interp.tasks.attributes`, scored by `interp.effects.alignment.disentangled`). `interp.tasks.causal_gym` has 29
-# linguistic tasks. Figures of whole experiments:
+# Further: `interp.boundless_das` learns how many dimensions, `interp.binary_masking` chooses units, and
+# `interp.interchange_training` trains a network to have an algorithm. Whether a subspace carries one variable and nothing else
+# is asked with rows that want something else (`interp.tasks.attributes`, `interp.effects.alignment.disentangled`).
+# `interp.tasks.causal_gym` has 29 linguistic tasks. Figures of whole experiments:
 # [`das_hierarchical_equality`](../experiments/das_hierarchical_equality), [`dilemma`](../experiments/dilemma),
 # [`boundless_price_tagging`](../experiments/boundless_price_tagging).
