@@ -19,6 +19,7 @@ An edit may be any function of the values and their context (:mod:`interp.interv
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from inspect import signature
 from typing import Any
@@ -216,10 +217,23 @@ def apply(edit: Edit, featurizer: Featurizer, h: Tensor, s: Tensor, *, keep_erro
     interchanging = _interchanging(edit, featurizer, keep_error)
     if interchanging is not None:
         return interchanging.interchange(h, s.expand_as(h))
-    f = featurizer.encode(h)
-    edited = _same_shape(edit(f, featurizer.encode(s.expand_as(h)) if edit.reads_source else f), f, edit, where)
-    decoded = featurizer.decode(edited)
-    return h + (decoded - featurizer.decode(f)) if keep_error else decoded
+    if edit.reads_source:
+        f, read = _both(featurizer.encode, h, s.expand_as(h), featurizer)
+    else:
+        f = read = featurizer.encode(h)
+    edited = _same_shape(edit(f, read), f, edit, where)
+    if not keep_error:
+        return featurizer.decode(edited)
+    decoded, own = _both(featurizer.decode, edited, f, featurizer)
+    return h + (decoded - own)
+
+
+def _both(way: Callable[[Tensor], Tensor], one: Tensor, other: Tensor, featurizer: Featurizer) -> tuple[Tensor, Tensor]:
+    """Two tensors there or back: at once through a featurizer that says ``by_row``, that each row goes by itself."""
+    if not getattr(featurizer, "by_row", False) or one.dtype != other.dtype or one.device != other.device:
+        return way(one), way(other)
+    first, second = way(torch.cat([one, other])).split([len(one), len(other)])
+    return first, second
 
 
 def freely(

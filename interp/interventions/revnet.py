@@ -13,11 +13,13 @@ accuracy found with one beside that of a random network (Sutter et al., arXiv 25
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from interp.errors import ShapeMismatchError
 from interp.interventions.digest import digest
@@ -42,6 +44,8 @@ class RevNet(nn.Module):
         ShapeMismatchError: an odd width, or sizes below 1.
     """
 
+    by_row = True
+
     def __init__(self, width: int, blocks: int = 10, hidden: int | None = None, *, seed: int = 0) -> None:
         super().__init__()
         hidden = width if hidden is None else hidden
@@ -63,22 +67,17 @@ class RevNet(nn.Module):
         self.outer_bias = nn.Parameter(torch.zeros(blocks, 2, half))
 
     def encode(self, h: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
-        one, two = self._halves(h)
-        for block in range(self.blocks):
-            one = one + self._network(block, 0, two)
-            two = two + self._network(block, 1, one)
-        return torch.cat([one, two], dim=-1)
+        return self._run(h, 1)
 
     def decode(self, f: Float[Tensor, "*row width"]) -> Float[Tensor, "*row width"]:
-        one, two = self._halves(f)
-        for block in reversed(range(self.blocks)):
-            two = two - self._network(block, 1, one)
-            one = one - self._network(block, 0, two)
-        return torch.cat([one, two], dim=-1)
+        return self._run(f, -1)
 
-    def _network(self, block: int, which: int, x: Tensor) -> Tensor:
-        inner, outer = self.inner[block, which].to(x), self.outer[block, which].to(x)
-        return (x @ inner + self.inner_bias[block, which].to(x)).relu() @ outer + self.outer_bias[block, which].to(x)
+    def _run(self, h: Tensor, sign: int) -> Tensor:
+        one, two = self._halves(h)
+        weights = [parameter.to(one) for parameter in (self.inner, self.inner_bias, self.outer, self.outer_bias)]
+        with torch.autocast(h.device.type, enabled=False):
+            found: Tensor = _Coupled.apply(one.reshape(-1, self.width // 2), two.reshape(-1, self.width // 2), *weights, sign)
+        return found.reshape(*h.shape[:-1], self.width)
 
     def _halves(self, h: Tensor) -> tuple[Tensor, Tensor]:
         if h.shape[-1] != self.width:
@@ -95,3 +94,48 @@ class RevNet(nn.Module):
 
     def __repr__(self) -> str:
         return f"RevNet({self.width}, blocks={self.blocks}, hidden={self.hidden})"
+
+
+class _Coupled(torch.autograd.Function):
+    """All blocks, forward or backward through them, as one operation: its slopes in the weights are two products for all blocks
+    together, where those of a block's own weights would each be as large as all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, one: Tensor, two: Tensor, *rest: Any) -> Tensor:
+        *weights, sign = rest
+        inner, inner_bias, outer, outer_bias = (_each(one) for one in weights)
+        halves, (blocks, _, half, hidden) = [one, two], weights[0].shape
+        entered, active = one.new_empty(blocks, 2, len(one), half), one.new_empty(blocks, 2, len(one), hidden)
+        for number, x, a in _order(sign, _each(entered), _each(active)):
+            x.copy_(halves[1 - number % 2])
+            torch.addmm(inner_bias[number], x, inner[number], out=a).relu_()
+            halves[number % 2] = halves[number % 2].add(torch.addmm(outer_bias[number], a, outer[number]), alpha=sign)
+        ctx.save_for_backward(entered, active, weights[0], weights[2])
+        ctx.sign = sign
+        return torch.cat(halves, dim=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        entered, active, inner, outer = ctx.saved_tensors
+        into, through, open_ = _each(inner.mT), _each(outer.mT), _each(active > 0)
+        slopes = [one.contiguous() for one in slope.chunk(2, dim=-1)]
+        said, behind = torch.empty_like(entered), torch.empty_like(active)
+        for number, out, within in _order(-ctx.sign, _each(said), _each(behind)):
+            torch.mul(slopes[number % 2], ctx.sign, out=out)
+            torch.mm(out, through[number], out=within).mul_(open_[number])
+            slopes[1 - number % 2] = torch.addmm(slopes[1 - number % 2], within, into[number])
+        wanted = any(ctx.needs_input_grad[2:6])
+        weights = (entered.mT @ behind, behind.sum(-2), active.mT @ said, said.sum(-2)) if wanted else (None,) * 4
+        return (*slopes, *weights, None)
+
+
+def _each(stacked: Tensor) -> tuple[Tensor, ...]:
+    """``[block, F or G, …]`` network by network: those of even number are F."""
+    return stacked.flatten(0, 1).unbind()
+
+
+def _order(sign: int, *stacked: Sequence[Tensor]) -> list[Any]:
+    """Number of every network, with its part of each, as encoding or decoding goes through them."""
+    order = list(zip(range(len(stacked[0])), *stacked, strict=True))
+    return order if sign > 0 else order[::-1]
