@@ -148,7 +148,7 @@ def told_apart(result: xr.Dataset, *, level: float = 0.95) -> pd.DataFrame:
     if "hypothesis" not in result.dims:
         raise UnknownNameError("axis", "hypothesis", map(str, result["iia"].dims), "of this result")
     cells = [str(dim) for dim in result["iia"].dims if dim not in ("hypothesis", names.EXAMPLE)]
-    stacked = result["iia"].stack(at=cells) if cells else result["iia"].expand_dims(at=[()])
+    stacked = result["iia"].stack(at=cells) if cells else result["iia"].expand_dims("at")
     found = []
     for one, other in combinations(result["hypothesis"].values.tolist(), 2):
         for number in range(stacked.sizes["at"]):

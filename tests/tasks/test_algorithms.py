@@ -105,6 +105,20 @@ def test_a_false_hypothesis_is_no_better_than_chance(name: str, seed: int) -> No
         assert float((rows.label == other.label).mean()) < 0.5 + 4 * (0.25 / 2000) ** 0.5  # standard errors
 
 
+@pytest.mark.parametrize("make", [tasks.hierarchical_equality, tasks.equality_of_vectors])
+def test_who_the_first_entity_is_cannot_be_told_by_an_equality(make: Any, seed: int) -> None:
+    """Of entities that never meet by chance "unequal" would do: its labels are those of the base with WX set to False."""
+    rows = make().falsely(2000, seed=seed)
+    error = 4 * (0.25 / 1000) ** 0.5  # standard errors of half of the rows
+    unequal = ~(rows.base["y"] == rows.base["z"]).all(-1)
+    assert abs(float((rows.label == unequal).mean()) - 0.5) < error
+    equal = (rows.base["w"] == rows.base["x"]).all(-1)
+    for side in (equal, ~equal):
+        assert abs(float(rows.flip[side].mean()) - 0.5) < error
+    met = (rows.sources["W"]["w"] == rows.base["x"]).all(-1)
+    assert np.array_equal(rows.label, met == ~unequal)
+
+
 def test_a_task_that_names_none_has_no_false_hypothesis() -> None:
     with pytest.raises(UnknownNameError, match="false hypothesis"):
         tasks.binding().falsely(4, seed=0)

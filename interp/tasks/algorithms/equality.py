@@ -59,7 +59,20 @@ def _hierarchical(name: str, entity: Kind, drawn: Any) -> CausalTask:
         int,
         variables={"equality": ("WX", "YZ")},
         false=(first, "W"),
+        false_source=lambda base, draw: _met(base, sample(len(base["w"]), draw), draw),
     )
+
+
+def _met(base: Mapping[str, Array], other: Mapping[str, Array], draw: np.random.Generator) -> Mapping[str, Array]:
+    """Sources whose first entity is the base's second in half of the rows; by chance alone two are hardly ever equal, and what
+    they say were known without them."""
+    meet = draw.integers(2, size=len(base["w"])).astype(bool)[:, None]
+    equal = (other["w"] == other["x"]).all(-1, keepdims=True)
+    return {
+        **other,
+        "w": np.where(meet, base["x"], other["w"]),
+        "x": np.where(meet & equal, base["x"], other["x"]),
+    }
 
 
 def and_or(width: int = 4) -> CausalTask:

@@ -30,6 +30,7 @@ class CausalTask:
         named: the words of a row that held-out parts do not share.
         template: the template of a row.
         source: draws sources for bases, where these have to fit; by default they are drawn as bases are.
+        false_source: the same for ``false``, whose labels should not be known of the base alone; by default ``source``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class CausalTask:
     named: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
     template: Callable[[Mapping[str, Any]], str] | None = None
     source: Counterpart | None = None
+    false_source: Counterpart | None = None
 
     @property
     def model(self) -> CausalModel:
@@ -92,7 +94,8 @@ class CausalTask:
         if self.false is None:
             raise UnknownNameError("false hypothesis", self.name, (), why="the task names none")
         model, variable = self.false
-        words: dict[str, Any] = {"sample": self._sampler(part), "seed": seed, "source": self.source, "task": self}
+        source = self.false_source or self.source
+        words: dict[str, Any] = {"sample": self._sampler(part), "seed": seed, "source": source, "task": self}
         return counterfactuals(model, n, (variable,), made_by={"part": part, "model": "false"}, **words)
 
     def plain(self, n: int, *, seed: int, part: str = "train") -> Pairs:
