@@ -61,9 +61,9 @@ def known(seed: int = 0, progress: bool | None = None) -> interp.Model:
 
 
 def pairs_of(task: tasks.CausalTask, n: int, seed: int) -> Counterfactuals:
-    """Pairs of base and source that all causal models share: as many balanced for each of three variables."""
-    each = [task.counterfactuals(n // 3, task.variables[one], seed=seed, model=one) for one in ("left", "midpoint", "bracket")]
-    right = task.counterfactuals(n // 3, ("R",), seed=seed, model="left and right")
+    """Pairs of base and source that all causal models share: as many balanced for each of four variables."""
+    each = [task.counterfactuals(n // 4, task.variables[one], seed=seed, model=one) for one in ("left", "midpoint", "bracket")]
+    right = task.counterfactuals(n // 4, ("R",), seed=seed, model="left and right")
     every = [(next(iter(one.sources.values())), one.base) for one in (*each, right)]
     source, base = ({k: np.concatenate([side[which][k] for side in every]) for k in every[0][1]} for which in (0, 1))
     return Counterfactuals(task.models["left"], ("L",), base, {"L": source}, np.ones((len(base["lo"]), 1), bool), task)

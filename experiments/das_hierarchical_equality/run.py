@@ -4,9 +4,9 @@ python experiments/das_hierarchical_equality/run.py            # a minute or two
 python experiments/das_hierarchical_equality/run.py --quick    # seconds; writes nothing
 python experiments/das_hierarchical_equality/run.py figures    # of the table
 
-The variable is whether the first two entities are equal. In the network of formulas it is the sum of eight known units; turned by
-a random rotation it is a direction, and no set of units. Of a basis that was found two errors are measured: what is lost of the
-direction that carries the variable (keep), and what is swapped of the one that carries the other variable (leak).
+The variable is whether the first two entities are equal. In the network of formulas it is the sum of eight known units; turned
+by a random rotation it is a direction, and no set of units. Of a basis that was found two errors are measured: what is lost of
+the direction that carries the variable (keep), and what is swapped of the one that carries the other variable (leak).
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class RevNet(nn.Module):
     """
 
     by_row = True
+    """Rows go through it one by one, so that several tensors may go together."""
 
     def __init__(self, width: int, blocks: int = 10, hidden: int | None = None, *, seed: int = 0) -> None:
         super().__init__()
@@ -97,8 +98,10 @@ class RevNet(nn.Module):
 
 
 class _Coupled(torch.autograd.Function):
-    """All blocks, forward or backward through them, as one operation: its slopes in the weights are two products for all blocks
-    together, where those of a block's own weights would each be as large as all of them."""
+    """All blocks, from the first to the last or back, as one operation.
+
+    Slopes in the weights are then two products for all blocks together; taken block by block each would be as large as all.
+    """
 
     @staticmethod
     def forward(ctx: Any, one: Tensor, two: Tensor, *rest: Any) -> Tensor:

@@ -64,8 +64,10 @@ def _hierarchical(name: str, entity: Kind, drawn: Any) -> CausalTask:
 
 
 def _met(base: Mapping[str, Array], other: Mapping[str, Array], draw: np.random.Generator) -> Mapping[str, Array]:
-    """Sources whose first entity is the base's second in half of the rows; by chance alone two are hardly ever equal, and what
-    they say were known without them."""
+    """Sources whose first entity is the base's second in half of the rows.
+
+    By chance alone two are hardly ever equal: the label would be that of unequal entities, whatever the source.
+    """
     meet = draw.integers(2, size=len(base["w"])).astype(bool)[:, None]
     equal = (other["w"] == other["x"]).all(-1, keepdims=True)
     return {
