@@ -1,7 +1,7 @@
 """The non-linear representation dilemma: what a rotation finds in trained nets, and an expressive map anywhere.
 
 python experiments/dilemma/run.py                     # ten networks, short searches: about half an hour of one core
-python experiments/dilemma/run.py long --seeds 4      # longer ones with a wider map, random weights too: minutes a network
+python experiments/dilemma/run.py long --seeds 3      # longer ones with a wider map, in random weights: minutes a network
 python experiments/dilemma/run.py figures             # of the tables
 python experiments/dilemma/run.py --seeds 1 --quick   # a minute; writes nothing
 
@@ -89,14 +89,13 @@ def short(seeds: Sequence[int], settings: dict[str, Any]) -> list[dict[str, Any]
     return lines
 
 
-def long(seed: int, which: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Both equalities with the reversible network, in a trained network or in one of random weights."""
+def long(seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Both equalities with the reversible network, in a network of random weights."""
     task, method, began = tasks.equality_of_vectors(), "reversible network", time.process_time()
-    model = trained_on("equality of vectors", seed, progress=False)
-    model = reinitialised(model, seed) if which == "random" else model
+    model = reinitialised(trained_on("equality of vectors", seed, progress=False), seed)
     layers = tuple(settings["layers"])
     [own] = searched(model, task, "both equalities", method, settings, layers, random=False)
-    line = {"seed": seed, "network": which, **{name: value for name, value in own.items() if name != "random network"}}
+    line = {"seed": seed, "network": "random", **{name: value for name, value in own.items() if name != "random network"}}
     print(f"{model.name}, layer {layers[0]}: {line['iia']:.3f}; {time.process_time() - began:.0f} s", flush=True)
     return line
 
@@ -146,11 +145,10 @@ def main() -> None:
     if given.what == "figures":
         draw()
     elif given.what == "long":
-        for which in ("random", "trained"):
-            for seed in range(given.seeds):
-                there = read("table-long.json")
-                if not any(line["seed"] == seed and line["network"] == which for line in there):
-                    write("table-long.json", [*there, long(seed, which, CONFIG["long"])])
+        for seed in range(given.seeds):
+            there = read("table-long.json")
+            if not any(line["seed"] == seed for line in there):
+                write("table-long.json", [*there, long(seed, CONFIG["long"])])
     else:
         lines = [] if given.quick else read("table.json")
         for seed in range(given.seeds):
