@@ -18,7 +18,7 @@ from interp.engine.asked import encoded_pairs
 from interp.engine.sweep import patch
 from interp.errors import InputError
 from interp.interventions import Activation, Change
-from interp.metrics import Metric
+from interp.metrics import MetricLike
 from interp.metrics.options import options
 from interp.models import Encoded, Model
 from interp.sites import Site
@@ -64,10 +64,10 @@ def require_told_apart(encoded: Encoded) -> None:
         )
 
 
-def as_it_is(model: Model, pairs: Any, metrics: Sequence[Metric], **words: Any) -> xr.DataArray:
+def as_it_is(model: Model, pairs: Any, metrics: Sequence[MetricLike], **words: Any) -> xr.DataArray:
     """What metrics say of the base prompts without any intervention, ``[metric, example]``."""
     first = Site.parse("L0.resid_pre")
     here = Change(first if model.has(first) else next(iter(model.sites())), -1, Activation("base"))
-    found = patch(model, encoded_pairs(model, pairs), here, metrics, **words)
+    found = patch(model, encoded_pairs(model, pairs), here, list(metrics), **words)
     assert isinstance(found, xr.Dataset)
     return found["corrupt"]

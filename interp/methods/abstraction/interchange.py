@@ -30,15 +30,15 @@ from torch import Tensor
 
 from interp import axes, effects
 from interp.engine.asked import encoded_pairs
+from interp.engine.options import as_it_is
 from interp.engine.precision import Precision
 from interp.engine.sweep import patch
 from interp.errors import InputError
-from interp.interventions import Activation, Change, Source
+from interp.interventions import Source
 from interp.methods.registry import Method
 from interp.metrics.protocol import Readout, Reads
 from interp.models import Model
 from interp.prompts import Pairs
-from interp.sites import Site
 from interp.tasks import Counterfactuals
 
 METHODS = (
@@ -84,19 +84,23 @@ def answered(model: Model, rows: Counterfactuals, *, precision: Precision = "ful
     Raises:
         InputError: none is left.
     """
-    here = Change(_anywhere(model), -1, Activation("base"))
-    words: dict[str, Any] = {"metric": "accuracy", "precision": precision, "progress": progress}
-
-    def right(own: Counterfactuals) -> np.ndarray[Any, Any]:
-        pairs = own.with_label("source").pairs()
-        found = patch(model, pairs, here, **words)
-        assert isinstance(found, xr.Dataset)
-        return np.asarray(found["clean"].values[0] > 0)
-
-    kept = right(_each_alone(rows, rows.base))
-    for name, source in rows.sources.items():
-        index = rows.variables.index(name)
-        kept &= right(_each_alone(rows, source)) | ~rows.swap[:, index]
+    swapped = dict(zip(rows.variables, rows.swap.T, strict=True))
+    parts: list[Mapping[str, Any]] = [rows.base]
+    parts += [{key: array[swapped[name]] for key, array in source.items()} for name, source in rows.sources.items()]
+    inputs = {key: np.concatenate([part[key] for part in parts]) for key in rows.base}
+    everything = replace(
+        rows,
+        base=inputs,
+        sources=dict.fromkeys(rows.variables, inputs),
+        swap=np.ones((len(next(iter(inputs.values()))), len(rows.variables)), dtype=bool),
+        which="base",
+    )
+    right = as_it_is(model, everything.pairs(), ("accuracy",), precision=precision, progress=progress).values[0] > 0
+    kept, done = right[: len(rows)].copy(), len(rows)
+    for name in rows.sources:
+        there = swapped[name]
+        kept[there] &= right[done : done + there.sum()]
+        done += int(there.sum())
     if not kept.any():
         raise InputError(f"{model.name} answers base and sources of none of {len(rows)} rows as the causal model does")
     sets = np.array(rows.swapped)
@@ -189,16 +193,3 @@ def _position(options: Sequence[Any], answer: Any, hypothesis: str, example: int
             "hypotheses choose among the same answers"
         )
     return list(options).index(answer)
-
-
-def _each_alone(rows: Counterfactuals, inputs: Any) -> Counterfactuals:
-    """Rows whose only source is some inputs, to be read as they are."""
-    [first, *_] = rows.variables
-    swap = np.ones((len(rows), 1), dtype=bool)
-    return replace(rows, variables=(first,), sources={first: inputs}, swap=swap, which="source")
-
-
-def _anywhere(model: Model) -> Site:
-    """A site of every forward pass, where its own value is written."""
-    first = Site.parse("L0.resid_pre")
-    return first if model.has(first) else next(iter(model.sites()))
