@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
+
+import numpy as np
 
 from interp.engine.alignment.aligned import Aligned, search_for
 from interp.engine.alignment.controls import Controls
@@ -11,7 +14,7 @@ from interp.engine.alignment.learner import Learner
 from interp.engine.alignment.search import DRAWS, Training
 from interp.engine.precision import Precision
 from interp.engine.stored import Into, StoreLike
-from interp.errors import UnknownNameError
+from interp.errors import InputError, UnknownNameError
 from interp.metrics import MetricLike
 from interp.models import Model
 
@@ -56,7 +59,7 @@ def search_with(
     train: Any,
     where: Any,
     learner: Learner,
-    ranks: int | float | Sequence[int | float],
+    ranks: Any,
     facts: Mapping[str, Any],
     said: Mapping[str, Any],
     options: Mapping[str, Any],
@@ -64,13 +67,14 @@ def search_with(
     """A search as a call asks for it.
 
     Args:
-        ranks: one or several.
+        ranks: one or several, whole numbers or shares.
         facts: the method's own arguments, JSON.
         said: all arguments of the call, for the recipe.
         options: those of :class:`Options` that are given.
 
     Raises:
         UnknownNameError: an option that is none.
+        InputError: a rank that is no number.
     """
     for name in options:
         if name not in Options.__annotations__:
@@ -83,7 +87,7 @@ def search_with(
         asked["test"],
         where,
         learner,
-        ranks=[ranks] if isinstance(ranks, int | float) else list(ranks),
+        ranks=[plain_rank(one) for one in ([ranks] if np.ndim(ranks) == 0 else list(ranks))],
         seeds=asked["seeds"],
         variables=asked["variables"],
         training=Training(**{name: asked[name] for name in _TRAINING if name in asked}),
@@ -93,3 +97,10 @@ def search_with(
         said={name: value for name, value in said.items() if name != "options"} | dict(options),
         into=Into.of(asked.get("store"), asked.get("name"), asked.get("tags", ())),
     )
+
+
+def plain_rank(rank: Any) -> int | float:
+    """A rank as JSON has it, of numpy's numbers too."""
+    if isinstance(rank, numbers.Real) and not isinstance(rank, bool):
+        return int(rank) if isinstance(rank, numbers.Integral) else float(rank)
+    raise InputError(f"rank={rank!r}; expected how many coordinates, such as 4, or the share of the width, such as 0.5")

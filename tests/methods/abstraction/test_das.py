@@ -12,6 +12,7 @@ import torch
 import interp
 from interp import tasks
 from interp.engine.alignment.controls import chance, relabelled
+from interp.engine.alignment.options import plain_rank
 from interp.errors import InputError, ShapeMismatchError, UnknownNameError
 from interp.interventions import Change, Columns, Intervention, Rotation, Subspace
 from interp.models import Model
@@ -220,3 +221,13 @@ def test_a_figure_of_a_search_shows_what_was_chosen_beside_its_controls() -> Non
     assert {"iia", "chance", "no-op", "random subspace", "full vector"} <= {trace.name for trace in figure.data}
     assert f"rank={found.effects.attrs['chosen']['rank']}" in figure.layout.title.text
     assert "loss" not in {trace.name for trace in figure.data}
+
+
+def test_ranks_of_numpy_are_ranks() -> None:
+    """A sweep over ``np.arange(1, 5)`` is written into the recipe as JSON has it."""
+    found = [plain_rank(one) for one in (np.int64(2), np.float32(0.5), 3)]
+    assert found == [2, 0.5, 3]
+    assert [type(one) for one in found] == [int, float, int]
+    for wrong in ("two", True, None):
+        with pytest.raises(InputError, match="expected how many coordinates"):
+            plain_rank(wrong)
