@@ -101,6 +101,6 @@ def search_with(
 
 def plain_rank(rank: Any) -> int | float:
     """A rank as JSON has it, of numpy's numbers too."""
-    if isinstance(rank, numbers.Real) and not isinstance(rank, bool):
+    if type(rank) is not bool and isinstance(rank, numbers.Real):
         return int(rank) if isinstance(rank, numbers.Integral) else float(rank)
     raise InputError(f"rank={rank!r}; expected how many coordinates, such as 4, or the share of the width, such as 0.5")
