@@ -12,7 +12,8 @@ equality(w, x, y, z → WX(w, x), YZ(y, z), O(WX, YZ))
 from __future__ import annotations
 
 from interp.tasks.causal_model.kinds import Boolean, Categorical, CausalModelError, Integer, Kind, Real, Several, Vector
-from interp.tasks.causal_model.model import CausalModel, Change, Mechanism, Set, Values
+from interp.tasks.causal_model.mechanisms import Change, Mechanism, Set
+from interp.tasks.causal_model.model import CausalModel, Values
 from interp.tasks.causal_model.rivals import Distinguished, distinguishes, separating
 from interp.tasks.causal_model.rows import Counterfactuals, counterfactuals
 from interp.tasks.causal_model.task import CausalTask

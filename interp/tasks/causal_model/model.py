@@ -22,13 +22,12 @@ nothing changes, and rows that do not settle say so.
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -36,49 +35,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from interp.errors import ShapeMismatchError, UnknownNameError
 from interp.tasks.causal_model.kinds import MOST, Array, CausalModelError, Kind, as_array
+from interp.tasks.causal_model.mechanisms import Do, Mechanism, Set, changed, chosen, many_rows, of_input, wide
 
 CONVERGED = "converged"
-
-
-class Mechanism(NamedTuple):
-    """What a variable is made of."""
-
-    function: Callable[..., Any]
-    """Of its parents' columns, in their order."""
-    parents: tuple[str, ...]
-
-    @classmethod
-    def of(cls, given: Any, name: str) -> Mechanism:
-        """A plain function, its arguments the parents."""
-        if isinstance(given, Mechanism):
-            return given
-        if not callable(given):
-            raise CausalModelError(f"the mechanism of {name} is {given!r}; expected a function whose arguments are its parents")
-        return cls(given, tuple(inspect.signature(given).parameters))
-
-    def called(self, name: str) -> str:
-        """Its function's name, that of the variable where it has none, with its parents: ``equal(w, x)``."""
-        own = getattr(self.function, "__name__", "<lambda>")
-        return f"{name if own.startswith('<') else own}({', '.join(self.parents)})"
-
-
-class Change(NamedTuple):
-    """A functional of a mechanism: what a variable becomes, from what it would have been and other variables."""
-
-    function: Callable[..., Any]
-    """Of the mechanism's own value, then of the variables that its further arguments name: ``lambda own: 2 * own``."""
-
-
-class Set(NamedTuple):
-    """A value, in some of the rows."""
-
-    value: Any
-    """``[row, …]``, or one for all rows."""
-    where: NDArray[np.bool_] | None = None
-
-
-Do = Mapping[str, Any]
-"""By variable: a value or ``[row, …]`` values, a function of other variables, :class:`Change` or :class:`Set`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,21 +176,21 @@ class CausalModel:
             elif name not in do:
                 raise CausalModelError(f"input {name} is missing; {self!r} takes {', '.join(self.inputs)}")
         sizes = {name: len(array) for name, array in known.items()}
-        sizes |= {name: many for name, one in do.items() if (many := _many(one, self.variables[name])) is not None}
+        sizes |= {name: many for name, one in do.items() if (many := many_rows(one, self.variables[name])) is not None}
         if len(set(sizes.values())) > 1:
             raise ShapeMismatchError(
                 "columns have different numbers of rows: " + ", ".join(f"{k} {n}" for k, n in sizes.items())
             )
         rows = next(iter(sizes.values()), 1)
-        changed = self.intervened({name: _of_input(name, one, known) for name, one in do.items()}) if do else self
-        return changed._solved(known, rows)
+        left = self.intervened({name: of_input(name, one, known) for name, one in do.items()}) if do else self
+        return left._solved(known, rows)
 
     def intervened(self, do: Do) -> CausalModel:
         """The model with other mechanisms; each intervention is of one variable, and is applied in the order given."""
         mechanisms = dict(self.mechanisms)
         for name, what in do.items():
             self.require(name)
-            mechanisms[name] = _changed(name, self.variables[name], mechanisms.get(name), what)
+            mechanisms[name] = changed(name, self.variables[name], mechanisms.get(name), what)
         return CausalModel(self.variables, mechanisms, self.output, self.initial, self.name, self.most)
 
     def interchange(
@@ -272,7 +231,7 @@ class CausalModel:
                 if one.dtype.kind == "f":
                     finite &= np.isfinite(one).reshape(rows, -1).all(-1)
             # a row that has left the numbers stays where it was, so that the others can go on
-            new = state | {n: self.variables[n].check(n, _chosen(finite, one, state[n])) for n, one in made.items()}
+            new = state | {n: self.variables[n].check(n, chosen(finite, one, state[n])) for n, one in made.items()}
             settled = self._same(new, state)
             state = new
             history.append(state)
@@ -298,7 +257,7 @@ class CausalModel:
     def _raw(self, name: str, known: Mapping[str, Array], rows: int) -> Array:
         function, parents = self.mechanisms[name]
         made = np.asarray(function(*(known[parent] for parent in parents)))
-        if not parents and made.ndim == _wide(self.variables[name]):  # a constant
+        if not parents and made.ndim == wide(self.variables[name]):  # a constant
             made = np.broadcast_to(made, (rows, *made.shape))
         if made.ndim == 0:
             raise ShapeMismatchError(
@@ -392,63 +351,6 @@ def _said(value: Any) -> str:
 
 def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _changed(name: str, kind: Kind, old: Mechanism | None, what: Any) -> Mechanism:
-    """The mechanism that an intervention leaves."""
-    if isinstance(what, Set):
-        value, where = what
-        if where is None:
-            return _changed(name, kind, old, value)
-        own = old
-        if own is None:
-            raise CausalModelError(f"{name} is an input: where it is not set it has no mechanism; give its values as inputs")
-
-        def partly(*parents: Array) -> Array:
-            kept = np.asarray(own.function(*parents))
-            given = np.broadcast_to(np.asarray(value), kept.shape) if np.ndim(value) < kept.ndim else np.asarray(value)
-            return _chosen(where, given, kept)
-
-        return Mechanism(partly, own.parents)
-    if isinstance(what, Change):
-        if old is None:
-            raise CausalModelError(f"{name} is an input: there is no mechanism to change; set its value")
-        further, mine = tuple(inspect.signature(what.function).parameters)[1:], old
-        count = len(mine.parents)
-        return Mechanism(
-            lambda *given: what.function(np.asarray(mine.function(*given[:count])), *given[count:]), (*mine.parents, *further)
-        )
-    if isinstance(what, Mechanism) or callable(what):
-        return Mechanism.of(what, name)
-    fixed = np.asarray(what)
-    return Mechanism(lambda: fixed, ())
-
-
-def _of_input(name: str, what: Any, known: Mapping[str, Array]) -> Any:
-    """Of an input that is set in some rows, its values in all of them; anything else as it is."""
-    if not isinstance(what, Set) or what.where is None or name not in known:
-        return what
-    own, where = known[name], what.where
-    return _chosen(where, np.asarray(what.value), own)
-
-
-def _chosen(mask: NDArray[np.bool_], one: Array, other: Array) -> Array:
-    """Rows of one, and where not, of the other."""
-    return np.where(mask.reshape(-1, *(1 for _ in other.shape[1:])), one, other)
-
-
-def _wide(kind: Kind) -> int:
-    """Axes of one value: none of a number or word, one of a vector."""
-    return int(hasattr(kind, "width") or hasattr(kind, "kinds"))
-
-
-def _many(what: Any, kind: Kind) -> int | None:
-    """How many rows an intervention is given for; None where it is of all alike."""
-    if isinstance(what, Set):
-        return len(what.where) if what.where is not None else _many(what.value, kind)
-    if isinstance(what, Mechanism | Change) or callable(what) or np.ndim(what) <= _wide(kind):
-        return None
-    return len(what)
 
 
 def _filled(value: Any, kind: Kind, rows: int, name: str) -> Array:

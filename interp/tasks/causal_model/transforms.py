@@ -23,7 +23,8 @@ import numpy as np
 
 from interp.errors import UnknownNameError
 from interp.tasks.causal_model.kinds import MOST, Array, CausalModelError, Kind, Several, as_array, column, packed
-from interp.tasks.causal_model.model import CausalModel, Do, Mechanism, Values
+from interp.tasks.causal_model.mechanisms import Do, Mechanism
+from interp.tasks.causal_model.model import CausalModel, Values
 
 _KEPT = 100
 """Witnesses that are kept; all are counted."""
